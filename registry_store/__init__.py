@@ -1,0 +1,59 @@
+"""The contract that writer and readers share: records, bytes, revision word, errors. It imports neither side."""
+
+from __future__ import annotations
+
+from registry_store.changes import Change, ModuleChange
+from registry_store.errors import (
+    AmbiguousNameError,
+    BusyError,
+    ConflictError,
+    CorruptRecordError,
+    DiscoveryError,
+    ForkedSnapshotError,
+    FormatVersionError,
+    InvalidArgumentError,
+    InvalidModuleError,
+    ProtocolError,
+    RegistryError,
+    RegistryNotFoundError,
+    StoreClosedError,
+    StoreError,
+    StorePermissionError,
+    UnknownModuleError,
+    VocabularyError,
+    WriterLockedError,
+    WriterTimeoutError,
+    WriterUnavailableError,
+)
+from registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
+
+__all__ = [  # noqa: RUF022 - grouped by what they are
+    # Records
+    "ModuleInfo",
+    "Requirements",
+    "Provenance",
+    "StoredModule",
+    "Change",
+    "ModuleChange",
+    # Errors
+    "RegistryError",
+    "UnknownModuleError",
+    "AmbiguousNameError",
+    "InvalidArgumentError",
+    "InvalidModuleError",
+    "VocabularyError",
+    "ConflictError",
+    "StoreError",
+    "RegistryNotFoundError",
+    "StorePermissionError",
+    "FormatVersionError",
+    "CorruptRecordError",
+    "StoreClosedError",
+    "ForkedSnapshotError",
+    "DiscoveryError",
+    "WriterLockedError",
+    "WriterUnavailableError",
+    "WriterTimeoutError",
+    "BusyError",
+    "ProtocolError",
+]

@@ -1,0 +1,238 @@
+"""Records, registration order and postings: that each is exactly what the others make of it.
+
+Every module is looked at once, in registration order, and each of its terms must list it. When the postings then hold
+as many entries as were found, they hold nothing else; only otherwise are they searched for what does not belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from registry_store.changes import change_codec
+from registry_store.checking import CHANGES, HISTORY, INDEXES, LAYERS, VALUES, Head, Violation, text
+from registry_store.codec import open_record, unseal
+from registry_store.errors import CorruptRecordError, InvalidModuleError
+from registry_store.layers import CLIENT
+from registry_store.layout import posting_key, revision_key, sequence_key, split_posting_key, versioned_key
+from registry_store.names import attribute_terms, short_terms
+from registry_store.postings import BitMap, block_of, load_block
+from registry_store.records import Provenance, StoredModule
+from registry_store.validation import validate_module
+
+_PROGRESS_EVERY = 1000
+_CHANGES_HELD = 64
+_TERMS_HELD = 20_000
+_UNREADABLE = BitMap()
+
+
+def postings_and_modules(head: Head) -> Iterator[Violation]:
+    """What is wrong with modules, sequences and postings."""
+    modules = _Modules(head)
+    yield from modules.in_registration_order()
+    if head.entries(head.dbs.modules) != modules.found:
+        yield from _without_sequence(head)
+    stored = _Blocks(head)
+    yield from stored.violations()
+    if stored.memberships != modules.memberships:
+        yield from _strays(head, modules.unreadable)
+
+
+class _Modules:
+    """The pass over all modules. `memberships` counts the postings' entries that are right.
+
+    `unreadable` are the sequences of damaged records: what their postings should be cannot be told.
+    """
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._block_number = -1
+        self._blocks: dict[str, BitMap] = {}
+        self._changes: dict[int, dict[str, int] | None] = {}
+        self.found = 0
+        self.memberships = 0
+        self.unreadable = BitMap()
+
+    def in_registration_order(self) -> Iterator[Violation]:
+        total = self._head.entries(self._head.dbs.sequences)
+        for done, (key, value) in enumerate(self._head.rows(self._head.dbs.sequences)):
+            if self._head.progress is not None and done % _PROGRESS_EVERY == 0:
+                self._head.progress(done, total)
+            yield from self._at(key, value)
+        if self._head.progress is not None:
+            self._head.progress(total, total)
+
+    def _at(self, key: bytes, value: bytes) -> Iterator[Violation]:
+        sequence = int.from_bytes(key, "big")
+        where = f"sequences/{sequence}"
+        if len(key) != 4 or sequence >= self._head.state.next_sequence:
+            yield Violation(INDEXES, where, f"is not below the next sequence, {self._head.state.next_sequence}")
+        try:
+            name = str(unseal(value, "the name"), "utf-8")
+        except (CorruptRecordError, UnicodeDecodeError) as error:
+            yield Violation(VALUES, where, str(error))
+            return
+        record = self._head.txn.get(name.encode(), None, self._head.dbs.modules) if name else None
+        if record is None:
+            yield Violation(INDEXES, where, f"names {name!r}, which is not registered")
+            return
+        try:
+            stored = open_record(record, name)
+        except CorruptRecordError as error:
+            self.found += 1
+            self.unreadable.add(sequence)
+            yield Violation(VALUES, f"modules/{name}", str(error))
+            return
+        if stored.provenance.sequence == sequence:
+            self.found += 1
+            yield from self._module(name, stored)
+        else:
+            yield Violation(INDEXES, where, f"names {name}, which has sequence {stored.provenance.sequence}")
+
+    def _module(self, name: str, stored: StoredModule) -> Iterator[Violation]:
+        where = f"modules/{name}"
+        if stored.info.name != name:
+            yield Violation(VALUES, where, f"holds the record of {stored.info.name}")
+        try:
+            validate_module(stored.info)
+        except InvalidModuleError as error:
+            yield Violation(VALUES, where, str(error))
+        yield from self._provenance(where, name, stored.provenance)
+        yield from self._memberships(stored)
+
+    def _provenance(self, where: str, name: str, kept: Provenance) -> Iterator[Violation]:
+        head = self._head
+        if not 1 <= kept.revision <= head.state.revision:
+            yield Violation(CHANGES, where, f"is of revision {kept.revision}, the newest is {head.state.revision}")
+        if kept.version < 1:
+            yield Violation(HISTORY, where, f"has version {kept.version}")
+        elif kept.version > 1 and not _holds(head, head.dbs.history, versioned_key(name, kept.version - 1)):
+            yield Violation(HISTORY, where, f"has version {kept.version}, but version {kept.version - 1} is not kept")
+        if kept.source != CLIENT and not _has_layers(head, name):
+            yield Violation(LAYERS, where, f"comes from {kept.source}, which declares nothing of it")
+        logged = self._logged(kept.revision)
+        if logged is not None and logged.get(name) != kept.version:
+            yield Violation(CHANGES, where, f"is of revision {kept.revision}, whose log entry does not say so")
+
+    def _logged(self, revision: int) -> dict[str, int] | None:
+        """Versions by name that a commit made; None when the log no longer says, or says `everything`."""
+        if revision not in self._changes:
+            if len(self._changes) >= _CHANGES_HELD:
+                self._changes.clear()
+            self._changes[revision] = self._load_logged(revision)
+        return self._changes[revision]
+
+    def _load_logged(self, revision: int) -> dict[str, int] | None:
+        value = self._head.txn.get(revision_key(max(revision, 0)), None, self._head.dbs.changes)
+        try:
+            change = None if value is None else change_codec.load(value)
+        except CorruptRecordError:  # reported where the log is looked at
+            return None
+        if change is None or change.everything:
+            return None
+        return {module.name: module.version for module in change.modules if module.action != "unregistered"}
+
+    def _memberships(self, stored: StoredModule) -> Iterator[Violation]:
+        sequence = stored.provenance.sequence
+        for term in _terms(self._head, stored):
+            block = self._block(term, block_of(sequence))
+            if sequence in block:
+                self.memberships += 1
+            elif block is not _UNREADABLE:
+                yield Violation(INDEXES, f"postings/{term}", f"lacks {stored.info.name}")
+
+    def _block(self, term: str, number: int) -> BitMap:
+        if number != self._block_number:
+            self._blocks.clear()
+            self._block_number = number
+        block = self._blocks.get(term)
+        if block is None:
+            value = self._head.txn.get(posting_key(term.encode(), number), None, self._head.dbs.postings)
+            try:
+                block = BitMap() if value is None else load_block(value)
+            except CorruptRecordError:  # reported where the postings are looked at
+                block = _UNREADABLE
+            self._blocks[term] = block
+        return block
+
+
+class _Blocks:
+    """The pass over all stored blocks of postings. `memberships` counts what they hold."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self.memberships = 0
+
+    def violations(self) -> Iterator[Violation]:
+        for key, value in self._head.rows(self._head.dbs.postings):
+            split = split_posting_key(key)
+            if split is None:
+                yield Violation(INDEXES, f"postings/{text(key)}", "is no key of a posting")
+                continue
+            where, number = f"postings/{text(split[0])}", split[1]
+            try:
+                block = load_block(value)
+            except CorruptRecordError as error:
+                yield Violation(VALUES, where, str(error))
+                continue
+            self.memberships += len(block)
+            if not block:
+                yield Violation(INDEXES, where, f"block {number} is empty and stored all the same")
+            elif {block_of(block.min()), block_of(block.max())} != {number}:
+                yield Violation(INDEXES, where, f"block {number} holds sequences of other blocks")
+
+
+def _without_sequence(head: Head) -> Iterator[Violation]:
+    """Records that the registration order does not lead to."""
+    for key, value in head.rows(head.dbs.modules):
+        name = text(key)
+        try:
+            sequence = open_record(value, name).provenance.sequence
+        except CorruptRecordError as error:
+            yield Violation(VALUES, f"modules/{name}", str(error))
+            continue
+        named = head.txn.get(sequence_key(sequence), None, head.dbs.sequences)
+        if named is None or bytes(named[:-4]) != key:
+            yield Violation(INDEXES, f"modules/{name}", f"sequence {sequence} does not name it")
+
+
+def _strays(head: Head, unreadable: BitMap) -> Iterator[Violation]:
+    """Entries of postings whose module does not have the term, or is not there."""
+    held: dict[int, frozenset[str]] = {}
+    for key, value in head.rows(head.dbs.postings):
+        split = split_posting_key(key)
+        if split is None:
+            continue
+        term, number = text(split[0]), split[1]
+        try:
+            block = load_block(value)
+        except CorruptRecordError:
+            continue
+        for sequence in block - unreadable:
+            if len(held) > _TERMS_HELD:
+                held.clear()
+            if sequence not in held:
+                held[sequence] = _terms_at(head, sequence)
+            if term not in held[sequence] or block_of(sequence) != number:
+                yield Violation(INDEXES, f"postings/{term}", f"lists sequence {sequence}, which does not have it")
+
+
+def _terms_at(head: Head, sequence: int) -> frozenset[str]:
+    named = head.txn.get(sequence_key(sequence), None, head.dbs.sequences)
+    stored = None if named is None else head.module(text(bytes(named[:-4])))
+    if stored is None or stored.provenance.sequence != sequence:
+        return frozenset()
+    return frozenset(_terms(head, stored))
+
+
+def _terms(head: Head, stored: StoredModule) -> tuple[str, ...]:
+    return (*attribute_terms(stored.info, head.vocabulary), *short_terms(stored.info.name))
+
+
+def _holds(head: Head, database: object, key: bytes) -> bool:
+    return head.txn.get(key, None, database) is not None
+
+
+def _has_layers(head: Head, name: str) -> bool:
+    prefix = name.encode() + b"\0"
+    cursor = head.txn.cursor(head.dbs.layers)
+    return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)

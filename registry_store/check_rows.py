@@ -1,0 +1,206 @@
+"""Aliases, layers, history, the change log and what writer and usage keep: each against the modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from registry_store.changes import Alias, Change, alias_codec, change_codec
+from registry_store.checking import ALIASES, CHANGES, HISTORY, LAYERS, VALUES, Head, Violation, text
+from registry_store.codec import encode, open_record, unseal
+from registry_store.errors import CorruptRecordError
+from registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
+from registry_store.layout import CHANGES_KEPT, HISTORY_VERSIONS
+from registry_store.names import ALL
+from registry_store.validation import name_problems
+
+TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")
+
+_CHANGES_ALLOWED = CHANGES_KEPT + 1024  # the writer drops old entries many at a time
+_NAMES_FOLLOWED = 100_000
+
+
+def aliases(head: Head) -> Iterator[Violation]:
+    """What is wrong with declared aliases."""
+    for key, value in head.rows(head.dbs.aliases):
+        where = f"aliases/{text(key)}"
+        try:
+            alias: Alias = alias_codec.load(value)
+        except CorruptRecordError as error:
+            yield Violation(VALUES, where, str(error))
+            continue
+        if name_problems(text(key)):
+            yield Violation(ALIASES, where, "; ".join(name_problems(text(key))))
+        if not head.is_registered(alias.name):
+            yield Violation(ALIASES, where, f"means {alias.name}, which is not registered")
+
+
+# Layers
+
+
+def layers(head: Head) -> Iterator[Violation]:
+    """What is wrong with layers, and with records that are not what their layers make."""
+    rows = ((key.partition(b"\0"), value) for key, value in head.rows(head.dbs.layers))
+    for name, group in groupby(rows, key=lambda row: row[0][0]):
+        declared: dict[str, Layer] = {}
+        for (_, _, source), value in group:
+            where = f"layers/{text(name)}/{text(source)}"
+            try:
+                layer: Layer = layer_codec.load(value)
+            except CorruptRecordError as error:
+                yield Violation(VALUES, where, str(error))
+                break
+            declared[layer.source] = layer
+            if layer.source != text(source):
+                yield Violation(LAYERS, where, f"holds the layer of {layer.source}")
+        else:
+            yield from _layers_of(head, text(name), declared)
+
+
+def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Violation]:
+    where = f"layers/{name}"
+    stored = head.module(name)
+    if stored is None:
+        if not head.is_registered(name):
+            yield Violation(LAYERS, where, "is declared, and not registered")
+        return
+    try:
+        given = with_defaults(name, declared, head.defaults)
+        ranks = [rank(source) for source in declared]
+        info, source = merge(name, declared.values())
+    except (KeyError, TypeError, ValueError) as error:
+        yield Violation(LAYERS, where, f"cannot be merged ({error!r})")
+        return
+    if DISCOVERED in declared and encode(given) != encode(declared):
+        yield Violation(LAYERS, where, "is not what the rules for discovered modules give it")
+    if max(ranks) >= rank(CLIENT):
+        yield Violation(LAYERS, where, "a client declares whole records, not layers")
+    if stored.provenance.source == CLIENT:
+        return
+    if encode(info) != encode(stored.info):
+        yield Violation(LAYERS, where, "do not make the record that is stored")
+    if source != stored.provenance.source:
+        yield Violation(LAYERS, where, f"come from {source}, the record says {stored.provenance.source}")
+
+
+# History
+
+
+def history(head: Head) -> Iterator[Violation]:
+    """What is wrong with the versions kept of each module."""
+    for name, keys in groupby(_history_rows(head), key=lambda row: row[0]):
+        versions: list[int] = []
+        for _, version, value in keys:
+            versions.append(version)
+            yield from _past_version(text(name), version, value)
+        yield from _versions(head, text(name), versions)
+
+
+def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
+    for key, value in head.rows(head.dbs.history):
+        yield key[:-5], int.from_bytes(key[-4:], "big"), value
+
+
+def _past_version(name: str, version: int, value: bytes) -> Iterator[Violation]:
+    where = f"history/{name}/{version}"
+    try:
+        stored = open_record(value, name)
+    except CorruptRecordError as error:
+        yield Violation(VALUES, where, str(error))
+        return
+    if (stored.info.name, stored.provenance.version) != (name, version):
+        yield Violation(HISTORY, where, f"holds version {stored.provenance.version} of {stored.info.name}")
+
+
+def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]:
+    where = f"history/{name}"
+    if len(versions) > HISTORY_VERSIONS:
+        yield Violation(HISTORY, where, f"keeps {len(versions)} versions, {HISTORY_VERSIONS} are allowed")
+    if versions != list(range(versions[0], versions[0] + len(versions))):
+        yield Violation(HISTORY, where, f"keeps versions {versions}, which are not consecutive")
+    stored = head.module(name)
+    if stored is not None and versions[-1] != stored.provenance.version - 1:
+        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, now is {stored.provenance.version}")
+
+
+# The change log
+
+
+def changes(head: Head) -> Iterator[Violation]:
+    """What is wrong with the change log."""
+    newest = head.state.revision
+    first = last = None
+    for key, value in head.rows(head.dbs.changes):
+        revision = int.from_bytes(key, "big")
+        if last is not None and revision != last + 1:
+            yield Violation(CHANGES, f"changes/{revision}", f"comes after {last}")
+        first = revision if first is None else first
+        last = revision
+        yield from _change(revision, value)
+    if last != (newest or None):
+        yield Violation(CHANGES, "changes", f"ends with {last}, the newest revision is {newest}")
+    if first is not None and newest - first >= _CHANGES_ALLOWED:
+        yield Violation(CHANGES, "changes", f"keeps {newest - first + 1} entries, {_CHANGES_ALLOWED} are allowed")
+    if first is not None and newest - first < CHANGES_KEPT - 1 and first != 1:
+        yield Violation(CHANGES, "changes", f"begins with {first}, though it is not full")
+    yield from _last_words(head)
+
+
+def _change(revision: int, value: bytes) -> Iterator[Violation]:
+    where = f"changes/{revision}"
+    try:
+        change: Change = change_codec.load(value)
+    except CorruptRecordError as error:
+        yield Violation(VALUES, where, str(error))
+        return
+    if change.revision != revision:
+        yield Violation(CHANGES, where, f"holds the entry of {change.revision}")
+    if change.everything and (change.modules or change.keys or change.terms):
+        yield Violation(CHANGES, where, "says everything, and lists something")
+    for key in (*change.keys, *(module.name for module in change.modules)):
+        if name_problems(key):
+            yield Violation(CHANGES, where, f"names {key!r}, which can be no name")
+    for term in change.terms:
+        kind, colon, word = term.partition(":")
+        if term != ALL and not (colon and word and kind in TERM_KINDS):
+            yield Violation(CHANGES, where, f"names {term!r}, which is no term")
+    unnamed = {module.name for module in change.modules}.difference(change.keys)
+    if unnamed:
+        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, whose look-up it does not name")
+
+
+def _last_words(head: Head) -> Iterator[Violation]:
+    """The newest entry that names a module must agree with what is registered."""
+    followed: set[str] = set()
+    cursor = head.txn.cursor(head.dbs.changes)
+    for value in cursor.iterprev(keys=False, values=True):
+        try:
+            change: Change = change_codec.load(value)
+        except CorruptRecordError:
+            return
+        if change.everything or len(followed) > _NAMES_FOLLOWED:
+            return
+        for module in change.modules:
+            if module.name in followed:
+                continue
+            followed.add(module.name)
+            stored = head.module(module.name)
+            is_gone = module.action == "unregistered"
+            standing = stored.provenance.version if stored else 0
+            if head.is_registered(module.name) == is_gone or (stored and standing != module.version):
+                found = f"version {standing}" if stored else "nothing"
+                message = f"says {module.name} {module.version} {module.action}, registered is {found}"
+                yield Violation(CHANGES, f"changes/{change.revision}", message)
+
+
+# What writer and usage keep
+
+
+def sealed_rows(head: Head) -> Iterator[Violation]:
+    """Rows of which only the checksum is known here."""
+    for name, database in (("requests", head.dbs.requests), ("usage", head.dbs.usage)):
+        for key, value in head.rows(database):
+            try:
+                unseal(value, f"the row of {text(key)}")
+            except CorruptRecordError as error:
+                yield Violation(VALUES, f"{name}/{text(key)}", str(error))

@@ -1,0 +1,111 @@
+"""What the parts of the check share: a violation, the head of the registry, and decoding that reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from registry_store import layout
+from registry_store.changes import State, implications_codec, state_codec
+from registry_store.codec import open_record
+from registry_store.errors import CorruptRecordError, FormatVersionError, RegistryNotFoundError
+from registry_store.handles import Database, Databases, Transaction
+from registry_store.layers import Defaults, defaults_codec
+from registry_store.records import StoredModule
+from registry_store.vocabulary import Vocabulary
+
+Progress = Callable[[int, int], None]
+
+# Numbers of docs/design.md.
+REVISION_WORD: Final = "I2"
+INDEXES: Final = "I5"
+ALIASES: Final = "I6"
+LAYERS: Final = "I7"
+HISTORY: Final = "I8"
+CHANGES: Final = "I9"
+VALUES: Final = "I10"
+HEAD: Final = VALUES
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """One violated invariant: its number in docs/design.md, the database and key, and what is wrong."""
+
+    invariant: str
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.where}: {self.message}"
+
+
+class Head:
+    """One transaction, and what is said of the whole registry in it."""
+
+    def __init__(self, txn: Transaction, dbs: Databases, progress: Progress | None = None) -> None:
+        self.txn = txn
+        self.dbs = dbs
+        self.progress = progress
+        self.registry_id = bytes(txn.get(layout.META_ID, b"", dbs.meta))
+        self.state: State = state_codec.load(_required(self, layout.META_STATE))
+        declared: Mapping[str, dict[str, tuple[str, ...]]] = implications_codec.load(
+            _required(self, layout.META_VOCABULARY)
+        )
+        self.vocabulary = Vocabulary({})
+        for implications in declared.values():
+            self.vocabulary = self.vocabulary.merged(implications)
+        rules = txn.get(layout.META_DEFAULTS, None, dbs.meta)
+        self.defaults: Defaults = {} if rules is None else defaults_codec.load(rules)
+
+    def rows(self, database: Database) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and value, in key order. Raises CorruptRecordError where pages lead astray."""
+        last, count = b"", 0
+        for key, value in self.txn.cursor(database):
+            if key <= last:  # a page that leads back to an earlier one would be walked for ever
+                raise CorruptRecordError(f"{text(key)!r} follows {text(last)!r}.")
+            last, count = key, count + 1
+            yield key, value
+        if count != self.entries(database):
+            raise CorruptRecordError(f"{count} entries where {self.entries(database)} should be.")
+
+    def entries(self, database: Database) -> int:
+        """How many keys a database has."""
+        count: int = self.txn.stat(database)["entries"]
+        return count
+
+    def module(self, name: str) -> StoredModule | None:
+        """The stored module; None when it is not registered or its bytes are damaged, which is reported elsewhere."""
+        value = self.txn.get(name.encode(), None, self.dbs.modules) if name else None
+        try:
+            return None if value is None else open_record(value, name)
+        except CorruptRecordError:
+            return None
+
+    def is_registered(self, name: str) -> bool:
+        """Whether there is a record of this name, sound or not."""
+        return bool(name) and self.txn.get(name.encode(), None, self.dbs.modules) is not None
+
+
+def load_head(txn: Transaction, dbs: Databases, progress: Progress | None) -> Head:
+    """Raises FormatVersionError, RegistryNotFoundError, CorruptRecordError, VocabularyError."""
+    found = txn.get(layout.META_FORMAT, None, dbs.meta)
+    if found is None:
+        raise RegistryNotFoundError("the registry has no format version: it was never completed.")
+    if not found.isdigit():
+        raise CorruptRecordError(f"the format version is {found!r}.")
+    if int(found) != layout.FORMAT_VERSION:
+        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
+    return Head(txn, dbs, progress)
+
+
+def _required(head: Head, key: bytes) -> bytes:
+    value: bytes | None = head.txn.get(key, None, head.dbs.meta)
+    if value is None:
+        raise CorruptRecordError(f"{text(key)} is missing.")
+    return value
+
+
+def text(key: bytes) -> str:
+    """A key for people to read, whatever its bytes."""
+    return key.decode("utf-8", "backslashreplace")

@@ -1,0 +1,275 @@
+"""The only place that opens LMDB, and an environment that can be closed and opened again under its users.
+
+Nothing of an environment may be alive across a fork: a transaction begun before it keeps the parent's slot in the
+reader table, and closing the inherited environment in the child frees that slot under the parent's feet. So every
+transaction runs inside `gate`, or is counted, and `sharing` closes the environment before a fork.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import lmdb
+
+from registry_store import layout
+from registry_store.errors import (
+    ForkedSnapshotError,
+    StoreClosedError,
+    StoreError,
+    StorePermissionError,
+)
+from registry_store.handles import (
+    Database,
+    Databases,
+    Transaction,
+    file_identities,
+    leak,
+    open_databases,
+    translated,
+)
+
+_SPARE_TRANSACTIONS: Final = 4
+_READER_SLOT_BYTES: Final = 64
+_SETTLE_TRIES: Final = 2000
+
+
+def _begin_closed(*_: object, **__: object) -> Transaction:
+    raise lmdb.Error("the environment is closed")
+
+
+class Environment:
+    """A shared LMDB environment. Get one from `sharing.attach`, give it back with `sharing.detach`.
+
+    Hold `gate` from before a read transaction begins until after it ends, and `write_gate` around a write
+    transaction. A read of a few instructions may instead be `in_flight`: append to the list, then begin; pop when it
+    has ended. Closing the environment under it is an lmdb.Error for it, no more. `open_snapshots`
+    counts read transactions that outlive the gate.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool) -> None:
+        self.folder = folder
+        self.writable = writable
+        self.gate = threading.RLock()
+        self.in_flight: list[object] = []  # short reads outside the gate, one entry each
+        self.write_gate = threading.RLock()
+        self.users = 0
+        self.generation = 0  # rises when a forked child must let go of what it inherited
+        self.open_snapshots = 0
+        self.lmdb: Any = None
+        self.dbs: Databases
+        self.modules: Database = None
+        self.begin: Callable[..., Transaction]
+        self.is_retired = False  # nobody uses it any more, or its files were replaced
+        self._orphaned = False
+        self._files: object = None
+        self.open()
+
+    def __repr__(self) -> str:
+        state = "open" if self.lmdb is not None else "closed"
+        return f"Environment({str(self.folder)!r}, {state}, writable={self.writable})"
+
+    def open(self) -> None:
+        """Open LMDB unless it is open. Call it inside the gate, before `begin`: fork closes it."""
+        if self.lmdb is not None:
+            return
+        if self.is_retired:
+            raise StoreClosedError(f"{self.folder} was closed or replaced.", remedy="Open it again.")
+        if self._orphaned:
+            raise ForkedSnapshotError(f"{self.folder} was forked while a snapshot was open.")
+        env = _open_lmdb(self.folder, writable=self.writable)
+        try:
+            self.dbs = open_databases(env, writable=self.writable)
+        except BaseException as error:
+            env.close()
+            if isinstance(error, lmdb.Error):
+                raise translated(error, self.folder) from error
+            raise
+        files = file_identities(self.folder)
+        if self._files not in (None, files):
+            env.close()
+            self.is_retired = True
+            raise StoreClosedError(f"{self.folder} was replaced.", remedy="Open it again.")
+        self._files = files
+        self.lmdb = env
+        self.begin = env.begin
+        self.modules = self.dbs.modules
+
+    def close(self) -> None:
+        """Close LMDB; `open` opens it again. Only inside the gate, with no snapshot open."""
+        self.begin = _begin_closed
+        if self.lmdb is not None:
+            self.lmdb.close()
+            self.lmdb = None
+
+    def settle(self) -> bool:
+        """Let no short read begin, and wait for those in flight. They end within microseconds of being scheduled.
+
+        False when one does not: it is the forking thread's own, interrupted by a signal whose handler forks.
+        """
+        self.begin = _begin_closed
+        for _ in range(_SETTLE_TRIES):
+            if not self.in_flight:
+                return True
+            time.sleep(0.0005)
+        return False
+
+    def resume(self) -> None:
+        """Let short reads begin again, if the environment is open."""
+        if self.lmdb is not None:
+            self.begin = self.lmdb.begin
+
+    def reopen_writable(self) -> None:
+        """For a writer in a process that already reads the registry."""
+        with self.write_gate, self.gate:
+            if self.writable:
+                return
+            if self.open_snapshots:
+                raise StoreError(
+                    f"{self.folder} has open snapshots in this process.",
+                    remedy="Close them before opening a writer in the same process.",
+                )
+            self.close()
+            self.writable = True
+            try:
+                self.open()
+            except BaseException:
+                self.writable = False
+                raise
+
+    def begin_reading(self, *, buffers: bool = False) -> Transaction:
+        """A read transaction, inside the gate. When no slot is free, those of dead readers are freed first."""
+        try:
+            return self.begin(buffers=buffers)
+        except lmdb.ReadersFullError:
+            self.lmdb.reader_check()
+            return self.begin(buffers=buffers)
+
+    def reap(self) -> None:
+        """Free the reader slots of processes that died, so that the pages they saw are used again.
+
+        Raises StoreError when the files are not those that were opened: who reads by another lock.mdb is not seen, and
+        what it reads would be overwritten.
+        """
+        if file_identities(self.folder) != self._files:
+            raise StoreError(
+                f"data.mdb or lock.mdb in {self.folder} was deleted or replaced while the registry is in use.",
+                remedy="Stop every process that uses this registry, then start the writer again.",
+            )
+        self.lmdb.reader_check()
+
+    def reading(self) -> Reading:
+        """A read transaction for the length of a `with`, inside the gate."""
+        return Reading(self)
+
+    def retire(self) -> None:
+        """Close it for good, inside the gate: whoever still holds it gets an error."""
+        self.close()
+        self.is_retired = True
+
+    def orphan(self) -> None:
+        """In a forked child: never touch the inherited environment, which a snapshot of the parent uses."""
+        self._orphaned = True
+        self.generation += 1
+        leak(self.lmdb)
+        self.lmdb = None
+        self.open_snapshots = 0
+
+
+class Reading:
+    """`with environment.reading() as txn`: begin, gate held; abort, gate released."""
+
+    __slots__ = ("_environment", "_txn")
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Transaction:
+        environment = self._environment
+        environment.gate.acquire()
+        try:
+            environment.open()
+            self._txn = environment.begin_reading()
+        except BaseException as error:
+            environment.gate.release()
+            if isinstance(error, lmdb.Error):
+                raise translated(error, environment.folder) from error
+            raise
+        return self._txn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._txn.abort()
+        self._environment.gate.release()
+        if isinstance(error, lmdb.Error):
+            raise translated(error, self._environment.folder) from error
+
+
+# Opening
+
+
+def create(folder: Path, *, max_readers: int = layout.MAX_READERS, mode: int = 0o644) -> None:
+    """Make the files of an empty environment. The caller holds the writer's lease.
+
+    `max_readers` is fixed for good by whoever creates lock.mdb. The file is written out in full: LMDB leaves it
+    sparse, and on a full disk a reader that touches a hole dies of SIGBUS.
+    """
+    lock_file = folder / layout.LOCK_FILE
+    if not lock_file.exists():
+        with lock_file.open("wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.posix_fallocate(file.fileno(), 0, (max_readers + 4) * _READER_SLOT_BYTES)
+    env = _open_lmdb(folder, writable=True, create=True, mode=mode)
+    try:
+        open_databases(env, writable=True)
+    finally:
+        env.close()
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def _open_lmdb(folder: Path, *, writable: bool, create: bool = False, mode: int = 0o644) -> Any:
+    """Readers take the map size that is stored; where address space is limited, ever smaller ones are tried."""
+    sizes = [layout.MAP_SIZE if writable else 0]
+    while sizes[-1] != layout.SMALLEST_MAP_SIZE:
+        sizes.append(max((sizes[-1] or layout.MAP_SIZE) >> 2, layout.SMALLEST_MAP_SIZE))
+    for size in sizes:
+        try:
+            env = lmdb.open(
+                os.fspath(folder),
+                map_size=size,
+                readonly=not writable,
+                create=create,
+                mode=mode,
+                max_readers=layout.MAX_READERS,
+                max_dbs=len(layout.DATABASES) + 8,
+                max_spare_txns=_SPARE_TRANSACTIONS,
+                readahead=False,
+                meminit=False,
+            )
+        except lmdb.Error as error:
+            if error.code == errno.ENOMEM and size != sizes[-1]:
+                continue
+            raise translated(error, folder) from error
+        break
+    if "no reader locks" in env.readers():
+        env.close()
+        raise StorePermissionError(
+            f"{folder} is on a read-only file system, where readers cannot hold a snapshot.",
+            remedy="Mount it writable for readers too (they write only to lock.mdb).",
+        )
+    return env

@@ -1,0 +1,196 @@
+"""Every error of the registry. Each also derives from the built-in that fits, and carries its remedy.
+
+`str(error)` is what is wrong followed by what mends it, so that a log line is enough to act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class RegistryError(Exception):
+    """Root of all errors raised by this project.
+
+    `message` says what is wrong, `remedy` what the reader of the message can do about it.
+    """
+
+    remedy = ""
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if remedy is not None:
+            self.remedy = remedy
+
+    def __str__(self) -> str:
+        # Also replaces KeyError.__str__, which would show the repr of the message.
+        return f"{self.message} {self.remedy}".rstrip()
+
+
+# What was asked for
+
+
+class UnknownModuleError(RegistryError, KeyError):
+    """No module has this name. `name` is what was asked, `closest` the nearest known names, best first."""
+
+    def __init__(self, name: str, closest: Iterable[str] = ()) -> None:
+        self.name = name
+        self.closest = tuple(closest)
+        hint = f"Did you mean {', '.join(self.closest)}?" if self.closest else ""
+        super().__init__(
+            f"no module is registered as {name!r}.",
+            remedy=hint or "`dspy-registry list` shows all names.",
+        )
+
+    def __reduce__(self) -> tuple[type[UnknownModuleError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.name, self.closest)
+
+
+class AmbiguousNameError(RegistryError, LookupError):
+    """A short name fits several modules, none of which is in `dspy.`; `candidates` lists (some of) them."""
+
+    def __init__(self, name: str, candidates: Iterable[str]) -> None:
+        self.name = name
+        self.candidates = tuple(candidates)
+        super().__init__(
+            f"{name!r} could mean any of: {', '.join(self.candidates)}.",
+            remedy="Use the full name, or declare an alias.",
+        )
+
+    def __reduce__(self) -> tuple[type[AmbiguousNameError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.name, self.candidates)
+
+
+class InvalidArgumentError(RegistryError, ValueError):
+    """An argument of a query is not one of the allowed values; the message lists them."""
+
+
+# What was to be stored
+
+
+class InvalidModuleError(RegistryError, ValueError):
+    """A module, or a batch of them, breaks the limits. `problems` has one line for each wrong field."""
+
+    def __init__(self, subject: str, problems: Iterable[str]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(
+            f"{subject} cannot be registered: {'; '.join(self.problems)}.",
+            remedy="Nothing was changed.",
+        )
+
+    def __reduce__(self) -> tuple[type[InvalidModuleError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.subject, self.problems)
+
+
+class VocabularyError(RegistryError, ValueError):
+    """Capability implications that cannot be used: a malformed word or a cycle, which is named."""
+
+
+class ConflictError(RegistryError, ValueError):
+    """`expected_version` is not the module's version; `current_version` is (0: not registered)."""
+
+    def __init__(self, name: str, expected_version: int, current_version: int) -> None:
+        self.name = name
+        self.expected_version = expected_version
+        self.current_version = current_version
+        super().__init__(
+            f"{name} is at version {current_version}, not {expected_version}.",
+            remedy="Read it again and repeat the change on what it is now.",
+        )
+
+    def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, int]]:
+        return type(self), (self.name, self.expected_version, self.current_version)
+
+
+# The store itself
+
+
+class StoreError(RegistryError, OSError):
+    """The registry's files cannot be used, for a reason the message names."""
+
+
+class RegistryNotFoundError(StoreError, FileNotFoundError):
+    """There is no registry in this folder."""
+
+    remedy = "Start its writer first (`dspy-registry serve`), or name another folder (--path, $DSPY_REGISTRY)."
+
+
+class StorePermissionError(StoreError, PermissionError):
+    """This user may not open the registry's files."""
+
+
+class FormatVersionError(RegistryError, ValueError):
+    """The registry was written in another format; `found` and `supported` are format versions."""
+
+    def __init__(self, found: int, supported: int) -> None:
+        self.found = found
+        self.supported = supported
+        super().__init__(
+            f"the registry has format version {found}, this release reads {supported}.",
+            remedy="Use the release that wrote it, or rebuild the registry with this one.",
+        )
+
+    def __reduce__(self) -> tuple[type[FormatVersionError], tuple[int, int]]:
+        return type(self), (self.found, self.supported)
+
+
+class CorruptRecordError(RegistryError, ValueError):
+    """Stored bytes do not match their checksum or cannot be decoded."""
+
+    remedy = "Run `dspy-registry check`; unregister what it names and register it again, or restore the registry."
+
+
+class StoreClosedError(RegistryError, ValueError):
+    """The object was closed, or belongs to another process."""
+
+
+class ForkedSnapshotError(RegistryError, RuntimeError):
+    """The process was forked while a snapshot was open, so the child cannot reach the database."""
+
+    remedy = "Close snapshots before os.fork(), or open the registry in the child by exec or spawn."
+
+
+class DiscoveryError(RegistryError, RuntimeError):
+    """The workers' Python environment could not be looked at."""
+
+
+# The writer
+
+
+class WriterLockedError(RegistryError, BlockingIOError):
+    """Another writer has the registry; `pid` is its process, None when it cannot be known."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        self.path = path
+        self.pid = pid
+        holder = f"process {pid}" if pid else "another process"
+        super().__init__(
+            f"{path} already has a writer: {holder}.",
+            remedy="Send changes to it with WriterClient or the command line, or stop it first.",
+        )
+
+    def __reduce__(self) -> tuple[type[WriterLockedError], tuple[str, int | None]]:
+        return type(self), (self.path, self.pid)
+
+
+class WriterUnavailableError(RegistryError, ConnectionError):
+    """No writer daemon answers."""
+
+    remedy = "Start one with `dspy-registry serve`."
+
+
+class WriterTimeoutError(RegistryError, TimeoutError):
+    """The writer daemon did not answer in time; whether the change was made is not known."""
+
+    remedy = "Repeat the call with the same client: a request that arrives twice has the effect of once."
+
+
+class BusyError(RegistryError, TimeoutError):
+    """The writer daemon's queue is full; nothing was changed."""
+
+    remedy = "Try again later, or send changes in batches with register_modules."
+
+
+class ProtocolError(RegistryError, ValueError):
+    """A message between client and daemon that is not understood."""

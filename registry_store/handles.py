@@ -1,0 +1,119 @@
+"""The named databases of an open environment, and what LMDB's errors mean. `environment` opens; this never does."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import lmdb
+
+from registry_store import layout
+from registry_store.errors import (
+    FormatVersionError,
+    RegistryNotFoundError,
+    StoreClosedError,
+    StoreError,
+    StorePermissionError,
+)
+
+Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
+Database = Any
+
+
+class Databases(NamedTuple):
+    """Handles of the named databases, in the order of `layout.DATABASES`."""
+
+    meta: Database
+    modules: Database
+    sequences: Database
+    postings: Database
+    aliases: Database
+    layers: Database
+    changes: Database
+    history: Database
+    requests: Database
+    usage: Database
+
+
+def open_databases(env: Any, *, writable: bool) -> Databases:
+    """Raises FormatVersionError before anything is created in a registry of another format."""
+    try:
+        return _open_databases(env, writable)
+    except lmdb.ReadersFullError:
+        env.reader_check()  # frees the slots of dead readers
+        return _open_databases(env, writable)
+
+
+def _open_databases(env: Any, writable: bool) -> Databases:
+    _refuse_other_formats(env)
+    return Databases(*[env.open_db(name, create=writable) for name in layout.DATABASES])
+
+
+def _refuse_other_formats(env: Any) -> None:
+    try:
+        meta = env.open_db(layout.META, create=False)
+    except lmdb.NotFoundError:  # not complete yet
+        return
+    with env.begin(db=meta) as txn:
+        found = txn.get(layout.META_FORMAT)
+    if found is not None and found.isdigit() and int(found) != layout.FORMAT_VERSION:
+        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
+
+
+Identity = tuple[int, int]
+
+
+def file_identities(folder: Path) -> tuple[Identity | None, Identity | None]:
+    """(device, inode) of data.mdb and lock.mdb; None for one that is not there."""
+    return _identity(folder / layout.DATA_FILE), _identity(folder / layout.LOCK_FILE)
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+_DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start anew in another folder."
+_REMEDIES: Final[dict[type[Exception], str]] = {
+    lmdb.ReadersFullError: "Stop idle processes, or close snapshots: each holds two slots.",
+    lmdb.MapFullError: "Recreate the registry where more address space is allowed (ulimit -v).",
+    lmdb.LockError: "Containers that share a registry must share the PID namespace too.",
+    lmdb.DiskError: "Free disk space, then repeat the change.",
+    lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
+    lmdb.CorruptedError: _DAMAGED,
+    lmdb.PageNotFoundError: _DAMAGED,
+    lmdb.InvalidError: "Is this a registry's folder? If it was one, restore data.mdb from a copy.",
+    lmdb.MemoryError: "Allow this process more address space (ulimit -v).",
+}
+_PERMISSION_REMEDY: Final = (
+    "Readers need read access to the folder and data.mdb, and write access to lock.mdb: "
+    "run them as the writer's user or group."
+)
+
+
+def translated(error: lmdb.Error, folder: Path) -> Exception:
+    """The error of ours for one of LMDB's, with the remedy."""
+    if error.code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
+        return StorePermissionError(f"{folder}: {error}.", remedy=_PERMISSION_REMEDY)
+    if error.code == errno.ENOENT or isinstance(error, lmdb.NotFoundError):
+        return RegistryNotFoundError(f"there is no complete registry in {folder}.")
+    if "already open" in str(error):
+        return StoreError(
+            f"{folder} holds other files than the ones that this process still has open.",
+            remedy="Close its writer and its snapshots, then open it again.",
+        )
+    if "closed" in str(error).lower():
+        return StoreClosedError(f"{folder} was closed.")
+    return StoreError(f"{folder}: {error}.", remedy=_REMEDIES.get(type(error)))
+
+
+def leak(*inherited: Any) -> None:
+    """Keep LMDB's objects of a parent process alive for good: freeing one would free the parent's reader slot."""
+    import ctypes
+
+    for held in inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))

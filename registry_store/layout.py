@@ -1,0 +1,101 @@
+"""Names, keys and limits of what is on disk. docs/design.md draws the same in pictures.
+
+A change here that an older release could not read needs a new FORMAT_VERSION.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FORMAT_VERSION: Final = 1
+
+# Files in the registry's folder. LMDB's own are data.mdb and lock.mdb.
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+REVISION_FILE: Final = "revision"
+LEASE_FILE: Final = "writer.lock"
+SOCKET_FILE: Final = "writer.sock"
+
+# Named databases.
+META: Final = b"meta"
+MODULES: Final = b"modules"  # name -> record
+SEQUENCES: Final = b"sequences"  # registration sequence -> name
+POSTINGS: Final = b"postings"  # term, block -> bitmap of registration sequences
+ALIASES: Final = b"aliases"  # alias -> name
+LAYERS: Final = b"layers"  # name, source -> what that source declares
+CHANGES: Final = b"changes"  # revision -> what that commit changed
+HISTORY: Final = b"history"  # name, version -> record that was replaced
+REQUESTS: Final = b"requests"  # client id -> its last request and the answer
+USAGE: Final = b"usage"  # name -> measured statistics
+DATABASES: Final = (
+    META,
+    MODULES,
+    SEQUENCES,
+    POSTINGS,
+    ALIASES,
+    LAYERS,
+    CHANGES,
+    HISTORY,
+    REQUESTS,
+    USAGE,
+)
+
+# Keys of `meta`.
+META_FORMAT: Final = b"format"  # plain ASCII digits, so that any release can read it
+META_ID: Final = b"id"
+META_STATE: Final = b"state"
+META_VOCABULARY: Final = b"vocabulary"
+META_DEFAULTS: Final = b"defaults"  # rules for discovered modules; absent until some are declared
+
+# Limits of what may be registered.
+MAX_NAME_BYTES: Final = 255
+MAX_TERM_BYTES: Final = 64
+MAX_CAPABILITIES: Final = 64
+MAX_DURATION_MS: Final = 30 * 24 * 60 * 60 * 1000
+MAX_METADATA_DEPTH: Final = 32
+MAX_RECORD_BYTES: Final = 1024 * 1024
+
+# Bounds of what the registry keeps.
+HISTORY_VERSIONS: Final = 16
+CHANGES_KEPT: Final = 8192
+
+# LMDB's. The map is address space, not disk: reserving it up front means no reader ever sees a resize.
+MAP_SIZE: Final = 1 << 40
+SMALLEST_MAP_SIZE: Final = 1 << 28
+MAX_READERS: Final = 4096
+
+# A posting is cut into blocks of 2**16 consecutive registration sequences, which is one container of a roaring
+# bitmap: a block is 8 KiB at most, and one registration rewrites one block per term.
+BLOCK_BITS: Final = 16
+
+
+def sequence_key(sequence: int) -> bytes:
+    """4 bytes, big-endian: keys sort in registration order."""
+    return sequence.to_bytes(4, "big")
+
+
+def posting_key(term: bytes, block: int) -> bytes:
+    """Terms hold no control character, so the zero byte ends the term and blocks of one term are adjacent."""
+    return b"%b\0%b" % (term, block.to_bytes(2, "big"))
+
+
+def split_posting_key(key: bytes) -> tuple[bytes, int] | None:
+    """(term, block) of a key of `postings`; None for a key that is none."""
+    if len(key) < 4 or key[-3] or b"\0" in key[:-3]:
+        return None
+    return key[:-3], int.from_bytes(key[-2:], "big")
+
+
+def revision_key(revision: int) -> bytes:
+    """8 bytes, big-endian: keys sort by age."""
+    return revision.to_bytes(8, "big")
+
+
+def versioned_key(name: str, version: int) -> bytes:
+    """Key of `history`: all versions of one name are adjacent, oldest first."""
+    return name.encode() + b"\0" + version.to_bytes(4, "big")
+
+
+def layer_key(name: str, source: str) -> bytes:
+    """Key of `layers`: all sources of one name are adjacent."""
+    return name.encode() + b"\0" + source.encode()

@@ -1,0 +1,133 @@
+"""Look-ups inside one transaction: a record by its name, a name by whatever was asked. Both sides use them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from registry_store.changes import alias_codec
+from registry_store.codec import INTACT, corrupt, crc32, decode_info, open_record
+from registry_store.errors import AmbiguousNameError, UnknownModuleError
+from registry_store.handles import Databases, Transaction
+from registry_store.names import HOME, last_part, short_term, snake_case
+from registry_store.postings import BitMap, load_names, load_posting, stored_blocks
+from registry_store.records import ModuleInfo, StoredModule
+
+_CANDIDATES_SHOWN = 8
+_CANDIDATES_EXAMINED = 10_000
+_NEIGHBOURS = 200
+
+
+def load_info(txn: Transaction, dbs: Databases, name: str) -> ModuleInfo | None:
+    """The module of this full name, None when there is none. Raises CorruptRecordError."""
+    value = txn.get(name.encode(), None, dbs.modules) if name else None
+    return None if value is None else info_of(value, name)
+
+
+def info_of(value: bytes, name: str) -> ModuleInfo:
+    """The module in a record's bytes. Raises CorruptRecordError."""
+    if crc32(value) != INTACT:
+        raise corrupt(name)
+    try:
+        return decode_info(value).info
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise corrupt(name, error) from error
+
+
+def find_info(txn: Transaction, dbs: Databases, asked: str) -> ModuleInfo | None:
+    """The module of a full name, an alias or a short name. Raises AmbiguousNameError, CorruptRecordError."""
+    info = load_info(txn, dbs, asked) if is_askable(asked) else None
+    if info is not None:
+        return info
+    resolved = resolve(txn, dbs, asked)
+    return load_info(txn, dbs, resolved) if resolved else None
+
+
+def load_stored(txn: Transaction, dbs: Databases, name: str) -> StoredModule | None:
+    """The module of this full name with its provenance, None when there is none. Raises CorruptRecordError."""
+    value = txn.get(name.encode(), None, dbs.modules) if name else None
+    return None if value is None else open_record(value, name)
+
+
+def resolve(txn: Transaction, dbs: Databases, asked: str) -> str | None:
+    """The full name of what was asked, None when nothing fits.
+
+    The full name comes first, then declared aliases, then the last dotted part, then the snake_case of it. What fits
+    several modules means the one directly in `dspy.`; else AmbiguousNameError lists them.
+    """
+    if not is_askable(asked):
+        return None
+    key = asked.encode()
+    if txn.get(key, None, dbs.modules) is not None:
+        return asked
+    alias = txn.get(key, None, dbs.aliases)
+    if alias is not None:
+        return str(alias_codec.load(alias).name)
+    return _resolve_short(txn, dbs, asked)
+
+
+def is_askable(asked: str) -> bool:
+    """Whether a string can be a key at all: LMDB refuses empty and very long ones."""
+    return 0 < len(asked) <= 255 and (asked.isascii() or _encodes(asked))
+
+
+def _encodes(asked: str) -> bool:
+    try:
+        return len(asked.encode()) <= 255
+    except UnicodeEncodeError:
+        return False
+
+
+def _resolve_short(txn: Transaction, dbs: Databases, asked: str) -> str | None:
+    if "." in asked:  # one part only: `lookup_keys` names no other string whose answer a change may alter
+        return None
+    word = snake_case(asked)
+    by_last_part = HOME + asked
+    if txn.get(by_last_part.encode(), None, dbs.modules) is not None:
+        return by_last_part
+    blocks = stored_blocks(txn, dbs)
+    sequences = load_posting(txn, dbs, short_term(word), blocks)
+    if not sequences:
+        return None
+    candidates = [name for name in _names(txn, dbs, sequences) if snake_case(last_part(name)) == word]
+    same_part = [name for name in candidates if last_part(name) == asked]
+    if same_part:
+        return _the_one(asked, same_part)
+    if asked != word or not candidates:
+        return None
+    at_home = _names(txn, dbs, load_posting(txn, dbs, f"home:{word}", blocks))
+    return _the_one(asked, at_home if len(at_home) == 1 else candidates)
+
+
+def _names(txn: Transaction, dbs: Databases, sequences: BitMap) -> tuple[str, ...]:
+    return load_names(txn, dbs, sequences[:_CANDIDATES_EXAMINED])
+
+
+def _the_one(asked: str, candidates: Sequence[str]) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    raise AmbiguousNameError(asked, candidates[:_CANDIDATES_SHOWN])
+
+
+def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleError:
+    """The error for a missing module, with the closest known names: of its neighbours in key order, and of dspy."""
+    if not isinstance(asked, str) or not is_askable(asked):
+        return UnknownModuleError(str(asked))
+    known = dict.fromkeys((*_names_from(txn, dbs, asked), *_names_from(txn, dbs, HOME)))
+    forms = {form: name for name in known for form in (last_part(name).lower(), name.lower())}
+    close = difflib.get_close_matches(asked.lower(), forms, n=6, cutoff=0.6)
+    return UnknownModuleError(asked, tuple(dict.fromkeys(forms[form] for form in close))[:3])
+
+
+def _names_from(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
+    """Names around a place in key order."""
+    prefix = start[: max(1, len(start) // 2)].encode()
+    cursor = txn.cursor(dbs.modules)
+    found = cursor.set_range(prefix)
+    for _ in range(_NEIGHBOURS):
+        if not found:
+            return
+        yield cursor.key().decode()
+        found = cursor.next()

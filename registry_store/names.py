@@ -1,0 +1,78 @@
+"""Short names of modules, and the terms under which a module is indexed. Pure.
+
+A term is a kind, a colon and a word: `capability:reasoning`. The kind `short` indexes the snake_case of a name's last
+dotted part (as a hash), through which `predict` and `Predict` find `dspy.Predict`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from registry_store.codec import crc32
+from registry_store.records import ModuleInfo
+from registry_store.vocabulary import Vocabulary
+
+HOME: Final = "dspy."
+"""A short name that fits several modules means the one directly in here."""
+
+ALL: Final = "all:"
+"""The term of every module: what changes when a module comes or goes. Not stored: `sequences` is its posting."""
+
+# A word begins at a capital after a lower-case letter or digit, and at the last capital of a run of
+# them; but the v of a version (MIPROv2, ColBERTv2) belongs to the run before it.
+_WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z](?!v\d)[a-z])")
+
+
+def last_part(name: str) -> str:
+    """`ReAct` of `dspy.ReAct`."""
+    return name.rpartition(".")[2]
+
+
+@lru_cache(maxsize=4096)
+def snake_case(word: str) -> str:
+    """`chain_of_thought` of `ChainOfThought`; `miprov2` of `MIPROv2`. Snake case itself stays as it is."""
+    return _WORD_START.sub("_", word).lower()
+
+
+def is_home(name: str) -> bool:
+    """Directly in `dspy.`: `dspy.Predict`, not `dspy.retrievers.Embeddings`."""
+    return name.startswith(HOME) and name.count(".") == 1
+
+
+def lookup_keys(name: str) -> tuple[str, ...]:
+    """Every string but an alias that may resolve to this module.
+
+    Whoever cached an answer under one of them must drop it when the module changes, comes or goes.
+    """
+    last = last_part(name)
+    return tuple(dict.fromkeys((name, last, snake_case(last))))
+
+
+def short_terms(name: str) -> tuple[str, ...]:
+    """The terms through which short names find this module."""
+    word = snake_case(last_part(name))
+    return (short_term(word), f"home:{word}") if is_home(name) else (short_term(word),)
+
+
+def short_term(word: str) -> str:
+    """The term of a short name in snake_case: its CRC-32, since nearly every module has one of its own.
+
+    Words that share one are told apart by the names that it leads to.
+    """
+    return f"short:{crc32(word.encode()):x}"
+
+
+def attribute_terms(info: ModuleInfo, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The terms of everything a module can be found by, short names aside."""
+    needs = info.requirements
+    return (
+        *[f"capability:{word}" for word in vocabulary.expand(info.capabilities)],
+        f"category:{info.category}",
+        f"pool:{info.pool_type}",
+        "native:yes" if info.native_available else "native:no",
+        "gpu:yes" if needs.gpu else "gpu:no",
+        f"memory:{needs.memory}",
+        f"compute:{needs.compute}",
+    )

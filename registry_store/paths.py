@@ -1,0 +1,38 @@
+"""Where a registry lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from registry_store.errors import InvalidArgumentError
+from registry_store.layout import SOCKET_FILE
+
+ENVIRONMENT_VARIABLE: Final = "DSPY_REGISTRY"
+LONGEST_SOCKET_PATH: Final = 107  # sun_path of Linux, less its final zero
+
+
+def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
+    """The registry's folder, absolute.
+
+    `path` if given; else $DSPY_REGISTRY; else `dspy-registry` in the user's data directory
+    ($XDG_DATA_HOME, else ~/.local/share).
+    """
+    chosen = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if chosen is not None:
+        return Path(chosen).expanduser().absolute()
+    data = os.environ.get("XDG_DATA_HOME")
+    home = Path(data) if data else Path.home() / ".local" / "share"
+    return home / "dspy-registry"
+
+
+def socket_path(folder: Path) -> Path:
+    """The writer daemon's socket. Raises InvalidArgumentError when the kernel could not bind so long a path."""
+    path = folder / SOCKET_FILE
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise InvalidArgumentError(
+            f"{path} is longer than the {LONGEST_SOCKET_PATH} bytes a socket's path may have.",
+            remedy="Put the registry in a folder with a shorter path.",
+        )
+    return path

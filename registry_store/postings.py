@@ -1,0 +1,100 @@
+"""Postings: which modules a term has, as compressed bitmaps of registration sequences.
+
+Ascending order of a bitmap is registration order, and intersecting terms is a machine operation. A posting is cut
+into blocks of 2**BLOCK_BITS consecutive sequences; a block holds the sequences as they are, so that the union of a
+term's blocks is its posting. An empty block is not stored, and one with a single sequence, such as nearly every short
+name has, is just that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from pyroaring import BitMap
+
+from registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, seal, unseal
+from registry_store.errors import CorruptRecordError
+from registry_store.handles import Databases, Transaction
+from registry_store.layout import BLOCK_BITS, posting_key
+
+__all__ = [
+    "BitMap",
+    "all_names",
+    "block_of",
+    "blocks_with",
+    "load_block",
+    "load_names",
+    "load_posting",
+    "store_block",
+    "stored_blocks",
+]
+
+_LONE_BYTES: Final = 4
+_FEW: Final = 64
+
+
+def block_of(sequence: int) -> int:
+    """The number of the block that holds a sequence."""
+    return sequence >> BLOCK_BITS
+
+
+def store_block(block: BitMap) -> bytes:
+    """The stored bytes of a block that is not empty."""
+    if len(block) == 1:
+        return seal(block.min().to_bytes(_LONE_BYTES, "big"))
+    block.run_optimize()
+    return seal(block.serialize())
+
+
+def load_block(value: bytes) -> BitMap:
+    """The block of its stored bytes. Raises CorruptRecordError."""
+    if crc32(value) != INTACT:
+        unseal(value, "a posting")
+    if len(value) == _LONE_BYTES + CHECKSUM_BYTES:
+        return BitMap((int.from_bytes(value[:_LONE_BYTES], "big"),))
+    try:
+        return BitMap.deserialize(value)  # it knows where it ends: the checksum need not be cut off
+    except (ValueError, IndexError) as error:
+        raise CorruptRecordError(f"a posting cannot be decoded ({error}).") from error
+
+
+def load_posting(txn: Transaction, dbs: Databases, term: str, blocks: Iterable[int]) -> BitMap:
+    """The modules of a term in these blocks; empty when it has none."""
+    if "\0" in term:  # no term of ours, but it would match the keys of one
+        return BitMap()
+    encoded = term.encode("utf-8", "surrogatepass")  # a surrogate matches nothing that is stored
+    keys = [posting_key(encoded, block) for block in blocks]
+    found = txn.cursor(dbs.postings).getmulti(keys)
+    return BitMap.union(BitMap(), *[load_block(value) for _, value in found])
+
+
+def stored_blocks(txn: Transaction, dbs: Databases) -> range:
+    """The numbers of all blocks that there may be."""
+    cursor = txn.cursor(dbs.sequences)
+    return range(block_of(int.from_bytes(cursor.key(), "big")) + 1) if cursor.last() else range(0)
+
+
+def blocks_with(sequences: BitMap, blocks: range) -> Iterable[int]:
+    """Of these blocks, those that hold one of the sequences, as far as that is quick to tell."""
+    if len(sequences) > _FEW:
+        return blocks
+    return sorted({block_of(sequence) for sequence in sequences})
+
+
+def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tuple[str, ...]:
+    """The names of these modules, in the order given. Raises CorruptRecordError for one without a name."""
+    # `sequence_key` and `unseal` written out: an answer of thousands of names is made of nothing else.
+    keys = [sequence.to_bytes(4, "big") for sequence in sequences]
+    found = txn.cursor(dbs.sequences).getmulti(keys)
+    if len(found) != len(keys):
+        raise CorruptRecordError("a posting names a module that is not registered.")
+    return tuple(
+        [str(value[:-4] if crc32(value) == INTACT else unseal(value, "a name"), "utf-8") for _, value in found]
+    )
+
+
+def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
+    """Every module's name, in registration order."""
+    for value in txn.cursor(dbs.sequences).iternext(keys=False, values=True):
+        yield str(unseal(value, "a name"), "utf-8")

@@ -1,0 +1,311 @@
+"""Messages between a client and the writer daemon, and how they are framed.
+
+    frame = length of the payload (4 bytes, big-endian), payload (one msgpack message, at most MAX_FRAME_BYTES)
+
+A connection begins with Hello, answered by Welcome; then every request is answered by one answer that carries its id,
+in any order. Modules travel as their own encoded bytes inside a message, so that a message itself nests at most two
+deep, and is refused without recursion when it does not (see `nesting`).
+
+Evolution: both sides must have the same VERSION. Only Hello and Welcome are read across versions; of these, fields
+are only ever added at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from registry_store.codec import Sealed
+from registry_store.errors import ProtocolError
+from registry_store.layout import MAX_RECORD_BYTES
+
+VERSION: Final = 1
+CLIENT_ID_BYTES: Final = 16
+HEADER_BYTES: Final = 4
+
+MAX_FRAME_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
+"""Of what a client sends: one record of the largest size and what stands around it."""
+MAX_HELLO_BYTES: Final = 1024
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+"""Of what the daemon sends, which may name every module of a large report."""
+PART_BYTES: Final = 128 * 1024
+"""A batch is cut into parts of about this size, so that receiving it holds up nobody for long."""
+WINDOW: Final = 64
+"""Requests a client may have unanswered at one time; so many answers the daemon remembers of each."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Root of all messages after the greeting."""
+
+
+# The greeting
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
+    """The first message of a client. `client` is 16 bytes of its own choosing, the same whenever it reconnects."""
+
+    version: int
+    client: bytes
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
+    """The daemon's greeting; `pid` is its process."""
+
+    version: int
+    pid: int
+
+
+# Requests. Of each client, `id` counts up from 1; `oldest` is the lowest id whose answer it still waits for.
+
+
+class Register(Message, frozen=True, tag=1):
+    """`module` is an encoded ModuleInfo; `expected_version` None means any."""
+
+    id: int
+    oldest: int
+    module: bytes
+    expected_version: int | None = None
+
+
+class Part(Message, frozen=True, tag=2):
+    """Encoded modules of the batch whose request follows. Not answered."""
+
+    modules: list[bytes]
+
+
+class RegisterMany(Message, frozen=True, tag=3):
+    """Register the modules of all parts since the last batch, `count` of them, in one commit or none."""
+
+    id: int
+    oldest: int
+    count: int
+
+
+class Unregister(Message, frozen=True, tag=4):
+    """Remove a module."""
+
+    id: int
+    oldest: int
+    name: str
+
+
+class SetAlias(Message, frozen=True, tag=5):
+    """Declare an alias."""
+
+    id: int
+    oldest: int
+    alias: str
+    name: str
+
+
+class RemoveAlias(Message, frozen=True, tag=6):
+    """Remove an alias."""
+
+    id: int
+    oldest: int
+    alias: str
+
+
+class SetImplications(Message, frozen=True, tag=7):
+    """Replace the implications declared by clients."""
+
+    id: int
+    oldest: int
+    implications: dict[str, tuple[str, ...]]
+
+
+class ApplyDiscovery(Message, frozen=True, tag=8):
+    """Take in an encoded DiscoveryReport; its modules came as parts, as for RegisterMany."""
+
+    id: int
+    oldest: int
+    count: int
+    report: bytes
+
+
+class ReadStatus(Message, frozen=True, tag=9):
+    """How the daemon is."""
+
+    id: int
+
+
+class ReportUsage(Message, frozen=True, tag=10):
+    """A batch of usage statistics, in a form of the usage feature's own. Acknowledged with Done."""
+
+    id: int
+    batch: bytes
+
+
+Change: TypeAlias = Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery
+Request: TypeAlias = Change | Part | ReadStatus | ReportUsage
+
+
+# Answers
+
+
+class Done(Message, frozen=True, tag=1):
+    """The request has taken effect, visible in `revision` and since."""
+
+    id: int
+    revision: int
+
+
+class Failed(Message, frozen=True, tag=2):
+    """The request had no effect. `id` 0: the connection as a whole is refused. See `wire_errors`.
+
+    `was_overtaken` says that it came after a later one of the same client, and that the client may number it anew.
+    """
+
+    id: int
+    kind: str
+    arguments: tuple[str | int | tuple[str, ...] | None, ...] = ()
+    remedy: str = ""
+    was_overtaken: bool = False
+
+
+class Applied(Message, frozen=True, tag=3):
+    """What ApplyDiscovery did."""
+
+    id: int
+    revision: int
+    declared: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+class Progress(Message, frozen=True, tag=4):
+    """So many modules of a batch have been looked at. More may follow, and then the answer."""
+
+    id: int
+    done: int
+    total: int
+
+
+class DaemonStatus(msgspec.Struct, frozen=True):
+    """The writer daemon at work.
+
+    `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
+    `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
+    what further parts of the daemon say of themselves, by the name of the part.
+    """
+
+    pid: int
+    revision: int
+    uptime: float
+    connections: int
+    queued: int
+    requests: int
+    groups: int
+    sections: dict[str, Any] = {}
+
+
+class Status(Message, frozen=True, tag=5):
+    """The answer to ReadStatus."""
+
+    id: int
+    status: DaemonStatus
+
+
+Effect: TypeAlias = Done | Failed | Applied
+"""The answers to a change: what the daemon remembers, so that a request sent twice is answered as before."""
+Answer: TypeAlias = Effect | Progress | Status
+
+
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A client's last answers, as stored. `revision` tells which clients have been silent for longest."""
+
+    revision: int
+    answers: tuple[Effect, ...]
+
+
+remembered_codec = Sealed(Remembered, "the answers given to a client")
+
+# Encoding
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+_decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not what they should be."""
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """A message as it goes over the wire."""
+    payload = _encode(message)
+    return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+def read_welcome(payload: bytes) -> Welcome | Failed:
+    """The daemon's greeting or refusal. Raises ProtocolError."""
+    try:
+        return _decode_welcome(payload) if payload[1:2] == b"\0" else _decode_failed(payload)
+    except UNREADABLE as error:
+        raise ProtocolError(f"the daemon's greeting is not understood: {error}.") from error
+
+
+def _decode_failed(payload: bytes) -> Failed:
+    answer = read_answer(payload)
+    if not isinstance(answer, Failed):
+        raise ProtocolError(f"the daemon answered {type(answer).__name__} before it was asked.")
+    return answer
+
+
+def read_answer(payload: bytes) -> Answer:
+    """An answer of the daemon. Raises ProtocolError."""
+    try:
+        answer: Answer = _decode_answer(payload)
+    except UNREADABLE as error:
+        raise ProtocolError(f"an answer of the daemon is not understood: {error}.") from error
+    return answer
+
+
+def version_mismatch(client: int, daemon: int) -> ProtocolError:
+    """The error when client and daemon are of different releases."""
+    return ProtocolError(
+        f"the client speaks protocol version {client}, the daemon {daemon}.",
+        remedy="Install the same release of dspy-module-registry on both sides, and restart the older one.",
+    )
+
+
+class FrameReader:
+    """Cuts a stream of bytes into payloads, and holds no more than one unfinished frame of at most `limit` bytes."""
+
+    __slots__ = ("_held", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held = bytearray()
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._held)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The payloads that `data` completes; to be taken all. Raises ProtocolError for a frame that is too long,
+        before it comes.
+        """
+        if not self._held and len(data) >= HEADER_BYTES and self._length(data) == len(data) - HEADER_BYTES:
+            yield data[HEADER_BYTES:]  # what nearly always happens
+            return
+        self._held += data
+        start = 0
+        while len(self._held) - start >= HEADER_BYTES:
+            end = start + HEADER_BYTES + self._length(self._held[start : start + HEADER_BYTES])
+            if end > len(self._held):
+                break
+            payload = bytes(self._held[start + HEADER_BYTES : end])
+            start = end
+            yield payload
+        del self._held[:start]
+
+    def _length(self, data: bytes | bytearray) -> int:
+        """Of the frame that begins here, whose header is whole."""
+        length = int.from_bytes(data[:HEADER_BYTES], "big")
+        if length > self.limit:
+            raise ProtocolError(f"a frame of {length} bytes is longer than the {self.limit} allowed.")
+        return length

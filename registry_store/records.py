@@ -1,0 +1,104 @@
+"""The records of the registry: what a module is, and what the registry keeps of it.
+
+Evolution rules, within one format version: records are arrays, fields are only ever added at the end and always
+with a default. An older reader skips what it does not know, a newer reader takes the default for what is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+CLIENT: Final = "client"
+"""The source of a module that a client registered, or an embedded writer."""
+
+
+class Requirements(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a module needs to run.
+
+    `memory` and `compute` are levels: low < medium < high < very_high. `extra` holds further requirements
+    under names of the user's choosing; it is shared with whoever else holds the record: do not change it.
+    """
+
+    memory: str = "low"
+    compute: str = "low"
+    gpu: bool = False
+    extra: dict[str, Any] = {}
+
+
+class ModuleInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One module, as it was registered.
+
+    `name` is dotted and unique. `category` and `pool_type` are open vocabularies. `estimated_duration` is the
+    typical execution time in milliseconds (0: instant). `native_available` says that a non-Python
+    implementation exists. `metadata` is free, of plain JSON-like values.
+
+    A record read from the registry is shared by everyone in the process who reads it. It is frozen; its
+    `metadata` and `requirements.extra` are ordinary dicts and must not be changed: copy.deepcopy them first.
+    """
+
+    name: str
+    category: str = "unknown"
+    capabilities: tuple[str, ...] = ()
+    requirements: Requirements = Requirements()
+    pool_type: str = "general"
+    estimated_duration: int = 1000
+    native_available: bool = False
+    examples: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
+
+
+class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the registry keeps of each module beside the module itself.
+
+    `version` counts from 1; `revision` is the commit that last changed the record; `updated_at` its time in
+    milliseconds since the epoch; `sequence` is the place in registration order, kept for life; `source` is core,
+    discovered, manifest:<file> or client.
+    """
+
+    version: int
+    revision: int
+    updated_at: int
+    sequence: int
+    source: str = CLIENT
+
+
+class StoredModule(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A module with its provenance."""
+
+    info: ModuleInfo
+    provenance: Provenance
+
+
+def to_plain(info: ModuleInfo) -> dict[str, Any]:
+    """A new dict ready for JSON; further requirements stand beside memory, compute and gpu."""
+    plain = msgspec.structs.asdict(info)
+    plain["capabilities"] = list(info.capabilities)
+    plain["examples"] = list(info.examples)
+    plain["metadata"] = dict(info.metadata)
+    needs = info.requirements
+    plain["requirements"] = {
+        **needs.extra,
+        "memory": needs.memory,
+        "compute": needs.compute,
+        "gpu": needs.gpu,
+    }
+    return plain
+
+
+def from_plain(plain: dict[str, Any]) -> ModuleInfo:
+    """The reverse of `to_plain`. Unvalidated: what it gets wrong, `validate_module` names.
+
+    Raises TypeError for a missing name or an unknown field.
+    """
+    fields = dict(plain)
+    needs = fields.get("requirements")
+    if isinstance(needs, dict):
+        known = {key: needs[key] for key in ("memory", "compute", "gpu") if key in needs}
+        extra = {key: value for key, value in needs.items() if key not in known}
+        fields["requirements"] = Requirements(**known, extra=extra)
+    for key in ("capabilities", "examples"):
+        if isinstance(fields.get(key), list):
+            fields[key] = tuple(fields[key])
+    return ModuleInfo(**fields)

@@ -1,0 +1,173 @@
+"""The revision word: one aligned 64-bit number in a small file that every process maps.
+
+    even, 2 x revision        the newest commit is this revision
+    odd, 2 x revision + 1     the commit of this revision is under way
+    NaN                       this file was retired: the registry was restored or replaced
+
+The number is an integer below 2**53, stored as an IEEE-754 double. CPython reads and compares a double without
+allocating an integer, which is a sixth of a cached look-up; and NaN, unequal to all, fails every comparison by
+itself. An aligned 8-byte copy is one load or store on the 64-bit processors supported, so it is never torn.
+
+Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
+The word never returns to a value it had, nor is an odd one used for two commits: whoever reads the same word before and
+after reading the announcement has read the one that belongs to it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from registry_store.changes import Change, change_codec
+from registry_store.errors import CorruptRecordError, RegistryNotFoundError, StoreError, StorePermissionError
+from registry_store.layout import DATA_FILE, REVISION_FILE
+
+FILE_BYTES: Final = 64 * 1024
+ID_BYTES: Final = 16
+
+_MAGIC: Final = b"dspy-registry-1\n"
+# The word has a cache line to itself: nothing else that is written there may slow its readers.
+_WORD_AT, _USAGE_AT, _MAGIC_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 4096
+_ID_AT: Final = _MAGIC_AT + len(_MAGIC)
+_DATA_AT: Final = _ID_AT + 16
+_DATA: Final = struct.Struct("=QQ")  # device and inode of data.mdb
+_HEADER: Final = struct.Struct("=QQ")  # announced revision (0: none), length
+_PAYLOAD_AT: Final = _ANNOUNCEMENT_AT + _HEADER.size
+LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
+
+RETIRED: Final = float("nan")
+
+
+def committed(revision: int) -> float:
+    """The even word of a revision."""
+    return 2.0 * revision
+
+
+def under_way(revision: int) -> float:
+    """The odd word of a revision."""
+    return 2.0 * revision + 1.0
+
+
+class RevisionFile:
+    """A mapping of the revision file. Readers map it read-only.
+
+    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `registry_id` tells which
+    registry it belongs to, `identity` (device, inode) which file, `data_identity` which data.mdb: a copy or a compacted
+    one may be the same registry at the same revision, and yet not the file that live readers have mapped.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+        self.path = folder / REVISION_FILE
+        try:
+            with self.path.open("r+b" if writable else "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_size != FILE_BYTES:
+                    raise StoreError(f"{self.path} is not a revision file of this release.")
+                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+                self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=access)
+        except FileNotFoundError as error:
+            raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
+        except PermissionError as error:
+            raise StorePermissionError(
+                f"{self.path} cannot be opened: {error.strerror}.",
+                remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
+            ) from error
+        if self._map[_MAGIC_AT:_ID_AT] != _MAGIC:
+            raise StoreError(f"{self.path} is not a revision file of this release.")
+        self.identity = (status.st_dev, status.st_ino)
+        self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
+        self.data_identity: tuple[int, int] = _DATA.unpack_from(self._map, _DATA_AT)
+        view = memoryview(self._map)
+        self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
+        self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
+
+    def __repr__(self) -> str:
+        return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
+
+    def announcement(self, revision: int) -> Change | None:
+        """What the commit of this revision changes; None when it is no longer, or not yet, announced.
+
+        The caller must see the same word before and after the call, or ignore what it returns.
+        """
+        announced, length = _HEADER.unpack_from(self._map, _ANNOUNCEMENT_AT)
+        if announced != revision or length > LARGEST_ANNOUNCEMENT:
+            return None
+        try:
+            change: Change = change_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
+        except CorruptRecordError:  # being replaced under our eyes: the word has moved on
+            return None
+        return change
+
+    def is_current(self) -> bool:
+        """Whether the folder still holds the file that is mapped here."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self.identity
+
+    # The writer's side
+
+    def announce(self, change: Change) -> None:
+        """Lay down what the coming commit changes, then store its odd word."""
+        payload = change_codec.dump(change)
+        if len(payload) > LARGEST_ANNOUNCEMENT:
+            payload = change_codec.dump(Change(change.revision, change.committed_at, everything=True))
+        # No reader takes a half-written announcement: its revision stands there only when it is whole.
+        _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, 0, 0)
+        self._map[_PAYLOAD_AT : _PAYLOAD_AT + len(payload)] = payload
+        _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, change.revision, len(payload))
+        self.word[()] = under_way(change.revision)
+
+    def conclude(self, revision: int) -> None:
+        """Store the even word of a revision that has been committed."""
+        self.word[()] = committed(revision)
+
+    def retire(self) -> None:
+        """Tell every process that maps this file to open the registry anew."""
+        self.word[()] = RETIRED
+
+
+def create_revision_file(folder: Path, registry_id: bytes, revision: int, mode: int) -> None:
+    """Put a new revision file in place, whole or not at all; one that was there is retired.
+
+    Its blocks are allocated now: on a full disk a store through the map would otherwise be a SIGBUS.
+    """
+    retire_revision_file(folder)
+    content = bytearray(FILE_BYTES)
+    struct.pack_into("=d", content, _WORD_AT, committed(revision))
+    content[_MAGIC_AT:_ID_AT] = _MAGIC
+    content[_ID_AT : _ID_AT + ID_BYTES] = registry_id
+    _DATA.pack_into(content, _DATA_AT, *data_identity(folder))
+    temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
+    with temporary.open("wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / REVISION_FILE)
+
+
+def data_identity(folder: Path) -> tuple[int, int]:
+    """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
+    try:
+        status = (folder / DATA_FILE).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
+    except OSError as error:
+        raise StorePermissionError(
+            f"{folder} cannot be read: {error.strerror}.",
+            remedy="Run readers as the writer's user or group, or let them read the folder.",
+        ) from error
+    return status.st_dev, status.st_ino
+
+
+def retire_revision_file(folder: Path) -> None:
+    """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
+    try:
+        RevisionFile(folder, writable=True).retire()
+    except (RegistryNotFoundError, StoreError):
+        return

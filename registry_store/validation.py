@@ -1,0 +1,276 @@
+"""What may enter the registry. One error names every field that is wrong.
+
+Containers are normalised (a list of capabilities becomes a tuple); nothing else is changed, so that what is read
+equals what was registered.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from registry_store.codec import encode
+from registry_store.errors import InvalidModuleError
+from registry_store.layout import (
+    MAX_CAPABILITIES,
+    MAX_DURATION_MS,
+    MAX_METADATA_DEPTH,
+    MAX_NAME_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_TERM_BYTES,
+)
+from registry_store.records import ModuleInfo, Requirements
+from registry_store.vocabulary import LEVELS, is_capability
+
+_SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
+_OWN_FIELDS = frozenset(("memory", "compute", "gpu"))
+
+
+def validate_module(info: ModuleInfo) -> ModuleInfo:
+    """The module, normalised. Raises InvalidModuleError naming every field that is wrong."""
+    return validate_encoded(info)[0]
+
+
+def validate_encoded(info: ModuleInfo) -> tuple[ModuleInfo, bytes]:
+    """The module, normalised, and its canonical encoding. Raises InvalidModuleError."""
+    if type(info) is not ModuleInfo:  # a field that a subclass adds would take the place of one of a later release
+        raise InvalidModuleError(f"a {type(info).__name__}", ("register takes ModuleInfo records",))
+    if not _is_plainly_sound(info):
+        info = _normalised(info)
+        problems = tuple(module_problems(info))
+        if problems:
+            raise InvalidModuleError(_subject(info.name), problems)
+    encoded = encode(info)
+    if len(encoded) > MAX_RECORD_BYTES:
+        problem = f"record: {len(encoded)} bytes encoded, the limit is {MAX_RECORD_BYTES}"
+        raise InvalidModuleError(_subject(info.name), (problem,))
+    return info, encoded
+
+
+def module_problems(info: ModuleInfo) -> Iterator[str]:
+    """One line for each field that is wrong."""
+    yield from _name_problems("name", info.name)
+    yield from _word_problems("category", info.category)
+    yield from _capability_problems(info.capabilities)
+    yield from _requirement_problems(info.requirements)
+    yield from _word_problems("pool_type", info.pool_type)
+    yield from _duration_problems(info.estimated_duration)
+    if not isinstance(info.native_available, bool):
+        yield f"native_available: {_shown(info.native_available)} is not true or false"
+    if not isinstance(info.examples, tuple):
+        yield "examples: not a list of texts"
+    else:
+        for index, example in enumerate(info.examples):
+            yield from _text_problems(f"examples[{index}]", example)
+    yield from _map_problems("metadata", info.metadata)
+
+
+def _is_plainly_sound(info: Any) -> bool:
+    """Whether a module is one of the many that need no second look; False says nothing against it.
+
+    A quarter of the time that looking for problems takes, which a load of a million modules is made of.
+    """
+    # `Any`: a struct's constructor checks no types, so what is declared need not be what is there.
+    capabilities, examples = info.capabilities, info.examples
+    return (
+        _is_plain_word(info.name, MAX_NAME_BYTES)
+        and _is_plain_word(info.category, MAX_TERM_BYTES)
+        and _is_plain_word(info.pool_type, MAX_TERM_BYTES)
+        and type(capabilities) is tuple
+        and len(capabilities) <= MAX_CAPABILITIES
+        and all(map(is_capability, capabilities))
+        and _is_plain_need(info.requirements)
+        and type(info.estimated_duration) is int
+        and 0 <= info.estimated_duration <= MAX_DURATION_MS
+        and type(info.native_available) is bool
+        and type(examples) is tuple
+        and all(map(_is_plain_text, examples))
+        and _is_flat_and_plain(info.metadata)
+    )
+
+
+def _is_plain_need(needs: Any) -> bool:
+    return (
+        type(needs) is Requirements
+        and type(needs.memory) is str
+        and needs.memory in LEVELS
+        and type(needs.compute) is str
+        and needs.compute in LEVELS
+        and _is_flat_and_plain(needs.extra)
+        and not (needs.extra and not _OWN_FIELDS.isdisjoint(needs.extra))
+        and (needs.gpu is True or needs.gpu is False)
+    )
+
+
+def _is_plain_word(text: object, limit: int) -> bool:
+    return type(text) is str and 0 < len(text) <= limit and text.isascii() and text.isprintable()
+
+
+def _is_plain_text(text: object) -> bool:
+    return type(text) is str and text.isascii()
+
+
+def _is_flat_and_plain(mapping: object) -> bool:
+    if type(mapping) is not dict:
+        return False
+    return all(_is_plain_text(key) and _is_plain_scalar(value) for key, value in mapping.items())
+
+
+def _is_plain_scalar(value: object) -> bool:
+    if type(value) is int:
+        return _SMALLEST_INT <= value <= _LARGEST_INT
+    return value is None or type(value) in (bool, float) or _is_plain_text(value)
+
+
+def name_problems(name: object) -> tuple[str, ...]:
+    """What is wrong with a module's name or an alias; empty when nothing is."""
+    return tuple(_name_problems("name", name))
+
+
+def _normalised(info: ModuleInfo) -> ModuleInfo:
+    changes = {
+        field: tuple(value)
+        for field in ("capabilities", "examples")
+        if isinstance(value := getattr(info, field), (list, tuple)) and type(value) is not tuple
+    }
+    return msgspec.structs.replace(info, **changes) if changes else info
+
+
+def _subject(name: object) -> str:
+    return name if isinstance(name, str) and not name_problems(name) else f"module {_shown(name)}"
+
+
+def _shown(value: object) -> str:
+    """Short, and without recursion: what is shown here was refused, and may be of any size and depth."""
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # an int of very many digits, among others
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _name_problems(field: str, name: object) -> Iterator[str]:
+    yield from _label_problems(field, name, MAX_NAME_BYTES)
+
+
+def _word_problems(field: str, word: object) -> Iterator[str]:
+    yield from _label_problems(field, word, MAX_TERM_BYTES)
+
+
+def _label_problems(field: str, text: object, limit: int) -> Iterator[str]:
+    problems = tuple(_text_problems(field, text))
+    if problems or type(text) is not str:
+        yield from problems
+    elif text.isascii() and text.isprintable() and 0 < len(text) <= limit:
+        return
+    elif not 1 <= len(text.encode()) <= limit:
+        yield f"{field}: {len(text.encode())} bytes, allowed are 1 to {limit}"
+    elif any(unicodedata.category(character) == "Cc" for character in text):
+        yield f"{field}: {_shown(text)} contains a control character"
+
+
+def _text_problems(field: str, text: object) -> Iterator[str]:
+    if type(text) is not str:  # a str of another class may not encode, or format as something else (enum)
+        yield f"{field}: {_shown(text)} is not a text"
+    elif not text.isascii() and not _is_utf8(text):
+        yield f"{field}: {_shown(text)} cannot be written as UTF-8"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _capability_problems(capabilities: object) -> Iterator[str]:
+    if not isinstance(capabilities, tuple):
+        yield "capabilities: not a list of names"
+        return
+    if len(capabilities) > MAX_CAPABILITIES:
+        yield f"capabilities: {len(capabilities)}, at most {MAX_CAPABILITIES} are allowed"
+    malformed = [word for word in capabilities if not is_capability(word)]
+    if malformed:
+        shown = ", ".join(_shown(word) for word in malformed[:5])
+        yield f"capabilities: {shown} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes"
+
+
+def _requirement_problems(needs: object) -> Iterator[str]:
+    if type(needs) is not Requirements:
+        yield f"requirements: {_shown(needs)} is not a Requirements"
+        return
+    for field in ("memory", "compute"):
+        level = getattr(needs, field)
+        if type(level) is not str or level not in LEVELS:
+            yield f"requirements.{field}: {_shown(level)} is not one of {', '.join(LEVELS)}"
+    if not isinstance(needs.gpu, bool):
+        yield f"requirements.gpu: {_shown(needs.gpu)} is not true or false"
+    yield from _map_problems("requirements.extra", needs.extra)
+    if isinstance(needs.extra, dict):
+        for key in sorted(_OWN_FIELDS.intersection(needs.extra)):
+            yield f"requirements.extra: {key} is a field of its own"
+
+
+def _duration_problems(duration: object) -> Iterator[str]:
+    if type(duration) is not int:
+        yield f"estimated_duration: {_shown(duration)} is not a whole number of milliseconds"
+    elif not 0 <= duration <= MAX_DURATION_MS:
+        yield f"estimated_duration: {_shown(duration)} ms, allowed are 0 to {MAX_DURATION_MS} (30 days)"
+
+
+def _map_problems(field: str, value: object) -> Iterator[str]:
+    """Plain values only, walked without recursion: a deep value must not exhaust the stack."""
+    if not isinstance(value, dict):
+        yield f"{field}: {_shown(value)} is not a mapping"
+        return
+    pending: list[tuple[str, Any, int]] = [(field, value, 1)]
+    values = 0
+    while pending:
+        path, item, depth = pending.pop()
+        if depth > MAX_METADATA_DEPTH:
+            yield f"{field}: nested deeper than {MAX_METADATA_DEPTH} levels"
+            return
+        values += len(item) if type(item) in (dict, list) else 0
+        if values > MAX_RECORD_BYTES:  # a few lists in one another can stand for more than there is time to look at
+            yield f"{field}: more than {MAX_RECORD_BYTES} values"
+            return
+        yield from _plain_problems(path, item)
+        pending.extend((p, child, depth + 1) for p, child in _children(path, item))
+
+
+def _children(path: str, item: object) -> Iterator[tuple[str, Any]]:
+    if type(item) is dict:
+        for key, child in item.items():
+            if type(child) in (dict, list) or _plain_problem(child):
+                yield f"{path}.{key}", child
+    elif type(item) is list:
+        for index, child in enumerate(item):
+            if type(child) in (dict, list) or _plain_problem(child):
+                yield f"{path}[{index}]", child
+
+
+def _plain_problems(path: str, item: object) -> Iterator[str]:
+    problem = _plain_problem(item)
+    if problem:
+        yield f"{path}: {problem}"
+    elif type(item) is dict:
+        for key in item:
+            yield from _text_problems(f"{path}: key", key)
+
+
+def _plain_problem(item: object) -> str:
+    """Exact types: a subclass, a tuple or a set would not be read back equal to what was registered."""
+    kind = type(item)
+    if item is None or kind in (bool, float, bytes, dict, list):
+        return ""
+    if kind is str:
+        return "" if _is_utf8(item) else f"{_shown(item)} cannot be written as UTF-8"  # type: ignore[arg-type]
+    if kind is int:
+        fits = _SMALLEST_INT <= item <= _LARGEST_INT  # type: ignore[operator]
+        return "" if fits else f"{_shown(item)} does not fit 64 bits"
+    return f"a {kind.__name__} is not a plain value (use text, numbers, true/false, null, lists, mappings)"
