@@ -1,0 +1,105 @@
+"""Keeping a cache in step with the revision word.
+
+A cache is valid at a word when everything in it is the newest committed value for whoever reads that word now. For an
+odd word that holds too: whatever the commit under way touches has been dropped and is not kept again (`pending`), and
+the rest is the same before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from readers.cache import Cache
+from registry_store import layout
+from registry_store.changes import Change, change_codec
+from registry_store.environment import Environment
+from registry_store.revision import RETIRED, RevisionFile
+
+_STEPS_WORTH_READING: Final = 256
+_TRIES: Final = 4
+
+
+class _Everything(frozenset[str]):
+    """The set that every key is in."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def isdisjoint(self, keys: Iterable[object]) -> bool:
+        return False
+
+
+_NOTHING: Final[frozenset[str]] = frozenset()
+_EVERYTHING: Final = _Everything()
+
+
+class Freshness:
+    """The state of one cache against one revision file. Use it inside the gate."""
+
+    __slots__ = ("_cache", "_environment", "_file", "_settled", "pending")
+
+    def __init__(self, environment: Environment, file: RevisionFile, cache: Cache) -> None:
+        self._environment = environment
+        self._file = file
+        self._cache = cache
+        self._settled = -1  # every change up to this revision has been dropped from the cache
+        self.pending: frozenset[str] = _EVERYTHING  # keys and terms of which nothing may be kept now
+
+    def advance(self) -> float:
+        """Bring the cache up to the word as it is now; the word at which it is valid.
+
+        RETIRED when the file was retired, or when the word moved on faster than it could be followed.
+        """
+        for _ in range(_TRIES):
+            word = self._file.word[()]
+            if word != word:
+                break
+            revision, is_under_way = divmod(int(word), 2)
+            if self._follow(word, revision, bool(is_under_way)):
+                return word
+        self.pending = _EVERYTHING
+        return RETIRED
+
+    def _follow(self, word: float, revision: int, is_under_way: bool) -> bool:
+        landed = revision - 1 if is_under_way else revision
+        announced = self._file.announcement(revision)
+        if self._file.word[()] != word:
+            return False
+        self._drop_until(landed, announced)
+        self.pending = _announced_keys(announced) if is_under_way else _NOTHING
+        if is_under_way:
+            self._cache.drop(announced or Change(revision, 0, everything=True))
+        self._settled = max(self._settled, revision)
+        return True
+
+    def _drop_until(self, landed: int, announced: Change | None) -> None:
+        """Drop what changed after `_settled`, up to `landed`: by the announcement, the log, or altogether."""
+        if landed <= self._settled:
+            return
+        if landed == self._settled + 1 and announced is not None and announced.revision == landed:
+            self._cache.drop(announced)
+            return
+        changes = self._logged(self._settled + 1, landed)
+        if changes is None:
+            self._cache.forget()
+            return
+        for change in changes:
+            self._cache.drop(change)
+
+    def _logged(self, first: int, last: int) -> list[Change] | None:
+        """The changes of these revisions; None when the log no longer holds them all, or they are many."""
+        if first <= 0 or last - first >= _STEPS_WORTH_READING:
+            return None
+        with self._environment.reading() as txn:
+            database = self._environment.dbs.changes
+            found = [txn.get(layout.revision_key(revision), None, database) for revision in range(first, last + 1)]
+        if any(value is None for value in found):
+            return None
+        return [change_codec.load(value) for value in found]
+
+
+def _announced_keys(announced: Change | None) -> frozenset[str]:
+    if announced is None or announced.everything:
+        return _EVERYTHING
+    return frozenset((*announced.keys, *announced.terms))

@@ -1,0 +1,264 @@
+"""The registry as a worker process reads it.
+
+The hot path is written out in each method that has one: compare the revision word with the word at which the cache
+is valid, then look up a dict. No lock, no system call, no transaction. Whatever does not hit is read in
+`readers.attached`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from readers import routing, usage, watch
+from readers.attached import Attached
+from readers.query import plan_find
+from readers.routing import CostWeights, Recommendation
+from readers.snapshot import Snapshot
+from readers.usage import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
+from registry_store.changes import Change
+from registry_store.paths import registry_path
+from registry_store.records import ModuleInfo, StoredModule
+from registry_store.sharing import defer, detach, shared_lock
+
+DEFAULT_CACHE_SIZE: Final = 8192
+
+_FACTORS: Final = routing.INPUT_SIZES
+
+
+class Registry(Attached):
+    """A registry open for reading. Threads may share it; after fork it works in parent and child.
+
+    `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `cache_size` bounds
+    the decoded records kept by this object (0: none). `cost_weights` are those of `estimated_cost`.
+    `min_observed_calls` is how many calls it takes before `basis="observed"` believes them. Every read sees what was
+    acknowledged, in any process, before it began. Raises RegistryNotFoundError, StorePermissionError,
+    FormatVersionError.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        cache_size: int = DEFAULT_CACHE_SIZE,
+        cost_weights: CostWeights | None = None,
+        min_observed_calls: int = DEFAULT_MIN_OBSERVED_CALLS,
+    ) -> None:
+        weights = msgspec.structs.asdict(cost_weights or CostWeights())
+        super().__init__(registry_path(path), cache_size, weights, min_observed_calls)
+
+    def __repr__(self) -> str:
+        if self._environment is None:
+            return f"Registry({str(self.path)!r}, closed)"
+        return f"Registry({str(self.path)!r}, {self._cache!r})"
+
+    # Hot paths
+
+    def get_module(self, name: str) -> ModuleInfo:
+        """The module of a full name, an alias or a short name (`predict`, `Predict`).
+
+        The record is shared by all who ask in this process: do not change its `metadata`. Raises UnknownModuleError
+        (a KeyError) with the closest names, AmbiguousNameError with the candidates.
+        """
+        if self._word[()] == self._valid:
+            try:
+                return self._records[name]
+            except KeyError:
+                pass
+        info = self._fetch(name)
+        if info is None:
+            raise self._unknown(name)
+        return info
+
+    def get_pool_type(self, name: str) -> str:
+        """The pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""
+        if self._word[()] == self._valid:
+            try:
+                return self._records[name].pool_type
+            except KeyError:
+                pass
+        return self.get_module(name).pool_type
+
+    def has_native(self, name: str) -> bool:
+        """Whether a native implementation exists; False for a missing module too."""
+        if self._word[()] == self._valid:
+            try:
+                return self._records[name].native_available
+            except KeyError:
+                pass
+        info = self._fetch(name)
+        return info is not None and info.native_available
+
+    def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
+        """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input (x 0.5, 1, 2, 5).
+
+        Rounded half away from zero. `basis` is `declared`, `observed` (the median of calls with such an input, once
+        there are enough) or `auto`; see `readers.usage`. Raises UnknownModuleError, InvalidArgumentError.
+        """
+        if basis != DECLARED:
+            return usage.observed_duration(self, name, input_size, basis)
+        if self._word[()] == self._valid:
+            try:
+                return int(self._records[name].estimated_duration * _FACTORS[input_size] + 0.5)
+            except KeyError:
+                pass
+        return routing.scaled_duration(self.get_module(name).estimated_duration, input_size)
+
+    def routing_recommendation(
+        self,
+        name: str,
+        *,
+        input_size: int | None = None,
+        optimize_latency: bool = False,
+        basis: str = DECLARED,
+    ) -> Recommendation:
+        """Pool, timeout, whether to prefer the native implementation, and cost of one call.
+
+        `input_size` is a count of characters; None: not known. `basis` is `declared`, `observed` (the timeout from
+        the 99th percentile of calls with such an input, once there are enough) or `auto`; see `readers.usage`.
+        Raises UnknownModuleError, InvalidArgumentError.
+        """
+        if basis != DECLARED:
+            return usage.observed_recommendation(self, name, input_size, optimize_latency, basis)
+        try:
+            info = self._records[name] if self._word[()] == self._valid else self.get_module(name)
+        except KeyError:
+            info = self.get_module(name)
+        known = self._usage
+        cost: float | None
+        try:
+            cost = known.costs[info.name] if self._usage_word[()] == known.word else self._cost_of(info.name)
+        except KeyError:
+            cost = self._cost_of(info.name)
+        return routing.recommend(info, input_size, optimize_latency, self._weights, cost)
+
+    def _cost_of(self, name: str) -> float | None:
+        return self._usage_of(name).cost_usd_per_call
+
+    def find_by_capability(self, capability: str) -> tuple[str, ...]:
+        """Names of the modules with a capability, or one that implies it, in registration order; () when none."""
+        if self._word[()] == self._valid:
+            try:
+                return self._by_capability[capability]
+            except KeyError:
+                pass
+        return self._ask(self._by_capability, capability, ((f"capability:{capability}",),))
+
+    def find_by_category(self, category: str) -> tuple[str, ...]:
+        """Names of the modules of a category, in registration order; () when none."""
+        if self._word[()] == self._valid:
+            try:
+                return self._by_category[category]
+            except KeyError:
+                pass
+        return self._ask(self._by_category, category, ((f"category:{category}",),))
+
+    def find(
+        self,
+        capabilities: str | Iterable[str] = (),
+        category: str | None = None,
+        pool_type: str | None = None,
+        native: bool | None = None,
+        gpu: bool | None = None,
+        max_memory: str | None = None,
+        max_compute: str | None = None,
+    ) -> tuple[str, ...]:
+        """Names of the modules that have all these capabilities and meet every other condition given.
+
+        None means that a condition is not asked. `max_memory` and `max_compute` are levels, inclusive. Raises
+        InvalidArgumentError for another level.
+        """
+        if self._word[()] == self._valid:
+            try:
+                return self._by_question[capabilities, category, pool_type, native, gpu, max_memory, max_compute]
+            except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
+                pass
+        if not isinstance(capabilities, str):
+            capabilities = tuple(capabilities)
+        question = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
+        return self._ask(self._by_question, question, plan_find(*question))
+
+    # Consistency
+
+    @property
+    def revision(self) -> int:
+        """The newest committed revision."""
+        word = self._word[()]
+        if self._environment is not None and word == word and word % 2 == 0:
+            return int(word) // 2
+        return self._state().revision
+
+    @property
+    def registry_id(self) -> bytes:
+        """Which registry this is: random, and new for each that was created or restored. Looked at once a second."""
+        self._enter().release()
+        return self._file.registry_id
+
+    @property
+    def committed_at(self) -> int:
+        """When the newest revision was committed, in milliseconds since the epoch."""
+        return self._state().committed_at
+
+    def snapshot(self) -> Snapshot:
+        """One revision, for any number of queries. Close it soon, and before forking."""
+        self._look_now()
+        with shared_lock:  # nobody lets go of the environment before the snapshot has it
+            return Snapshot(self._live(), self._weights, self._min_observed_calls)
+
+    def watch(self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01) -> Iterator[Change]:
+        """Every change after revision `since` (None: from now on), as it is committed.
+
+        Ends when nothing has changed for `timeout` seconds (None: never). `poll` is the pause between two looks
+        at the revision word, in seconds. A change with `everything` stands for all that the log no longer holds.
+        """
+        return watch.changes(self, since, timeout, poll)
+
+    def watch_async(
+        self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01
+    ) -> AsyncIterator[Change]:
+        """`watch` for asyncio."""
+        return watch.changes_async(self, since, timeout, poll)
+
+    def describe(self, name: str) -> StoredModule:
+        """The module with its version, revision, time and source. Raises UnknownModuleError, AmbiguousNameError."""
+        with self._brief_snapshot() as snapshot:
+            return snapshot.describe(name)
+
+    def __len__(self) -> int:
+        with self._brief_snapshot() as snapshot:
+            return len(snapshot)
+
+    @contextmanager
+    def _brief_snapshot(self) -> Iterator[Snapshot]:
+        """A snapshot that no fork meets, since it lives inside the gate: `list(registry)` asks for the length."""
+        with shared_lock:  # before the gate, as everywhere
+            gate = self._enter()
+            try:
+                with self.snapshot() as snapshot:
+                    yield snapshot
+            finally:
+                gate.release()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        environment = getattr(self, "_environment", None)
+        if environment is not None:
+            defer(partial(detach, environment))

@@ -1,0 +1,109 @@
+"""Durations, timeouts and costs: pure functions of a module and of the input at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from registry_store.errors import InvalidArgumentError
+from registry_store.records import ModuleInfo
+from registry_store.usage import LARGE_INPUT, VERY_LARGE_INPUT
+
+INPUT_SIZES: Final[Mapping[str, float]] = {
+    "small": 0.5,
+    "normal": 1.0,
+    "large": 2.0,
+    "very_large": 5.0,
+}
+"""Factor on the typical duration, by the word for the input's size."""
+
+TIMEOUT_MARGIN: Final = 1.2
+COST_METADATA: Final = "cost_usd_per_call"
+
+
+class CostWeights(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a second on each level of compute costs, in compute-seconds; `gpu` multiplies it."""
+
+    low: float = 1.0
+    medium: float = 2.0
+    high: float = 4.0
+    very_high: float = 8.0
+    gpu: float = 4.0
+
+
+class Recommendation(msgspec.Struct, frozen=True, gc=False):
+    """How to route one call.
+
+    `timeout` is in milliseconds. `estimated_cost` is in compute-seconds: compute weight x gpu weight x expected
+    seconds for this input. `declared_cost_usd` is what the module's metadata names under `cost_usd_per_call`,
+    `observed_cost_usd` the mean that usage has shown; None where there is none.
+    """
+
+    pool_type: str
+    timeout: int
+    prefer_native: bool
+    estimated_cost: float
+    declared_cost_usd: float | None = None
+    observed_cost_usd: float | None = None
+
+
+def scaled_duration(base: int, input_size: str) -> int:
+    """Milliseconds for an input size, rounded half away from zero. Raises InvalidArgumentError listing the sizes."""
+    try:
+        factor = INPUT_SIZES[input_size]
+    except (KeyError, TypeError):
+        allowed = ", ".join(INPUT_SIZES)
+        raise InvalidArgumentError(f"input_size {input_size!r} is not one of {allowed}.") from None
+    return int(base * factor + 0.5)
+
+
+def size_factor(input_size: int | None) -> float:
+    """Factor on the timeout for an input of so many characters; None: unknown, as for a small one."""
+    if input_size is None or input_size <= LARGE_INPUT:
+        return 1.0
+    return 3.0 if input_size > VERY_LARGE_INPUT else 1.5
+
+
+def timeout_ms(base: float, factor: float) -> int:
+    """The original's formula: round(base x size factor x 1.2)."""
+    return round(base * factor * TIMEOUT_MARGIN)
+
+
+def recommend(
+    info: ModuleInfo,
+    input_size: int | None,
+    optimize_latency: bool,
+    weights: Mapping[str, float],
+    observed_cost_usd: float | None,
+) -> Recommendation:
+    """A recommendation from what is declared. `weights` are those of CostWeights, by name."""
+    base = info.estimated_duration
+    factor = 1.0
+    if input_size is not None and input_size > LARGE_INPUT:
+        factor = size_factor(input_size)
+    needs = info.requirements
+    weight = weights[needs.compute]
+    if needs.gpu:
+        weight *= weights["gpu"]
+    return Recommendation(
+        info.pool_type,
+        round(base * factor * TIMEOUT_MARGIN),
+        info.native_available and optimize_latency,
+        weight * base * factor / 1000,
+        declared_cost(info.metadata) if COST_METADATA in info.metadata else None,
+        observed_cost_usd,
+    )
+
+
+def compute_weight(info: ModuleInfo, weights: Mapping[str, float]) -> float:
+    """Compute-seconds that a second of this module costs."""
+    needs = info.requirements
+    return weights[needs.compute] * (weights["gpu"] if needs.gpu else 1.0)
+
+
+def declared_cost(metadata: Mapping[str, Any]) -> float | None:
+    """US dollars per call that a module declares, None where it declares none."""
+    cost = metadata.get(COST_METADATA)
+    return float(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) else None

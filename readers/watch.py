@@ -1,0 +1,72 @@
+"""Following the change log: one look at the revision word every few milliseconds, the log when it has moved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from registry_store.changes import Change
+
+if TYPE_CHECKING:
+    from readers.registry import Registry
+
+
+class Follower:
+    """How far a watcher has come, and in which registry: a restored one has revisions of its own."""
+
+    def __init__(self, registry: Registry, since: int | None, timeout: float | None) -> None:
+        self._registry = registry
+        self._timeout = timeout
+        self._registry_id = registry.registry_id
+        self._seen = registry.revision if since is None else since
+        self._quiet_since = time.monotonic()
+
+    def news(self) -> list[Change]:
+        """What was committed since the last look, oldest first; one of `everything` for what is no longer logged."""
+        registry = self._registry
+        registry_id = registry.registry_id
+        if registry_id == self._registry_id and registry.revision == self._seen:
+            return []
+        with registry._brief_snapshot() as snapshot:
+            if registry_id == self._registry_id:
+                found = snapshot.changes_since(self._seen)
+            else:
+                found = [Change(snapshot.revision, snapshot.committed_at, everything=True)]
+        self._registry_id, self._seen = registry_id, snapshot.revision
+        if found:
+            self._quiet_since = time.monotonic()
+        return found
+
+    def is_over(self) -> bool:
+        """Whether it has been quiet for as long as the watcher cares to wait."""
+        return self._timeout is not None and time.monotonic() - self._quiet_since >= self._timeout
+
+
+def changes(registry: Registry, since: int | None, timeout: float | None, poll: float) -> Iterator[Change]:
+    """See Registry.watch."""
+    return _changes(Follower(registry, since, timeout), poll)
+
+
+def _changes(follower: Follower, poll: float) -> Iterator[Change]:
+    while True:
+        yield from follower.news()
+        if follower.is_over():
+            return
+        time.sleep(poll)
+
+
+def changes_async(registry: Registry, since: int | None, timeout: float | None, poll: float) -> AsyncIterator[Change]:
+    """See Registry.watch_async."""
+    return _changes_async(Follower(registry, since, timeout), poll)
+
+
+async def _changes_async(follower: Follower, poll: float) -> AsyncIterator[Change]:
+    import asyncio
+
+    while True:
+        for change in follower.news():
+            yield change
+        if follower.is_over():
+            return
+        await asyncio.sleep(poll)
