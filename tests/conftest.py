@@ -1,0 +1,43 @@
+"""What every test gets: no network, and a registry of its own, looked over when the test is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test decides on a time
+hypothesis.settings.load_profile("untimed")
+
+# LiteLLM, which dspy loads, otherwise fetches its price list from the network at import.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+
+@pytest.fixture
+def registry_folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a test may make a registry; whatever it leaves there must break no invariant."""
+    folder = tmp_path / "registry"
+    yield folder
+    assert violations(folder) == []
+
+
+@pytest.fixture
+def seeded_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of a new registry holding the core modules; $DSPY_REGISTRY names it too. It may be damaged."""
+    from writer import RegistryWriter
+
+    path = tmp_path / "seeded"
+    with RegistryWriter(path):
+        pass
+    monkeypatch.setenv("DSPY_REGISTRY", str(path))
+    return path
+
+
+def violations(folder: Path) -> list[str]:
+    """What `check` finds; nothing where there is no registry."""
+    from registry_store.check import check
+
+    return [str(violation) for violation in check(folder)] if (folder / "data.mdb").exists() else []

@@ -1,0 +1,270 @@
+"""From a draft to the operations that write it: records, indexes, history and the change log. Pure but for reading.
+
+All of these follow from what each changed module was and is, so that they cannot disagree (invariant I5).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from registry_store import layout
+from registry_store.changes import (
+    LARGEST_LISTED_CHANGE,
+    Action,
+    Change,
+    ModuleChange,
+    State,
+    alias_codec,
+    change_codec,
+    implications_codec,
+    state_codec,
+)
+from registry_store.codec import seal, seal_record
+from registry_store.errors import CorruptRecordError
+from registry_store.layers import defaults_codec, layer_codec
+from registry_store.names import ALL, attribute_terms, lookup_keys, short_terms
+from registry_store.records import ModuleInfo, Provenance, StoredModule
+from registry_store.vocabulary import Vocabulary
+from writer.catalog import Catalog, combined
+from writer.draft import Draft, Entry
+from writer.indexes import PostingChanges
+
+
+@dataclass
+class Operations:
+    """What to put into and delete from each named database, and the change that this makes.
+
+    `change` is None when no reader can see a difference: then there is no new revision either.
+    """
+
+    puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    change: Change | None = None
+
+    def __bool__(self) -> bool:
+        return any(self.puts.values()) or any(self.deletes.values())
+
+
+def apply(draft: Draft, now: int) -> Operations:
+    """The operations of a draft. `now` is the commit's time in milliseconds since the epoch."""
+    return _Application(draft, now).operations()
+
+
+class _Application:
+    """One pass over a draft."""
+
+    def __init__(self, draft: Draft, now: int) -> None:
+        self._draft = draft
+        self._catalog: Catalog = draft.catalog
+        self._now = now
+        self._revision = draft.catalog.state.revision + 1
+        self._result = Operations()
+        self._postings = PostingChanges()
+        self._changes: list[ModuleChange] = []
+        self._keys: dict[str, None] = {}
+        self._order_changed = False  # also when a module goes and comes back in one draft, which logs an update
+        self._old_words = self._catalog.vocabulary()
+        declared = draft.implications
+        self._new_words = self._old_words if declared is None else combined(declared)
+
+    def operations(self) -> Operations:
+        """Everything of the draft, as puts and deletes."""
+        for name, entry in self._draft.modules.items():
+            try:
+                stored = self._catalog.module(name)
+            except CorruptRecordError:
+                if entry is not None:
+                    raise
+                self._clear_away(name)
+            else:
+                self._module(name, stored, entry)
+        self._reindex_for_vocabulary()
+        self._aliases()
+        self._layers()
+        self._blocks()
+        self._conclude()
+        self._requests()
+        self._usage()
+        return self._result
+
+    # Modules
+
+    def _module(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        if stored is not None and entry is not None and self._only_source_changed(stored, entry):
+            kept = stored.provenance
+            self._put_record(entry, kept.revision, kept.updated_at)
+            return
+        past = (*self._draft.dropped.get(name, ()), *(entry.past if entry else ()))
+        if stored is None and entry is None and not past:
+            return
+        self._index(name, stored, entry)
+        if stored is not None:
+            self._keep_history(name, stored.provenance.version, self._catalog.record(name))
+        for replaced in past:
+            if stored is None or replaced.version > stored.provenance.version:
+                self._keep_history(name, replaced.version, self._record(replaced, self._revision, self._now))
+        if entry is not None:
+            self._put_record(entry, self._revision, self._now)
+        elif stored is not None:
+            self._result.deletes[layout.MODULES].append(name.encode())
+        self._log(name, stored, entry)
+
+    def _clear_away(self, name: str) -> None:
+        """Unregister a module whose record is damaged: what it was has to be found in the indexes."""
+        sequence, terms = self._catalog.remains(name)
+        self._result.deletes[layout.MODULES].append(name.encode())
+        if sequence is not None:
+            self._postings.remove(sequence, terms)
+            self._resequence(name, sequence, None)
+        self._changes.append(ModuleChange(name, "unregistered", self._catalog.last_version(name) + 1))
+
+    def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
+        kept = stored.provenance
+        return (kept.version, kept.sequence) == (entry.version, entry.sequence)
+
+    def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source)
+        return seal_record(entry.encoded, kept)
+
+    def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
+        key = entry.info.name.encode()
+        self._result.puts[layout.MODULES][key] = self._record(entry, revision, updated_at)
+
+    def _keep_history(self, name: str, version: int, record: bytes) -> None:
+        self._result.puts[layout.HISTORY][layout.versioned_key(name, version)] = record
+        expired = version - layout.HISTORY_VERSIONS
+        if expired <= 0:
+            return
+        key = layout.versioned_key(name, expired)
+        is_of_this_draft = self._result.puts[layout.HISTORY].pop(key, None) is not None
+        if not is_of_this_draft and self._catalog.has_version(name, expired):
+            self._result.deletes[layout.HISTORY].append(key)
+
+    def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        action: Action = "updated"
+        version = 0
+        if entry is not None:
+            version = entry.version
+            action = "updated" if stored is not None else "registered"
+        else:
+            dropped = self._draft.dropped.get(name, ())
+            version = dropped[-1].version if dropped else stored.provenance.version if stored else 0
+            action = "unregistered"
+        self._changes.append(ModuleChange(name, action, version))
+
+    # Indexes
+
+    def _index(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        old = stored.provenance.sequence if stored else None
+        new = entry.sequence if entry else None
+        old_terms = self._terms(stored.info, self._old_words) if stored else ()
+        new_terms = self._terms(entry.info, self._new_words) if entry else ()
+        if old == new and old is not None:
+            self._postings.replace(old, old_terms, new_terms)
+            return
+        if old is not None:
+            self._postings.remove(old, old_terms)
+        if new is not None:
+            self._postings.add(new, new_terms)
+        self._resequence(name, old, new)
+
+    def _terms(self, info: ModuleInfo, words: Vocabulary) -> tuple[str, ...]:
+        return (*attribute_terms(info, words), *short_terms(info.name))
+
+    def _resequence(self, name: str, old: int | None, new: int | None) -> None:
+        self._order_changed = True
+        if old is not None:
+            self._result.deletes[layout.SEQUENCES].append(layout.sequence_key(old))
+        if new is not None:
+            self._result.puts[layout.SEQUENCES][layout.sequence_key(new)] = seal(name.encode())
+
+    def _reindex_for_vocabulary(self) -> None:
+        """Modules whose capabilities imply other words now than before, beside those of the draft."""
+        if self._draft.implications is None:
+            return
+        implications = implications_codec.dump(self._draft.implications)
+        self._result.puts[layout.META][layout.META_VOCABULARY] = implications
+        old, new = self._old_words, self._new_words
+        words = [
+            word
+            for word in {**old.implications, **new.implications}
+            if set(old.expand((word,))) != set(new.expand((word,)))
+        ]
+        for name in {name for word in words for name in self._catalog.names_with(word)}:
+            stored = self._catalog.module(name)
+            if stored is not None and name not in self._draft.modules:
+                old_terms, new_terms = self._terms(stored.info, old), self._terms(stored.info, new)
+                self._postings.replace(stored.provenance.sequence, old_terms, new_terms)
+
+    def _blocks(self) -> None:
+        for key, block in self._postings.blocks(self._catalog):
+            if block is None:
+                self._result.deletes[layout.POSTINGS].append(key)
+            else:
+                self._result.puts[layout.POSTINGS][key] = block
+
+    # Aliases, layers, log
+
+    def _aliases(self) -> None:
+        if self._draft.aliases is None:
+            return
+        old, new = self._catalog.aliases(), self._draft.aliases
+        for alias in {**old, **new}:
+            if alias not in new:
+                self._result.deletes[layout.ALIASES].append(alias.encode())
+            elif old.get(alias) != new[alias]:
+                self._result.puts[layout.ALIASES][alias.encode()] = alias_codec.dump(new[alias])
+            else:
+                continue
+            self._keys[alias] = None
+
+    def _layers(self) -> None:
+        if self._draft.defaults is not None:
+            self._result.puts[layout.META][layout.META_DEFAULTS] = defaults_codec.dump(self._draft.defaults)
+        for name, layers in self._draft.layers.items():
+            old = self._catalog.layers(name)
+            for source in old.keys() - layers.keys():
+                self._result.deletes[layout.LAYERS].append(layout.layer_key(name, source))
+            for source, layer in layers.items():
+                dumped = layer_codec.dump(layer)
+                if source not in old or layer_codec.dump(old[source]) != dumped:  # as bytes: 1 is not True
+                    self._result.puts[layout.LAYERS][layout.layer_key(name, source)] = dumped
+
+    def _conclude(self) -> None:
+        """The change, its entry in the log, and the head that says it landed."""
+        if not (self._changes or self._keys or self._postings):
+            return
+        change = self._change()
+        self._result.change = change
+        self._result.puts[layout.CHANGES][layout.revision_key(change.revision)] = change_codec.dump(change)
+        state = State(change.revision, self._now, self._draft.next_sequence)
+        self._result.puts[layout.META][layout.META_STATE] = state_codec.dump(state)
+
+    def _requests(self) -> None:
+        visible_in = self._revision if self._result.change else self._catalog.state.revision
+        for client, answers in self._draft.requests.items():
+            if answers is None:
+                self._result.deletes[layout.REQUESTS].append(client)
+            else:
+                self._result.puts[layout.REQUESTS][client] = answers(visible_in)
+
+    def _usage(self) -> None:
+        """Statistics make no revision: no reader's cache of modules depends on them."""
+        for key, row in self._draft.usage.items():
+            if row is None:
+                self._result.deletes[layout.USAGE].append(key)
+            else:
+                self._result.puts[layout.USAGE][key] = row
+
+    def _change(self) -> Change:
+        if len(self._changes) > LARGEST_LISTED_CHANGE:
+            return Change(self._revision, self._now, everything=True)
+        terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order_changed else ())))
+        for changed in self._changes:
+            for key in (
+                *lookup_keys(changed.name),
+                *self._catalog.aliases_by_name.get(changed.name, ()),
+            ):
+                self._keys[key] = None
+        return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms))

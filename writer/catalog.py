@@ -1,0 +1,190 @@
+"""The registry as it stands, read through the write transaction. Decides nothing, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
+
+from registry_store import lookup
+from registry_store.changes import (
+    Alias,
+    Implications,
+    State,
+    alias_codec,
+    implications_codec,
+    state_codec,
+)
+from registry_store.codec import CHECKSUM_BYTES, open_record
+from registry_store.errors import AmbiguousNameError
+from registry_store.handles import Databases, Transaction
+from registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
+from registry_store.layout import (
+    META_DEFAULTS,
+    META_STATE,
+    META_VOCABULARY,
+    posting_key,
+    split_posting_key,
+    versioned_key,
+)
+from registry_store.postings import BitMap, block_of, load_block, load_names, load_posting, stored_blocks
+from registry_store.records import StoredModule
+from registry_store.vocabulary import Vocabulary
+
+
+class Catalog:
+    """Reads of one transaction."""
+
+    def __init__(self, txn: Transaction, dbs: Databases) -> None:
+        self._txn = txn
+        self._dbs = dbs
+        self.state: State = state_codec.load(txn.get(META_STATE, None, dbs.meta))
+        self.has_history = self._has_entries(dbs.history)
+        self.has_layers = self._has_entries(dbs.layers)
+        self.is_empty = not self._has_entries(dbs.modules)
+
+    def _has_entries(self, database: object) -> bool:
+        return bool(self._txn.stat(database)["entries"])
+
+    def module(self, name: str) -> StoredModule | None:
+        """The stored module of this full name."""
+        value = self._txn.get(name.encode(), None, self._dbs.modules)
+        return None if value is None else open_record(value, name)
+
+    def record(self, name: str) -> bytes:
+        """The stored bytes of a module that exists."""
+        value: bytes = self._txn.get(name.encode(), None, self._dbs.modules)
+        return value
+
+    def last_version(self, name: str) -> int:
+        """The highest version a module that is not registered ever had; 0: it never was."""
+        prefix = name.encode() + b"\0"
+        cursor = self._txn.cursor(self._dbs.history)
+        at_or_after = cursor.set_range(prefix + b"\xff" * 4)
+        if not (cursor.prev() if at_or_after else cursor.last()):
+            return 0
+        key: bytes = cursor.key()
+        return int.from_bytes(key[-4:], "big") if key[:-4] == prefix else 0
+
+    def remains(self, name: str) -> tuple[int | None, list[str]]:
+        """The sequence and the terms of a module whose record cannot be read. Looks through all indexes."""
+        key = name.encode()
+        rows = self._txn.cursor(self._dbs.sequences)
+        sequence = next((int.from_bytes(place, "big") for place, value in rows if value[:-CHECKSUM_BYTES] == key), None)
+        if sequence is None:
+            return None, []
+        terms = []
+        for place, value in self._txn.cursor(self._dbs.postings):
+            split = split_posting_key(place)
+            if split is not None and split[1] == block_of(sequence) and sequence in load_block(value):
+                terms.append(split[0].decode())
+        return sequence, terms
+
+    def has_version(self, name: str, version: int) -> bool:
+        """Whether this version is kept in the history."""
+        key = versioned_key(name, version)
+        return self._txn.get(key, None, self._dbs.history) is not None
+
+    def layers(self, name: str) -> dict[str, Layer]:
+        """What sources other than clients declare of a module, by source."""
+        if not self.has_layers:
+            return {}
+        prefix = name.encode() + b"\0"
+        return {layer.source: layer for _, layer in self._layers_from(prefix)}
+
+    def layers_of(self, source_prefix: str) -> Iterator[tuple[str, Layer]]:
+        """(name, layer) of every layer whose source begins so."""
+        for name, layer in self._layers_from(b""):
+            if layer.source.startswith(source_prefix):
+                yield name, layer
+
+    def _layers_from(self, prefix: bytes) -> Iterator[tuple[str, Layer]]:
+        cursor = self._txn.cursor(self._dbs.layers)
+        found = cursor.set_range(prefix)
+        while found:
+            key, value = cursor.item()
+            if not key.startswith(prefix):
+                return
+            yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value)
+            found = cursor.next()
+
+    @cached_property
+    def aliases_by_name(self) -> dict[str, tuple[str, ...]]:
+        """The aliases of each module that has some."""
+        by_name: dict[str, tuple[str, ...]] = {}
+        for alias, meaning in self.aliases().items():
+            by_name[meaning.name] = (*by_name.get(meaning.name, ()), alias)
+        return by_name
+
+    def aliases(self) -> dict[str, Alias]:
+        """All declared aliases. Do not change the dict: it is kept."""
+        return self._aliases
+
+    @cached_property
+    def _aliases(self) -> dict[str, Alias]:
+        rows = self._txn.cursor(self._dbs.aliases)
+        return {key.decode(): alias_codec.load(value) for key, value in rows}
+
+    def implications(self) -> dict[str, Implications]:
+        """Capability implications by source."""
+        stored: dict[str, Implications] = implications_codec.load(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
+        return stored
+
+    @cached_property
+    def defaults(self) -> Defaults:
+        """The rules for discovered modules, by source."""
+        stored = self._txn.get(META_DEFAULTS, None, self._dbs.meta)
+        return {} if stored is None else defaults_codec.load(stored)
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of all sources together."""
+        return _vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
+
+    def usage_row(self, key: bytes) -> bytes | None:
+        """What is stored in `usage` under a key."""
+        row: bytes | None = self._txn.get(key, None, self._dbs.usage)
+        return row
+
+    def usage_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of `usage` whose key begins so."""
+        cursor = self._txn.cursor(self._dbs.usage)
+        found = cursor.set_range(prefix)
+        while found and cursor.key().startswith(prefix):
+            yield cursor.item()
+            found = cursor.next()
+
+    def unregistered_usage(self) -> int:
+        """About how many rows of `usage` are of no registered module; less than 0: some modules have none."""
+        rows, modules = (self._txn.stat(database)["entries"] for database in (self._dbs.usage, self._dbs.modules))
+        return int(rows - modules)
+
+    def registered_name(self, asked: str) -> str | None:
+        """The full name of the one registered module that `asked` means."""
+        try:
+            return lookup.resolve(self._txn, self._dbs, asked)
+        except AmbiguousNameError:
+            return None
+
+    def block(self, term: str, block: int) -> BitMap:
+        """One block of a posting; empty when it is not stored."""
+        value = self._txn.get(posting_key(term.encode(), block), None, self._dbs.postings)
+        return BitMap() if value is None else load_block(value)
+
+    def names_with(self, capability: str) -> tuple[str, ...]:
+        """Names of all modules indexed under a capability."""
+        blocks = stored_blocks(self._txn, self._dbs)
+        posting = load_posting(self._txn, self._dbs, f"capability:{capability}", blocks)
+        return load_names(self._txn, self._dbs, posting)
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(stored: bytes) -> Vocabulary:
+    """By its bytes: nearly every commit needs the same one."""
+    return combined(implications_codec.load(stored))
+
+
+def combined(implications: Mapping[str, Implications]) -> Vocabulary:
+    """The vocabulary of all sources together. Raises VocabularyError."""
+    vocabulary = Vocabulary({})
+    for declared in implications.values():
+        vocabulary = vocabulary.merged(declared)
+    return vocabulary

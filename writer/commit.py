@@ -1,0 +1,219 @@
+"""The commit path: one draft, one durable transaction, and the revision word around it.
+
+    stage the draft -> write it into the transaction -> odd word -> durable commit -> even word -> acknowledge
+
+Everything that can be refused is refused before the odd word. A commit that fails after it leaves the word odd:
+readers stay right, and the next commit first finds out what landed.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import lmdb
+
+from registry_store import layout
+from registry_store.changes import Change, State, change_codec, state_codec
+from registry_store.environment import Environment
+from registry_store.errors import StoreClosedError, StoreError
+from registry_store.handles import translated
+from registry_store.revision import RevisionFile
+from writer import failpoints
+from writer.apply import Operations, apply
+from writer.catalog import Catalog
+from writer.draft import Draft
+
+_DROPPED_AT_ONCE: Final = 256
+_WORTH_REBUILDING: Final = 10_000
+_COMMITS_BETWEEN_REAPINGS: Final = 64  # how long what a dead reader saw takes up room
+
+
+class Committer:
+    """Commits drafts, one at a time. Threads may share it."""
+
+    def __init__(self, environment: Environment, revision_file: RevisionFile) -> None:
+        self._environment = environment
+        self._revision_file = revision_file
+        self._is_settled = True  # the word says what landed
+        self._is_disk_broken = False
+        self._is_closed = False
+        self._since_reaping = 0
+
+    @property
+    def revision(self) -> int:
+        """The newest committed revision."""
+        with self._environment.reading() as txn:
+            return Catalog(txn, self._environment.dbs).state.revision
+
+    def close(self) -> None:
+        """Wait for the commit under way, and refuse those that come after it: the lease is about to go."""
+        with self._environment.write_gate:
+            self._is_closed = True
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no module was ever registered."""
+        with self._environment.reading() as txn:
+            return Catalog(txn, self._environment.dbs).state.next_sequence == 0
+
+    def commit(self, stage: Callable[[Draft], None]) -> int:
+        """Let `stage` fill a draft and make it durable; the revision in which it is visible.
+
+        What `stage` raises is raised, and nothing is changed. A draft that changes nothing that can be read
+        makes no new revision. Raises StoreError when the disk refuses.
+        """
+        with self._environment.write_gate:
+            self._make_ready()
+            txn = self._begin()
+            try:
+                catalog = Catalog(txn, self._environment.dbs)
+                draft = Draft(catalog)
+                stage(draft)
+                operations = apply(draft, time.time_ns() // 1_000_000)
+                if not operations:
+                    txn.abort()
+                    return catalog.state.revision
+                write(txn, self._environment, operations)
+                self._land(txn, operations)
+            except lmdb.Error as error:
+                txn.abort()
+                self._is_disk_broken = error.code == errno.EIO
+                raise translated(error, self._environment.folder) from error
+            except BaseException:
+                txn.abort()
+                raise
+            return operations.change.revision if operations.change else catalog.state.revision
+
+    def _begin(self) -> Any:
+        with self._environment.gate:
+            self._environment.open()
+        try:
+            return self._environment.lmdb.begin(write=True)
+        except lmdb.Error as error:
+            raise translated(error, self._environment.folder) from error
+
+    def _land(self, txn: Any, operations: Operations) -> None:
+        change = operations.change
+        failpoints.reach("before_odd_word")
+        self._is_settled = False  # whatever is raised from here on, a KeyboardInterrupt too, the next commit settles it
+        if change is not None:
+            self._revision_file.announce(change)
+        failpoints.reach("before_commit")
+        txn.commit()
+        failpoints.reach("before_even_word")
+        if change is not None:
+            self._revision_file.conclude(change.revision)
+        if layout.USAGE in operations.puts:
+            self._revision_file.usage_word[()] += 1.0
+        self._is_settled = True
+        failpoints.reach("before_acknowledgement")
+
+    def _make_ready(self) -> None:
+        """What must be so before a commit: a lease, a word that says what landed, no slots of dead readers."""
+        if self._is_closed:
+            raise StoreClosedError(f"the writer of {self._environment.folder} is closed.")
+        if not self._is_settled:
+            self._recover()
+        if self._since_reaping >= _COMMITS_BETWEEN_REAPINGS and self._environment.lmdb is not None:
+            self._environment.reap()
+            self._since_reaping = 0
+        self._since_reaping += 1
+
+    def _recover(self) -> None:
+        """After a commit that failed: LMDB must be opened anew before it can be trusted again."""
+        if self._is_disk_broken:
+            raise StoreError(
+                f"{self._environment.folder}: the disk failed to write a commit, and what it holds now is not known.",
+                remedy="Look for disk errors in the system log, then start a new writer.",
+            )
+        with self._environment.gate:
+            if self._environment.open_snapshots:
+                raise StoreError(
+                    f"{self._environment.folder}: a commit failed and snapshots are open in this process.",
+                    remedy="Close them, then repeat the change.",
+                )
+            self._environment.close()
+            self._environment.open()
+        settle(self._environment, self._revision_file)
+        self._is_settled = True
+
+
+def settle(environment: Environment, revision_file: RevisionFile) -> bool:
+    """Make the word say what really landed; False when word and registry have nothing to do with each other.
+
+    A commit that was announced and did not land is followed by an empty one of the same revision: its odd word
+    has been seen with its announcement, and must never be seen with another.
+    """
+    with environment.write_gate:
+        with environment.gate:
+            environment.open()
+        txn = environment.lmdb.begin(write=True)
+        try:
+            state = Catalog(txn, environment.dbs).state
+            word = revision_file.word[()]
+            if word == 2.0 * (state.revision + 1) + 1.0:
+                state = State(state.revision + 1, state.committed_at, state.next_sequence)
+                _put_empty_commit(txn, environment, state)
+                txn.commit()
+            else:
+                txn.abort()
+                if word not in (2.0 * state.revision, 2.0 * state.revision + 1.0):
+                    return False
+        except lmdb.Error as error:
+            txn.abort()
+            raise translated(error, environment.folder) from error
+        except BaseException:
+            txn.abort()
+            raise
+        revision_file.conclude(state.revision)
+        revision_file.usage_word[()] += 1.0  # statistics may have landed without it
+        return True
+
+
+def _put_empty_commit(txn: Any, environment: Environment, state: State) -> None:
+    change = Change(state.revision, state.committed_at)
+    key = layout.revision_key(state.revision)
+    txn.put(key, change_codec.dump(change), db=environment.dbs.changes)
+    txn.put(layout.META_STATE, state_codec.dump(state), db=environment.dbs.meta)
+
+
+def write(txn: Any, environment: Environment, operations: Operations) -> None:
+    """Put the operations into the transaction."""
+    for name, keys in operations.deletes.items():
+        database = _handle(environment, name)
+        for key in keys:
+            txn.delete(key, db=database)
+    for name, puts in operations.puts.items():
+        _put_all(txn, _handle(environment, name), puts)
+    if operations.change is not None:
+        _drop_old_changes(txn, environment, operations.change.revision)
+
+
+def _handle(environment: Environment, name: bytes) -> Any:
+    return getattr(environment.dbs, name.decode())
+
+
+def _put_all(txn: Any, database: Any, puts: dict[bytes, bytes]) -> None:
+    """In key order. A load that dwarfs what is there is merged with it and appended, which fills pages to the brim."""
+    if len(puts) >= _WORTH_REBUILDING and len(puts) > txn.stat(database)["entries"]:
+        puts = {**dict(txn.cursor(database)), **puts}
+        txn.drop(database, delete=False)
+        txn.cursor(database).putmulti(sorted(puts.items()), append=True)
+    elif len(puts) == 1:
+        for key, value in puts.items():
+            txn.put(key, value, db=database)
+    else:
+        txn.cursor(database).putmulti(sorted(puts.items()))
+
+
+def _drop_old_changes(txn: Any, environment: Environment, revision: int) -> None:
+    """Bound the change log, many entries at a time so that most commits do not touch its oldest pages."""
+    if revision % _DROPPED_AT_ONCE or revision <= layout.CHANGES_KEPT:
+        return
+    oldest_kept = layout.revision_key(revision - layout.CHANGES_KEPT)
+    cursor = txn.cursor(environment.dbs.changes)
+    while cursor.first() and cursor.key() < oldest_kept:
+        cursor.delete()

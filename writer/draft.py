@@ -1,0 +1,260 @@
+"""A draft: what a group of requests makes of the registry, before any of it is written.
+
+Requests are staged one after the other; each sees what those before it did. A request is staged on a draft of its
+own over the group's, and absorbed when it has succeeded as a whole: one that fails leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from registry_store.changes import Alias, Implications
+from registry_store.codec import encode
+from registry_store.errors import ConflictError, CorruptRecordError, InvalidModuleError, UnknownModuleError
+from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
+from registry_store.records import ModuleInfo
+from registry_store.validation import name_problems, validate_encoded
+from writer.catalog import Catalog, combined
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A module as the draft has it. `encoded` are the module's bytes, `past` its replaced versions in this draft."""
+
+    info: ModuleInfo
+    encoded: bytes
+    version: int
+    source: str
+    sequence: int
+    past: tuple[Entry, ...] = ()
+
+
+class Draft:
+    """Staged changes over the catalog, or over another draft."""
+
+    def __init__(self, catalog: Catalog, parent: Draft | None = None) -> None:
+        self.catalog = catalog
+        self._parent = parent
+        self.modules: dict[str, Entry | None] = {}
+        self.dropped: dict[str, tuple[Entry, ...]] = {}
+        self.layers: dict[str, dict[str, Layer]] = {}
+        self.aliases: dict[str, Alias] | None = None
+        self.implications: dict[str, Implications] | None = None
+        self.defaults: Defaults | None = None
+        self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
+        self.usage: dict[bytes, bytes | None] = {}
+        self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether anything is staged here, its parent's apart."""
+        rest = (self.aliases, self.implications, self.defaults)
+        return bool(self.modules or self.layers or self.usage) or any(staged is not None for staged in rest)
+
+    def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
+        """Store what a client was answered, together with the effect; None forgets the client.
+
+        `answers` is given the revision in which this draft is visible. Remembering alone makes no revision.
+        """
+        self.requests[client] = answers
+
+    def child(self) -> Draft:
+        """A draft for one request; `absorb` it when the request has succeeded."""
+        return Draft(self.catalog, self)
+
+    def absorb(self, child: Draft) -> None:
+        """Take over what a child has staged."""
+        self.modules.update(child.modules)
+        self.dropped.update(child.dropped)
+        self.layers.update(child.layers)
+        self.requests.update(child.requests)
+        self.usage.update(child.usage)
+        self.aliases = child.aliases if child.aliases is not None else self.aliases
+        self.implications = child.implications if child.implications is not None else self.implications
+        self.defaults = child.defaults if child.defaults is not None else self.defaults
+        self.next_sequence = child.next_sequence
+
+    # What stands
+
+    def module(self, name: str) -> Entry | None:
+        """The module as it stands in this draft."""
+        draft: Draft | None = self
+        while draft is not None:
+            if name in draft.modules:
+                return draft.modules[name]
+            draft = draft._parent
+        stored = self.catalog.module(name)
+        if stored is None:
+            return None
+        kept = stored.provenance
+        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence)
+
+    def layers_of(self, name: str) -> dict[str, Layer]:
+        """The layers of a module as they stand, by source."""
+        draft: Draft | None = self
+        while draft is not None:
+            if name in draft.layers:
+                return draft.layers[name]
+            draft = draft._parent
+        return self.catalog.layers(name)
+
+    def usage_row(self, key: bytes) -> bytes | None:
+        """What stands in `usage` under a key."""
+        draft: Draft | None = self
+        while draft is not None:
+            if key in draft.usage:
+                return draft.usage[key]
+            draft = draft._parent
+        return self.catalog.usage_row(key)
+
+    def all_aliases(self) -> dict[str, Alias]:
+        """All aliases as they stand."""
+        if self.aliases is not None:
+            return self.aliases
+        return self._parent.all_aliases() if self._parent else self.catalog.aliases()
+
+    def all_implications(self) -> dict[str, Implications]:
+        """Implications by source as they stand."""
+        if self.implications is not None:
+            return self.implications
+        return self._parent.all_implications() if self._parent else self.catalog.implications()
+
+    def all_defaults(self) -> Defaults:
+        """Rules for discovered modules, by source, as they stand."""
+        if self.defaults is not None:
+            return self.defaults
+        return self._parent.all_defaults() if self._parent else self.catalog.defaults
+
+    # Requests
+
+    def register(self, info: ModuleInfo, expected_version: int | None = None) -> None:
+        """A client's record. Raises InvalidModuleError, ConflictError."""
+        info, encoded = validate_encoded(info)
+        standing = self.module(info.name)
+        version = standing.version if standing else 0
+        if expected_version is not None and expected_version != version:
+            raise ConflictError(info.name, expected_version, version)
+        self._put(info, encoded, CLIENT, standing)
+
+    def unregister(self, name: str) -> None:
+        """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
+        if name_problems(name):
+            raise UnknownModuleError(name)
+        try:
+            standing = self.module(name)
+        except CorruptRecordError:  # `apply` clears away what is left of it
+            standing = None
+        else:
+            if standing is None:
+                raise UnknownModuleError(name)
+        if self.layers_of(name):
+            self.layers[name] = {}
+        self._drop(name, standing)
+
+    def declare(self, name: str, layer: Layer) -> None:
+        """Set what a source other than a client declares of a module. Raises InvalidModuleError."""
+        self.relayer(name, {**self.layers_of(name), layer.source: layer})
+
+    def withdraw(self, name: str, source: str) -> None:
+        """Remove what a source declares; a module that nothing else declares goes with it."""
+        standing = self.layers_of(name)
+        if source in standing:
+            self.relayer(name, {key: layer for key, layer in standing.items() if key != source})
+
+    def set_alias(self, alias: str, name: str, source: str = CLIENT) -> None:
+        """Raises InvalidModuleError for a malformed alias, UnknownModuleError for a missing module."""
+        problems = name_problems(alias)
+        if problems:
+            raise InvalidModuleError(f"alias {alias!r}", problems)
+        if name_problems(name) or self.module(name) is None:
+            raise UnknownModuleError(name)
+        if self.all_aliases().get(alias) != Alias(name, source):
+            self.aliases = {**self.all_aliases(), alias: Alias(name, source)}
+
+    def remove_alias(self, alias: str) -> None:
+        """Raises UnknownModuleError when it is not declared."""
+        if alias not in self.all_aliases():
+            raise UnknownModuleError(alias)
+        self.aliases = {key: value for key, value in self.all_aliases().items() if key != alias}
+
+    def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:
+        """Replace the implications that a source declares. Raises VocabularyError."""
+        standing = self.all_implications()
+        others = {key: value for key, value in standing.items() if key != source}
+        changed = {**others, source: dict(implications)} if implications else others
+        combined(changed)
+        if changed != standing:
+            self.implications = changed
+
+    def set_defaults(self, source: str, rules: tuple[Default, ...]) -> None:
+        """Replace a source's rules for discovered modules, and apply them. Raises InvalidModuleError."""
+        standing = self.all_defaults()
+        others = {key: value for key, value in standing.items() if key != source}
+        changed = {**others, source: rules} if rules else others
+        if encode(changed) == encode(standing):
+            return
+        self.defaults = changed
+        for name in self._discovered():
+            layers = self.layers_of(name)
+            if encode(with_defaults(name, layers, changed)) != encode(layers):
+                self.relayer(name, layers)
+
+    def relayer(self, name: str, layers: dict[str, Layer]) -> None:
+        """Replace all that sources other than clients declare of a module. Raises InvalidModuleError."""
+        layers = with_defaults(name, layers, self.all_defaults() if DISCOVERED in layers else {})
+        standing = self.module(name)
+        is_clients = standing is not None and standing.source == CLIENT
+        if not is_clients and layers:
+            info, source = merge(name, layers.values())
+            self._put(*validate_encoded(info), source, standing)
+        elif not is_clients and standing is not None:
+            self._drop(name, standing)
+        self.layers[name] = layers
+
+    # How modules come, change and go
+
+    def _discovered(self) -> list[str]:
+        names = {name for name, _ in self.catalog.layers_of(DISCOVERED)}
+        draft: Draft | None = self
+        while draft is not None:
+            names.update(draft.layers)
+            draft = draft._parent
+        return sorted(name for name in names if DISCOVERED in self.layers_of(name))
+
+    def _put(self, info: ModuleInfo, encoded: bytes, source: str, standing: Entry | None) -> None:
+        if standing is None:
+            version = self._last_version(info.name) + 1
+            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence)
+            self.next_sequence += 1
+        elif standing.encoded != encoded:
+            past = (*standing.past, standing) if self._is_staged(info.name) else ()
+            version = standing.version + 1
+            self.modules[info.name] = Entry(info, encoded, version, source, standing.sequence, past)
+        elif source != standing.source:
+            # The same record in another hand: kept without a new version or revision.
+            self.modules[info.name] = msgspec.structs.replace(standing, source=source)
+
+    def _drop(self, name: str, standing: Entry | None) -> None:
+        if standing is not None and self._is_staged(name):
+            # Acknowledged all the same: no later version of this name may bear one of their numbers.
+            self.dropped[name] = (*self._dropped(name), *standing.past, standing)
+        self.modules[name] = None
+        aliases = self.all_aliases()
+        if any(alias.name == name for alias in aliases.values()):
+            self.aliases = {key: alias for key, alias in aliases.items() if alias.name != name}
+
+    def _is_staged(self, name: str) -> bool:
+        return name in self.modules or (self._parent is not None and self._parent._is_staged(name))
+
+    def _dropped(self, name: str) -> tuple[Entry, ...]:
+        return self.dropped.get(name) or (self._parent._dropped(name) if self._parent else ())
+
+    def _last_version(self, name: str) -> int:
+        dropped = self._dropped(name)
+        if dropped:
+            return dropped[-1].version
+        stored = self.catalog.module(name) if self._is_staged(name) else None
+        if stored is not None:  # dropped and registered again within one draft
+            return stored.provenance.version
+        return self.catalog.last_version(name) if self.catalog.has_history else 0

@@ -1,0 +1,44 @@
+"""Named points in the commit where tests and benchmarks make the writer die or wait.
+
+$DSPY_REGISTRY_FAILPOINTS holds `name=action` pairs separated by commas; an action is `kill` (SIGKILL to this process),
+`kill@N` (the N-th time it comes by) or `sleep:MILLISECONDS`. Unset, as in production, reaching a point costs one
+look-up in an empty dict.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Final
+
+VARIABLE: Final = "DSPY_REGISTRY_FAILPOINTS"
+NAMES: Final = ("before_odd_word", "before_commit", "before_even_word", "before_acknowledgement")
+
+
+def parse(text: str) -> dict[str, str]:
+    """The actions by name. Raises ValueError for a name that does not exist."""
+    actions = dict(pair.split("=", 1) for pair in text.split(",") if pair)
+    unknown = sorted(set(actions) - set(NAMES))
+    if unknown:
+        raise ValueError(f"{VARIABLE}: no failpoint is named {', '.join(unknown)}; there are {NAMES}")
+    return actions
+
+
+_actions: Final = parse(os.environ.get(VARIABLE, ""))
+_passed: Final[dict[str, int]] = {}
+
+
+def reach(name: str) -> None:
+    """Do what has been asked for at this point, most often nothing."""
+    if name in _actions:
+        _act(name, _actions[name])
+
+
+def _act(name: str, action: str) -> None:
+    _passed[name] = _passed.get(name, 0) + 1
+    verb, _, argument = action.replace("@", ":").partition(":")
+    if verb == "sleep":
+        time.sleep(float(argument) / 1000)
+    elif _passed[name] == int(argument or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,70 @@
+"""How postings change: collected by term while a draft is applied, then merged block by block."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+
+from registry_store.layout import BLOCK_BITS, posting_key
+from registry_store.postings import BitMap, block_of, store_block
+from writer.catalog import Catalog
+
+
+class PostingChanges:
+    """Sequences added to and removed from terms. Its `terms` are all that changed."""
+
+    def __init__(self) -> None:
+        self._added: dict[str, list[int]] = defaultdict(list)
+        self._removed: dict[str, list[int]] = defaultdict(list)
+
+    def __bool__(self) -> bool:
+        return bool(self._added or self._removed)
+
+    @property
+    def terms(self) -> Collection[str]:
+        """Every term whose posting changes."""
+        return {**self._added, **self._removed}.keys()
+
+    def add(self, sequence: int, terms: Iterable[str]) -> None:
+        """A module that comes under these terms."""
+        added = self._added
+        for term in terms:
+            added[term].append(sequence)
+
+    def remove(self, sequence: int, terms: Iterable[str]) -> None:
+        """A module that leaves these terms."""
+        removed = self._removed
+        for term in terms:
+            removed[term].append(sequence)
+
+    def replace(self, sequence: int, old_terms: Iterable[str], new_terms: Iterable[str]) -> None:
+        """A module that stays under the terms that are in both."""
+        old, new = set(old_terms), set(new_terms)
+        self.remove(sequence, old - new)
+        self.add(sequence, new - old)
+
+    def blocks(self, catalog: Catalog) -> Iterator[tuple[bytes, bytes | None]]:
+        """(key, bytes) of each block as it is to be stored; None: it is empty and to be deleted."""
+        last_stored = block_of(max(catalog.state.next_sequence - 1, 0))
+        for term in self.terms:
+            encoded = term.encode()
+            for number, added, removed in self._block_changes(term):
+                block = added
+                if number <= last_stored:
+                    block = (catalog.block(term, number) - removed) | added
+                yield posting_key(encoded, number), store_block(block) if block else None
+
+    def _block_changes(self, term: str) -> Iterator[tuple[int, BitMap, BitMap]]:
+        added, removed = self._added.get(term, ()), self._removed.get(term, ())
+        if len(added) == 1 and not removed:
+            yield block_of(added[0]), BitMap(added), BitMap()
+            return
+        numbers = {block_of(sequence) for sequence in (*added, *removed)}
+        all_added, all_removed = BitMap(added), BitMap(removed)
+        for number in numbers:
+            span = BitMap(range(number << BLOCK_BITS, (number + 1) << BLOCK_BITS)) if len(numbers) > 1 else None
+            yield (
+                number,
+                all_added if span is None else all_added & span,
+                all_removed if span is None else all_removed & span,
+            )

@@ -1,0 +1,53 @@
+"""Bringing the registry in line with what a source declares now: only differences are staged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from registry_store.errors import InvalidModuleError
+from registry_store.layers import DISCOVERED, Layer
+from registry_store.records import to_plain
+from writer.draft import Draft
+
+if TYPE_CHECKING:
+    from writer.discovery import DiscoveryReport
+
+
+@dataclass
+class Outcome:
+    """What a reconciliation did. `revision` is the one in which it is visible."""
+
+    revision: int = 0
+    declared: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def apply_discovery(draft: Draft, report: DiscoveryReport, outcome: Outcome) -> None:
+    """Stage the modules of a report as the lowest layer, and withdraw those gone from a package it could look at.
+
+    What could not be looked at says nothing about its modules: they stay.
+    """
+    found = {info.name: Layer(DISCOVERED, _fields(to_plain(info))) for info in report.modules}
+    standing = dict(draft.catalog.layers_of(DISCOVERED))
+    for name, layer in found.items():
+        if standing.get(name) != layer:
+            _declare(draft, name, layer, outcome)
+    for name, layer in standing.items():
+        if name not in found and report.would_have_found(name, layer.fields.get("metadata", {})):
+            draft.withdraw(name, DISCOVERED)
+            outcome.withdrawn.append(name)
+
+
+def _declare(draft: Draft, name: str, layer: Layer, outcome: Outcome) -> None:
+    try:
+        draft.declare(name, layer)
+    except InvalidModuleError as error:
+        outcome.refused.extend(error.problems)
+    else:
+        outcome.declared.append(name)
+
+
+def _fields(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if key != "name"}

@@ -1,0 +1,140 @@
+"""The embedded writer: this process is the registry's one writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from registry_store.errors import InvalidModuleError
+from registry_store.layers import CLIENT
+from registry_store.paths import registry_path
+from registry_store.records import ModuleInfo
+from writer import reconcile
+from writer.draft import Draft
+from writer.store import Store
+
+if TYPE_CHECKING:
+    from writer.discovery import DiscoveryReport
+    from writer.reconcile import Outcome
+
+Progress = Callable[[int, int], None]
+
+_PROBLEMS_SHOWN = 20
+_PROGRESS_EVERY = 1000
+
+
+class RegistryWriter:
+    """Changes a registry from within this process, and keeps every other writer out until closed.
+
+    `path` is the registry's folder, created and seeded with the core modules if need be; None means $DSPY_REGISTRY,
+    else the user's data directory. Each change is durable, and visible to every reader, when the call returns.
+    Threads may share a writer. Raises WriterLockedError when there is another writer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._store = Store(registry_path(path))
+
+    def __repr__(self) -> str:
+        return f"RegistryWriter({str(self._store.folder)!r})"
+
+    @property
+    def store(self) -> Store:
+        """The open registry beneath, for the daemon."""
+        return self._store
+
+    @property
+    def revision(self) -> int:
+        """The newest committed revision."""
+        return self._store.committer.revision
+
+    def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
+        """Register a module, or update it; the revision in which it is visible.
+
+        A record equal to the stored one is no new version and no new revision. `expected_version` makes it
+        conditional: 0 means that the module must not be registered yet. Raises InvalidModuleError naming every
+        wrong field, ConflictError carrying the current version.
+        """
+        return self._commit(lambda draft: draft.register(info, expected_version))
+
+    def register_modules(self, infos: Iterable[ModuleInfo], *, progress: Progress | None = None) -> int:
+        """Register many modules in one commit, or none of them; the revision in which they are visible.
+
+        `progress(done, total)` is called from time to time. Raises one InvalidModuleError naming what is wrong
+        with every module.
+        """
+        batch = infos if isinstance(infos, Sequence) else tuple(infos)
+        return self._commit(lambda draft: register_all(draft, batch, progress))
+
+    def unregister_module(self, name: str) -> int:
+        """Remove a module, by its full name; the revision in which it is gone. Raises UnknownModuleError."""
+        return self._commit(lambda draft: draft.unregister(name))
+
+    def set_alias(self, alias: str, name: str) -> int:
+        """Let `alias` resolve to the module `name`. Raises InvalidModuleError, UnknownModuleError."""
+        return self._commit(lambda draft: draft.set_alias(alias, name))
+
+    def remove_alias(self, alias: str) -> int:
+        """Raises UnknownModuleError when the alias is not declared."""
+        return self._commit(lambda draft: draft.remove_alias(alias))
+
+    def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
+        """Replace the capability implications declared by clients (core's stay), and re-index in the same commit.
+
+        Raises VocabularyError naming a cycle or every malformed word.
+        """
+        words = {word: tuple(implied) for word, implied in implications.items()}
+        return self._commit(lambda draft: draft.set_implications(CLIENT, words))
+
+    def apply_discovery(self, report: DiscoveryReport) -> Outcome:
+        """Take in what discovery found, in one commit.
+
+        What core, a manifest or a client declares stays; discovered modules that have gone from the packages
+        that could be looked at are removed.
+        """
+        outcome = reconcile.Outcome()
+        revision = self._commit(lambda draft: reconcile.apply_discovery(draft, report, outcome))
+        outcome.revision = revision
+        return outcome
+
+    def close(self) -> None:
+        """Let another writer in. Does nothing the second time."""
+        self._store.close()
+
+    def __enter__(self) -> RegistryWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _commit(self, stage: Callable[[Draft], None]) -> int:
+        return self._store.committer.commit(stage)
+
+
+def register_all(draft: Draft, batch: Sequence[ModuleInfo], progress: Progress | None = None) -> None:
+    """Stage every module of a batch. Raises one InvalidModuleError for all that cannot be registered."""
+    problems: list[str] = []
+    for done, info in enumerate(batch):
+        if progress is not None and done % _PROGRESS_EVERY == 0:
+            progress(done, len(batch))
+        try:
+            draft.register(info)
+        except InvalidModuleError as error:
+            problems.extend(f"{error.subject}: {problem}" for problem in error.problems)
+    refuse_batch(len(batch), problems)
+    if progress is not None:
+        progress(len(batch), len(batch))
+
+
+def refuse_batch(count: int, problems: Sequence[str]) -> None:
+    """Raises one InvalidModuleError for all that is wrong with a batch of so many modules, if anything is."""
+    if problems:
+        more = len(problems) - _PROBLEMS_SHOWN
+        shown = [*problems[:_PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems
+        raise InvalidModuleError(f"a batch of {count} modules", shown)

@@ -1,0 +1,173 @@
+"""Opening a registry for writing: lease, files, identity, recovery, core modules."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+from registry_store import environment, layout, sharing
+from registry_store.changes import Implications, State, implications_codec, state_codec
+from registry_store.environment import Environment
+from registry_store.errors import (
+    FormatVersionError,
+    RegistryNotFoundError,
+    StoreClosedError,
+    StoreError,
+    StorePermissionError,
+)
+from registry_store.layers import CORE, Layer
+from registry_store.records import to_plain
+from registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
+from registry_store.vocabulary import CORE_IMPLICATIONS
+from writer.commit import Committer, settle
+from writer.core_modules import CORE_MODULES
+from writer.draft import Draft
+from writer.lease import Lease
+
+_REVISION_FILE_MODE = 0o644
+
+
+class Store:
+    """A registry open for writing by this process, and by this process alone.
+
+    Creates it when it is not there, and seeds the core modules. Raises WriterLockedError,
+    StorePermissionError, FormatVersionError, StoreError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._committer: Committer | None = None
+        _make_folder(folder)
+        with sharing.shared_lock:  # no fork in between: a child must not keep a lease it knows nothing of
+            self._lease = Lease(folder)
+            _stores.add(self)
+        try:
+            self._open()
+        except BaseException:
+            self._lease.release()
+            raise
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r})"
+
+    def _open(self) -> None:
+        if not (self.folder / layout.DATA_FILE).exists():
+            environment.create(self.folder)
+        self._environment = sharing.attach(self.folder, writable=True)
+        try:
+            self._environment.reap()
+            _ensure_identity(self._environment)
+            revision_file = _settled_revision_file(self._environment)
+            committer = Committer(self._environment, revision_file)
+            if committer.is_unused:  # not: at revision 0, where a seeding that was killed has left it behind
+                committer.commit(seed)
+            self._committer = committer
+        except BaseException:
+            sharing.detach(self._environment)
+            raise
+
+    @property
+    def committer(self) -> Committer:
+        """Raises StoreClosedError after `close`, and in a process forked from the writer's."""
+        if self._committer is None:
+            raise StoreClosedError(
+                f"the writer of {self.folder} is closed, or belongs to the process this one was forked from.",
+                remedy="Open a writer of your own, or send changes with WriterClient.",
+            )
+        return self._committer
+
+    @property
+    def environment(self) -> Environment:
+        """The environment, for reads of the writer's own."""
+        return self._environment
+
+    def close(self) -> None:
+        """Give up environment and lease. Does nothing the second time."""
+        committer, self._committer = self._committer, None
+        if committer is not None:
+            committer.close()
+            sharing.detach(self._environment)
+            self._lease.release()
+
+    def disown(self) -> None:
+        """In a forked child: this process is not the writer."""
+        self._lease.disown()
+        if self._committer is not None:
+            self._committer = None
+            self._environment.writable = False
+            sharing.detach(self._environment)
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for store in list(_stores):
+        store.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise StorePermissionError(
+            f"{folder} cannot be created.", remedy="Name a folder this user may write to."
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
+
+
+def seed(draft: Draft) -> None:
+    """Declare the core modules."""
+    for info in CORE_MODULES:
+        fields = {key: value for key, value in to_plain(info).items() if key not in ("name", "examples", "metadata")}
+        draft.declare(info.name, Layer(CORE, fields))
+
+
+def _ensure_identity(env: Environment) -> None:
+    """Check the format; give a registry that was just created, or not wholly so, its first head."""
+    with env.reading() as txn:
+        found = txn.get(layout.META_FORMAT, None, env.dbs.meta)
+    if found is None:
+        _write_first_head(env)
+    elif int(found) != layout.FORMAT_VERSION:
+        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
+
+
+def _write_first_head(env: Environment) -> None:
+    core: dict[str, Implications] = {CORE: dict(CORE_IMPLICATIONS)}
+    with env.write_gate, env.lmdb.begin(write=True, db=env.dbs.meta) as txn:
+        txn.put(layout.META_ID, os.urandom(ID_BYTES))
+        txn.put(layout.META_STATE, state_codec.dump(State(0, 0, 0)))
+        txn.put(layout.META_VOCABULARY, implications_codec.dump(core))
+        txn.put(layout.META_FORMAT, b"%d" % layout.FORMAT_VERSION)
+
+
+def _settled_revision_file(env: Environment) -> RevisionFile:
+    """The revision file, saying what landed. One that belongs to another registry, or to other data, is retired."""
+    with env.reading() as txn:
+        registry_id = bytes(txn.get(layout.META_ID, b"", env.dbs.meta))
+    try:
+        file = RevisionFile(env.folder, writable=True)
+        belongs = file.registry_id == registry_id and file.data_identity == data_identity(env.folder)
+        if belongs and settle(env, file):
+            return file
+    except RegistryNotFoundError:
+        pass
+    except StoreError as error:
+        if isinstance(error, StorePermissionError):
+            raise
+    return _new_identity(env)
+
+
+def _new_identity(env: Environment) -> RevisionFile:
+    registry_id = os.urandom(ID_BYTES)
+    with env.write_gate, env.lmdb.begin(write=True, db=env.dbs.meta) as txn:
+        txn.put(layout.META_ID, registry_id)
+        state = state_codec.load(txn.get(layout.META_STATE))
+    create_revision_file(env.folder, registry_id, state.revision, _REVISION_FILE_MODE)
+    return RevisionFile(env.folder, writable=True)
