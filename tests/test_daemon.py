@@ -1,0 +1,412 @@
+"""The writer daemon's life: opening, hooks, signals, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from daemon_process import PATIENT, daemon, daemon_of, module, registration
+from processes import child, say
+
+from readers import Registry
+from registry_store import (
+    ConflictError,
+    InvalidArgumentError,
+    RegistryError,
+    StoreError,
+    WriterLockedError,
+    WriterUnavailableError,
+)
+from registry_store.protocol import Done
+from writer import RegistryWriter, WriterClient
+from writer.daemon import Daemon, Submitted
+from writer.daemon.upkeep import reap
+from writer.draft import Draft
+
+
+def test_it_creates_the_registry_and_registers(registry_folder: Path) -> None:
+    with daemon(registry_folder) as served, served.client() as client, Registry(registry_folder) as registry:
+        revision = client.register_module(module("acme.Summarise"))
+        assert registry.revision == revision == client.revision
+        assert registry.get_module("acme.Summarise") == module("acme.Summarise")
+        assert registry.find_by_capability("summarisation") == ("acme.Summarise",)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(registry_folder: Path, number: signal.Signals) -> None:
+    with daemon(registry_folder) as served:
+        assert served.end(number) == 0
+        assert not (registry_folder / "writer.sock").exists()
+    with RegistryWriter(registry_folder) as writer:  # the lease is free
+        assert writer.revision == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_accepted_is_finished(registry_folder: Path, number: signal.Signals) -> None:
+    slow = {"DSPY_REGISTRY_FAILPOINTS": "before_commit=sleep:100"}
+    with daemon(registry_folder, **slow) as served, served.peer() as peer, served.client() as client:
+        peer.send(*(registration(n, module(f"acme.m{n}")) for n in range(1, 33)))
+        while (status := client.status()).requests + status.queued < 32:
+            pass
+        assert served.end(number) == 0
+        answers = [peer.receive() for _ in range(32)]
+        assert all(isinstance(answer, Done) for answer in answers)
+        assert peer.receive() is None
+    with Registry(registry_folder) as registry:
+        assert all(f"acme.m{n}" in registry for n in range(1, 33))
+
+
+def test_a_second_writer_is_refused_by_pid(registry_folder: Path) -> None:
+    with daemon(registry_folder) as served:
+        for second in (RegistryWriter, lambda path: Daemon(path).run()):
+            with pytest.raises(WriterLockedError, match=str(served.pid)) as refused:
+                second(registry_folder)
+            assert refused.value.pid == served.pid
+        with served.client() as client:  # and the first has not noticed
+            client.register_module(module("acme.Summarise"))
+
+
+def test_only_this_user_may_open_the_socket(registry_folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        with daemon(registry_folder):
+            assert stat.S_IMODE((registry_folder / "writer.sock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_the_socket_of_a_killed_daemon_is_replaced(registry_folder: Path) -> None:
+    with daemon(registry_folder) as served:
+        served.kill()
+    assert (registry_folder / "writer.sock").is_socket()
+    with daemon(registry_folder) as served, served.client() as client:
+        assert client.status().pid == served.pid
+
+
+def test_a_file_in_the_way_is_left_alone(registry_folder: Path) -> None:
+    registry_folder.mkdir()
+    in_the_way = registry_folder / "writer.sock"
+    in_the_way.write_text("precious")
+    with pytest.raises(StoreError, match="not a socket"):
+        Daemon(registry_folder).run()
+    assert in_the_way.read_text() == "precious"
+
+
+def test_a_link_in_the_way_is_left_alone(registry_folder: Path, tmp_path: Path) -> None:
+    registry_folder.mkdir()
+    target = tmp_path / "elsewhere.sock"
+    with socket.socket(socket.AF_UNIX) as elsewhere:
+        elsewhere.bind(str(target))
+    (registry_folder / "writer.sock").symlink_to(target)
+    with pytest.raises(StoreError, match="not a socket"):
+        Daemon(registry_folder).run()
+    assert target.is_socket()
+
+
+def test_a_socket_that_answers_is_left_alone(registry_folder: Path) -> None:
+    registry_folder.mkdir()
+    path = registry_folder / "writer.sock"
+    with socket.socket(socket.AF_UNIX) as foreign, socket.socket(socket.AF_UNIX) as visitor:
+        foreign.bind(str(path))
+        foreign.listen()
+        with pytest.raises(StoreError, match="another process answers"):
+            Daemon(registry_folder).run()
+        visitor.connect(str(path))
+
+
+def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    for kind in (Daemon, WriterClient):
+        with pytest.raises(InvalidArgumentError, match="107 bytes"):
+            kind(folder)
+    assert not folder.exists()
+
+
+def test_a_group_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="no-such-group"):
+        Daemon(tmp_path, group="no-such-group")
+
+
+def test_hooks_need_a_daemon_that_runs(tmp_path: Path) -> None:
+    stopped = Daemon(tmp_path / "registry")
+    stopped.stop()  # does nothing
+    assert "not running" in repr(stopped)
+    for hook in ("store", "queue", "revision"):
+        with pytest.raises(RegistryError, match="not running"):
+            getattr(stopped, hook)
+
+
+def test_it_prints_nothing(registry_folder: Path) -> None:
+    code = "import sys; from writer.daemon import serve; serve(sys.argv[1], ready=lambda daemon: daemon.stop())"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, registry_folder], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+# Hooks
+
+
+@contextmanager
+def inside(folder: Path, *extensions: Callable[[Daemon], None]) -> Iterator[Daemon]:
+    """A daemon in a thread of this process."""
+    served = Daemon(folder, extensions=extensions)
+    ready = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            served.run(lambda _: ready.set())
+        except BaseException as error:
+            failures.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert ready.wait(PATIENT)
+        yield served
+    finally:
+        served.stop()
+        thread.join()
+    assert failures == []
+
+
+def in_loop(hook: Callable[[Daemon], Any], results: list[Any], done: threading.Event) -> Callable[[Daemon], None]:
+    """An extension with one task, which notes what `hook` gives or raises."""
+
+    def extension(served: Daemon) -> None:
+        async def task() -> None:
+            try:
+                results.append(await hook(served))
+            except BaseException as error:
+                results.append(error)
+                raise
+            finally:
+                done.set()
+
+        served.add_task(task)
+
+    return extension
+
+
+def outcome_of(folder: Path, hook: Callable[[Daemon], Any]) -> Any:
+    results: list[Any] = []
+    done = threading.Event()
+    with inside(folder, in_loop(hook, results, done)):
+        assert done.wait(PATIENT)
+    return results[0]
+
+
+def test_submit_commits_a_change_of_the_daemons_own(registry_folder: Path) -> None:
+    def stage(draft: Draft) -> str:
+        draft.register(module("acme.Inside"))
+        return "staged"
+
+    assert outcome_of(registry_folder, lambda served: served.submit(stage)) == Submitted(2, "staged")
+    with Registry(registry_folder) as registry:
+        assert "acme.Inside" in registry
+
+
+def test_submit_raises_what_the_stage_raises(registry_folder: Path) -> None:
+    def stage(draft: Draft) -> None:
+        draft.register(module("acme.Inside"))
+        draft.register(module("acme.Inside", category="other"), expected_version=7)
+
+    error = outcome_of(registry_folder, lambda served: served.submit(stage))
+    assert isinstance(error, ConflictError)
+    assert error.current_version == 1
+    with Registry(registry_folder) as registry:
+        assert "acme.Inside" not in registry
+
+
+def test_a_task_may_submit_when_it_is_ended(registry_folder: Path) -> None:
+    def extension(served: Daemon) -> None:
+        async def task() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await served.submit(lambda draft: draft.register(module("acme.Last")))
+
+        served.add_task(task)
+
+    with inside(registry_folder, extension):
+        pass
+    with Registry(registry_folder) as registry:
+        assert "acme.Last" in registry
+
+
+def test_a_task_that_fails_ends_alone(registry_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    failed = threading.Event()
+
+    async def fail(served: Daemon) -> None:
+        raise ValueError("a mistake of its own")
+
+    with inside(registry_folder, in_loop(fail, [], failed)), WriterClient(registry_folder) as client:
+        assert failed.wait(PATIENT)
+        client.register_module(module("acme.Summarise"))
+    assert "a mistake of its own" in caplog.text
+
+
+def test_the_status_says_what_the_sections_say(registry_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def extension(served: Daemon) -> None:
+        served.add_section("good", lambda: {"files": 3})
+        served.add_section("bad", lambda: 1 // 0)
+
+    with inside(registry_folder, extension) as served, WriterClient(registry_folder) as client:
+        client.register_module(module("acme.Summarise"))
+        client.register_module(module("acme.Translate"))
+        status = client.status()
+        assert (status.pid, status.revision, status.queued) == (os.getpid(), 3, 0)
+        assert (status.requests, status.groups, status.connections) == (2, 2, 1)
+        assert status.sections["good"] == {"files": 3}
+        assert status.sections["bad"] == {"error": "ZeroDivisionError: integer division or modulo by zero"}
+        assert served.revision == 3
+        assert msgspec.json.encode(status)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_usage_goes_to_its_sink(registry_folder: Path, durable: bool) -> None:
+    taken: list[bytes] = []
+
+    def extension(served: Daemon) -> None:
+        def sink(batch: bytes) -> asyncio.Future[int] | None:
+            taken.append(batch)
+            if batch == b"refused":
+                raise InvalidArgumentError("not usage.")
+            if not durable:
+                return None
+            merged = asyncio.get_running_loop().create_future()
+            merged.get_loop().call_soon(
+                lambda: merged.set_exception(ConflictError("x", 1, 2)) if batch == b"lost" else merged.set_result(1)
+            )
+            return merged
+
+        served.usage_sink = sink
+
+    with inside(registry_folder, extension), WriterClient(registry_folder) as client:
+        client.report_usage(b"batch")
+        with pytest.raises(InvalidArgumentError, match="not usage"):
+            client.report_usage(b"refused")
+        if durable:
+            with pytest.raises(ConflictError):
+                client.report_usage(b"lost")
+    assert taken[:2] == [b"batch", b"refused"]
+
+
+def hold_a_snapshot(path: str) -> None:
+    with Registry(path) as registry, registry.snapshot():
+        say(os.getpid())
+        sys.stdin.read()
+
+
+def test_dead_readers_are_reaped(registry_folder: Path) -> None:
+    with inside(registry_folder) as served:
+        environment = served.store.environment
+        with child(__name__, "hold_a_snapshot", registry_folder) as reader:
+            pid = str(reader.hear())
+            assert pid in environment.lmdb.readers()
+            reader.kill()
+        reap(environment)
+        assert pid not in environment.lmdb.readers()
+
+
+# The files
+
+
+def test_a_socket_that_somebody_removes_comes_back(registry_folder: Path) -> None:
+    with daemon(registry_folder) as served, served.client() as client, served.client() as other:
+        client.register_module(module("acme.m"))
+        (registry_folder / "writer.sock").unlink()
+        while not (registry_folder / "writer.sock").exists():
+            client.status()
+        other.register_module(module("acme.n"))
+        assert served.end() == 0
+    assert not (registry_folder / "writer.sock").exists()
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "revision", "writer.lock"])
+def test_a_daemon_whose_files_are_taken_away_stops(tmp_path: Path, name: str) -> None:
+    with daemon(tmp_path / "registry") as served:
+        (tmp_path / "registry" / name).unlink()
+        assert served.process.wait() == 1
+
+
+# The disk
+
+
+def test_a_write_that_does_not_fit_is_refused_and_the_daemon_goes_on(registry_folder: Path) -> None:
+    with daemon(registry_folder) as served, served.client() as client, Registry(registry_folder) as registry:
+        client.register_module(module("acme.Small"))
+        size = (registry_folder / "data.mdb").stat().st_size
+        unlimited = resource.prlimit(served.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(served.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+        large = module("acme.Large", metadata={"text": "x" * 900_000})
+        with pytest.raises(StoreError):
+            client.register_module(large)
+        assert "acme.Large" not in registry
+        resource.prlimit(served.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert client.register_module(large) == registry.revision
+        assert registry.get_module("acme.Large") == large
+        assert served.end() == 0
+
+
+_FDATASYNC = {"x86_64": 75, "aarch64": 83}.get(os.uname().machine)
+
+
+def serve_on_a_disk_that_fails(path: str) -> None:
+    """Every sync of this process fails with EIO, by a filter on its system calls."""
+    import ctypes
+    import errno
+    import struct
+
+    def refuse_sync(_: Daemon) -> None:
+        load, equal, give = 0x20, 0x15, 0x06  # BPF: the call's number; is it fdatasync; EIO, or let it pass
+        program = [
+            (load, 0, 0, 0),
+            (equal, 0, 1, _FDATASYNC),
+            (give, 0, 0, 0x50000 | errno.EIO),
+            (give, 0, 0, 0x7FFF0000),
+        ]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+        filtered = struct.pack("@HP", len(program), ctypes.addressof(code))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+        number = 317 if os.uname().machine == "x86_64" else 277  # seccomp, for all threads
+        assert libc.syscall(number, 1, 1, filtered) == 0, os.strerror(ctypes.get_errno())
+        say("ready")
+
+    try:
+        Daemon(path).run(refuse_sync)
+    except StoreError as error:
+        say(str(error))
+        sys.exit(3)
+
+
+@pytest.mark.skipif(_FDATASYNC is None, reason="the number of fdatasync is known for x86-64 and arm64")
+def test_a_disk_that_fails_ends_the_daemon(seeded_registry: Path) -> None:
+    with daemon_of(__name__, "serve_on_a_disk_that_fails", seeded_registry) as served:
+        with served.peer() as peer:
+            answers = peer.ask(*(registration(n, module(f"acme.m{n}")) for n in range(1, 9)))
+            assert {(answer.kind, answer.id) for answer in answers} == {("StoreError", n) for n in range(1, 9)}
+        said = served.process.hear()
+        assert "Input/output error" in said
+        assert "system log" in said
+        assert served.process.wait() == 3
+    with Registry(seeded_registry) as registry:
+        assert not any(name.startswith("acme.") for name in registry)
+    with daemon(seeded_registry) as served, served.client() as client:
+        client.register_module(module("acme.m1"))
+    with WriterClient(seeded_registry) as client, pytest.raises(WriterUnavailableError):
+        client.revision  # noqa: B018

@@ -1,0 +1,134 @@
+"""The client of the writer daemon for asyncio: many calls at a time over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from registry_store.errors import StoreClosedError
+from registry_store.paths import registry_path, socket_path
+from registry_store.protocol import Answer, DaemonStatus
+from registry_store.records import ModuleInfo
+from writer.client import calls
+from writer.client.async_session import AsyncSession
+from writer.client.calls import Call
+from writer.client.session import check_timeout
+
+if TYPE_CHECKING:
+    from writer.discovery import DiscoveryReport
+    from writer.reconcile import Outcome
+    from writer.registry_writer import Progress
+
+
+class AsyncWriterClient:
+    """Sends changes to the registry's writer daemon, as WriterClient does, without blocking the event loop.
+
+    Calls made at the same time travel together and take effect in the order they were made; further ones wait while
+    64 are unanswered. A call that is cancelled may have taken effect. For `path`, `timeout`, repeated calls and
+    errors see WriterClient. It belongs to the event loop that runs when it is called, and to no thread but the
+    loop's; in another loop, or a forked child, it connects anew. Close it before its loop ends.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = 10.0) -> None:
+        self._folder = registry_path(path)
+        self._socket_path = socket_path(self._folder)
+        self.timeout = check_timeout(timeout)
+        self._closed = False
+        self._session: AsyncSession | None = None
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        return f"AsyncWriterClient({str(self._folder)!r}, timeout={self.timeout})"
+
+    async def revision(self) -> int:
+        """The newest committed revision, asked from the daemon."""
+        return (await self.status()).revision
+
+    async def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
+        """See WriterClient.register_module."""
+        return calls.visible_in(await self._call(calls.register(info, expected_version)))
+
+    async def register_modules(self, infos: Iterable[ModuleInfo], *, progress: Progress | None = None) -> int:
+        """See WriterClient.register_modules."""
+        call = calls.register_many(infos, progress)
+        revision = calls.visible_in(await self._call(call))
+        if progress is not None:
+            progress(len(call.modules), len(call.modules))
+        return revision
+
+    async def unregister_module(self, name: str) -> int:
+        """See WriterClient.unregister_module."""
+        return calls.visible_in(await self._call(calls.unregister(name)))
+
+    async def set_alias(self, alias: str, name: str) -> int:
+        """See WriterClient.set_alias."""
+        return calls.visible_in(await self._call(calls.set_alias(alias, name)))
+
+    async def remove_alias(self, alias: str) -> int:
+        """See WriterClient.remove_alias."""
+        return calls.visible_in(await self._call(calls.remove_alias(alias)))
+
+    async def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
+        """See WriterClient.set_implications."""
+        return calls.visible_in(await self._call(calls.set_implications(implications)))
+
+    async def apply_discovery(self, report: DiscoveryReport) -> Outcome:
+        """See WriterClient.apply_discovery."""
+        return calls.outcome(await self._call(calls.apply_discovery(report)))
+
+    async def status(self) -> DaemonStatus:
+        """How the daemon is."""
+        return calls.told_status(await self._call(calls.read_status()))
+
+    async def report_usage(self, batch: bytes) -> None:
+        """See WriterClient.report_usage."""
+        calls.visible_in(await self._call(calls.report_usage(batch)))
+
+    async def close(self) -> None:
+        """Close the connection; calls that wait are cancelled. Does nothing the second time."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def __aenter__(self) -> AsyncWriterClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _call(self, call: Call) -> Answer:
+        if self._closed:
+            raise StoreClosedError(f"the client of {self._folder} is closed.")
+        session = self._session
+        if session is None or session.loop is not asyncio.get_running_loop():
+            session = self._session = AsyncSession(self._folder, self._socket_path)
+        return await session.call(call, self.timeout)
+
+    def _after_fork(self) -> None:
+        """In a child: what is connected is the parent's."""
+        if self._session is not None:
+            _inherited.append(self._session)
+            self._session = None
+
+
+_clients: weakref.WeakSet[AsyncWriterClient] = weakref.WeakSet()
+# Closing an inherited transport would take the connection out of the parent's epoll, which the child shares.
+_inherited: list[AsyncSession] = []
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

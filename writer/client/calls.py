@@ -1,0 +1,218 @@
+"""The calls that both clients offer, as messages: checked here first, so that they fail as in an embedded writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from registry_store import wire_errors
+from registry_store.errors import InvalidArgumentError, InvalidModuleError, ProtocolError, UnknownModuleError
+from registry_store.protocol import (
+    PART_BYTES,
+    Answer,
+    Applied,
+    ApplyDiscovery,
+    DaemonStatus,
+    Done,
+    Failed,
+    Part,
+    ReadStatus,
+    Register,
+    RegisterMany,
+    RemoveAlias,
+    ReportUsage,
+    SetAlias,
+    SetImplications,
+    Status,
+    Unregister,
+    frame,
+)
+from registry_store.records import ModuleInfo
+from registry_store.validation import name_problems, validate_encoded
+from registry_store.vocabulary import Vocabulary
+from writer.limits import Limits
+from writer.parts import batch_problem
+from writer.reconcile import Outcome
+from writer.registry_writer import Progress, refuse_batch
+
+if TYPE_CHECKING:
+    from writer.discovery import DiscoveryReport
+
+_LARGEST_VERSION = 2**32 - 1
+
+
+class Call:
+    """One call: its message lacks only `id` and `oldest`. Two calls that ask for the same are equal."""
+
+    __slots__ = ("arguments", "kind", "modules", "progress")
+
+    def __init__(
+        self,
+        kind: type[msgspec.Struct],
+        arguments: tuple[Any, ...] = (),
+        modules: Sequence[bytes] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        self.kind = kind
+        self.arguments = arguments
+        self.modules = modules
+        self.progress = progress
+
+    def __repr__(self) -> str:
+        return f"Call({self.kind.__name__})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Call)
+            and self.kind is other.kind
+            and self.arguments == other.arguments
+            and self.modules == other.modules
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # compared, never used as a key
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it asks for a change, and so matters whether it is carried out once or twice."""
+        return self.kind not in (ReadStatus, ReportUsage)
+
+    def frames(self, request: int, oldest: int) -> Iterator[bytes]:
+        """The messages to send, framed."""
+        for part in _parts(self.modules):
+            yield frame(part)
+        numbers = (request, oldest) if self.is_change else (request,)
+        yield frame(self.kind(*numbers, *self.arguments))
+
+
+def _parts(modules: Sequence[bytes]) -> Iterator[Part]:
+    part: list[bytes] = []
+    size = 0
+    for module in modules:
+        if size + len(module) > PART_BYTES and part:
+            yield Part(part)
+            part, size = [], 0
+        part.append(module)
+        size += len(module)
+    if part:
+        yield Part(part)
+
+
+# Making calls
+
+
+def register(info: ModuleInfo, expected_version: int | None) -> Call:
+    """Raises InvalidModuleError, InvalidArgumentError."""
+    if expected_version is not None and not _is_version(expected_version):
+        raise InvalidArgumentError(f"expected_version is {expected_version!r}, it must be a version: 0, 1, 2, …")
+    return Call(Register, (validate_encoded(info)[1], expected_version))
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_VERSION
+
+
+def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Call:
+    """Raises one InvalidModuleError naming what is wrong with every module."""
+    modules: list[bytes] = []
+    problems: list[str] = []
+    for info in infos:
+        try:
+            modules.append(validate_encoded(info)[1])
+        except InvalidModuleError as error:
+            modules.append(b"")
+            problems.extend(f"{error.subject}: {problem}" for problem in error.problems)
+    refuse_batch(len(modules), problems)
+    _refuse_too_large(modules)
+    return Call(RegisterMany, (len(modules),), modules, progress)
+
+
+def unregister(name: str) -> Call:
+    """Raises UnknownModuleError for what cannot be a name."""
+    _refuse_impossible(name)
+    return Call(Unregister, (name,))
+
+
+def set_alias(alias: str, name: str) -> Call:
+    """Raises InvalidModuleError for a malformed alias, UnknownModuleError for what cannot be a name."""
+    problems = name_problems(alias)
+    if problems:
+        raise InvalidModuleError(f"alias {alias!r}", problems)
+    _refuse_impossible(name)
+    return Call(SetAlias, (alias, name))
+
+
+def remove_alias(alias: str) -> Call:
+    """Raises UnknownModuleError for what cannot be an alias."""
+    _refuse_impossible(alias)
+    return Call(RemoveAlias, (alias,))
+
+
+def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
+    """Raises VocabularyError for what cannot be a vocabulary."""
+    words = {word: tuple(implied) for word, implied in implications.items()}
+    Vocabulary(words)
+    return Call(SetImplications, (words,))
+
+
+def apply_discovery(report: DiscoveryReport) -> Call:
+    """A report's modules go ahead of it, in parts."""
+    modules = [msgspec.msgpack.encode(info) for info in report.modules]
+    _refuse_too_large(modules)
+    rest = msgspec.msgpack.encode(msgspec.structs.replace(report, modules=()))
+    return Call(ApplyDiscovery, (len(modules), rest), modules)
+
+
+def read_status() -> Call:
+    """How the daemon is."""
+    return Call(ReadStatus)
+
+
+def report_usage(batch: bytes) -> Call:
+    """A batch of usage."""
+    return Call(ReportUsage, (batch,))
+
+
+def _refuse_impossible(name: str) -> None:
+    if name_problems(name):
+        raise UnknownModuleError(name)
+
+
+def _refuse_too_large(modules: Sequence[bytes]) -> None:
+    problem = batch_problem(len(modules), sum(map(len, modules)), Limits())
+    if problem:
+        raise InvalidModuleError("a batch", (problem,))
+
+
+# Reading answers
+
+
+def visible_in(answer: Answer) -> int:
+    """The revision in which a change is visible. Raises what the daemon raised."""
+    if isinstance(answer, Done):
+        return answer.revision
+    raise _unexpected(answer)
+
+
+def outcome(answer: Answer) -> Outcome:
+    """What a discovery report changed. Raises what the daemon raised."""
+    if isinstance(answer, Applied):
+        return Outcome(answer.revision, list(answer.declared), list(answer.withdrawn), list(answer.refused))
+    raise _unexpected(answer)
+
+
+def told_status(answer: Answer) -> DaemonStatus:
+    """How the daemon is. Raises what the daemon raised."""
+    if isinstance(answer, Status):
+        return answer.status
+    raise _unexpected(answer)
+
+
+def _unexpected(answer: Answer) -> Exception:
+    if isinstance(answer, Failed):
+        return wire_errors.unpack(answer)
+    return ProtocolError(f"the daemon answered with {type(answer).__name__}, which does not fit the question.")
+
+
+Reading = Callable[[Answer], Any]

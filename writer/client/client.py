@@ -1,0 +1,170 @@
+"""The client of the writer daemon: the calls of `RegistryWriter`, from any process of the host."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from registry_store.errors import StoreClosedError
+from registry_store.paths import registry_path, socket_path
+from registry_store.protocol import Answer, DaemonStatus
+from registry_store.records import ModuleInfo
+from writer.client import calls
+from writer.client.calls import Call
+from writer.client.session import Session, check_timeout
+
+if TYPE_CHECKING:
+    from writer.discovery import DiscoveryReport
+    from writer.reconcile import Outcome
+    from writer.registry_writer import Progress
+
+
+class WriterClient:
+    """Sends changes to the registry's writer daemon. Each is durable, and visible to readers, when the call returns.
+
+    `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `timeout` is in seconds
+    and for each call: so long may the daemon be silent, None for ever. Connecting is left to the first call; a lost
+    connection is replaced, and the request sent again, within the time limit. The same request sent twice has
+    the effect of once, also when the call is repeated after WriterTimeoutError or WriterUnavailableError.
+
+    Threads may share a client, and each waits for its own calls only. In a forked child it works, with connections
+    of its own. Every call raises WriterUnavailableError when no daemon answers, WriterTimeoutError when it does
+    not in time, BusyError when it has too much to do, and the errors of the same call of RegistryWriter.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = 10.0) -> None:
+        self._folder = registry_path(path)
+        self._socket_path = socket_path(self._folder)
+        self.timeout = check_timeout(timeout)
+        self._closed = False
+        self._begin()
+        _clients.add(self)
+
+    def _begin(self) -> None:
+        # Popping and appending are atomic, and that is all the locking that sharing between threads needs.
+        self._idle: list[Session] = []
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"WriterClient({str(self._folder)!r}, timeout={self.timeout})"
+
+    @property
+    def revision(self) -> int:
+        """The newest committed revision, asked from the daemon."""
+        return self.status().revision
+
+    def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
+        """Register a module, or update it; the revision in which it is visible. See RegistryWriter.register_module."""
+        return calls.visible_in(self._call(calls.register(info, expected_version)))
+
+    def register_modules(self, infos: Iterable[ModuleInfo], *, progress: Progress | None = None) -> int:
+        """Register many modules in one commit, or none of them; the revision in which they are visible.
+
+        `progress(done, total)` is called from time to time; the time limit counts from its last step. Raises one
+        InvalidModuleError naming what is wrong with every module, or that the batch is too large.
+        """
+        call = calls.register_many(infos, progress)
+        revision = calls.visible_in(self._call(call))
+        if progress is not None:
+            progress(len(call.modules), len(call.modules))
+        return revision
+
+    def unregister_module(self, name: str) -> int:
+        """Remove a module, by its full name; the revision in which it is gone. Raises UnknownModuleError."""
+        return calls.visible_in(self._call(calls.unregister(name)))
+
+    def set_alias(self, alias: str, name: str) -> int:
+        """Let `alias` resolve to the module `name`. Raises InvalidModuleError, UnknownModuleError."""
+        return calls.visible_in(self._call(calls.set_alias(alias, name)))
+
+    def remove_alias(self, alias: str) -> int:
+        """Raises UnknownModuleError when the alias is not declared."""
+        return calls.visible_in(self._call(calls.remove_alias(alias)))
+
+    def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
+        """Replace the capability implications declared by clients (core's stay). Raises VocabularyError."""
+        return calls.visible_in(self._call(calls.set_implications(implications)))
+
+    def apply_discovery(self, report: DiscoveryReport) -> Outcome:
+        """Take in what discovery found, in one commit. See RegistryWriter.apply_discovery."""
+        return calls.outcome(self._call(calls.apply_discovery(report)))
+
+    def status(self) -> DaemonStatus:
+        """How the daemon is."""
+        return calls.told_status(self._call(calls.read_status()))
+
+    def report_usage(self, batch: bytes) -> None:
+        """Hand a batch of usage to the daemon, in the form that its usage feature reads."""
+        calls.visible_in(self._call(calls.report_usage(batch)))
+
+    def close(self) -> None:
+        """Close the connections. Does nothing the second time."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> WriterClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, call: Call) -> Answer:
+        if self._closed:
+            raise StoreClosedError(f"the client of {self._folder} is closed.")
+        idle = self._idle  # a forked child has another
+        session = self._session(call)
+        try:
+            return session.call(call, self.timeout)
+        finally:
+            idle.append(session)
+            if self._closed:
+                self.close()
+
+    def _session(self, call: Call) -> Session:
+        """One that waits for the answer to this very call, else any that is idle, else a new one."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = Session(self._folder, self._socket_path)
+            self._sessions.add(session)
+            return session
+        if self._idle and not session.is_unsettled(call):
+            return self._swapped(session, call)
+        return session
+
+    def _swapped(self, session: Session, call: Call) -> Session:
+        for other in list(self._idle):
+            if other.is_unsettled(call):
+                try:
+                    self._idle.remove(other)
+                except ValueError:  # another thread has it now
+                    continue
+                self._idle.append(session)
+                return other
+        return session
+
+    def _after_fork(self) -> None:
+        """In a child: the connections are the parent's. Closing them here says nothing to the daemon."""
+        for session in list(self._sessions):
+            session.close()
+        self._begin()
+
+
+_clients: weakref.WeakSet[WriterClient] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,238 @@
+"""A client's connection to the daemon, for one thread at a time: one request, one answer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from registry_store import protocol, wire_errors
+from registry_store.errors import (
+    InvalidArgumentError,
+    ProtocolError,
+    RegistryError,
+    StorePermissionError,
+    WriterTimeoutError,
+    WriterUnavailableError,
+)
+from registry_store.protocol import Answer, Failed, FrameReader, Hello, Progress, frame
+from writer.client.calls import Call
+from writer.lease import lease_holder
+
+_RECEIVED_AT_ONCE: Final = 64 * 1024
+_PAUSES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats
+STARTING: Final = 2.0
+"""Seconds that a first connection waits for a daemon that has the registry and does not listen yet."""
+
+
+def new_client_id() -> bytes:
+    """Begins with the time: clients of one time lie in the same pages of the daemon's table of answers."""
+    return time.time_ns().to_bytes(8, "big") + os.urandom(protocol.CLIENT_ID_BYTES - 8)
+
+
+def check_timeout(seconds: float | None) -> float | None:
+    """The time limit of a client. Raises InvalidArgumentError."""
+    if seconds is not None and not seconds > 0:
+        raise InvalidArgumentError(f"timeout is {seconds!r}, it must be a number of seconds above 0, or None.")
+    return seconds
+
+
+class Deadline:
+    """A time limit in seconds from now; None is none."""
+
+    __slots__ = ("_at", "_seconds")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now: there was a sign of progress."""
+        self._at = None if self._seconds is None else time.monotonic() + self._seconds
+
+    def left(self) -> float | None:
+        """Seconds left, not less than a moment; None when there is no limit."""
+        return None if self._at is None else max(self._at - time.monotonic(), 1e-6)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self._at is not None and time.monotonic() >= self._at
+
+    def sleep(self, attempt: int) -> None:
+        """Between two attempts, but not beyond the limit."""
+        pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
+        left = self.left()
+        time.sleep(pause if left is None else min(pause, left))
+
+
+class Session:
+    """One connection, opened when it is needed and again when it was lost, under one client id."""
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self._folder = folder
+        self._path = path
+        self._id = new_client_id()
+        self._last = 0
+        self._unsettled: tuple[Call, int] | None = None
+        self._socket: socket.socket | None = None
+        self._frames = FrameReader(protocol.MAX_ANSWER_BYTES)
+        self._payloads: deque[bytes] = deque()
+        self._was_connected = False
+
+    def __repr__(self) -> str:
+        return f"Session({self._id.hex()}, {'connected' if self._socket else 'not connected'})"
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def is_unsettled(self, call: Call) -> bool:
+        """Whether this very call was sent and its answer never came."""
+        return self._unsettled is not None and self._unsettled[0] == call
+
+    def call(self, call: Call, timeout: float | None) -> Answer:
+        """Send a call and wait for its answer, over a new connection where one is lost.
+
+        Raises WriterUnavailableError, WriterTimeoutError, ProtocolError, and what the daemon says of the connection.
+        """
+        deadline = Deadline(timeout)
+        request = self._number(call)
+        self._unsettled = (call, request)
+        attempt = 0
+        while True:
+            try:
+                self._connect(deadline, lost=attempt > 0)
+                answer = self._exchange(call, request, deadline)
+            except RegistryError:
+                self.close()
+                raise
+            except (ConnectionError, BlockingIOError) as error:
+                self.close()
+                if deadline.is_over:
+                    raise unavailable(self._folder, lost=True) from error
+                deadline.sleep(attempt)
+                attempt += 1
+            except TimeoutError as error:
+                self.close()
+                raise WriterTimeoutError(f"the writer daemon did not answer within {timeout:g} s.") from error
+            except BaseException:
+                self.close()
+                raise
+            else:
+                self._unsettled = None
+                return answer
+
+    def _number(self, call: Call) -> int:
+        """A call repeated because its answer never came is the same request, and takes effect once."""
+        if self.is_unsettled(call):
+            return self._last
+        self._last += 1
+        return self._last
+
+    # One attempt
+
+    def _exchange(self, call: Call, request: int, deadline: Deadline) -> Answer:
+        for data in call.frames(request, request):
+            self._send(data, deadline)
+        while True:
+            answer = protocol.read_answer(self._receive(deadline))
+            if isinstance(answer, Failed) and answer.id == 0:
+                raise wire_errors.unpack(answer)
+            if answer.id != request:
+                raise ProtocolError(f"the daemon answered request {answer.id} when {request} was asked.")
+            if not isinstance(answer, Progress):
+                return answer
+            deadline.restart()
+            if call.progress is not None:
+                call.progress(answer.done, answer.total)
+
+    def _send(self, data: bytes, deadline: Deadline) -> None:
+        assert self._socket is not None
+        self._socket.settimeout(deadline.left())
+        self._socket.sendall(data)
+
+    def _receive(self, deadline: Deadline) -> bytes:
+        assert self._socket is not None
+        while not self._payloads:
+            self._socket.settimeout(deadline.left())
+            data = self._socket.recv(_RECEIVED_AT_ONCE)
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "the daemon closed the connection")
+            self._payloads.extend(self._frames.feed(data))
+        return self._payloads.popleft()
+
+    # Connecting
+
+    def _connect(self, deadline: Deadline, *, lost: bool) -> None:
+        if self._socket is not None:
+            return
+        attempt = 0
+        patience = Deadline(None if self._was_connected else STARTING)
+        while not self._try_to_connect(deadline):
+            is_starting = self._was_connected or (lease_holder(self._folder) is not None and not patience.is_over)
+            if not is_starting or deadline.is_over:
+                raise unavailable(self._folder, lost=lost)
+            deadline.sleep(attempt)
+            attempt += 1
+        self._was_connected = True
+
+    def _try_to_connect(self, deadline: Deadline) -> bool:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(deadline.left())
+            connection.connect(os.fspath(self._path))
+        except PermissionError as error:
+            connection.close()
+            raise not_permitted(self._path) from error
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError | BlockingIOError):
+                return False
+            raise
+        self._socket = connection
+        self._frames = FrameReader(protocol.MAX_ANSWER_BYTES)
+        self._payloads.clear()
+        self._greet(deadline)
+        return True
+
+    def _greet(self, deadline: Deadline) -> None:
+        with contextlib.suppress(BrokenPipeError):  # refused already: the daemon says why
+            self._send(frame(Hello(protocol.VERSION, self._id)), deadline)
+        welcome = protocol.read_welcome(self._receive(deadline))
+        if isinstance(welcome, Failed):
+            raise wire_errors.unpack(welcome)
+        if welcome.version != protocol.VERSION:
+            raise protocol.version_mismatch(protocol.VERSION, welcome.version)
+
+
+def not_permitted(path: Path) -> StorePermissionError:
+    """The error when this user may not open the socket."""
+    return StorePermissionError(
+        f"{path} may not be opened by this user.",
+        remedy="Send changes as the daemon's user, or let the daemon admit a group.",
+    )
+
+
+def unavailable(folder: Path, *, lost: bool) -> WriterUnavailableError:
+    """The error when no daemon answers, as helpful as can be."""
+    holder = lease_holder(folder)
+    if lost:
+        return WriterUnavailableError(
+            f"the connection to the writer daemon of {folder} was lost before it answered.",
+            remedy="Start it again with `dspy-registry serve` and repeat the call with the same client: "
+            "a request that arrives twice has the effect of once.",
+        )
+    if holder is not None:
+        return WriterUnavailableError(
+            f"no writer daemon answers for {folder}: process {holder or 'unknown'} writes to it and does not listen.",
+            remedy="Stop it, then start a daemon with `dspy-registry serve`.",
+        )
+    return WriterUnavailableError(f"no writer daemon answers for {folder}.")

@@ -1,0 +1,101 @@
+"""What each client was answered last, so that a request sent twice has the effect of once.
+
+A request is sent again when its answer was lost: with the connection, or with a daemon that was killed. So answers
+are stored in the transaction of the effect they tell of, and are here in memory meanwhile. Answers to requests that
+changed nothing (a failure, a record equal to the stored one) are kept in memory alone: the registry is the same
+whether such a request is made once or again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from registry_store import wire_errors
+from registry_store.environment import Environment
+from registry_store.errors import CorruptRecordError, ProtocolError
+from registry_store.protocol import CLIENT_ID_BYTES, WINDOW, Effect, Failed, Remembered, remembered_codec
+
+CLIENTS_KEPT: Final = 4096
+"""Clients whose answers are remembered; those silent for longest are forgotten."""
+
+_log = logging.getLogger("dspy_registry")
+
+
+class Answered:
+    """The last answers of each client, longest silent first. Belongs to the commit thread."""
+
+    def __init__(self, limit: int = CLIENTS_KEPT) -> None:
+        self._limit = limit
+        self._clients: OrderedDict[bytes, tuple[Effect, ...]] = OrderedDict()
+        self.forgotten: set[bytes] = set()
+        """Clients to be removed from the store with the next commit."""
+
+    def __repr__(self) -> str:
+        return f"Answered({len(self._clients)} clients)"
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    @classmethod
+    def load(cls, environment: Environment, limit: int = CLIENTS_KEPT) -> Answered:
+        """What is stored."""
+        answered = cls(limit)
+        stored: list[tuple[int, bytes, tuple[Effect, ...]]] = []
+        with environment.reading() as txn:
+            for client, value in txn.cursor(environment.dbs.requests):
+                try:
+                    remembered: Remembered = remembered_codec.load(value)
+                except CorruptRecordError as error:
+                    _log.warning("%s Its client's last request could take effect twice.", error)
+                    answered.forgotten.add(client)
+                else:
+                    stored.append((remembered.revision, client, remembered.answers))
+        for _, client, answers in sorted(stored, key=lambda row: row[0]):
+            answered.keep(client, answers)
+        return answered
+
+    def of(self, client: bytes) -> tuple[Effect, ...]:
+        """The client's answers, by rising request."""
+        return self._clients.get(client, ())
+
+    def keep(self, client: bytes, answers: tuple[Effect, ...]) -> None:
+        """These are the client's last answers now."""
+        self._clients[client] = answers
+        self._clients.move_to_end(client)
+        self.forgotten.discard(client)
+        if len(self._clients) > self._limit:
+            longest_silent, _ = self._clients.popitem(last=False)
+            self.forgotten.add(longest_silent)
+
+
+def find(answers: tuple[Effect, ...], request: int) -> Effect | None:
+    """The answer already given to a request, or that it came too late; None when the request is new."""
+    if not answers or request > answers[-1].id:
+        return None
+    for answer in answers:
+        if answer.id == request:
+            return answer
+    return overtaken(request, answers[-1].id)
+
+
+def overtaken(request: int, later: int) -> Failed:
+    """The answer to a request that took another way than a later one of its client, and came after it."""
+    error = ProtocolError(f"request {request} came after request {later} of the same client, and was not carried out.")
+    return msgspec.structs.replace(wire_errors.pack(request, error), was_overtaken=True)
+
+
+def following(answers: Iterable[Effect], oldest: int, added: Iterable[Effect]) -> tuple[Effect, ...]:
+    """A client's answers with those added that it may still ask for."""
+    kept = [answer for answer in answers if answer.id >= oldest]
+    kept.extend(added)
+    return tuple(kept[-WINDOW:])
+
+
+def is_client_id(client: bytes) -> bool:
+    """Whether this may name a client."""
+    return len(client) == CLIENT_ID_BYTES

@@ -1,0 +1,144 @@
+"""One group: several requests staged on one draft, each to succeed or fail alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lmdb
+
+from registry_store.errors import RegistryError
+from registry_store.protocol import Effect, Remembered, remembered_codec
+from writer.daemon.answered import Answered, find, following, overtaken
+from writer.draft import Draft
+
+_log = logging.getLogger("dspy_registry")
+
+
+class Work:
+    """Something to be committed.
+
+    `client` is empty for the daemon's own; `id` and `oldest` are the request's, `held_bytes` what it takes to hold it.
+    """
+
+    client = b""
+    held_bytes = 0
+    id = 0
+    oldest = 0
+
+    def stage(self, draft: Draft) -> None:
+        """Stage it. What this raises fails this work alone. Commit thread."""
+        raise NotImplementedError
+
+    def success(self, revision: int) -> Any:
+        """The answer once it is committed. Commit thread."""
+        raise NotImplementedError
+
+    def failure(self, error: BaseException) -> Any:
+        """The answer when it had no effect. Commit thread."""
+        raise NotImplementedError
+
+    def settle(self, answer: Any) -> None:
+        """Hand the answer over. Loop thread."""
+        raise NotImplementedError
+
+
+@dataclass
+class _Staged:
+    """What a client sent within this group: its works, and what it had been answered before."""
+
+    before: tuple[Effect, ...]
+    works: list[Work] = field(default_factory=list)
+    has_effect: bool = False
+
+
+class Group:
+    """Works to be committed together. `stage` them, then `conclude` with the revision that this made."""
+
+    def __init__(self, works: Sequence[Work], answered: Answered) -> None:
+        self._works = works
+        self._answered = answered
+        self._clients: dict[bytes, _Staged] = {}
+        self._answers: dict[Work, Any] = {}  # of those that need no commit
+        self._twins: dict[Work, Work] = {}
+        self._stored: dict[bytes, tuple[Effect, ...]] = {}
+        self._forgets = False
+
+    def stage(self, draft: Draft) -> None:
+        """Stage every work on the draft, or note its failure. Raises what LMDB raises."""
+        for work in self._works:
+            try:
+                if not self._was_sent_before(work):
+                    self._stage(work, draft)
+            except lmdb.Error:
+                raise
+            except Exception as error:
+                if not isinstance(error, RegistryError):
+                    _log.exception("a request failed inside the daemon")
+                self._answers[work] = work.failure(error)
+        if draft.has_effect:
+            self._remember(draft)
+
+    def _was_sent_before(self, work: Work) -> bool:
+        if not work.client:
+            return False
+        staged = self._clients.get(work.client)
+        if staged is None:
+            staged = self._clients[work.client] = _Staged(self._answered.of(work.client))
+        for earlier in staged.works:
+            if earlier.id == work.id:
+                self._twins[work] = earlier
+                return True
+        given = find(staged.before, work.id)
+        if given is None and staged.works and work.id < staged.works[-1].id:
+            given = overtaken(work.id, staged.works[-1].id)
+        if given is None:
+            staged.works.append(work)
+            return False
+        self._answers[work] = given
+        return True
+
+    def _stage(self, work: Work, draft: Draft) -> None:
+        child = draft.child()
+        work.stage(child)
+        if child.has_effect:
+            draft.absorb(child)
+            if work.client:
+                self._clients[work.client].has_effect = True
+
+    def _remember(self, draft: Draft) -> None:
+        self._forgets = True
+        for client in self._answered.forgotten:
+            draft.remember(client, None)
+        for client, staged in self._clients.items():
+            if staged.has_effect:
+                draft.remember(client, self._storing(client, staged))
+
+    def _storing(self, client: bytes, staged: _Staged) -> Callable[[int], bytes]:
+        def stored(revision: int) -> bytes:
+            self._stored[client] = answers = self._following(staged, revision)
+            return remembered_codec.dump(Remembered(revision, answers))
+
+        return stored
+
+    def _following(self, staged: _Staged, revision: int) -> tuple[Effect, ...]:
+        added = [self._answer(work, revision) for work in staged.works]
+        return following(staged.before, staged.works[-1].oldest, added)
+
+    def conclude(self, revision: int) -> list[tuple[Work, Any]]:
+        """The answer of each work; remembers them. Call it once, after the commit."""
+        if self._forgets:
+            self._answered.forgotten.clear()
+        for client, staged in self._clients.items():
+            if staged.works:
+                self._answered.keep(client, self._stored.get(client) or self._following(staged, revision))
+        return [(work, self._answer(work, revision)) for work in self._works]
+
+    def _answer(self, work: Work, revision: int) -> Any:
+        work = self._twins.get(work, work)
+        answer = self._answers.get(work)
+        if answer is None:
+            answer = self._answers[work] = work.success(revision)
+        return answer

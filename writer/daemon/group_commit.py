@@ -1,0 +1,192 @@
+"""Group commit: what arrives while a commit is under way goes into the next one.
+
+    loop thread    put(work) -> inbox                             deliver each answer
+    commit thread             inbox -> group -> one transaction ->
+
+The commit thread is the only one that writes: LMDB's write transactions stay on their thread. A work that fails
+is undone alone, on a draft of its own; the others of its group do not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import lmdb
+
+from registry_store.errors import BusyError, RegistryError, StoreError
+from writer.commit import Committer
+from writer.daemon.answered import Answered
+from writer.daemon.group import Group, Work
+from writer.limits import Limits
+
+# How long a group waits for as many requests as the last one had: clients answered together come back together.
+_PATIENCE: Final = 0.5  # of the last commit's duration
+_MOST_PATIENT: Final = 0.003  # seconds in all
+_LONGEST_GAP: Final = 0.001  # seconds from one request to the next
+
+_log = logging.getLogger("dspy_registry")
+
+
+class GroupCommit:
+    """The queue of accepted work, and the thread that commits it.
+
+    All methods belong to the loop's thread. `on_failure` is called there when the disk has failed, after which
+    nothing is committed any more.
+    """
+
+    def __init__(
+        self, committer: Committer, answered: Answered, limits: Limits, on_failure: Callable[[StoreError], None]
+    ) -> None:
+        self._committer = committer
+        self._answered = answered
+        self._limits = limits
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._inbox: SimpleQueue[Work | None] = SimpleQueue()
+        self._ended = asyncio.Event()
+        self._failure: StoreError | None = None
+        self._regulars = 1
+        self._last_commit = 0.0
+        self.queued = 0
+        self.held_bytes = 0
+        self.requests = 0
+        self.groups = 0
+        self.revision = committer.revision
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"GroupCommit(revision={self.revision}, queued={self.queued}, groups={self.groups})"
+
+    def refuse_if_full(self) -> None:
+        """Raises BusyError when no further request fits."""
+        if self.queued >= self._limits.requests or self.held_bytes > self._limits.held_bytes:
+            raise BusyError(
+                f"the writer daemon has {self.queued} requests of {self.held_bytes} bytes waiting, and takes no more."
+            )
+
+    def put(self, work: Work) -> None:
+        """Accept a work: it will be answered, in the order of arrival."""
+        self.queued += 1
+        self.held_bytes += work.held_bytes
+        self._inbox.put(work)
+
+    async def stop(self) -> None:
+        """Finish what was accepted and end the thread."""
+        self._inbox.put(None)
+        await self._ended.wait()
+        self._thread.join()
+
+    # In the loop's thread again
+
+    def _deliver(self, answered: Sequence[tuple[Work, Any]], revision: int) -> None:
+        self.revision = max(self.revision, revision)
+        self.queued -= len(answered)
+        self.requests += len(answered)
+        self.groups += 1
+        for work, answer in answered:
+            self.held_bytes -= work.held_bytes
+            try:
+                work.settle(answer)
+            except Exception:
+                _log.exception("an answer could not be delivered")
+
+    # In the commit thread
+
+    def _run(self) -> None:
+        try:
+            while group := self._next_group():
+                try:
+                    self._commit(group)
+                except BaseException as error:  # a mistake of ours: what the group came to is not known
+                    _log.exception("the commit thread failed")
+                    self._fail(group, error)
+                    self._give_up(StoreError(f"the writer daemon failed inside: {type(error).__name__}: {error}."))
+        finally:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _next_group(self) -> list[Work]:
+        """What has arrived, at least one work; empty at the end."""
+        first = self._inbox.get()
+        if first is None:
+            return []
+        group = [first]
+        until = time.monotonic() + min(self._last_commit * _PATIENCE, _MOST_PATIENT)
+        size = first.held_bytes
+        while len(group) < self._limits.group and size < self._limits.group_bytes:
+            work = self._next_work(until if len(group) < self._regulars else 0.0)
+            if work is None:
+                break
+            group.append(work)
+            size += work.held_bytes
+        self._regulars = len(group)
+        return group
+
+    def _next_work(self, until: float) -> Work | None:
+        """The next one that is there, or comes soon enough. The end, None, stays in the inbox."""
+        try:
+            work = self._inbox.get_nowait()
+        except Empty:
+            patience = min(until - time.monotonic(), _LONGEST_GAP) if until else 0.0
+            if patience <= 0:
+                return None
+            try:
+                work = self._inbox.get(timeout=patience)
+            except Empty:
+                return None
+        if work is None:
+            self._inbox.put(None)
+        return work
+
+    def _commit(self, works: list[Work]) -> None:
+        if self._failure is not None:
+            self._fail(works, self._failure)
+            return
+        group = Group(works, self._answered)
+        began = time.monotonic()
+        try:
+            revision = self._committer.commit(group.stage)
+        except StoreError as error:
+            self._fail(works, error)
+            if is_disk_failure(error):
+                self._give_up(error)
+        except Exception as error:
+            self._commit_apart(works, error)
+        else:
+            self._last_commit = time.monotonic() - began
+            self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision)
+
+    def _commit_apart(self, works: list[Work], error: Exception) -> None:
+        """One of the group cannot be written, and it is not known which."""
+        if len(works) > 1:
+            for work in works:
+                self._commit([work])
+            return
+        if not isinstance(error, RegistryError):
+            _log.error("a request failed inside the daemon", exc_info=error)
+        self._fail(works, error)
+
+    def _give_up(self, error: StoreError) -> None:
+        """Commit nothing more."""
+        self._failure = error
+        self._loop.call_soon_threadsafe(self._on_failure, error)
+
+    def _fail(self, works: list[Work], error: BaseException) -> None:
+        answers = [(work, work.failure(error)) for work in works]
+        self._loop.call_soon_threadsafe(self._deliver, answers, 0)
+
+
+def is_disk_failure(error: StoreError) -> bool:
+    """Whether LMDB may no longer know what is on disk: only a restart does.
+
+    After a failed sync the next one may say that all is well, though what the first should have written is lost.
+    """
+    cause = error.__cause__
+    return isinstance(cause, lmdb.PanicError) or (isinstance(cause, lmdb.Error) and cause.code == errno.EIO)

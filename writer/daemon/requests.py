@@ -1,0 +1,191 @@
+"""One request of a client: what it stages on a draft, and how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, overload
+
+import msgspec
+
+from registry_store import wire_errors
+from registry_store.errors import ProtocolError
+from registry_store.layers import CLIENT
+from registry_store.nesting import is_shallow
+from registry_store.protocol import (
+    UNREADABLE,
+    Answer,
+    Applied,
+    ApplyDiscovery,
+    Change,
+    Done,
+    Effect,
+    Failed,
+    Register,
+    RegisterMany,
+    RemoveAlias,
+    SetAlias,
+    SetImplications,
+    Unregister,
+)
+from registry_store.records import ModuleInfo
+from writer import reconcile
+from writer.daemon.group import Work
+from writer.draft import Draft
+from writer.registry_writer import register_all
+
+if TYPE_CHECKING:
+    from writer.discovery import DiscoveryReport
+
+_decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
+
+Stage = Callable[[Draft], None]
+
+
+class ClientRequest(Work):
+    """A change that a client asked for. `reply` hands the answer to its connection."""
+
+    def __init__(
+        self,
+        client: bytes,
+        message: Change,
+        stage: Stage,
+        reply: Callable[[ClientRequest, Answer], None],
+        held_bytes: int = 0,
+    ) -> None:
+        self.client = client
+        self.id = message.id
+        self.oldest = min(message.oldest, message.id)
+        self._stage = stage
+        self._reply = reply
+        self.held_bytes = held_bytes
+        self.is_settled = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(client={self.client.hex()}, id={self.id})"
+
+    def stage(self, draft: Draft) -> None:
+        """What the message asks for."""
+        self._stage(draft)
+
+    def success(self, revision: int) -> Effect:
+        """Done, visible in this revision."""
+        return Done(self.id, revision)
+
+    def failure(self, error: BaseException) -> Failed:
+        """The error, to be raised in the client."""
+        return wire_errors.pack(self.id, error)
+
+    def settle(self, answer: Answer) -> None:
+        """Send the answer. One that was given before may bear the same id only."""
+        self.is_settled = True
+        self._reply(self, answer)
+
+
+class BatchRequest(ClientRequest):
+    """A change of many modules. `looked_at` counts those staged, read from the loop's thread meanwhile."""
+
+    looked_at = 0
+    count = 0
+
+    def progress(self, done: int, total: int) -> None:
+        """Note how far staging is."""
+        self.looked_at, self.count = done, total
+
+
+class DiscoveryRequest(BatchRequest):
+    """A discovery report; answered with what it changed."""
+
+    outcome = reconcile.Outcome()
+
+    def success(self, revision: int) -> Applied:
+        """What was declared, withdrawn and refused."""
+        done = self.outcome
+        return Applied(self.id, revision, tuple(done.declared), tuple(done.withdrawn), tuple(done.refused))
+
+
+class EncodedModules(Sequence[ModuleInfo]):
+    """The modules of a batch, decoded one at a time, so that no more than one stands in memory twice."""
+
+    def __init__(self, encoded: Sequence[bytes]) -> None:
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> ModuleInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> EncodedModules: ...
+    def __getitem__(self, index: int | slice) -> ModuleInfo | EncodedModules:
+        if isinstance(index, slice):
+            return EncodedModules(self._encoded[index])
+        return decode_module(self._encoded[index])
+
+    def __iter__(self) -> Iterator[ModuleInfo]:
+        return map(decode_module, self._encoded)
+
+
+def decode_module(encoded: bytes) -> ModuleInfo:
+    """A module as a client sent it, not validated. Raises ProtocolError."""
+    if not is_shallow(encoded):
+        raise ProtocolError("a module nests too deep to be read.")
+    try:
+        return _decode_module(encoded)
+    except UNREADABLE as error:
+        raise ProtocolError(f"a module is not understood: {error}.") from error
+
+
+def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
+    """A discovery report whose modules came apart from it. Raises ProtocolError."""
+    from writer.discovery import DiscoveryReport
+
+    if not is_shallow(encoded):
+        raise ProtocolError("a discovery report nests too deep to be read.")
+    try:
+        report = msgspec.msgpack.decode(encoded, type=DiscoveryReport)
+    except UNREADABLE as error:
+        raise ProtocolError(f"a discovery report is not understood: {error}.") from error
+    return msgspec.structs.replace(report, modules=tuple(EncodedModules(modules)))
+
+
+def staging(message: Change) -> Stage:
+    """How to stage a request that came in one message. Raises ProtocolError when it cannot be understood."""
+    match message:
+        case Register():
+            info, expected = decode_module(message.module), message.expected_version
+            return lambda draft: draft.register(info, expected)
+        case Unregister():
+            return lambda draft: draft.unregister(message.name)
+        case SetAlias():
+            return lambda draft: draft.set_alias(message.alias, message.name)
+        case RemoveAlias():
+            return lambda draft: draft.remove_alias(message.alias)
+        case SetImplications():
+            return lambda draft: draft.set_implications(CLIENT, message.implications)
+    raise ProtocolError(f"{type(message).__name__} is no request of one message.")
+
+
+def batch_request(
+    client: bytes,
+    message: RegisterMany | ApplyDiscovery,
+    modules: Sequence[bytes],
+    held_bytes: int,
+    reply: Callable[[ClientRequest, Answer], None],
+) -> BatchRequest:
+    """A request whose modules came in parts, of so many bytes."""
+    request: BatchRequest
+    if isinstance(message, RegisterMany):
+
+        def register(draft: Draft) -> None:
+            register_all(draft, EncodedModules(modules), request.progress)
+
+        request = BatchRequest(client, message, register, reply, held_bytes)
+        return request
+    encoded = message.report
+
+    def discover(draft: Draft) -> None:
+        found.outcome = reconcile.Outcome()
+        reconcile.apply_discovery(draft, decode_report(encoded, modules), found.outcome)
+
+    found = DiscoveryRequest(client, message, discover, reply, held_bytes)
+    return found
