@@ -1,0 +1,200 @@
+"""What a class is: raw facts, no judgement. Runs in the workers' interpreter.
+
+So: the standard library only, Python 3.9 or newer, nothing of this project. A class may do anything
+when it is looked at; whoever calls `describe` expects any exception.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dis
+import importlib
+import inspect
+import math
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from typing import Any
+
+Facts = dict[str, Any]
+
+MAX_TEXT = 4000
+MAX_ITEMS = 100
+
+ROOTS = {
+    "optimizer": ("teleprompt.Teleprompter",),
+    "retriever": ("Retrieve", "ColBERTv2", "Embeddings", "KNN"),
+    "module": ("Module",),
+}
+"""What the members of each kind derive from, within `dspy`; the first kind that fits is taken."""
+
+ENTRY_POINTS = {
+    "optimizer": ("compile",),
+    "retriever": ("forward", "aforward", "__call__"),
+    "module": ("forward", "aforward", "__call__", "acall"),
+}
+"""What a concrete class of each kind must have one of."""
+
+SECRETS = ("key", "token", "secret", "password", "passwd", "passphrase", "credential", "auth")
+"""A text whose parameter's name holds one of these words is not reported."""
+
+# Annotations that cannot be evaluated must not cost us the parameters' names (PEP 649).
+_LAZY: dict[str, Any] = (
+    {"annotation_format": importlib.import_module("annotationlib").Format.FORWARDREF}
+    if sys.version_info >= (3, 14)
+    else {}
+)
+
+
+class Families:
+    """The root classes of the installed DSPy, and the public names by which its classes go."""
+
+    def __init__(self, dspy: types.ModuleType, places: Iterable[types.ModuleType]) -> None:
+        self.roots = {kind: tuple(_resolve(dspy, paths)) for kind, paths in ROOTS.items()}
+        # dspy.Module.__call__ only leads to forward, so it makes no class callable.
+        self._dispatchers = tuple(base for root in self.roots["module"] for base in root.__mro__)
+        names: dict[type, list[str]] = {}
+        for place in places:
+            for name, cls in _public_classes(place):
+                names.setdefault(cls, []).append(f"{place.__name__}.{name}")
+        self.public = {cls: shortest_name(cls.__name__, found) for cls, found in names.items()}
+
+    def kind_of(self, cls: type) -> str | None:
+        """Which kind of module this class is, None for any other class."""
+        for kind, roots in self.roots.items():
+            if any(base is root for base in cls.__mro__ for root in roots):
+                return kind
+        if any(str(base.__module__).startswith("dspy.retrievers.") for base in cls.__mro__):
+            return "retriever"
+        return None
+
+    def describe(self, cls: type, kind: str) -> Facts:
+        """Facts ready for JSON. Raises whatever the class makes Python raise."""
+        members = vars(cls)
+        return {
+            "kind": kind,
+            "path": clean(f"{cls.__module__}.{cls.__qualname__}"),
+            "abstract": self._is_abstract(cls, kind),
+            "mro": [self._name(base) for base in cls.__mro__[1:MAX_ITEMS] if base is not object],
+            "parameters": _parameters(cls),
+            "doc": _own_text(members.get("__doc__")),
+            "init_doc": _own_text(getattr(members.get("__init__"), "__doc__", None)),
+        }
+
+    def _name(self, cls: type) -> str:
+        return self.public.get(cls) or clean(f"{cls.__module__}.{cls.__qualname__}")
+
+    def _is_abstract(self, cls: type, kind: str) -> bool:
+        if inspect.isabstract(cls) or abc.ABC in cls.__bases__:
+            return True
+        members: Facts = {}
+        for base in reversed(cls.__mro__):
+            members.update(vars(base))
+        # dspy.Module's metaclass is not ABCMeta, which would have gathered these.
+        if any(getattr(value, "__isabstractmethod__", False) is True for value in members.values()):
+            return True
+        inherited = [vars(base) for base in self._dispatchers]
+        return not any(
+            name in members
+            and not any(members[name] is base.get(name) for base in inherited)
+            and not _only_raises(members[name])
+            for name in ENTRY_POINTS[kind]
+        )
+
+
+def shortest_name(own: str, names: Iterable[str]) -> str:
+    """Of a class's dotted names, with the one it was defined by before others of the same depth."""
+    return min(names, key=lambda name: (name.count("."), name.rpartition(".")[2] != own, name))
+
+
+def clean(text: object) -> str:
+    """Bounded, and possible to write as UTF-8."""
+    return str(text)[:MAX_TEXT].encode("utf-8", "replace").decode("utf-8")
+
+
+def complaint(error: BaseException) -> str:
+    """`ImportError: what it says`, of an exception whose text may fail too."""
+    try:
+        said = str(error)[:500]
+        return clean(f"{type(error).__name__}: {said}" if said else type(error).__name__)
+    except BaseException:
+        return clean(type(error).__name__)
+
+
+def _public_classes(place: types.ModuleType) -> Iterator[tuple[str, type]]:
+    listed = getattr(place, "__all__", None)
+    for name, value in list(vars(place).items()):
+        if isinstance(value, type) and not name.startswith("_") and (not listed or name in listed):
+            yield name, value
+
+
+def _resolve(dspy: types.ModuleType, paths: Iterable[str]) -> list[type]:
+    """Those that this version of DSPy has."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(AttributeError):
+            found.append(attrgetter(path)(dspy))
+    return [cls for cls in found if isinstance(cls, type)]
+
+
+def _own_text(text: object) -> str | None:
+    return clean(text) if isinstance(text, str) else None
+
+
+def _only_raises(member: object) -> bool:
+    """Does this method do nothing but raise NotImplementedError, which says that it is abstract?"""
+    code = getattr(inspect.unwrap(member), "__code__", None) if callable(member) else None
+    if not isinstance(code, types.CodeType) or "NotImplementedError" not in code.co_names:
+        return False
+    for step in dis.get_instructions(code):
+        if step.opname == "RAISE_VARARGS":
+            return True
+        if step.opname in ("FOR_ITER", "YIELD_VALUE") or "JUMP" in step.opname:
+            return False
+        if step.opname.startswith("RETURN_") and step.opname != "RETURN_GENERATOR":
+            return False
+    return False
+
+
+def _parameters(cls: type) -> list[Facts] | None:
+    """The constructor's parameters without self; None when Python cannot tell."""
+    init = cls.__init__  # type: ignore[misc]
+    if init is object.__init__:
+        return []
+    try:
+        found = list(inspect.signature(init, **_LAZY).parameters.values())[1:]
+    except BaseException:
+        return None
+    return [_parameter(parameter) for parameter in found[:MAX_ITEMS]]
+
+
+def _parameter(parameter: inspect.Parameter) -> Facts:
+    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
+    has_default = parameter.default is not parameter.empty
+    facts: Facts = {
+        "name": stars + clean(parameter.name),
+        "required": not has_default and not stars,
+    }
+    if has_default and _is_plain(parameter.default) and not _may_be_secret(parameter):
+        facts["default"] = parameter.default
+    return facts
+
+
+def _may_be_secret(parameter: inspect.Parameter) -> bool:
+    """`api_key=os.environ["ACME_KEY"]` is common, and what we report ends up in everybody's sight."""
+    if not isinstance(parameter.default, str):
+        return False
+    return "@" in parameter.default or any(word in parameter.name.lower() for word in SECRETS)
+
+
+def _is_plain(value: object) -> bool:
+    """Worth showing, and the same in every run: the repr of anything else may hold an address."""
+    if type(value) is int:
+        return value.bit_length() < 64
+    if type(value) is float:
+        return math.isfinite(value)
+    if type(value) is str:
+        return len(value) <= 80 and clean(value) == value
+    return value is None or type(value) is bool

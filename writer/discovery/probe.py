@@ -1,0 +1,161 @@
+"""Looks at the installed DSPy and at packages, from inside the workers' interpreter.
+
+The standard library only, Python 3.9 or newer. This project never imports it; `run` runs
+it and reads the files it leaves. DSPy is imported once, and then each package in a fork of that
+process: one that hangs, dies or starts threads takes nothing else with it, and nobody waits twice
+for DSPy.
+
+It leaves in the folder it is given, one JSON object a line, each written when it is found:
+  run.jsonl                  the interpreter, and how the forks ended that did not come to their end
+  <root>.<attempt>.jsonl     what one attempt at one root found; root 0 is dspy, the packages follow
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Relative, because over there these files are a package of another name (see run.py).
+from .facts import Families, clean
+from .walk import explore_dspy, explore_package
+
+MAX_ATTEMPTS = 16
+POLL_SECONDS = 0.02
+
+
+def main(folder: str, seconds: str, *packages: str) -> None:
+    """Look at DSPy, then at `packages`, until `seconds` from now. Does not return."""
+    sys.argv = [""]  # nothing there for a package to misread
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide how our forks end
+    deadline = time.monotonic() + float(seconds)
+    _end_by_alarm(deadline)
+    run = Journal(Path(folder, "run.jsonl"))
+    run.write("hello", executable=clean(sys.executable))
+    families = explore_dspy(Journal(Path(folder, "0.0.jsonl")))
+    if families is not None:
+        roots = [Root(folder, deadline, families, i, name) for i, name in enumerate(packages, 1)]
+        _supervise([Attempt(root, 0, frozenset()) for root in roots], run)
+    os._exit(0)  # whatever threads DSPy started
+
+
+class Journal:
+    """A file of JSON lines, opened anew for each: a package may have closed every descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pid = os.getpid()
+
+    def write(self, what: str, /, **fields: Any) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a package forked at import, and this is its child come back to us
+        line = json.dumps({"type": what, **fields}, allow_nan=False) + "\n"
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, line.encode("ascii"))
+        finally:
+            os.close(descriptor)
+
+
+class Root(NamedTuple):
+    """One package to look at; `order` is its place among all, from 1."""
+
+    folder: str
+    deadline: float
+    families: Families
+    order: int
+    package: str
+
+
+class Attempt:
+    """One fork: it imports one package and its submodules but those that held up earlier forks."""
+
+    def __init__(self, root: Root, number: int, skip: frozenset[str]) -> None:
+        self.root, self.number = root, number
+        self.ended = False
+        self._skip = skip
+        self._succeeded = False
+        self._at, self._since, self._read = root.package, time.monotonic(), 0
+        self._path = Path(root.folder, f"{root.order}.{number}.jsonl")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # for the threads of some DSPy
+            self.pid = os.fork()
+        if self.pid == 0:
+            self._explore()
+
+    def _explore(self) -> None:
+        try:
+            _end_by_alarm(self.root.deadline)
+            os.dup2(1, 2)  # the null device: what packages print is not for anyone to read
+            journal = Journal(self._path)
+            explore_package(self.root.package, self._skip, journal, self.root.families)
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    def follow(self) -> None:
+        """Learn from the journal how far the fork has come."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as journal:
+            journal.seek(self._read)
+            whole = journal.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        for line in whole.splitlines():
+            if line.startswith(b'{"type": "at"'):
+                self._at, self._since = json.loads(line)["module"], time.monotonic()
+            self.ended = self.ended or line.startswith(b'{"type": "end"')
+
+    def is_stuck(self) -> bool:
+        """Has one import taken half of the time that there was when it began?"""
+        return time.monotonic() - self._since > (self.root.deadline - self._since) / 2
+
+    def successor(self) -> Attempt | None:
+        """One more fork, once, which leaves out what holds this one up, if that leaves anything."""
+        if self._succeeded or self._at == self.root.package or self.number + 1 >= MAX_ATTEMPTS:
+            return None
+        self._succeeded = True
+        return Attempt(self.root, self.number + 1, self._skip | {self._at})
+
+    def stop(self) -> None:
+        """For good, without a successor."""
+        self._succeeded = True
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def _supervise(live: list[Attempt], run: Journal) -> None:
+    """Until all attempts are over. One that is stuck may still finish beside its successor."""
+    while live:
+        time.sleep(POLL_SECONDS)
+        for attempt in list(live):
+            pid, status = os.waitpid(attempt.pid, os.WNOHANG)
+            attempt.follow()
+            if pid:
+                live.remove(attempt)
+            if attempt.ended:
+                _stop_later(live, attempt)
+            elif pid:
+                code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                run.write("died", root=attempt.root.order, attempt=attempt.number, code=code)
+            if not attempt.ended and (pid or attempt.is_stuck()):
+                live.extend(filter(None, [attempt.successor()]))
+
+
+def _stop_later(live: list[Attempt], ended: Attempt) -> None:
+    """Those that leave out more than one which has come to its end have nothing left to find."""
+    for attempt in live:
+        if attempt.root.order == ended.root.order and attempt.number > ended.number:
+            attempt.stop()
+
+
+def _end_by_alarm(deadline: float) -> None:
+    """Who started this kills it in time; should it be gone, the process still ends."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.alarm(math.ceil(deadline - time.monotonic()) + 2)

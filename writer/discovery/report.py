@@ -1,0 +1,140 @@
+"""Finds the DSPy modules, optimizers and retrievers of the workers' Python environment.
+
+What is looked at runs in a process of its own (`run`, `probe`), and nothing it
+says is believed before it is checked (`judge`, `infer`).
+
+Each module found carries in its metadata:
+  discovered_from  the root it was found under: "dspy", or the name given as a package
+  package, version the top-level package, and its version where known
+  kind             "module", "optimizer" or "retriever"
+  class            where it is defined; the registered name is where it is public
+  ancestor         the nearest known class it derives from, unless it is known itself
+  description      the first line of its docstring
+  parameters       its constructor's: name, required, and default where that is a plain value
+  experimental     true or false; deprecated: true, or left out
+  aliases          further public names in the same place
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from registry_store.errors import DiscoveryError, InvalidArgumentError
+from registry_store.records import ModuleInfo
+from writer.discovery.infer import one_line
+from writer.discovery.judge import DiscoveryFailure, Verdict, exit_text, judge
+from writer.discovery.run import Findings, run_probe
+
+__all__ = ["DEFAULT_TIMEOUT", "DiscoveryFailure", "DiscoveryReport", "discover"]
+
+DEFAULT_TIMEOUT: Final = 5.0
+"""Seconds."""
+
+
+class DiscoveryReport(msgspec.Struct, frozen=True):
+    """What was found, and what could not be looked at.
+
+    `modules` are sorted by name within their root, the roots in the order asked for, dspy first.
+    `python` is the interpreter that was looked through, `dspy_version` None when it has no DSPy.
+    `probed` are the roots about which everything is known: looked through without a failure, or not
+    installed. `looked_through` are those and the ones of which only single parts failed.
+    """
+
+    modules: tuple[ModuleInfo, ...] = ()
+    failures: tuple[DiscoveryFailure, ...] = ()
+    python: str = sys.executable
+    dspy_version: str | None = None
+    probed: tuple[str, ...] = ()
+    looked_through: tuple[str, ...] = ()
+
+    def would_have_found(self, name: str, metadata: Mapping[str, Any]) -> bool:
+        """Is a module that an earlier discovery registered, and this one did not find, really gone?
+
+        Not when its root, or the part of it that the module is in, could not be looked at.
+        """
+        root = metadata.get("discovered_from")
+        if root in self.probed:
+            return True
+        places = (f"{name}.", f"{metadata.get('class', name)}.")
+        failed = tuple(f"{failure.package}." for failure in self.failures)
+        return root in self.looked_through and not any(p.startswith(failed) for p in places)
+
+
+def discover(
+    packages: Sequence[str] = (),
+    *,
+    python: str | os.PathLike[str] | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> DiscoveryReport:
+    """Look through DSPy and `packages` as the interpreter `python` sees them.
+
+    Packages (or modules) are named as in an import statement. Of each, every concrete subclass of a
+    DSPy module, optimizer or retriever that it defines is found, where it is public: nothing whose
+    name begins with an underscore, nothing of its tests. `python` None is the interpreter of this
+    process, whose environment and working directory any other gets too. `timeout` is in seconds, for
+    all together: what is not finished by then is a failure, the rest is found. Importing runs the
+    packages' code, with this process's rights.
+
+    Raises DiscoveryError when the interpreter cannot be run, InvalidArgumentError for a timeout
+    that is not positive. Everything else that goes wrong is in the report.
+    """
+    if not (timeout > 0 and math.isfinite(timeout)):
+        raise InvalidArgumentError(f"timeout is {timeout}, it must be a positive number of seconds.")
+    interpreter = os.fspath(python) if python is not None else sys.executable
+    failures = {name: _NOT_A_NAME for name in packages if not _is_dotted(name)}
+    roots = list(dict.fromkeys(["dspy", *(name for name in packages if _is_dotted(name))]))
+    findings = run_probe(interpreter, roots[1:], timeout)
+    if findings.executable is None and not findings.timed_out:
+        raise DiscoveryError(
+            f"{interpreter!r} did not run as a Python interpreter: {exit_text(findings.code)}. "
+            f"{one_line(findings.noise[-500:], 500)}",
+            remedy="Name the workers' Python interpreter (--python), 3.9 or newer.",
+        )
+    cut_short = f"not finished within the time limit of {timeout:g} s, which --timeout changes"
+    if not findings.timed_out:
+        cut_short = f"not finished when the interpreter ended: {exit_text(findings.code)}"
+    return _report(roots, findings, interpreter, cut_short, failures)
+
+
+_NOT_A_NAME: Final = "not the name of a package as import statements have it"
+_WITHOUT_DSPY: Final = "not looked at, because dspy was not imported"
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _report(
+    roots: Sequence[str], findings: Findings, python: str, cut_short: str, failures: dict[str, str]
+) -> DiscoveryReport:
+    verdicts: dict[str, Verdict] = {}
+    for order, root in enumerate(roots):
+        verdicts[root] = verdict = judge(root, findings.traces[order], cut_short)
+        if not findings.traces[order]:
+            in_turn = root == "dspy" or verdicts["dspy"].looked_through
+            verdict.failures[root] = cut_short if in_turn else _WITHOUT_DSPY
+        failures.update(verdict.failures)
+    known = {r: v for r, v in verdicts.items() if v.absent or v.looked_through}
+    return DiscoveryReport(
+        modules=tuple(_distinct(verdicts)),
+        failures=tuple(DiscoveryFailure(name, reason) for name, reason in failures.items()),
+        python=findings.executable or python,
+        dspy_version=verdicts["dspy"].version,
+        probed=tuple(r for r, v in known.items() if v.absent or not v.failures),
+        looked_through=tuple(known),
+    )
+
+
+def _distinct(verdicts: Mapping[str, Verdict]) -> Iterator[ModuleInfo]:
+    """Roots may overlap: a class goes by the name it has in the first."""
+    owners: dict[str, str] = {}
+    for root, verdict in verdicts.items():
+        for info in verdict.modules:
+            if owners.setdefault(info.metadata["class"], root) == root:
+                yield info
