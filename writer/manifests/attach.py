@@ -1,0 +1,59 @@
+"""Manifests: files that declare modules, aliases, implications, and defaults for discovered modules.
+
+The files of one folder are one tree. It comes into force as a whole, but for files that are wrong: what these
+declared last stays. `docs/manifests.md` says what a file may contain.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from registry_store.vocabulary import CORE_IMPLICATIONS
+from writer.manifests.folder import ManifestFolder
+from writer.manifests.records import ManifestError
+from writer.manifests.schema import manifest_schema
+from writer.manifests.tree import compile_tree
+from writer.manifests.watch import ManifestWatch
+
+if TYPE_CHECKING:
+    import os
+
+    from writer.daemon import Daemon
+
+__all__ = ["ManifestError", "TreeReport", "attach_manifests", "manifest_schema", "validate_tree"]
+
+
+class TreeReport(msgspec.Struct, frozen=True):
+    """What a folder of manifests declares: how many files and modules, and everything that is wrong."""
+
+    directory: str
+    files: int
+    modules: int
+    errors: tuple[ManifestError, ...]
+
+
+def validate_tree(directory: str | os.PathLike[str]) -> TreeReport:
+    """Check a folder of manifests without a registry, as the daemon would on its first start with it.
+
+    An alias of a module that no manifest declares is not an error here: it may be discovered, or a client's.
+    """
+    folder = ManifestFolder(Path(directory))
+    tree = folder.read().tree
+    plan = compile_tree(tree, {}, (dict(CORE_IMPLICATIONS),))
+    modules = sum(len(declared.modules) for declared in plan.effective.values())
+    return TreeReport(str(folder.root), len(tree.files), modules, plan.errors)
+
+
+def attach_manifests(daemon: Daemon, directory: str | os.PathLike[str]) -> ManifestWatch:
+    """Let the daemon load a folder of manifests and follow its changes; call it from an extension of the daemon.
+
+    The status says more under `manifests`. A folder that is not there is an error there and in the log, and what its
+    manifests declared when they were last loaded stays in force.
+    """
+    watch = ManifestWatch(daemon, Path(directory))
+    daemon.add_section("manifests", watch.status)
+    daemon.add_task(watch.run)
+    return watch

@@ -1,0 +1,176 @@
+"""From the data of one manifest to what it declares, or to everything that is wrong with it. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from registry_store.layers import Default
+from registry_store.layout import MAX_TERM_BYTES
+from registry_store.records import from_plain
+from registry_store.validation import module_problems, name_problems
+from registry_store.vocabulary import is_capability
+from writer.manifests.lines import Path, shown_path
+from writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
+from writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
+from writer.manifests.text import Document
+
+_PART: Final = re.compile(r"[^.\[\]]+")
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a document. `first` is where the same was said before."""
+
+    path: Path
+    message: str
+    first: Path | None = None
+
+
+def check_document(file: str, document: Document) -> LoadedFile:
+    """What the document declares, or all that is wrong with it."""
+    problems = list(_problems(document.data))
+    if not problems:
+        try:
+            msgspec.convert(document.data, Manifest)
+        except msgspec.ValidationError as error:
+            problems.append(Problem((), str(error)))
+    if problems:
+        return LoadedFile(file, None, shown(_errors(file, document, problems)))
+    entries = document.data.get("modules", ())
+    places: dict[str, Path] = {entry["name"]: ("modules", index) for index, entry in enumerate(entries)}
+    return LoadedFile(file, _declarations(document.data), (), places, document.line_of)
+
+
+def _declarations(data: Mapping[str, Any]) -> Declarations:
+    return Declarations(
+        modules={entry["name"]: _without(entry, "name") for entry in data.get("modules", ())},
+        aliases=dict(data.get("aliases", {})),
+        implications={word: tuple(implied) for word, implied in data.get("implications", {}).items() if implied},
+        defaults=tuple(Default(entry["match"], _without(entry, "match")) for entry in data.get("defaults", ())),
+    )
+
+
+def _without(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {field: value for field, value in entry.items() if field != key}
+
+
+def _errors(file: str, document: Document, problems: list[Problem]) -> Iterator[ManifestError]:
+    for problem in problems:
+        message = problem.message
+        if problem.first is not None:
+            message += f", first in line {document.line_of(problem.first)}"
+        yield ManifestError(file, document.line_of(problem.path), shown_path(problem.path), message)
+
+
+def _problems(data: Any) -> Iterator[Problem]:
+    if not isinstance(data, dict):
+        yield _wrong_type((), f"a mapping with {_listed(keys_of(Manifest))}", data)
+        return
+    yield from _unknown_keys((), data, keys_of(Manifest))
+    if not isinstance(data.get("$schema", ""), str):
+        yield _wrong_type(("$schema",), "a text", data["$schema"])
+    yield from _module_problems(data.get("modules", []))
+    yield from _alias_problems(data.get("aliases", {}))
+    yield from _implication_problems(data.get("implications", {}))
+    yield from _default_problems(data.get("defaults", []))
+
+
+def _module_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("modules",), "a list of modules", entries)
+        return
+    seen: dict[str, Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("modules", index)
+        yield from _entry_problems(path, entry, ModuleManifest, "name")
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and seen.setdefault(name, path) != path:
+            yield Problem((*path, "name"), f"{name!r} is declared twice in this file", (*seen[name], "name"))
+
+
+def _default_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("defaults",), "a list of defaults", entries)
+        return
+    for index, entry in enumerate(entries):
+        yield from _entry_problems(("defaults", index), entry, DefaultManifest, "match")
+
+
+def _alias_problems(aliases: Any) -> Iterator[Problem]:
+    if not isinstance(aliases, dict):
+        yield _wrong_type(("aliases",), "a mapping of alias to module", aliases)
+        return
+    for alias, name in aliases.items():
+        for problem in (*name_problems(alias), *name_problems(name)):
+            yield Problem(("aliases", str(alias)), problem.removeprefix("name: "))
+
+
+def _implication_problems(implications: Any) -> Iterator[Problem]:
+    if not isinstance(implications, dict):
+        yield _wrong_type(("implications",), "a mapping of capability to capabilities", implications)
+        return
+    for word, implied in implications.items():
+        path: Path = ("implications", str(word))
+        yield from _capability_problems(path, word)
+        if not isinstance(implied, list):
+            yield _wrong_type(path, "a list of capabilities", implied)
+            continue
+        for index, each in enumerate(implied):
+            yield from _capability_problems((*path, index), each)
+
+
+def _capability_problems(path: Path, word: Any) -> Iterator[Problem]:
+    if not is_capability(word):
+        yield Problem(path, f"{_shown(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
+
+
+def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: str) -> Iterator[Problem]:
+    """Of one module or default. `key` is what it must have."""
+    if not isinstance(entry, dict):
+        yield _wrong_type(path, f"a mapping with {_listed(keys_of(struct))}", entry)
+        return
+    yield from _unknown_keys(path, entry, keys_of(struct))
+    if key not in entry:
+        yield Problem(path, f"{key} is missing")
+    else:
+        for problem in name_problems(entry[key]):
+            yield Problem((*path, key), problem.removeprefix("name: "))
+    known = {field: value for field, value in entry.items() if field in keys_of(struct) and field != key}
+    if not isinstance(known.get("requirements", {}), dict):
+        yield _wrong_type((*path, "requirements"), "a mapping", known.pop("requirements"))
+    for problem in module_problems(from_plain({**known, "name": "any"})):
+        field, _, message = problem.partition(": ")
+        yield Problem((*path, *_field_path(field)), message)
+
+
+def _field_path(field: str) -> Path:
+    """`requirements.extra.devices[2]` as a manifest has it: further requirements stand beside memory and compute."""
+    parts = _PART.findall(field)
+    if parts[:2] == ["requirements", "extra"]:
+        del parts[1]
+    return tuple(int(part) if part.isdigit() else part for part in parts)
+
+
+def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[Problem]:
+    for key in mapping:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {_listed(known)}"
+            yield Problem((*path, str(key)), f"unknown key; {hint}")
+
+
+def _wrong_type(path: Path, expected: str, value: Any) -> Problem:
+    return Problem(path, f"expected {expected}, not {_shown(value)}")
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(word for word in words if not word.startswith("$"))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,165 @@
+"""Reading a folder of manifests as a whole, and again and again: what has not changed is not parsed again."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from errno import EAGAIN
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from writer.manifests.check import check_document
+from writer.manifests.records import LoadedFile, unreadable
+from writer.manifests.scan import FoundFile, Places, Signature, scan, signature_of
+from writer.manifests.text import TextProblem, read_text
+from writer.manifests.tree import Tree
+
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+
+_RACY_NS: Final = 100_000_000
+"""A file read so soon after it was changed may change again and look the same: it is read once more later."""
+
+_BUSY: Final = "is being written: another process has it open for writing"
+_EMPTY: Final = (
+    "is empty, as a file is while it is being saved. To withdraw what it declares, delete it or leave a comment in it"
+)
+
+_log = logging.getLogger("dspy_registry")
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The folder at one time.
+
+    `is_new`: something differs from the reading before. `is_busy`: it is being changed right now, so this is not the
+    last word.
+    """
+
+    tree: Tree
+    places: Places
+    is_new: bool
+    is_busy: bool
+
+
+class _Known(msgspec.Struct, frozen=True):
+    found: FoundFile
+    loaded: LoadedFile
+    is_racy: bool = False
+    content: bytes = b""  # a digest of it
+
+
+class _BusyError(Exception):
+    """The file is being written right now."""
+
+
+class ManifestFolder:
+    """A folder of manifests. `read` it from one thread at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._known: dict[str, _Known] = {}
+        self._last: Tree | None = None
+
+    def __repr__(self) -> str:
+        return f"ManifestFolder({str(self.root)!r})"
+
+    def read(self) -> Reading:
+        """Scan the folder and read what has changed.
+
+        A second scan that finds the same proves that all this has been there at one time.
+        """
+        found = scan(self.root)
+        known, files, is_busy = {}, {}, False
+        for file, one in found.files.items():
+            try:
+                known[file] = self._file(file, one)
+                files[file] = known[file].loaded
+            except FileNotFoundError:
+                continue  # gone since
+            except _BusyError:
+                is_busy = True
+                files[file] = unreadable(file, _BUSY)
+        self._known = known
+        tree = Tree(files, found.unknown, found.errors)
+        is_new = self._last is None or not _is_same(self._last, tree)
+        self._last = tree
+        is_busy = is_busy or (is_new and scan(self.root).files != found.files)
+        return Reading(tree, found.places, is_new, is_busy)
+
+    def _file(self, file: str, found: FoundFile) -> _Known:
+        known = self._known.get(file)
+        if known is not None and known.found == found and not known.is_racy:
+            return known
+        if found.problem:
+            return _Known(found, unreadable(file, found.problem))
+        try:
+            content, signature = read_content(found.path)
+        except (FileNotFoundError, _BusyError):
+            raise
+        except OSError as error:
+            return _Known(found, unreadable(file, f"cannot be read: {error.strerror}"), True)
+        is_racy = abs(time.time_ns() - signature[-2]) < _RACY_NS
+        found, digest = msgspec.structs.replace(found, signature=signature), blake2b(content).digest()
+        loaded = (
+            known.loaded if known is not None and known.content == digest else load(file, content, found.path.suffix)
+        )
+        return _Known(found, loaded, is_racy, digest)
+
+
+def _is_same(old: Tree, new: Tree) -> bool:
+    if old.files.keys() != new.files.keys() or (old.unknown, old.errors) != (new.unknown, new.errors):
+        return False
+    return all(
+        was is now or (was.declared is None and now.declared is None and was.errors == now.errors)
+        for was, now in zip(old.files.values(), new.files.values(), strict=True)
+    )
+
+
+def load(file: str, content: bytes, suffix: str) -> LoadedFile:
+    """What a file's content declares, or all that is wrong with it. Raises nothing."""
+    if len(content) > MAX_FILE_BYTES:
+        return unreadable(file, f"has more than {MAX_FILE_BYTES} bytes")
+    if not content.strip():
+        return unreadable(file, _EMPTY)
+    try:
+        return check_document(file, read_text(content.decode("utf-8-sig"), suffix))
+    except UnicodeDecodeError as error:
+        return unreadable(file, "is not UTF-8", content.count(b"\n", 0, error.start) + 1)
+    except TextProblem as problem:
+        return unreadable(file, problem.message, problem.line, problem.path)
+    except Exception as error:
+        _log.exception("manifest %s could not be read", file)
+        return unreadable(file, f"cannot be read: {type(error).__name__}: {error}")
+
+
+def read_content(path: Path) -> tuple[bytes, Signature]:
+    """The content of a file that nobody is writing, and its signature. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123  # a path cannot say O_NONBLOCK, and a pipe would block
+        before = signature_of(os.fstat(descriptor))
+        content = file.read(MAX_FILE_BYTES + 1)
+        if _is_being_written(descriptor) or signature_of(os.fstat(descriptor)) != before:
+            raise _BusyError
+        return content, before
+
+
+def _is_being_written(descriptor: int) -> bool:
+    """Whether a process has the file open for writing; False also where that cannot be known.
+
+    The kernel grants a read lease only when nobody has. Should somebody open the file while it is held, for a
+    microsecond, he waits for its end, and the signal that asks for it is one that is ignored.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:  # others: of another user, or on a file system without leases
+        return error.errno == EAGAIN
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False

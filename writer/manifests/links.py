@@ -1,0 +1,64 @@
+"""Symbolic links: what is passed on the way through them, and the locks of checkouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+_MOST_LINKS: Final = 40  # as the kernel has it
+
+
+class LinkedPaths:
+    """Follows paths link by link. `names` are the links that were passed, and where the paths ended."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._targets: dict[str, str] = {}
+
+    def follow(self, path: Path) -> str:
+        """The real path, as far as it exists; notes what a change of the way to it would change."""
+        at, passed = "/", 0
+        rest = list(path.parts[:0:-1])
+        while rest:
+            part = rest.pop()
+            if part == "..":
+                at = at.rpartition("/")[0] or "/"
+                continue
+            at = f"{at.rstrip('/')}/{part}"
+            target = self._target(at)
+            if target and passed < _MOST_LINKS:
+                passed += 1
+                self.names.add(at)
+                at = "/" if target.startswith("/") else (at.rpartition("/")[0] or "/")
+                rest += [name for name in reversed(target.split("/")) if name not in ("", ".")]
+        self.names.add(at)
+        return at
+
+    def _target(self, path: str) -> str:
+        if path not in self._targets:
+            try:
+                self._targets[path] = str(Path(path).readlink())
+            except OSError:
+                self._targets[path] = ""
+        return self._targets[path]
+
+
+def checkout_locks(folders: Iterable[str]) -> tuple[Path, ...]:
+    """The lock files that exist while git rewrites the checkouts these folders are in."""
+    locks = {_git_folder(Path(folder)) for folder in folders}
+    return tuple(sorted(lock / "index.lock" for lock in locks if lock is not None and (lock / "index.lock").exists()))
+
+
+def _git_folder(folder: Path) -> Path | None:
+    for place in (folder, *folder.parents):
+        git = place / ".git"
+        if git.is_dir():
+            return git
+        if git.is_file():  # of a worktree or a submodule
+            try:
+                named = git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+            except (OSError, UnicodeDecodeError):
+                return None
+            return place / named
+    return None

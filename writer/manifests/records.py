@@ -1,0 +1,81 @@
+"""What is known of manifests: what each file declares, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from registry_store.changes import Implications
+from registry_store.layers import Default
+from writer.manifests.lines import Path, shown_path
+
+ERRORS_SHOWN: Final = 100
+"""Of one file. A last one says how many more there are."""
+
+
+class ManifestError(msgspec.Struct, frozen=True, order=True):
+    """What is wrong, and where.
+
+    `file` is relative to the manifests' folder, empty when it is the folder itself. `line` counts from 1; 0: it cannot
+    be known. `field` is like modules[0].category, empty for a whole file.
+    """
+
+    file: str
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (where, self.field, self.message) if part)
+
+
+def shown(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
+    """Each once, and of one file no more than anyone reads."""
+    by_file: dict[str, list[ManifestError]] = defaultdict(list)
+    for error in dict.fromkeys(errors):
+        by_file[error.file].append(error)
+    found: list[ManifestError] = []
+    for file, told in by_file.items():
+        found += told[:ERRORS_SHOWN]
+        if len(told) > ERRORS_SHOWN:
+            found.append(ManifestError(file, 0, "", f"and {len(told) - ERRORS_SHOWN} more errors"))
+    return tuple(found)
+
+
+class Declarations(msgspec.Struct, frozen=True):
+    """What one file declares: fields by module, aliases, implications, defaults in their order."""
+
+    modules: dict[str, dict[str, Any]] = {}
+    aliases: dict[str, str] = {}
+    implications: Implications = {}
+    defaults: tuple[Default, ...] = ()
+
+
+def _nowhere(path: Path) -> int:
+    return 0
+
+
+class LoadedFile(msgspec.Struct, frozen=True):
+    """A file as it was last read: what it declares, or (None) its errors.
+
+    `places` says where in it each module stands, `line_of` in which line a place is.
+    """
+
+    file: str
+    declared: Declarations | None
+    errors: tuple[ManifestError, ...] = ()
+    places: dict[str, Path] = {}
+    line_of: Callable[[Path], int] = _nowhere
+
+    def error(self, path: Path, message: str) -> ManifestError:
+        """An error found when the file was held against others, or against the registry."""
+        return ManifestError(self.file, self.line_of(path), shown_path(path), message)
+
+
+def unreadable(file: str, message: str, line: int = 0, path: Path = ()) -> LoadedFile:
+    """A file of which nothing is known but what is wrong with it."""
+    return LoadedFile(file, None, (ManifestError(file, line, shown_path(path), message),))

@@ -1,0 +1,112 @@
+"""What a manifest may say: the structs, and the JSON Schema generated from them.
+
+Every field but a module's name is optional and has no default here: what a manifest does not name, a lower layer
+gives. The schema lies beside this file (manifest.schema.json), so that editors can be pointed at it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from registry_store.layout import MAX_CAPABILITIES, MAX_DURATION_MS, MAX_NAME_BYTES, MAX_TERM_BYTES
+
+SCHEMA_FILE: Final = "manifest.schema.json"
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
+Word = Annotated[str, Meta(min_length=1, max_length=MAX_TERM_BYTES)]
+Capability = Annotated[str, Meta(pattern=f"^[a-z][a-z0-9_]{{0,{MAX_TERM_BYTES - 1}}}$")]
+Level = Literal["low", "medium", "high", "very_high"]
+
+
+class RequirementsManifest(msgspec.Struct, kw_only=True):
+    """What a module needs to run. Further keys are kept; a key that is left out is given by a lower layer."""
+
+    memory: Annotated[Level, Meta(description="Memory: low < medium < high < very_high.")] | UnsetType = UNSET
+    compute: Annotated[Level, Meta(description="Computing power: low < medium < high < very_high.")] | UnsetType = UNSET
+    gpu: Annotated[bool, Meta(description="Whether it needs a GPU.")] | UnsetType = UNSET
+
+
+class Fields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a manifest can say about a module."""
+
+    category: Annotated[Word, Meta(description="Such as prediction, reasoning, retrieval.")] | UnsetType = UNSET
+    capabilities: (
+        Annotated[
+            tuple[Capability, ...],
+            Meta(max_length=MAX_CAPABILITIES, description="What it can do, such as reasoning or tool_use."),
+        ]
+        | UnsetType
+    ) = UNSET
+    requirements: RequirementsManifest | UnsetType = UNSET
+    pool_type: Annotated[Word, Meta(description="The pool that runs it, such as general, optimizer, neural.")] | (
+        UnsetType
+    ) = UNSET
+    estimated_duration: (
+        Annotated[int, Meta(ge=0, le=MAX_DURATION_MS, description="Typical execution time in milliseconds.")]
+        | UnsetType
+    ) = UNSET
+    native_available: Annotated[bool, Meta(description="Whether a non-Python implementation exists.")] | UnsetType = (
+        UNSET
+    )
+    examples: Annotated[tuple[str, ...], Meta(description="Usage examples.")] | UnsetType = UNSET
+    metadata: Annotated[dict[str, Any], Meta(description="Anything else, merged key by key.")] | UnsetType = UNSET
+
+
+class ModuleManifest(Fields, kw_only=True, forbid_unknown_fields=True):
+    """One module. Fields that are left out come from a lower layer (core, discovered), else from the defaults."""
+
+    name: Annotated[Name, Meta(description="Full dotted name, such as acme.Summarise.")]
+
+
+class DefaultManifest(Fields, kw_only=True, forbid_unknown_fields=True):
+    """Defaults for discovered modules: they replace what discovery guessed, and nothing that is declared."""
+
+    match: Annotated[Name, Meta(description="Full names, where * and ? stand for anything: dspy.Bootstrap*")]
+
+
+class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A manifest of the DSPy Module Registry: modules, implications, aliases, defaults for discovered modules."""
+
+    schema: Annotated[str, Meta(description="Where an editor finds this schema.")] | UnsetType = msgspec.field(
+        default=UNSET, name="$schema"
+    )
+    modules: Annotated[tuple[ModuleManifest, ...], Meta(description="The modules this file declares.")] = ()
+    aliases: Annotated[dict[Name, Name], Meta(description="Alias: full name of the module it means.")] = {}
+    implications: Annotated[
+        dict[Capability, tuple[Capability, ...]],
+        Meta(description="Capability: the capabilities it implies. Extends what core and other files declare."),
+    ] = {}
+    defaults: Annotated[
+        tuple[DefaultManifest, ...],
+        Meta(description="Defaults for discovered modules, by pattern; of several that match, the later wins."),
+    ] = ()
+
+
+def keys_of(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The keys that a manifest may use for this struct."""
+    return struct.__struct_encode_fields__
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest (draft 2020-12), generated from the structs."""
+    generated = msgspec.json.schema(Manifest)
+    generated["$defs"]["RequirementsManifest"]["additionalProperties"] = True
+    schema = {"$schema": _DIALECT, "title": "DSPy Module Registry manifest", **generated}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema))
+    return plain
+
+
+def schema_text() -> str:
+    """The JSON Schema as it is shipped."""
+    return json.dumps(manifest_schema(), indent=2) + "\n"
+
+
+def shipped_schema() -> str:
+    """The copy of the schema in this package."""
+    return (resources.files("writer.manifests") / SCHEMA_FILE).read_text(encoding="utf-8")

@@ -1,0 +1,170 @@
+"""Bringing a draft in line with a tree of manifests: only differences are staged.
+
+What was in force before is what the registry itself holds, by source. So a restart changes nothing that the files do
+not, and a file that is held keeps what it declared last, across restarts too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from registry_store.changes import Implications
+from registry_store.codec import encode
+from registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
+from registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
+from writer.draft import Draft
+from writer.manifests.lines import Path
+from writer.manifests.records import Declarations, ManifestError
+from writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
+
+Refused = dict[str, tuple[ManifestError, ...]]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What came of a tree.
+
+    `modules` counts those that manifests declare. `needs_registry`: an error depends on what else is registered, so it
+    may go away without a change of a file.
+    """
+
+    modules: int
+    held: frozenset[str]
+    errors: tuple[ManifestError, ...]
+    needs_registry: bool
+
+
+def stage_tree(draft: Draft, tree: Tree) -> Loaded:
+    """Stage what the tree declares. A file that the registry refuses is held, and the rest is tried without it."""
+    standing = standing_declarations(draft)
+    others = [words for source, words in draft.all_implications().items() if not source.startswith(MANIFEST_PREFIX)]
+    refused: Refused = {}
+    while True:
+        plan = compile_tree(tree, standing, others, refused)
+        child = draft.child()
+        found = _Staging(child, tree, plan, standing).run()
+        if not found:
+            break
+        for error in found:
+            refused[error.file] = (*refused.get(error.file, ()), error)
+    if child.has_effect:
+        draft.absorb(child)
+    kept = (standing.get(file, NOTHING) for file in plan.held)
+    modules = sum(len(declared.modules) for declared in (*plan.effective.values(), *kept))
+    return Loaded(modules, plan.held, plan.errors, bool(refused))
+
+
+def standing_declarations(draft: Draft) -> dict[str, Declarations]:
+    """What the registry holds of manifests, by file."""
+    modules: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    aliases: dict[str, dict[str, str]] = defaultdict(dict)
+    implications: dict[str, Implications] = {}
+    defaults: dict[str, tuple[Default, ...]] = {}
+    for name, layer in draft.catalog.layers_of(MANIFEST_PREFIX):
+        modules[_file(layer.source)][name] = layer.fields
+    for alias, meaning in draft.all_aliases().items():
+        if meaning.source.startswith(MANIFEST_PREFIX):
+            aliases[_file(meaning.source)][alias] = meaning.name
+    for source, words in draft.all_implications().items():
+        if source.startswith(MANIFEST_PREFIX):
+            implications[_file(source)] = words
+    for source, rules in draft.all_defaults().items():
+        defaults[_file(source)] = rules
+    return {
+        file: Declarations(
+            modules.get(file, {}), aliases.get(file, {}), implications.get(file, {}), defaults.get(file, ())
+        )
+        for file in sorted({*modules, *aliases, *implications, *defaults})
+    }
+
+
+def _file(source: str) -> str:
+    return source.partition(":")[2]
+
+
+class _Staging:
+    """One attempt. `run` returns what the registry refuses; then the draft is of no use."""
+
+    def __init__(self, draft: Draft, tree: Tree, plan: Plan, standing: Mapping[str, Declarations]) -> None:
+        self._draft = draft
+        self._tree = tree
+        self._effective = plan.effective
+        self._old = {file: declared for file, declared in standing.items() if file not in plan.held}
+        self._errors: list[ManifestError] = []
+
+    def run(self) -> list[ManifestError]:
+        self._implications()
+        self._defaults()
+        self._modules()
+        self._aliases()
+        return self._errors
+
+    def _refuse(self, file: str, path: Path, error: RegistryError) -> None:
+        self._errors.append(self._tree.files[file].error(path, error.message))
+
+    def _implications(self) -> None:
+        """All that goes before all that comes: then no cycle stands on the way to an end that has none."""
+        changed = {
+            file: self._effective.get(file, NOTHING).implications
+            for file in {**self._old, **self._effective}
+            if self._effective.get(file, NOTHING).implications != self._old.get(file, NOTHING).implications
+        }
+        for file in changed:
+            self._draft.set_implications(MANIFEST_PREFIX + file, {})
+        for file, words in changed.items():
+            try:
+                self._draft.set_implications(MANIFEST_PREFIX + file, words)
+            except VocabularyError as error:
+                self._refuse(file, ("implications",), error)
+
+    def _defaults(self) -> None:
+        for file in {**self._old, **self._effective}:
+            rules = self._effective.get(file, NOTHING).defaults
+            if encode(rules) != encode(self._old.get(file, NOTHING).defaults):
+                try:
+                    self._draft.set_defaults(DEFAULTS_PREFIX + file, rules)
+                except RegistryError as error:
+                    self._refuse(file, ("defaults",), error)
+
+    def _modules(self) -> None:
+        """A module that moves from one file to another changes hands in one step."""
+        old = {name: (file, fields) for file, one in self._old.items() for name, fields in one.modules.items()}
+        new = {name: (file, fields) for file, one in self._effective.items() for name, fields in one.modules.items()}
+        for name, (file, fields) in new.items():
+            was = old.get(name)
+            if was is None or was[0] != file or encode(was[1]) != encode(fields):
+                self._relayer(name, was[0] if was else "", Layer(MANIFEST_PREFIX + file, fields), file)
+        for name, (file, _) in old.items():
+            if name not in new:
+                self._relayer(name, file, None, file)
+
+    def _relayer(self, name: str, old_file: str, layer: Layer | None, file: str) -> None:
+        layers = dict(self._draft.layers_of(name))
+        layers.pop(MANIFEST_PREFIX + old_file, None)
+        if layer is not None:
+            layers[layer.source] = layer
+        try:
+            self._draft.relayer(name, layers)
+        except RegistryError as error:
+            if layer is None:
+                raise
+            self._refuse(file, self._tree.files[file].places[name], error)
+
+    def _aliases(self) -> None:
+        """A client's alias wins, as its modules do."""
+        new = {alias: (file, name) for file, one in self._effective.items() for alias, name in one.aliases.items()}
+        old = {alias: file for file, one in self._old.items() for alias in one.aliases}
+        for alias, file in old.items():
+            meaning = self._draft.all_aliases().get(alias)
+            if alias not in new and meaning is not None and meaning.source == MANIFEST_PREFIX + file:
+                self._draft.remove_alias(alias)
+        for alias, (file, name) in new.items():
+            meaning = self._draft.all_aliases().get(alias)
+            if meaning is None or meaning.source != CLIENT:
+                try:
+                    self._draft.set_alias(alias, name, MANIFEST_PREFIX + file)
+                except UnknownModuleError as error:
+                    self._refuse(file, ("aliases", alias), error)

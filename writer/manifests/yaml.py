@@ -1,0 +1,171 @@
+"""YAML, as far as a manifest needs it: plain data, by the core schema of YAML 1.2. Pure.
+
+Not PyYAML's own construction: that one takes `no` for false and 1:30 for 90, keeps the last of two equal keys, and
+lets aliases multiply without bound. Nothing here creates an object of a class that a file names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import yaml
+
+from writer.manifests.lines import Lines, Path
+
+MAX_NODES: Final = 250_000
+"""Values in one document, those that aliases repeat counted each time."""
+
+_TAG: Final = "tag:yaml.org,2002:"
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class YamlProblem(ValueError):
+    """`line` counts from 1; 0: it cannot be known."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class _Loader(_Base):  # type: ignore[misc]  # its class depends on how PyYAML was built
+    """Resolves plain scalars by the core schema."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML adds to it
+
+
+for _kind, _pattern, _first in (
+    ("null", r"^(~|null|Null|NULL|)$", [*"~nN", ""]),
+    ("bool", r"^(true|True|TRUE|false|False|FALSE)$", [*"tTfF"]),
+    ("int", r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", [*"-+0123456789"]),
+    (
+        "float",
+        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        [*"-+.0123456789"],
+    ),
+):
+    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(_pattern), _first)
+
+
+def load_yaml(text: str, max_depth: int) -> tuple[Any, Lines]:
+    """The data of one document, and the line of each part. Raises YamlProblem."""
+    loader = None
+    try:
+        _refuse_depth(text, max_depth)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return _Construction(max_depth).document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise YamlProblem(what, _line(mark) if mark else 0) from error
+    except yaml.YAMLError as error:
+        raise YamlProblem(" ".join(str(error).split()), 0) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _refuse_depth(text: str, max_depth: int) -> None:
+    """Before composing, which recurses."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > max_depth:
+                raise YamlProblem(f"nested deeper than {max_depth} levels", _line(event.start_mark))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+class _Construction:
+    def __init__(self, max_depth: int) -> None:
+        self._max_depth = max_depth
+        self._left = MAX_NODES
+        self._lines: Lines = {}
+
+    def document(self, node: yaml.Node | None) -> tuple[Any, Lines]:
+        return (None if node is None else self._value(node, (), 1)), self._lines
+
+    def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise _problem(f"more than {MAX_NODES} values, aliases resolved", node)
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        if depth > self._max_depth:  # an alias inside what it names
+            raise _problem(f"nested deeper than {self._max_depth} levels", node)
+        kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
+        if node.tag != f"{_TAG}{kind}":
+            raise _problem(f"the tag {node.tag} is not supported", node)
+        return self._mapping(node, path, depth) if kind == "map" else self._list(node, path, depth)
+
+    def _list(self, node: yaml.Node, path: Path, depth: int) -> list[Any]:
+        found = []
+        for index, item in enumerate(node.value):
+            at = (*path, index)
+            self._lines[at] = item.start_mark.line + 1
+            found.append(self._value(item, at, depth + 1))
+        return found
+
+    def _mapping(self, node: yaml.Node, path: Path, depth: int) -> dict[Any, Any]:
+        merged: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if _is_merge(key_node):
+                merged = {**self._merged(value_node, path, depth), **merged}
+        own: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not _is_merge(key_node):
+                key = _key(key_node)
+                at = (*path, str(key))
+                if key in own:
+                    raise _problem(f"{key!r} appears twice, first in line {self._lines[at]}", key_node)
+                self._lines[at] = key_node.start_mark.line + 1
+                own[key] = self._value(value_node, at, depth + 1)
+        return {**merged, **own}
+
+    def _merged(self, node: yaml.Node, path: Path, depth: int) -> dict[Any, Any]:
+        """What `<<` names: a mapping or a list of them, of which the earlier wins."""
+        several = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        found: dict[Any, Any] = {}
+        for one in several:
+            if not isinstance(one, yaml.MappingNode):
+                raise _problem("<< merges mappings only", node)
+            found = {**self._value(one, path, depth + 1), **found}
+        return found
+
+
+def _is_merge(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.value == "<<" and not node.style
+
+
+def _key(node: yaml.Node) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise _problem("a key must be a text", node)
+    return _scalar(node)
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    kind, value = node.tag.removeprefix(_TAG), node.value
+    try:
+        if kind == "str":
+            return value
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return {"true": True, "false": False}[value.lower()]
+        if kind == "int":
+            return int(value, 0 if value[:2] in ("0o", "0x") else 10)
+        if kind == "float":
+            return float(re.sub(r"\.(inf|nan)", r"\1", value.lower()))
+    except (ValueError, KeyError) as error:
+        raise _problem(f"{value[:60]!r} is no {kind}", node) from error
+    raise _problem(f"the tag {node.tag} is not supported", node)
+
+
+def _problem(message: str, node: yaml.Node) -> YamlProblem:
+    return YamlProblem(message, _line(node.start_mark))
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1
