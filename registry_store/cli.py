@@ -1,0 +1,162 @@
+"""`dspy-registry`: one command whose subcommands both sides supply.
+
+This package imports neither side, so the lists of commands come from the entry points of the group
+`dspy_registry.commands`, and one list is loaded only if those before it have no such command.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from registry_store import console
+from registry_store.errors import InvalidArgumentError, RegistryError
+
+PROGRAM: Final = "dspy-registry"
+DISTRIBUTION: Final = "dspy-module-registry"
+COMMANDS_GROUP: Final = "dspy_registry.commands"
+SHELLS: Final = ("bash", "zsh", "fish")
+COMPLETE_VARIABLE: Final = "_DSPY_REGISTRY_COMPLETE"
+
+DONE, NO, USED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
+
+EXAMPLES: Final = """\b
+Examples:
+  dspy-registry demo                        see it at work, on a registry of its own
+  dspy-registry serve                       run the writer of this host
+  dspy-registry list                        every module, as a table
+  dspy-registry get ChainOfThought          one module; short names will do
+  dspy-registry find --capability reasoning --max-memory medium
+  dspy-registry route dspy.ColBERTv2 --input-size 5000
+  dspy-registry discover --register         take in what this Python environment has
+  dspy-registry get Predict --json | jq .estimated_duration
+
+\b
+Exit status: 0 done, 1 the answer is no or not found, 2 used wrongly.
+The registry is --path, else $DSPY_REGISTRY, else the user's data directory."""
+
+
+class CommandGroup(click.Group):
+    """Subcommands from entry points, and errors the way this command line prints them.
+
+    A subcommand's return value is the exit status; None is 0.
+    """
+
+    _lists: list[importlib.metadata.EntryPoint] | None = None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, of every list."""
+        while self._load_next():
+            pass
+        return sorted(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, loading no more lists than it takes."""
+        while cmd_name not in self.commands and self._load_next():
+            pass
+        return self.commands.get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Adds the nearest names to the error for one that does not exist."""
+        name = args[0]
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            close = difflib.get_close_matches(name, self.list_commands(ctx))
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            ctx.fail(f"No such command '{name}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run, and exit with the status; `standalone_mode=False` raises errors instead."""
+        arguments = list(sys.argv[1:] if args is None else args)
+
+        def run() -> Any:
+            variable = complete_var or COMPLETE_VARIABLE
+            return super(CommandGroup, self).main(arguments, prog_name or PROGRAM, variable, False, **extra)
+
+        if not standalone_mode:
+            return run()
+        try:
+            status = run()
+        except (click.ClickException, RegistryError, OSError) as error:
+            status = _report(error, as_json="--json" in arguments)
+        except (click.Abort, KeyboardInterrupt):
+            status = INTERRUPTED
+        sys.exit(status)
+
+    def _load_next(self) -> bool:
+        if self._lists is None:
+            # In this order, look-ups do not load the writer.
+            self._lists = sorted(importlib.metadata.entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name)
+        if not self._lists:
+            return False
+        entry = self._lists.pop(0)
+        try:
+            for command in entry.load():
+                self.add_command(command)
+        except Exception as error:  # a broken package of others must not take the rest with it
+            console.print_warning(f"the commands of {entry.value} cannot be used: {error!r}")
+        return True
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    """Print an error; the exit status."""
+    if isinstance(error, click.ClickException):
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        remedy = f"Try '{context.command_path} --help'." if context else ""
+        console.print_error(type(error).__name__, error.format_message(), remedy, as_json=as_json)
+        return error.exit_code
+    if isinstance(error, RegistryError):
+        console.print_error(type(error).__name__, error.message, error.remedy, as_json=as_json)
+        return USED_WRONGLY if isinstance(error, InvalidArgumentError) else NO
+    console.print_error(type(error).__name__, str(error), as_json=as_json)
+    return NO
+
+
+@click.group(
+    cls=CommandGroup,
+    epilog=EXAMPLES,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name=DISTRIBUTION, prog_name=PROGRAM)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Which DSPy modules exist on this host, what they can do and how to route them."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(USED_WRONGLY)
+
+
+@main.command("completion", short_help="Print the script that completes this command in a shell.")
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the script that completes this command, module names included.
+
+    \b
+    bash   eval "$(dspy-registry completion bash)"          in ~/.bashrc
+    zsh    eval "$(dspy-registry completion zsh)"           in ~/.zshrc
+    fish   dspy-registry completion fish > ~/.config/fish/completions/dspy-registry.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None, "click has the three shells built in"
+    click.echo(found(main, {}, PROGRAM, COMPLETE_VARIABLE).source())
+
+
+if __name__ == "__main__":
+    main()
