@@ -1,0 +1,1 @@
+"""Measures the registry against what people would use instead. `python -m benchmarks --help`."""

@@ -1,0 +1,74 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("lmdb", "msgspec", "pyroaring", "redis", "hiredis", "diskcache", "UltraDict", "rocksdict")
+
+
+def machine(folder: Path, file_system: str) -> dict[str, Any]:
+    """Processor, memory, disk, and versions of everything involved."""
+    import lmdb
+
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory, GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "file system": file_system,
+        "sync, ms": _sync_ms(folder),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "liblmdb": ".".join(map(str, lmdb.version())),
+        "sqlite": sqlite3.sqlite_version,
+        "commit": _commit(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _sync_ms(folder: Path) -> float:
+    """The median of appending 4 KiB and syncing them: what a durable commit cannot be quicker than."""
+    import statistics
+    import time
+
+    file = folder / "sync-probe"
+    times = []
+    with file.open("wb", buffering=0) as probe:
+        for _ in range(21):
+            start = time.perf_counter()
+            probe.write(bytes(4096))
+            os.fdatasync(probe.fileno())
+            times.append(time.perf_counter() - start)
+    file.unlink()
+    return round(statistics.median(times) * 1000, 3)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,233 @@
+"""Reader processes that start together at a barrier, and a writer process that commits at a given rate.
+
+All are spawned, not forked: each is a worker of its own, as under a process manager.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from benchmarks.harness import Contender, Summary, chunked, clock_cost, summarise
+from benchmarks.stores.peer import Opening
+
+CONTEXT: Final = multiprocessing.get_context("spawn")
+_PATIENCE: Final = 120.0  # seconds that a process may take to start or to answer
+
+
+class Readers:
+    """`count` processes reading the same names from the same store. `rates` lets some of them read at once."""
+
+    def __init__(self, opening: Opening, names: Sequence[str], count: int) -> None:
+        self._barriers = {parties: CONTEXT.Barrier(parties) for parties in range(1, count + 1)}
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        for _ in range(count):
+            ours, theirs = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=_read, args=(opening, list(names), self._barriers, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        for pipe in self._pipes:
+            _answer(pipe)
+
+    def rates(self, count: int, seconds: float) -> list[float]:
+        """Reads per second of each of the first `count` processes, all reading for so many seconds from one barrier."""
+        return [float(rate) for rate in self._all(count, ("rate", count, seconds))]
+
+    def singles(self, count: int, reads: int, pause: float = 0.0) -> list[Summary]:
+        """Percentiles of single reads, by process; `pause` is the time between two reads, in seconds."""
+        return [summary for summary in self._all(count, ("singles", count, reads, pause)) if summary]
+
+    def _all(self, count: int, request: tuple[Any, ...]) -> list[Any]:
+        for pipe in self._pipes[:count]:
+            pipe.send(request)
+        return [_answer(pipe) for pipe in self._pipes[:count]]
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.close()
+            process.join(_PATIENCE)
+
+
+def _answer(pipe: Connection) -> Any:
+    if not pipe.poll(_PATIENCE):
+        raise TimeoutError("a benchmark process does not answer")
+    return pipe.recv()
+
+
+def _read(opening: Opening, names: list[str], barriers: dict[int, Any], pipe: Connection) -> None:
+    store = opening.open()
+    contender = Contender(opening.label, opening.statement, lambda: {"store": store})
+    chunks = chunked(names, 1024)
+    contender.batches(chunks, 2)
+    pipe.send("ready")
+    try:
+        while True:
+            match pipe.recv():
+                case ("rate", count, seconds):
+                    barriers[count].wait(_PATIENCE)
+                    pipe.send(_rate(contender, chunks, seconds))
+                case ("singles", count, reads, pause):
+                    barriers[count].wait(_PATIENCE)
+                    pipe.send(_singles(contender, names, reads, pause))
+    except EOFError:
+        store.close()
+
+
+def _rate(contender: Contender, chunks: Sequence[Sequence[tuple[Any, ...]]], seconds: float) -> float:
+    """Whole passes over the names until the time is up."""
+    per_pass = sum(len(chunk) for chunk in chunks) * 8
+    start = time.perf_counter()
+    end, done = start + seconds, 0
+    now = start
+    while now < end:
+        contender.batches(chunks, 1)
+        done += per_pass
+        now = time.perf_counter()
+    return done / (now - start)
+
+
+def _singles(contender: Contender, names: list[str], reads: int, pause: float) -> Summary:
+    cost = clock_cost()
+    asked = (names * (reads // len(names) + 1))[:reads]
+    if not pause:
+        times: list[int] = contender.singles(asked)
+    else:
+        times = []
+        for name in asked:
+            times.extend(contender.singles((name,)))
+            _spin(pause)
+    return summarise(contender.label, [max(0.0, single - cost) for single in times])
+
+
+def _spin(seconds: float) -> None:
+    """Stay busy, as a worker does between two reads: a sleep would measure the scheduler."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class Writer:
+    """A process that updates modules, one commit each, `per_second` times a second while `resume`d.
+
+    `sync_ms` makes each commit take so much longer, as on a slower disk. Every so many commits, if not 0, a module that
+    was not there is registered instead, and the one registered before it removed the next time.
+    """
+
+    def __init__(
+        self, path: Path, names: Sequence[str], per_second: float, sync_ms: float = 0.0, newcomer_every: int = 0
+    ) -> None:
+        self._go, self._stop = CONTEXT.Event(), CONTEXT.Event()
+        self._idle = CONTEXT.Event()
+        self._commits = CONTEXT.Value("Q", 0, lock=False)
+        self.per_second = per_second
+        signals = (self._go, self._stop, self._idle, self._commits)
+        before = os.environ.get(_FAILPOINTS)
+        if sync_ms:
+            os.environ[_FAILPOINTS] = f"before_commit=sleep:{sync_ms}"
+        try:
+            self._process = CONTEXT.Process(
+                target=_write, args=(path, list(names), 1 / per_second, newcomer_every, signals), daemon=True
+            )
+            self._process.start()
+        finally:
+            os.environ.pop(_FAILPOINTS, None)
+            if before is not None:
+                os.environ[_FAILPOINTS] = before
+        self._until(self._idle.is_set)
+
+    @property
+    def commits(self) -> int:
+        """How many commits it has made."""
+        return int(self._commits.value)
+
+    def resume(self) -> None:
+        """Commit from now on; returns once it does."""
+        before = self.commits
+        self._idle.clear()
+        self._go.set()
+        self._until(lambda: self.commits >= before + 2)
+
+    def pause(self) -> None:
+        """Commit no more; returns once it does not."""
+        self._go.clear()
+        self._until(self._idle.is_set)
+
+    def _until(self, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not reached():
+            if time.monotonic() > deadline or not self._process.is_alive():
+                raise RuntimeError("the benchmark's writer died, or does not answer")
+            time.sleep(0.001)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._go.set()
+        self._process.join(_PATIENCE)
+
+
+_FAILPOINTS: Final = "DSPY_REGISTRY_FAILPOINTS"
+
+
+def _write(
+    path: Path, names: list[str], interval: float, newcomer_every: int, signals: tuple[Any, Any, Any, Any]
+) -> None:
+    from writer import RegistryWriter
+
+    go, stop, idle, commits = signals
+    with RegistryWriter(path) as writer:
+        update = _updates(path, names, newcomer_every, writer)
+        while not stop.is_set():
+            idle.set()
+            go.wait()
+            due = time.monotonic()
+            while go.is_set() and not stop.is_set():
+                update()
+                commits.value += 1
+                due = max(due + interval, time.monotonic() - 10 * interval)
+                time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _updates(path: Path, names: list[str], newcomer_every: int, writer: Any) -> Callable[[], None]:
+    """Each call gives the next module another duration, as measured durations come in."""
+    import msgspec
+
+    from readers import Registry
+
+    with Registry(path) as registry:
+        infos = [registry[name] for name in names]
+    turn = 0
+    newcomer = ""
+
+    def update() -> None:
+        nonlocal turn, newcomer
+        turn += 1
+        info = infos[turn % len(infos)]
+        if not newcomer_every or turn % newcomer_every:
+            writer.register_module(msgspec.structs.replace(info, estimated_duration=1_000 + turn))
+        elif newcomer:
+            writer.unregister_module(newcomer)
+            newcomer = ""
+        else:
+            newcomer = f"{info.name}Newcomer"
+            writer.register_module(msgspec.structs.replace(info, name=newcomer))
+
+    return update

@@ -1,0 +1,93 @@
+"""Repeated reads, freshness verified on each call, against a plain Python class with a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Final, NamedTuple
+
+from benchmarks.harness import Contender, Contest, compare
+from benchmarks.rows import Bench, MakeContest, Result, Row
+from benchmarks.stores import OURS
+from benchmarks.stores.baselines import PlainDict
+from benchmarks.workloads import CAPABILITIES, shuffled
+from readers import Registry
+
+SIZE: Final = 1_000
+WORKING_SET: Final = 64
+PASS: Final = 1_024
+PLAIN: Final = "plain class with a dict"
+
+
+class Call(NamedTuple):
+    """A call, what it may cost in times of the plain one, and what its arguments are."""
+
+    result: str
+    title: str
+    limit: float
+    statement: str
+    asks: str = "name"
+
+
+CALLS: Final = (
+    Call("get_cached", "get_module, repeated", 1.5, "store.get_module({})"),
+    Call(
+        "find_by_capability_cached",
+        "find_by_capability, repeated",
+        2,
+        "store.find_by_capability({})",
+        "capability",
+    ),
+    Call("get_pool_type_cached", "get_pool_type, repeated", 2, "store.get_pool_type({})"),
+    Call("has_native_cached", "has_native, repeated", 2, "store.has_native({})"),
+    Call(
+        "find_cached",
+        "find(...) with the same arguments, repeated",
+        2,
+        "store.find(capabilities=('reasoning', 'tool_use'), pool_type='general', max_memory='medium')",
+    ),
+    Call("estimate_duration_cached", "estimate_duration, repeated", 6, "store.estimate_duration({}, 'large')"),
+    Call(
+        "routing_cached",
+        "routing_recommendation, repeated",
+        15,
+        "store.routing_recommendation({}, input_size=5000, optimize_latency=True)",
+    ),
+)
+
+
+def contest(call: Call, bench: Bench, stack: ExitStack) -> Contest:
+    """The registry and the plain class, asked the same again and again."""
+    dataset = bench.dataset(bench.upto(SIZE))
+    asked = list(CAPABILITIES[:WORKING_SET]) if call.asks == "capability" else shuffled(dataset.names)[:WORKING_SET]
+    arguments = (asked * PASS)[:PASS]
+    registry = stack.enter_context(Registry(dataset.path))
+    plain = PlainDict({word: registry.get(word, word) for word in asked})
+    return Contest(
+        [
+            Contender(OURS, call.statement, partial(dict, store=registry)),
+            Contender(PLAIN, "store.get({})", partial(dict, store=plain)),
+        ],
+        lambda _turn: arguments,
+    )
+
+
+def _measure(call: Call, bench: Bench) -> Iterator[Result]:
+    with ExitStack() as stack:
+        found = compare(contest(call, bench, stack), bench.plan, bench.ticker(call.title, bench.plan.rounds))
+    yield Result(
+        call.result,
+        call.title,
+        "at most",
+        call.limit,
+        found.ratio(OURS, PLAIN),
+        note=f"times a {PLAIN}; {bench.upto(SIZE):,} modules",
+        rounds=found.ratios(OURS, PLAIN),
+        summaries=found.summaries(),
+        facts=found.facts(),
+    )
+
+
+ROWS: Final = tuple(Row(call.result, (call.result,), 1.5, partial(_measure, call)) for call in CALLS)
+CONTESTS: Final[dict[str, MakeContest]] = {call.result: partial(contest, call) for call in CALLS}

@@ -1,0 +1,130 @@
+"""Durable writes against the same bytes written by hand."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from benchmarks.datasets import build_from
+from benchmarks.harness import summarise
+from benchmarks.rows import Bench, Result, Row
+from benchmarks.rows_concurrent import copied
+from benchmarks.stores import OURS
+from benchmarks.stores.by_hand import ByHand, captured
+from benchmarks.workloads import CORE_NAMES, SEED, SHARED_CAPABILITY, modules
+from registry_store import ModuleInfo
+from writer import RegistryWriter
+
+BY_HAND: Final = "hand-written"
+SMALL: Final = 1_000
+PER_ROUND: Final = 8
+BULK_ROUNDS: Final = 3
+
+
+def newcomers(count: int, *, shared: bool) -> list[ModuleInfo]:
+    """Modules that no data set holds, all with the capability that half of it has, or none of them."""
+    draw = random.Random(SEED + 3)
+    found = []
+    for number, info in enumerate(modules(count + len(CORE_NAMES))):
+        words = [word for word in info.capabilities if word != SHARED_CAPABILITY] + [SHARED_CAPABILITY] * shared
+        name = f"northwind.{info.name.partition('.')[2]}{draw.randrange(10**6)}v{number}"
+        found.append(msgspec.structs.replace(info, name=name, capabilities=tuple(words)))
+    return found
+
+
+def _register(name: str, wanted: int | None, shared: bool, bench: Bench) -> Iterator[Result]:
+    size = bench.upto(wanted or bench.largest)
+    title = f"one durable registration, {size:,} modules"
+    if shared:
+        title += f", a capability shared by {size // 2:,}"
+    rounds = 3 if bench.quick else 21
+    tick = bench.ticker(title, rounds)
+    infos = iter(newcomers(rounds * PER_ROUND + 1, shared=shared))
+    ours_at, theirs_at = copied(bench, size, f"{name}-ours"), copied(bench, size, f"{name}-by-hand")
+    times: dict[str, list[list[float]]] = {OURS: [], BY_HAND: []}
+    with RegistryWriter(ours_at) as writer, closing(ByHand(theirs_at)) as by_hand, captured() as commits:
+        writer.register_module(next(infos))
+        by_hand.commit(commits.pop())
+        for _ in range(rounds):
+            for taken in times.values():
+                taken.append([])
+            for _ in range(PER_ROUND):
+                times[OURS][-1].append(_timed(partial(writer.register_module, next(infos))))
+                times[BY_HAND][-1].append(_timed(partial(by_hand.commit, commits[-1])))
+            tick()
+    ratios = [
+        statistics.median(ours) / statistics.median(theirs)
+        for ours, theirs in zip(times[OURS], times[BY_HAND], strict=True)
+    ]
+    last = commits[-1]
+    yield Result(
+        name,
+        title,
+        "at most",
+        1.5,
+        statistics.median(ratios),
+        note="times a hand-written py-lmdb commit of the same bytes",
+        rounds=ratios,
+        summaries=[summarise(label, [time for part in taken for time in part]) for label, taken in times.items()],
+        facts={"keys written": len(last.puts), "bytes of values": last.value_bytes},
+    )
+
+
+def _timed(write: Callable[[], object]) -> int:
+    start = time.perf_counter_ns()
+    write()
+    return time.perf_counter_ns() - start
+
+
+def _bulk(bench: Bench) -> Iterator[Result]:
+    """Loads by hand and loads of ours in turn; the last of ours becomes the data set of its size."""
+    size = bench.largest
+    title = f"register_modules of {size:,} modules"
+    infos = list(modules(size))
+    rounds = 1 if bench.quick else BULK_ROUNDS
+    ours, theirs = [], []
+    for turn in range(rounds):
+        with closing(ByHand(bench.scratch("bulk-by-hand"))) as by_hand:
+            theirs.append(_timed(partial(by_hand.load, infos, len(CORE_NAMES))) / 1e9)
+        progress = partial(_progress, bench, title, turn, rounds)
+        dataset = build_from(bench.scratch(f"registry-{size}"), infos, progress)
+        ours.append(dataset.seconds)
+    bench.adopt(size, dataset)
+    bench.scratch("bulk-by-hand")
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    yield Result(
+        "bulk_load",
+        title,
+        "at most",
+        3,
+        statistics.median(ratios),
+        note="times a hand-written bulk load of the same records and postings; ours reports its progress",
+        rounds=ratios,
+        facts={
+            "registry, s": round(statistics.median(ours), 2),
+            "hand-written, s": round(statistics.median(theirs), 2),
+        },
+    )
+
+
+def _progress(bench: Bench, title: str, turn: int, rounds: int, share: float) -> None:
+    bench.say(title, (turn + share) / rounds)
+
+
+def _row(name: str, wanted: int | None, shared: bool, seconds: float) -> Row:
+    return Row(name, (name,), seconds, partial(_register, name, wanted, shared))
+
+
+BULK: Final = (Row("bulk_load", ("bulk_load",), 150, _bulk),)
+ROWS: Final = (
+    _row("register_small", SMALL, False, 3),
+    _row("register_large", None, False, 8),
+    _row("register_shared", None, True, 8),
+)

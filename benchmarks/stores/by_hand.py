@@ -1,0 +1,141 @@
+"""Writes by hand: the same bytes with nothing but py-lmdb and msgspec."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lmdb
+
+from registry_store import ModuleInfo, layout
+from registry_store.codec import encode, seal, seal_record
+from registry_store.layers import CLIENT
+from registry_store.names import short_terms
+from registry_store.postings import BitMap, store_block
+from registry_store.records import Provenance
+
+Pairs = list[tuple[bytes, bytes, bytes]]
+"""Database, key, value."""
+
+
+class Commit:
+    """What one commit of the registry deletes and puts."""
+
+    def __init__(self, operations: Any) -> None:
+        self.deletes = [(database, key) for database, keys in operations.deletes.items() for key in keys]
+        self.puts: Pairs = [
+            (database, key, value) for database, puts in operations.puts.items() for key, value in puts.items()
+        ]
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of all values."""
+        return sum(len(value) for _, _, value in self.puts)
+
+
+@contextmanager
+def captured() -> Iterator[list[Commit]]:
+    """Everything that registries in this process commit meanwhile. What is committed is committed as always."""
+    from writer import commit
+
+    commits: list[Commit] = []
+    write = commit.write
+
+    def write_and_keep(txn: Any, environment: Any, operations: Any) -> None:
+        commits.append(Commit(operations))
+        write(txn, environment, operations)
+
+    with mock.patch.object(commit, "write", write_and_keep):
+        yield commits
+
+
+class ByHand:
+    """A registry's data file, opened with the same options, and nothing around it."""
+
+    def __init__(self, path: Path) -> None:
+        self._env = lmdb.open(
+            str(path), map_size=layout.MAP_SIZE, max_dbs=len(layout.DATABASES) + 8, readahead=False, meminit=False
+        )
+        self._dbs = {name: self._env.open_db(name) for name in layout.DATABASES}
+
+    def commit(self, commit: Commit) -> None:
+        """One durable transaction."""
+        dbs = self._dbs
+        txn = self._env.begin(write=True)
+        for database, key in commit.deletes:
+            txn.delete(key, db=dbs[database])
+        for database, key, value in commit.puts:
+            txn.put(key, value, db=dbs[database])
+        txn.commit()
+
+    def load(self, infos: Iterable[ModuleInfo], first_sequence: int) -> None:
+        """A bulk load of records, their sequences and their postings, in one durable transaction.
+
+        As quick as it gets: in key order, so that pages are appended, and nothing validated. The bytes of a value
+        are made by the functions that define the format, since they are to be the same.
+        """
+        modules, sequences, postings = _built(infos, first_sequence)
+        with self._env.begin(write=True) as txn:
+            for name, pairs in ((layout.MODULES, modules), (layout.SEQUENCES, sequences), (layout.POSTINGS, postings)):
+                pairs.sort()
+                txn.cursor(self._dbs[name]).putmulti(pairs, append=True)
+
+    def contents(self, name: bytes) -> dict[bytes, bytes]:
+        """All of one database."""
+        with self._env.begin() as txn:
+            return dict(txn.cursor(self._dbs[name]))
+
+    def bytes_of(self, name: bytes) -> int:
+        """Bytes of the pages of one database."""
+        with self._env.begin() as txn:
+            stat = txn.stat(self._dbs[name])
+        return int(stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _built(infos: Iterable[ModuleInfo], first_sequence: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """Key and value of every record, sequence and posting block."""
+    now = time.time_ns() // 1_000_000
+    modules, sequences = [], []
+    terms: dict[str, list[int]] = defaultdict(list)
+    for sequence, info in enumerate(infos, first_sequence):
+        name = info.name.encode()
+        kept = Provenance(version=1, revision=2, updated_at=now, source=CLIENT, sequence=sequence)
+        modules.append((name, seal_record(encode(info), kept)))
+        sequences.append((layout.sequence_key(sequence), seal(name)))
+        for term in _terms(info):
+            terms[term].append(sequence)
+    return modules, sequences, _posting_blocks(terms)
+
+
+def _terms(info: ModuleInfo) -> Iterator[str]:
+    for word in info.capabilities:
+        yield f"capability:{word}"
+        if word == "complex_reasoning":
+            yield "capability:reasoning"
+    needs = info.requirements
+    yield f"category:{info.category}"
+    yield f"pool:{info.pool_type}"
+    yield "native:yes" if info.native_available else "native:no"
+    yield "gpu:yes" if needs.gpu else "gpu:no"
+    yield f"memory:{needs.memory}"
+    yield f"compute:{needs.compute}"
+    yield from short_terms(info.name)
+
+
+def _posting_blocks(terms: dict[str, list[int]]) -> list[tuple[bytes, bytes]]:
+    found = []
+    for term, sequences in terms.items():
+        blocks: dict[int, list[int]] = defaultdict(list)
+        for sequence in sequences:
+            blocks[sequence >> layout.BLOCK_BITS].append(sequence)
+        for number, block in blocks.items():
+            found.append((layout.posting_key(term.encode(), number), store_block(BitMap(block))))
+    return found

@@ -1,0 +1,104 @@
+"""The two paths of a read rebuilt step by step, each class doing what the one before does and one thing more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+
+from benchmarks.datasets import MAP_SIZE
+from benchmarks.stores.baselines import checksum
+from registry_store import ModuleInfo
+from registry_store.revision import RevisionFile
+
+
+class Call:
+    """Nothing but the call."""
+
+    def get(self, name: str) -> str:
+        return name
+
+
+class Lookup:
+    """And a look-up in a dict."""
+
+    def __init__(self, records: dict[str, ModuleInfo]) -> None:
+        self._records = records
+
+    def get(self, name: str) -> ModuleInfo:
+        return self._records[name]
+
+
+class Verified:
+    """And the shared revision word compared with the one at which the dict is valid."""
+
+    def __init__(self, records: dict[str, ModuleInfo], folder: Path) -> None:
+        self._records = records
+        self._word: Any = RevisionFile(folder).word
+        self._valid = self._word[()]
+
+    def get(self, name: str) -> ModuleInfo:
+        if self._word[()] == self._valid:
+            return self._records[name]
+        raise AssertionError("nobody writes here")
+
+
+class Encoded:
+    """The call, and the name as bytes."""
+
+    def get(self, name: str) -> bytes:
+        return name.encode()
+
+
+class Begun:
+    """And a read transaction begun and aborted, from LMDB's spare ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self._env = lmdb.open(str(folder), map_size=MAP_SIZE, readonly=True, max_spare_txns=4, readahead=False)
+        self._begin: Any = self._env.begin
+        self._decode = msgspec.msgpack.Decoder(ModuleInfo).decode
+
+    def get(self, name: str) -> object:
+        key = name.encode()
+        txn = self._begin()
+        txn.abort()
+        return key
+
+    def got(self, name: str) -> object:
+        """And the value looked up and copied out."""
+        txn = self._begin()
+        value = txn.get(name.encode())
+        txn.abort()
+        return value
+
+    def checked(self, name: str) -> object:
+        """And its checksum taken."""
+        txn = self._begin()
+        value = txn.get(name.encode())
+        checksum(value)
+        txn.abort()
+        return value
+
+    def decoded(self, name: str) -> ModuleInfo:
+        """And the record decoded."""
+        txn = self._begin()
+        value = txn.get(name.encode())
+        checksum(value)
+        info = self._decode(value)
+        txn.abort()
+        return info
+
+    def close(self) -> None:
+        self._env.close()
+
+
+CACHED_STEPS: Final = ("the call", "+ look-up in a dict", "+ revision word compared")
+UNCACHED_STEPS: Final = (
+    "the call, the name encoded",
+    "+ transaction begun and aborted",
+    "+ value looked up and copied",
+    "+ checksum",
+    "+ decoded",
+)

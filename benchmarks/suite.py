@@ -1,0 +1,128 @@
+"""All rows, and running some of them: progress, datasets, one result per line of the report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks import (
+    rows_cached,
+    rows_concurrent,
+    rows_find,
+    rows_memory,
+    rows_mixes,
+    rows_peers,
+    rows_sizes,
+    rows_steps,
+    rows_throughput,
+    rows_uncached,
+    rows_writes,
+)
+from benchmarks.rows import Bench, Result, Row
+
+FULL_SIZES: Final = (6, 1_000, 100_000, 1_000_000)
+QUICK_SIZES: Final = (6, 1_000, 5_000)
+
+ROWS: Final[tuple[Row, ...]] = (
+    *rows_writes.BULK,
+    *rows_cached.ROWS,
+    *rows_uncached.ROWS,
+    *rows_steps.ROWS,
+    *rows_peers.ROWS,
+    *rows_concurrent.ROWS,
+    *rows_mixes.ROWS,
+    *rows_throughput.ROWS,
+    *rows_sizes.ROWS,
+    *rows_memory.ROWS,
+    *rows_find.ROWS,
+    *rows_writes.ROWS,
+)
+"""The bulk load comes first: it builds the largest data set, and is fair only while nothing else fills memory."""
+
+RESULT_NAMES: Final = tuple(name for row in ROWS for name in row.results)
+
+Say = Callable[[str, float], None]
+"""What is being done, and which share of it is."""
+
+
+def chosen(only: Collection[str]) -> list[Row]:
+    """The rows of these names, of rows or of results; all when none is given. Raises ValueError for an unknown one."""
+    known = {row.name for row in ROWS} | set(RESULT_NAMES)
+    unknown = sorted(set(only) - known)
+    if unknown:
+        raise ValueError(f"no row is named {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return [row for row in ROWS if not only or row.name in only or set(row.results) & set(only)]
+
+
+def run(rows: list[Row], bench: Bench) -> Iterator[Result]:
+    """The results of rows. A row that fails yields results without a figure that say why."""
+    for row in rows:
+        pending = dict.fromkeys(row.results)
+        try:
+            for result in row.measure(bench):
+                pending.pop(result.name)
+                yield result
+        except Exception as error:
+            bench.failed.append(row.name)
+            for name in pending:
+                yield Result(name, name, "at most", None, None, note=f"failed: {error!r}")
+
+
+@contextmanager
+def bench_of(sizes: tuple[int, ...], *, quick: bool, say: Say, folder: Path | None = None) -> Iterator[Bench]:
+    """What rows work with, in a folder on a disk that is removed in the end."""
+    work = Path(tempfile.mkdtemp(prefix="dspy-registry-bench-", dir=folder or disk_folder()))
+    try:
+        yield Bench(work, tuple(sorted(sizes)), quick=quick, say=say)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def disk_folder() -> Path:
+    """A folder for temporary files that is on a disk, since syncing memory would measure nothing."""
+    candidates = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]
+    return next((folder for folder in candidates if file_system(folder) not in ("tmpfs", "ramfs")), candidates[-1])
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that a folder is on; "" when it cannot be told."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    resolved = os.fspath(folder.resolve())
+    found = ("", "")
+    for line in mounts:
+        _, point, kind, *_ = line.split()
+        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found[0]):
+            found = (point, kind)
+    return found[1]
+
+
+class Clock:
+    """Overall progress: the rows done, weighed by about how long they take."""
+
+    def __init__(self, rows: list[Row], show: Callable[[float, str], None]) -> None:
+        self._rows = rows
+        self._show = show
+        self._total = sum(row.seconds for row in rows) or 1.0
+        self._done = 0.0
+        self._current = 0.0
+        self.started = time.monotonic()
+
+    def say(self, what: str, share: float) -> None:
+        """Part of the current row is done."""
+        self._show((self._done + self._current * min(1.0, share)) / self._total, what)
+
+    def begin(self, row: Row) -> None:
+        """A row begins; the one before is done."""
+        self._done += self._current
+        self._current = row.seconds
+        self.say(row.name, 0.0)
