@@ -92,7 +92,7 @@ def _bulk(bench: Bench) -> Iterator[Result]:
     ours, theirs = [], []
     for turn in range(rounds):
         with closing(ByHand(bench.scratch("bulk-by-hand"))) as by_hand:
-            theirs.append(_timed(partial(by_hand.load, infos, len(CORE_NAMES))) / 1e9)
+            theirs.append(_timed(partial(by_hand.load, infos, CORE_NAMES)) / 1e9)
         progress = partial(_progress, bench, title, turn, rounds)
         dataset = build_from(bench.scratch(f"registry-{size}"), infos, progress)
         ours.append(dataset.seconds)

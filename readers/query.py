@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from registry_store.errors import InvalidArgumentError
 from registry_store.handles import Databases, Transaction
 from registry_store.names import ALL
-from registry_store.postings import BitMap, all_names, blocks_with, load_names, load_posting, stored_blocks
+from registry_store.order import all_names, load_names
+from registry_store.postings import BitMap, blocks_with, load_posting, stored_blocks
 from registry_store.vocabulary import LEVELS
 
 Plan = tuple[tuple[str, ...], ...]

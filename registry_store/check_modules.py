@@ -10,16 +10,17 @@ from collections.abc import Iterator
 
 from registry_store.changes import change_codec
 from registry_store.checking import CHANGES, HISTORY, INDEXES, LAYERS, VALUES, Head, Violation, text
-from registry_store.codec import open_record, unseal
+from registry_store.codec import open_record
 from registry_store.errors import CorruptRecordError, InvalidModuleError
 from registry_store.layers import CLIENT
-from registry_store.layout import posting_key, revision_key, sequence_key, split_posting_key, versioned_key
+from registry_store.layout import posting_key, revision_key, split_posting_key, versioned_key
 from registry_store.names import attribute_terms, short_terms
+from registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from registry_store.postings import BitMap, block_of, load_block
 from registry_store.records import Provenance, StoredModule
 from registry_store.validation import validate_module
 
-_PROGRESS_EVERY = 1000
+_PROGRESS_EVERY = 125  # rows of names: a thousand modules
 _CHANGES_HELD = 64
 _TERMS_HELD = 20_000
 _UNREADABLE = BitMap()
@@ -53,25 +54,33 @@ class _Modules:
         self.unreadable = BitMap()
 
     def in_registration_order(self) -> Iterator[Violation]:
-        total = self._head.entries(self._head.dbs.sequences)
-        for done, (key, value) in enumerate(self._head.rows(self._head.dbs.sequences)):
-            if self._head.progress is not None and done % _PROGRESS_EVERY == 0:
-                self._head.progress(done, total)
-            yield from self._at(key, value)
-        if self._head.progress is not None:
-            self._head.progress(total, total)
+        total = self._head.entries(self._head.dbs.modules)
+        progress = self._head.progress or (lambda _done, _total: None)
+        for number, (key, value) in enumerate(self._head.rows(self._head.dbs.sequences)):
+            if number % _PROGRESS_EVERY == 0:
+                progress(min(number * NAMES_PER_ROW, total), total)
+            yield from self._row(key, value)
+        progress(total, total)
 
-    def _at(self, key: bytes, value: bytes) -> Iterator[Violation]:
-        sequence = int.from_bytes(key, "big")
-        where = f"sequences/{sequence}"
-        if len(key) != 4 or sequence >= self._head.state.next_sequence:
-            yield Violation(INDEXES, where, f"is not below the next sequence, {self._head.state.next_sequence}")
+    def _row(self, key: bytes, value: bytes) -> Iterator[Violation]:
+        first = int.from_bytes(key, "big") * NAMES_PER_ROW
+        where = f"sequences/{first}"
         try:
-            name = str(unseal(value, "the name"), "utf-8")
-        except (CorruptRecordError, UnicodeDecodeError) as error:
+            names = load_row(value)
+        except CorruptRecordError as error:
             yield Violation(VALUES, where, str(error))
             return
-        record = self._head.txn.get(name.encode(), None, self._head.dbs.modules) if name else None
+        if len(key) != 4 or first + len(names) > self._head.state.next_sequence:
+            yield Violation(INDEXES, where, f"is not below the next sequence, {self._head.state.next_sequence}")
+        if len(names) > NAMES_PER_ROW or names[-1] == GONE:
+            yield Violation(INDEXES, where, f"ends with nothing, or holds more than {NAMES_PER_ROW} names")
+        for sequence, name in enumerate(names, first):
+            if name != GONE:
+                yield from self._at(sequence, name)
+
+    def _at(self, sequence: int, name: str) -> Iterator[Violation]:
+        where = f"sequences/{sequence}"
+        record = self._head.txn.get(name.encode(), None, self._head.dbs.modules)
         if record is None:
             yield Violation(INDEXES, where, f"names {name!r}, which is not registered")
             return
@@ -190,8 +199,7 @@ def _without_sequence(head: Head) -> Iterator[Violation]:
         except CorruptRecordError as error:
             yield Violation(VALUES, f"modules/{name}", str(error))
             continue
-        named = head.txn.get(sequence_key(sequence), None, head.dbs.sequences)
-        if named is None or bytes(named[:-4]) != key:
+        if _name_at(head, sequence) != name:
             yield Violation(INDEXES, f"modules/{name}", f"sequence {sequence} does not name it")
 
 
@@ -217,11 +225,18 @@ def _strays(head: Head, unreadable: BitMap) -> Iterator[Violation]:
 
 
 def _terms_at(head: Head, sequence: int) -> frozenset[str]:
-    named = head.txn.get(sequence_key(sequence), None, head.dbs.sequences)
-    stored = None if named is None else head.module(text(bytes(named[:-4])))
+    name = _name_at(head, sequence)
+    stored = None if name == GONE else head.module(name)
     if stored is None or stored.provenance.sequence != sequence:
         return frozenset()
     return frozenset(_terms(head, stored))
+
+
+def _name_at(head: Head, sequence: int) -> str:
+    try:
+        return name_at(head.txn, head.dbs, sequence)
+    except CorruptRecordError:  # reported where the order is looked at
+        return GONE
 
 
 def _terms(head: Head, stored: StoredModule) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ SOCKET_FILE: Final = "writer.sock"
 # Named databases.
 META: Final = b"meta"
 MODULES: Final = b"modules"  # name -> record
-SEQUENCES: Final = b"sequences"  # registration sequence -> name
+SEQUENCES: Final = b"sequences"  # row of registration sequences -> their names
 POSTINGS: Final = b"postings"  # term, block -> bitmap of registration sequences
 ALIASES: Final = b"aliases"  # alias -> name
 LAYERS: Final = b"layers"  # name, source -> what that source declares
@@ -69,9 +69,9 @@ MAX_READERS: Final = 4096
 BLOCK_BITS: Final = 16
 
 
-def sequence_key(sequence: int) -> bytes:
+def sequence_row_key(row: int) -> bytes:
     """4 bytes, big-endian: keys sort in registration order."""
-    return sequence.to_bytes(4, "big")
+    return row.to_bytes(4, "big")
 
 
 def posting_key(term: bytes, block: int) -> bytes:

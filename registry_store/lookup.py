@@ -12,7 +12,8 @@ from registry_store.codec import INTACT, corrupt, crc32, decode_info, open_recor
 from registry_store.errors import AmbiguousNameError, UnknownModuleError
 from registry_store.handles import Databases, Transaction
 from registry_store.names import HOME, last_part, short_term, snake_case
-from registry_store.postings import BitMap, load_names, load_posting, stored_blocks
+from registry_store.order import load_names
+from registry_store.postings import BitMap, load_posting, stored_blocks
 from registry_store.records import ModuleInfo, StoredModule
 
 _CANDIDATES_SHOWN = 8

@@ -8,7 +8,7 @@ name has, is just that number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from pyroaring import BitMap
@@ -17,14 +17,13 @@ from registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, seal, unseal
 from registry_store.errors import CorruptRecordError
 from registry_store.handles import Databases, Transaction
 from registry_store.layout import BLOCK_BITS, posting_key
+from registry_store.order import past_last
 
 __all__ = [
     "BitMap",
-    "all_names",
     "block_of",
     "blocks_with",
     "load_block",
-    "load_names",
     "load_posting",
     "store_block",
     "stored_blocks",
@@ -71,8 +70,8 @@ def load_posting(txn: Transaction, dbs: Databases, term: str, blocks: Iterable[i
 
 def stored_blocks(txn: Transaction, dbs: Databases) -> range:
     """The numbers of all blocks that there may be."""
-    cursor = txn.cursor(dbs.sequences)
-    return range(block_of(int.from_bytes(cursor.key(), "big")) + 1) if cursor.last() else range(0)
+    past = past_last(txn, dbs)
+    return range(block_of(past - 1) + 1) if past else range(0)
 
 
 def blocks_with(sequences: BitMap, blocks: range) -> Iterable[int]:
@@ -80,21 +79,3 @@ def blocks_with(sequences: BitMap, blocks: range) -> Iterable[int]:
     if len(sequences) > _FEW:
         return blocks
     return sorted({block_of(sequence) for sequence in sequences})
-
-
-def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tuple[str, ...]:
-    """The names of these modules, in the order given. Raises CorruptRecordError for one without a name."""
-    # `sequence_key` and `unseal` written out: an answer of thousands of names is made of nothing else.
-    keys = [sequence.to_bytes(4, "big") for sequence in sequences]
-    found = txn.cursor(dbs.sequences).getmulti(keys)
-    if len(found) != len(keys):
-        raise CorruptRecordError("a posting names a module that is not registered.")
-    return tuple(
-        [str(value[:-4] if crc32(value) == INTACT else unseal(value, "a name"), "utf-8") for _, value in found]
-    )
-
-
-def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
-    """Every module's name, in registration order."""
-    for value in txn.cursor(dbs.sequences).iternext(keys=False, values=True):
-        yield str(unseal(value, "a name"), "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test decides on a time
 hypothesis.settings.load_profile("untimed")
+
+# A job started in the background of a script ignores SIGINT, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # LiteLLM, which dspy loads, otherwise fetches its price list from the network at import.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"

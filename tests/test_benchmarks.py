@@ -129,7 +129,7 @@ def test_a_load_by_hand_writes_what_a_bulk_load_writes(infos: list[ModuleInfo], 
     with captured() as commits, RegistryWriter(tmp_path / "registry") as writer:
         writer.register_modules(infos)
     with closing(ByHand(tmp_path / "empty")) as by_hand:
-        by_hand.load(infos, len(workloads.CORE_NAMES))
+        by_hand.load(infos, workloads.CORE_NAMES)
         for database in (layout.MODULES, layout.SEQUENCES):
             loaded = by_hand.contents(database)
             wanted = {key: value for name, key, value in commits[-1].puts if name == database}

@@ -27,6 +27,7 @@ from registry_store.changes import (
 from registry_store.check import check, check_apart
 from registry_store.codec import encode, open_record, seal, seal_record
 from registry_store.layers import Layer, layer_codec
+from registry_store.order import GONE, NAMES_PER_ROW, load_row, store_row
 from registry_store.postings import BitMap, load_block, store_block
 from registry_store.revision import RevisionFile
 from registry_store.sharing import attach, detach
@@ -123,11 +124,22 @@ def put_row(database: str, key: bytes, value: bytes | None) -> Callable[[Get, Pu
 
 
 def drop_sequence(get: Get, put: Put) -> None:
-    put("sequences", layout.sequence_key(sequence_of(get, "a.Twenty")), None)
+    rename(get, put, sequence_of(get, "a.Twenty"), GONE)
 
 
-def name_twice(_: Get, put: Put) -> None:
-    put("sequences", layout.sequence_key(3), seal(b"dspy.ReAct"))
+def name_twice(get: Get, put: Put) -> None:
+    rename(get, put, 3, "dspy.ReAct")
+
+
+def rename(get: Get, put: Put, sequence: int, name: str) -> None:
+    number, place = divmod(sequence, NAMES_PER_ROW)
+    names = load_row(get("sequences", layout.sequence_row_key(number)))
+    names[place] = name
+    put("sequences", layout.sequence_row_key(number), store_row(names))
+
+
+def row_of_names(number: int, *names: str) -> Callable[[Get, Put], None]:
+    return put_row("sequences", layout.sequence_row_key(number), seal("\0".join(names).encode()))
 
 
 def lose_a_member(get: Get, put: Put) -> None:
@@ -196,7 +208,10 @@ def change_of_another(get: Get, put: Put) -> None:
 DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I5", "modules/a.Twenty", drop_sequence),
     ("I5", "sequences/3", name_twice),
-    ("I5", "sequences/99", put_row("sequences", layout.sequence_key(99), seal(b"a.Ghost"))),
+    ("I5", "sequences/96", row_of_names(12, "", "", "", "a.Ghost")),
+    ("I5", "sequences/99", row_of_names(12, "", "", "", "a.Ghost")),
+    ("I5", "sequences/96", row_of_names(12, "", "")),
+    ("I5", "sequences/96", row_of_names(12, *"123456789")),
     ("I5", "sequences/0", replace_record("dspy.Predict", sequence=1)),
     ("I5", "postings/capability:reasoning", lose_a_member),
     ("I5", "postings/capability:reasoning", gain_a_member),
@@ -251,8 +266,8 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I10", "modules/dspy.ReAct", put_row("modules", b"dspy.ReAct", seal(b"\x93\x01\x02\xc4\x04"))),
     ("I10", "modules/dspy.ReAct", replace_record("dspy.ReAct", name="dspy.Other")),
     ("I10", "modules/dspy.ReAct", replace_record("dspy.ReAct", estimated_duration=-1)),
-    ("I10", "sequences/2", flip("sequences", layout.sequence_key(2))),
-    ("I10", "sequences/2", put_row("sequences", layout.sequence_key(2), seal(b"\xff"))),
+    ("I10", "sequences/0", flip("sequences", layout.sequence_row_key(0))),
+    ("I10", "sequences/0", put_row("sequences", layout.sequence_row_key(0), seal(b"\xff"))),
     ("I10", "postings/gpu:no", flip("postings", posting("gpu:no"))),
     ("I10", "postings/gpu:no", put_row("postings", posting("gpu:no"), seal(b"junk!"))),
     ("I10", "aliases/cot", flip("aliases", b"cot")),

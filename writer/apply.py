@@ -20,10 +20,11 @@ from registry_store.changes import (
     implications_codec,
     state_codec,
 )
-from registry_store.codec import seal, seal_record
+from registry_store.codec import seal_record
 from registry_store.errors import CorruptRecordError
 from registry_store.layers import defaults_codec, layer_codec
 from registry_store.names import ALL, attribute_terms, lookup_keys, short_terms
+from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from registry_store.records import ModuleInfo, Provenance, StoredModule
 from registry_store.vocabulary import Vocabulary
 from writer.catalog import Catalog, combined
@@ -63,7 +64,8 @@ class _Application:
         self._postings = PostingChanges()
         self._changes: list[ModuleChange] = []
         self._keys: dict[str, None] = {}
-        self._order_changed = False  # also when a module goes and comes back in one draft, which logs an update
+        # Rows of names that change; also when a module goes and comes back in one draft, which logs an update.
+        self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()
         declared = draft.implications
         self._new_words = self._old_words if declared is None else combined(declared)
@@ -83,6 +85,7 @@ class _Application:
         self._aliases()
         self._layers()
         self._blocks()
+        self._rows_of_names()
         self._conclude()
         self._requests()
         self._usage()
@@ -173,11 +176,16 @@ class _Application:
         return (*attribute_terms(info, words), *short_terms(info.name))
 
     def _resequence(self, name: str, old: int | None, new: int | None) -> None:
-        self._order_changed = True
         if old is not None:
-            self._result.deletes[layout.SEQUENCES].append(layout.sequence_key(old))
+            self._names_beside(old)[old % NAMES_PER_ROW] = GONE
         if new is not None:
-            self._result.puts[layout.SEQUENCES][layout.sequence_key(new)] = seal(name.encode())
+            self._names_beside(new)[new % NAMES_PER_ROW] = name
+
+    def _names_beside(self, sequence: int) -> list[str]:
+        number = row_of(sequence)
+        if number not in self._order:
+            self._order[number] = self._catalog.names_in_row(number)
+        return self._order[number]
 
     def _reindex_for_vocabulary(self) -> None:
         """Modules whose capabilities imply other words now than before, beside those of the draft."""
@@ -199,10 +207,17 @@ class _Application:
 
     def _blocks(self) -> None:
         for key, block in self._postings.blocks(self._catalog):
-            if block is None:
-                self._result.deletes[layout.POSTINGS].append(key)
-            else:
-                self._result.puts[layout.POSTINGS][key] = block
+            self._put_or_delete(layout.POSTINGS, key, block)
+
+    def _rows_of_names(self) -> None:
+        for number, names in self._order.items():
+            self._put_or_delete(layout.SEQUENCES, layout.sequence_row_key(number), store_row(names))
+
+    def _put_or_delete(self, database: bytes, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._result.deletes[database].append(key)
+        else:
+            self._result.puts[database][key] = value
 
     # Aliases, layers, log
 
@@ -260,7 +275,7 @@ class _Application:
     def _change(self) -> Change:
         if len(self._changes) > LARGEST_LISTED_CHANGE:
             return Change(self._revision, self._now, everything=True)
-        terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order_changed else ())))
+        terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
         for changed in self._changes:
             for key in (
                 *lookup_keys(changed.name),

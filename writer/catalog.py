@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property, lru_cache
 
 from registry_store import lookup
@@ -14,8 +15,8 @@ from registry_store.changes import (
     implications_codec,
     state_codec,
 )
-from registry_store.codec import CHECKSUM_BYTES, open_record
-from registry_store.errors import AmbiguousNameError
+from registry_store.codec import open_record
+from registry_store.errors import AmbiguousNameError, CorruptRecordError
 from registry_store.handles import Databases, Transaction
 from registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
 from registry_store.layout import (
@@ -23,10 +24,12 @@ from registry_store.layout import (
     META_STATE,
     META_VOCABULARY,
     posting_key,
+    sequence_row_key,
     split_posting_key,
     versioned_key,
 )
-from registry_store.postings import BitMap, block_of, load_block, load_names, load_posting, stored_blocks
+from registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
+from registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
 from registry_store.records import StoredModule
 from registry_store.vocabulary import Vocabulary
 
@@ -67,9 +70,7 @@ class Catalog:
 
     def remains(self, name: str) -> tuple[int | None, list[str]]:
         """The sequence and the terms of a module whose record cannot be read. Looks through all indexes."""
-        key = name.encode()
-        rows = self._txn.cursor(self._dbs.sequences)
-        sequence = next((int.from_bytes(place, "big") for place, value in rows if value[:-CHECKSUM_BYTES] == key), None)
+        sequence = next((sequence for sequence, named in self._order() if named == name), None)
         if sequence is None:
             return None, []
         terms = []
@@ -78,6 +79,33 @@ class Catalog:
             if split is not None and split[1] == block_of(sequence) and sequence in load_block(value):
                 terms.append(split[0].decode())
         return sequence, terms
+
+    def _order(self) -> Iterator[tuple[int, str]]:
+        """(sequence, name) of every row that can be read."""
+        for key, value in self._txn.cursor(self._dbs.sequences):
+            with suppress(CorruptRecordError):
+                yield from enumerate(load_row(value), int.from_bytes(key, "big") * NAMES_PER_ROW)
+
+    def names_in_row(self, number: int) -> list[str]:
+        """The names of a row of sequences, GONE where there is none: a list to change, of the full length."""
+        value = self._txn.get(sequence_row_key(number), None, self._dbs.sequences)
+        if value is None:
+            return [GONE] * NAMES_PER_ROW
+        try:
+            names = load_row(value)
+        except CorruptRecordError:
+            return self._names_from_records(number)
+        return names + [GONE] * (NAMES_PER_ROW - len(names))
+
+    def _names_from_records(self, number: int) -> list[str]:
+        """A damaged row, made anew: each record says its own sequence. Looks through all records."""
+        names = [GONE] * NAMES_PER_ROW
+        for key, value in self._txn.cursor(self._dbs.modules):
+            with suppress(CorruptRecordError):
+                stored = open_record(value, "a module")
+                if row_of(stored.provenance.sequence) == number:
+                    names[stored.provenance.sequence % NAMES_PER_ROW] = key.decode()
+        return names
 
     def has_version(self, name: str, version: int) -> bool:
         """Whether this version is kept in the history."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from unittest import mock
 import lmdb
 
 from registry_store import ModuleInfo, layout
-from registry_store.codec import encode, seal, seal_record
+from registry_store.codec import encode, seal_record
 from registry_store.layers import CLIENT
 from registry_store.names import short_terms
+from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from registry_store.postings import BitMap, store_block
 from registry_store.records import Provenance
 
@@ -73,13 +74,13 @@ class ByHand:
             txn.put(key, value, db=dbs[database])
         txn.commit()
 
-    def load(self, infos: Iterable[ModuleInfo], first_sequence: int) -> None:
-        """A bulk load of records, their sequences and their postings, in one durable transaction.
+    def load(self, infos: Iterable[ModuleInfo], before: Sequence[str]) -> None:
+        """A bulk load of records, their order and their postings, after modules of these names, in one transaction.
 
         As quick as it gets: in key order, so that pages are appended, and nothing validated. The bytes of a value
         are made by the functions that define the format, since they are to be the same.
         """
-        modules, sequences, postings = _built(infos, first_sequence)
+        modules, sequences, postings = _built(infos, before)
         with self._env.begin(write=True) as txn:
             for name, pairs in ((layout.MODULES, modules), (layout.SEQUENCES, sequences), (layout.POSTINGS, postings)):
                 pairs.sort()
@@ -100,18 +101,21 @@ class ByHand:
         self._env.close()
 
 
-def _built(infos: Iterable[ModuleInfo], first_sequence: int) -> tuple[list[Any], list[Any], list[Any]]:
-    """Key and value of every record, sequence and posting block."""
+def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Key and value of every record, row of names and posting block."""
     now = time.time_ns() // 1_000_000
-    modules, sequences = [], []
+    modules = []
+    rows: dict[int, list[str]] = defaultdict(lambda: [GONE] * NAMES_PER_ROW)
     terms: dict[str, list[int]] = defaultdict(list)
-    for sequence, info in enumerate(infos, first_sequence):
-        name = info.name.encode()
+    for sequence, name in enumerate(before):
+        rows[row_of(sequence)][sequence % NAMES_PER_ROW] = name
+    for sequence, info in enumerate(infos, len(before)):
         kept = Provenance(version=1, revision=2, updated_at=now, source=CLIENT, sequence=sequence)
-        modules.append((name, seal_record(encode(info), kept)))
-        sequences.append((layout.sequence_key(sequence), seal(name)))
+        modules.append((info.name.encode(), seal_record(encode(info), kept)))
+        rows[row_of(sequence)][sequence % NAMES_PER_ROW] = info.name
         for term in _terms(info):
             terms[term].append(sequence)
+    sequences = [(layout.sequence_row_key(number), store_row(names)) for number, names in rows.items()]
     return modules, sequences, _posting_blocks(terms)
 
 

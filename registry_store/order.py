@@ -1,0 +1,75 @@
+"""Registration order: the name of each sequence, eight to a row.
+
+A row of its own for each name would spend more on the row than on half the name. In eights, a name costs little beside
+its own bytes, and what one registration rewrites is still less than a page's worth of a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from registry_store.codec import seal, unseal
+from registry_store.errors import CorruptRecordError
+from registry_store.handles import Databases, Transaction
+from registry_store.layout import sequence_row_key
+
+NAMES_PER_ROW: Final = 8
+GONE: Final = ""
+"""Stands where a sequence names no module, or none any more."""
+
+_SEPARATOR: Final = "\0"
+
+
+def row_of(sequence: int) -> int:
+    """The number of the row that holds a sequence."""
+    return sequence // NAMES_PER_ROW
+
+
+def store_row(names: list[str]) -> bytes | None:
+    """The stored bytes of a row; None when all are gone, which is not stored."""
+    joined = _SEPARATOR.join(names).rstrip(_SEPARATOR)
+    return seal(joined.encode()) if joined else None
+
+
+def load_row(value: bytes) -> list[str]:
+    """The names of a stored row, GONE in between; those after the last are left out. Raises CorruptRecordError."""
+    try:
+        return str(unseal(value, "a row of names"), "utf-8").split(_SEPARATOR)
+    except UnicodeDecodeError as error:
+        raise CorruptRecordError(f"a row of names cannot be decoded ({error}).") from error
+
+
+def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tuple[str, ...]:
+    """The names of these modules, in the order given. Raises CorruptRecordError for one without a name."""
+    places = [divmod(sequence, NAMES_PER_ROW) for sequence in sequences]
+    numbers = list(dict.fromkeys([number for number, _ in places]))
+    found = txn.cursor(dbs.sequences).getmulti([sequence_row_key(number) for number in numbers])
+    rows = dict(zip(numbers, [load_row(value) for _, value in found], strict=False))
+    try:
+        names = tuple([rows[number][place] for number, place in places])
+    except LookupError:
+        names = (GONE,)
+    if len(found) != len(numbers) or GONE in names:
+        raise CorruptRecordError("a posting names a module that is not registered.")
+    return names
+
+
+def name_at(txn: Transaction, dbs: Databases, sequence: int) -> str:
+    """The name of one sequence; GONE when it has none. Raises CorruptRecordError."""
+    number, place = divmod(sequence, NAMES_PER_ROW)
+    value = txn.get(sequence_row_key(number), None, dbs.sequences)
+    names = [] if value is None else load_row(value)
+    return names[place] if place < len(names) else GONE
+
+
+def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
+    """Every module's name, in registration order. Raises CorruptRecordError."""
+    for value in txn.cursor(dbs.sequences).iternext(keys=False, values=True):
+        yield from filter(None, load_row(value))
+
+
+def past_last(txn: Transaction, dbs: Databases) -> int:
+    """A number above every stored sequence; 0 when there is none."""
+    cursor = txn.cursor(dbs.sequences)
+    return (int.from_bytes(cursor.key(), "big") + 1) * NAMES_PER_ROW if cursor.last() else 0
