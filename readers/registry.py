@@ -178,13 +178,18 @@ class Registry(Attached):
         """
         if self._word[()] == self._valid:
             try:
+                # A third of the time goes into hashing the key, so the usual question has a short one.
+                if category is None and native is None and gpu is None and max_compute is None:
+                    return self._by_question[capabilities, pool_type, max_memory]
                 return self._by_question[capabilities, category, pool_type, native, gpu, max_memory, max_compute]
             except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
                 pass
         if not isinstance(capabilities, str):
             capabilities = tuple(capabilities)
-        question = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
-        return self._ask(self._by_question, question, plan_find(*question))
+        asked = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
+        is_usual = category is None and native is None and gpu is None and max_compute is None
+        question = (capabilities, pool_type, max_memory) if is_usual else asked
+        return self._ask(self._by_question, question, plan_find(*asked))
 
     # Consistency
 

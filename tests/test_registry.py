@@ -344,3 +344,29 @@ def test_i9_a_watcher_that_comes_too_late_is_told_so(tmp_path: Path, monkeypatch
         assert first.everything
         assert [change.revision for change in rest] == list(range(first.revision + 1, registry.revision + 1))
         assert 256 <= len(rest) <= 512
+
+
+def test_kept_answers_of_different_questions_are_not_confused(registry_folder: Path) -> None:
+    questions: list[dict[str, Any]] = [
+        {},
+        {"capabilities": "reasoning"},
+        {"capabilities": ("reasoning",)},
+        {"category": "reasoning"},
+        {"pool_type": "reasoning"},
+        {"capabilities": ("general",)},
+        {"pool_type": "general"},
+        {"category": "general"},
+        {"max_memory": "low"},
+        {"max_compute": "low"},
+        {"pool_type": "general", "max_memory": "medium"},
+        {"pool_type": "general", "max_compute": "medium"},
+        {"native": True},
+        {"gpu": True},
+        {"native": False, "gpu": False},
+        {"capabilities": "reasoning", "pool_type": "general", "max_memory": "medium", "gpu": False},
+        {"capabilities": "reasoning", "pool_type": "general", "max_memory": "medium"},
+    ]
+    with RegistryWriter(registry_folder), Registry(registry_folder) as registry, registry.snapshot() as snapshot:
+        wanted = [snapshot.find(**question) for question in questions]
+        for _ in range(3):
+            assert [registry.find(**question) for question in questions] == wanted
