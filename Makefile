@@ -17,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 PIP := -m pip --disable-pip-version-check --quiet
 comma := ,
 ALL_STAMP := .installed-$(subst $(comma),-,$(ALL_EXTRAS))
-SOURCES = registry_store writer readers tests $(wildcard benchmarks)
+SOURCES = registry_store writer readers tests benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -35,7 +35,7 @@ test: $(TEST) ## the tests, dspy included
 check: $(DEV) ## format, lint, types, tests: what CI runs
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy registry_store writer readers $(wildcard benchmarks)
+	$(BIN)/mypy registry_store writer readers benchmarks
 	$(MAKE) test
 
 format: $(DEV) ## write the code the way check wants it
@@ -102,4 +102,4 @@ $(DEV): pyproject.toml | $(BIN)/python
 
 clean: ## remove what make made
 	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find registry_store writer readers tests $(wildcard benchmarks) -name __pycache__ -prune -exec rm -rf {} +
+	find registry_store writer readers tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -33,7 +33,7 @@ from registry_store.errors import (
     UnknownModuleError,
 )
 from registry_store.records import ModuleInfo
-from registry_store.revision import RETIRED, RevisionFile
+from registry_store.revision import RETIRED, RevisionFile, is_retired
 from registry_store.sharing import attach, detach, run_deferred, shared_lock
 from registry_store.usage import ModuleUsage, load_all, load_usage
 
@@ -302,8 +302,7 @@ class Attached(Queries):
         return True
 
     def _is_retired(self) -> bool:
-        word = self._word[()]
-        return bool(word != word)
+        return is_retired(self._word[()])
 
     def _look_now(self) -> None:
         """See at once whether the registry is still the same one."""

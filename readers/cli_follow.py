@@ -15,8 +15,8 @@ from registry_store.changes import Change
 
 @click.command("watch", short_help="Print changes as they are committed.")
 @click.option("--since", type=click.IntRange(min=0), metavar="REVISION", help="Begin after this revision, not now.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End when it is quiet for so long.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many changes.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after SECONDS without a change.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N changes.")
 @console.path_option
 @console.json_option
 def watch(since: int | None, timeout: float | None, count: int | None, path: Path | None, as_json: bool) -> None:
@@ -35,7 +35,7 @@ def _show(change: Change, as_json: bool) -> None:
         return
     when = f"{change.revision:>8}  {console.local_time(change.committed_at)}"
     if change.everything:
-        click.echo(f"{when}  more than the log holds: read everything anew")
+        click.echo(f"{when}  the log no longer reaches back: reload everything")
     elif not change.modules:
         click.echo(f"{when}  names or capabilities mean something else")
     for module in change.modules:

@@ -152,7 +152,13 @@ def _row(stored: StoredModule) -> tuple[object, ...]:
 @click.argument("name", shell_complete=completion.modules)
 @click.option("--input-size", type=click.IntRange(min=0), metavar="N", help="Length of the input, in characters.")
 @click.option("--optimize-latency", is_flag=True, help="Prefer a native implementation where there is one.")
-@click.option("--basis", type=click.Choice(BASES), default=DECLARED, show_default=True, help="What times rest on.")
+@click.option(
+    "--basis",
+    type=click.Choice(BASES),
+    default=DECLARED,
+    show_default=True,
+    help="Take durations from declarations or from measured calls.",
+)
 @console.path_option
 @console.json_option
 def route(

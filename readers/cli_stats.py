@@ -46,16 +46,19 @@ def stats(names: tuple[str, ...], limit: int | None, hours: bool, path: Path | N
     """
     with Registry(path) as registry, registry.snapshot() as snapshot:
         found = [snapshot.usage(name) for name in names] if names else snapshot.usages()
+        lost = snapshot.calls_lost()
     if names:
         found.sort(key=lambda usage: (-usage.calls, usage.name))
     shown = found[:limit]
     if as_json:
-        console.print_json_items({}, "usage", map(plain, shown))
+        console.print_json_items({"calls_lost": lost}, "usage", map(plain, shown))
     elif shown:
         columns = (*_COLUMNS, "last 40 hours" if hours else "last hour")
         tables.print_table(columns, [(*_row(usage), _drawn(usage, hours)) for usage in shown], spare=_SPARE)
     else:
         console.say("no calls were reported")
+    if lost and not as_json:
+        console.print_warning(f"{lost:,} calls are not counted: their reporters or the daemon ran out of room for them")
 
 
 def plain(usage: ModuleUsage) -> dict[str, Any]:
@@ -104,6 +107,3 @@ def sparkline(counts: Sequence[int]) -> str:
     bars = _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else _PLAIN_BARS
     largest = max(counts, default=0)
     return "".join(bars[(count * len(bars) - 1) // largest] if count else "." for count in counts)
-
-
-commands: list[click.Command] = [stats]

@@ -14,7 +14,7 @@ from readers.cache import Cache
 from registry_store import layout
 from registry_store.changes import Change, change_codec
 from registry_store.environment import Environment
-from registry_store.revision import RETIRED, RevisionFile
+from registry_store.revision import RETIRED, RevisionFile, is_retired
 
 _STEPS_WORTH_READING: Final = 256
 _TRIES: Final = 4
@@ -53,7 +53,7 @@ class Freshness:
         """
         for _ in range(_TRIES):
             word = self._file.word[()]
-            if word != word:
+            if is_retired(word):
                 break
             revision, is_under_way = divmod(int(word), 2)
             if self._follow(word, revision, bool(is_under_way)):

@@ -11,7 +11,6 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Final
 
 import msgspec
@@ -23,6 +22,7 @@ from readers.routing import CostWeights, Recommendation
 from readers.snapshot import Snapshot
 from readers.usage import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from registry_store.changes import Change
+from registry_store.errors import InvalidArgumentError
 from registry_store.paths import registry_path
 from registry_store.records import ModuleInfo, StoredModule
 from registry_store.sharing import defer, detach, shared_lock
@@ -37,9 +37,9 @@ class Registry(Attached):
 
     `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `cache_size` bounds
     the decoded records kept by this object (0: none). `cost_weights` are those of `estimated_cost`.
-    `min_observed_calls` is how many calls it takes before `basis="observed"` believes them. Every read sees what was
-    acknowledged, in any process, before it began. Raises RegistryNotFoundError, StorePermissionError,
-    FormatVersionError.
+    `min_observed_calls` is how many calls it takes before `basis="observed"` believes them (0: one is enough). Every
+    read sees what was acknowledged, in any process, before it began. Raises RegistryNotFoundError,
+    StorePermissionError, FormatVersionError, InvalidArgumentError.
     """
 
     __slots__ = ()
@@ -52,6 +52,13 @@ class Registry(Attached):
         cost_weights: CostWeights | None = None,
         min_observed_calls: int = DEFAULT_MIN_OBSERVED_CALLS,
     ) -> None:
+        wrong = [
+            f"{argument} is {value}; it cannot be negative."
+            for argument, value in (("cache_size", cache_size), ("min_observed_calls", min_observed_calls))
+            if value < 0
+        ]
+        if wrong:
+            raise InvalidArgumentError(" ".join(wrong))
         weights = msgspec.structs.asdict(cost_weights or CostWeights())
         super().__init__(registry_path(path), cache_size, weights, min_observed_calls)
 
@@ -255,12 +262,7 @@ class Registry(Attached):
     def __enter__(self) -> Registry:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from types import TracebackType
 
 import lmdb
 
@@ -18,7 +17,7 @@ from registry_store.errors import ForkedSnapshotError, StoreClosedError, Unknown
 from registry_store.handles import Transaction, leak, translated
 from registry_store.records import ModuleInfo, StoredModule
 from registry_store.sharing import defer, detach, share
-from registry_store.usage import ModuleUsage, load_all, load_usage
+from registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
 
 
 class Snapshot(Queries):
@@ -71,12 +70,7 @@ class Snapshot(Queries):
     def __enter__(self) -> Snapshot:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -108,6 +102,10 @@ class Snapshot(Queries):
     def usages(self) -> list[ModuleUsage]:
         """What real calls had shown of each module that had some, registered or not, most used first."""
         return load_all(self._live(), self._dbs)
+
+    def calls_lost(self) -> int:
+        """Calls over the registry's life that no statistics hold: there was no room to keep them until then."""
+        return calls_lost(self._live(), self._dbs)
 
     def _usage_of(self, name: str) -> ModuleUsage:
         return load_usage(self._live(), self._dbs, name) or ModuleUsage(name)
@@ -153,7 +151,7 @@ class Snapshot(Queries):
         txn = self._live()
         try:
             value = txn.get(name.encode(), None, self._dbs.modules)
-        except (lmdb.BadValsizeError, UnicodeEncodeError):  # can be no name
+        except (lmdb.BadValsizeError, UnicodeEncodeError):  # not a valid name
             return None
         except lmdb.Error as error:
             raise translated(error, self._environment.folder) from error

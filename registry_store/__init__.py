@@ -26,6 +26,7 @@ from registry_store.errors import (
     WriterUnavailableError,
 )
 from registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
+from registry_store.usage import Durations, ModuleUsage
 
 __all__ = [  # noqa: RUF022 - grouped by what they are
     # Records
@@ -35,6 +36,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are
     "StoredModule",
     "Change",
     "ModuleChange",
+    "ModuleUsage",
+    "Durations",
     # Errors
     "RegistryError",
     "UnknownModuleError",

@@ -24,12 +24,13 @@ import msgspec
 
 from registry_store.check_modules import postings_and_modules
 from registry_store.check_rows import aliases, changes, history, layers, sealed_rows
-from registry_store.checking import HEAD, REVISION_WORD, VALUES, Head, Progress, Violation, load_head
+from registry_store.checking import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
 from registry_store.environment import Environment
 from registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
 from registry_store.handles import Transaction, leak, translated
 from registry_store.paths import registry_path
-from registry_store.revision import RevisionFile
+from registry_store.progress import Progress
+from registry_store.revision import RevisionFile, committed, under_way
 from registry_store.sharing import attach, detach, share
 
 __all__ = ["Progress", "Violation", "check", "check_apart"]
@@ -137,9 +138,9 @@ def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[V
         yield Violation(REVISION_WORD, "revision", "belongs to another registry than data.mdb")
         return
     revision, after = head.state.revision, file.word[()]
-    if after < 2 * revision:
+    if after < committed(revision):
         yield Violation(REVISION_WORD, "revision", f"its word {after} is older than revision {revision} of data.mdb")
-    if before is not None and before > 2 * (revision + 1) + 1:
+    if before is not None and before > under_way(revision + 1):
         yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
 
 

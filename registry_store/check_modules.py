@@ -14,7 +14,7 @@ from registry_store.codec import open_record
 from registry_store.errors import CorruptRecordError, InvalidModuleError
 from registry_store.layers import CLIENT
 from registry_store.layout import posting_key, revision_key, split_posting_key, versioned_key
-from registry_store.names import attribute_terms, short_terms
+from registry_store.names import terms
 from registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from registry_store.postings import BitMap, block_of, load_block
 from registry_store.records import Provenance, StoredModule
@@ -142,7 +142,7 @@ class _Modules:
 
     def _memberships(self, stored: StoredModule) -> Iterator[Violation]:
         sequence = stored.provenance.sequence
-        for term in _terms(self._head, stored):
+        for term in terms(stored.info, self._head.vocabulary):
             block = self._block(term, block_of(sequence))
             if sequence in block:
                 self.memberships += 1
@@ -175,7 +175,7 @@ class _Blocks:
         for key, value in self._head.rows(self._head.dbs.postings):
             split = split_posting_key(key)
             if split is None:
-                yield Violation(INDEXES, f"postings/{text(key)}", "is no key of a posting")
+                yield Violation(INDEXES, f"postings/{text(key)}", "is not a posting key")
                 continue
             where, number = f"postings/{text(split[0])}", split[1]
             try:
@@ -229,7 +229,7 @@ def _terms_at(head: Head, sequence: int) -> frozenset[str]:
     stored = None if name == GONE else head.module(name)
     if stored is None or stored.provenance.sequence != sequence:
         return frozenset()
-    return frozenset(_terms(head, stored))
+    return frozenset(terms(stored.info, head.vocabulary))
 
 
 def _name_at(head: Head, sequence: int) -> str:
@@ -237,10 +237,6 @@ def _name_at(head: Head, sequence: int) -> str:
         return name_at(head.txn, head.dbs, sequence)
     except CorruptRecordError:  # reported where the order is looked at
         return GONE
-
-
-def _terms(head: Head, stored: StoredModule) -> tuple[str, ...]:
-    return (*attribute_terms(stored.info, head.vocabulary), *short_terms(stored.info.name))
 
 
 def _holds(head: Head, database: object, key: bytes) -> bool:

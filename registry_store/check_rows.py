@@ -159,7 +159,7 @@ def _change(revision: int, value: bytes) -> Iterator[Violation]:
         yield Violation(CHANGES, where, "says everything, and lists something")
     for key in (*change.keys, *(module.name for module in change.modules)):
         if name_problems(key):
-            yield Violation(CHANGES, where, f"names {key!r}, which can be no name")
+            yield Violation(CHANGES, where, f"names {key!r}, which is not a valid name")
     for term in change.terms:
         kind, colon, word = term.partition(":")
         if term != ALL and not (colon and word and kind in TERM_KINDS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -13,10 +13,9 @@ from registry_store.codec import open_record
 from registry_store.errors import CorruptRecordError, FormatVersionError, RegistryNotFoundError
 from registry_store.handles import Database, Databases, Transaction
 from registry_store.layers import Defaults, defaults_codec
+from registry_store.progress import Progress
 from registry_store.records import StoredModule
 from registry_store.vocabulary import Vocabulary
-
-Progress = Callable[[int, int], None]
 
 # Numbers of docs/design.md.
 REVISION_WORD: Final = "I2"
@@ -49,12 +48,7 @@ class Head:
         self.progress = progress
         self.registry_id = bytes(txn.get(layout.META_ID, b"", dbs.meta))
         self.state: State = state_codec.load(_required(self, layout.META_STATE))
-        declared: Mapping[str, dict[str, tuple[str, ...]]] = implications_codec.load(
-            _required(self, layout.META_VOCABULARY)
-        )
-        self.vocabulary = Vocabulary({})
-        for implications in declared.values():
-            self.vocabulary = self.vocabulary.merged(implications)
+        self.vocabulary = Vocabulary.combined(implications_codec.load(_required(self, layout.META_VOCABULARY)))
         rules = txn.get(layout.META_DEFAULTS, None, dbs.meta)
         self.defaults: Defaults = {} if rules is None else defaults_codec.load(rules)
 

@@ -47,7 +47,7 @@ class CommandGroup(click.Group):
     A subcommand's return value is the exit status; None is 0.
     """
 
-    _lists: list[importlib.metadata.EntryPoint] | None = None
+    _entry_points: list[importlib.metadata.EntryPoint] | None = None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, of every list."""
@@ -98,12 +98,14 @@ class CommandGroup(click.Group):
         sys.exit(status)
 
     def _load_next(self) -> bool:
-        if self._lists is None:
+        if self._entry_points is None:
             # In this order, look-ups do not load the writer.
-            self._lists = sorted(importlib.metadata.entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name)
-        if not self._lists:
+            self._entry_points = sorted(
+                importlib.metadata.entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name
+            )
+        if not self._entry_points:
             return False
-        entry = self._lists.pop(0)
+        entry = self._entry_points.pop(0)
         try:
             for command in entry.load():
                 self.add_command(command)

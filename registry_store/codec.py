@@ -4,7 +4,7 @@ The last four bytes of a value are the CRC-32 of all before them, little-endian.
 one constant, so that verifying slices and copies nothing. In a record the four bytes are the content of a
 msgpack `bin 8`, the last element of its array, so that a decoder reads the value as it stands:
 
-    record = [ module fields…, ], [ provenance fields… ], <crc>
+    record = [ [module fields…], [provenance fields…], <crc> ]
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import click
 
 from registry_store import layout
 from registry_store.handles import Databases, Transaction
-from registry_store.names import HOME
+from registry_store.names import DSPY_PREFIX
 from registry_store.paths import registry_path
 from registry_store.sharing import attach, detach
 
@@ -23,7 +23,7 @@ OFFERED: Final = 200
 def _names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
     """Full names that begin so; when there is none, those in `dspy.` whose own part does."""
     found = False
-    for prefix in (start, HOME + start):
+    for prefix in (start, DSPY_PREFIX + start):
         if not found:
             for key in _keys(txn, dbs.modules, prefix.encode()):
                 found = True

@@ -13,10 +13,10 @@ import click
 import msgspec
 
 from registry_store.paths import ENVIRONMENT_VARIABLE
+from registry_store.progress import Progress
 from registry_store.tables import colour, printable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-Progress = Callable[[int, int], None]
 
 
 def path_option(command: Decorated) -> Decorated:

@@ -16,6 +16,7 @@ from registry_store.errors import (
     StoreError,
     StorePermissionError,
 )
+from registry_store.paths import FileIdentity, file_identity
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
 Database = Any
@@ -61,25 +62,14 @@ def _refuse_other_formats(env: Any) -> None:
         raise FormatVersionError(int(found), layout.FORMAT_VERSION)
 
 
-Identity = tuple[int, int]
-
-
-def file_identities(folder: Path) -> tuple[Identity | None, Identity | None]:
-    """(device, inode) of data.mdb and lock.mdb; None for one that is not there."""
-    return _identity(folder / layout.DATA_FILE), _identity(folder / layout.LOCK_FILE)
-
-
-def _identity(path: Path) -> Identity | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def file_identities(folder: Path) -> tuple[FileIdentity | None, FileIdentity | None]:
+    """Those of data.mdb and lock.mdb."""
+    return file_identity(folder / layout.DATA_FILE), file_identity(folder / layout.LOCK_FILE)
 
 
 _DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start anew in another folder."
 _REMEDIES: Final[dict[type[Exception], str]] = {
-    lmdb.ReadersFullError: "Stop idle processes, or close snapshots: each holds two slots.",
+    lmdb.ReadersFullError: "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two.",
     lmdb.MapFullError: "Recreate the registry where more address space is allowed (ulimit -v).",
     lmdb.LockError: "Containers that share a registry must share the PID namespace too.",
     lmdb.DiskError: "Free disk space, then repeat the change.",
@@ -103,7 +93,7 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
         return RegistryNotFoundError(f"there is no complete registry in {folder}.")
     if "already open" in str(error):
         return StoreError(
-            f"{folder} holds other files than the ones that this process still has open.",
+            f"{folder} was replaced while this process had its files open.",
             remedy="Close its writer and its snapshots, then open it again.",
         )
     if "closed" in str(error).lower():

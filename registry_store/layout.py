@@ -25,7 +25,7 @@ ALIASES: Final = b"aliases"  # alias -> name
 LAYERS: Final = b"layers"  # name, source -> what that source declares
 CHANGES: Final = b"changes"  # revision -> what that commit changed
 HISTORY: Final = b"history"  # name, version -> record that was replaced
-REQUESTS: Final = b"requests"  # client id -> its last request and the answer
+REQUESTS: Final = b"requests"  # client id -> its last answers
 USAGE: Final = b"usage"  # name -> measured statistics
 DATABASES: Final = (
     META,

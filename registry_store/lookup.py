@@ -11,7 +11,7 @@ from registry_store.changes import alias_codec
 from registry_store.codec import INTACT, corrupt, crc32, decode_info, open_record
 from registry_store.errors import AmbiguousNameError, UnknownModuleError
 from registry_store.handles import Databases, Transaction
-from registry_store.names import HOME, last_part, short_term, snake_case
+from registry_store.names import DSPY_PREFIX, last_part, short_term, snake_case
 from registry_store.order import load_names
 from registry_store.postings import BitMap, load_posting, stored_blocks
 from registry_store.records import ModuleInfo, StoredModule
@@ -85,7 +85,7 @@ def _resolve_short(txn: Transaction, dbs: Databases, asked: str) -> str | None:
     if "." in asked:  # one part only: `lookup_keys` names no other string whose answer a change may alter
         return None
     word = snake_case(asked)
-    by_last_part = HOME + asked
+    by_last_part = DSPY_PREFIX + asked
     if txn.get(by_last_part.encode(), None, dbs.modules) is not None:
         return by_last_part
     blocks = stored_blocks(txn, dbs)
@@ -116,7 +116,7 @@ def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleErr
     """The error for a missing module, with the closest known names: of its neighbours in key order, and of dspy."""
     if not isinstance(asked, str) or not is_askable(asked):
         return UnknownModuleError(str(asked))
-    known = dict.fromkeys((*_names_from(txn, dbs, asked), *_names_from(txn, dbs, HOME)))
+    known = dict.fromkeys((*_names_from(txn, dbs, asked), *_names_from(txn, dbs, DSPY_PREFIX)))
     forms = {form: name for name in known for form in (last_part(name).lower(), name.lower())}
     close = difflib.get_close_matches(asked.lower(), forms, n=6, cutoff=0.6)
     return UnknownModuleError(asked, tuple(dict.fromkeys(forms[form] for form in close))[:3])

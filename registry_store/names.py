@@ -14,7 +14,7 @@ from registry_store.codec import crc32
 from registry_store.records import ModuleInfo
 from registry_store.vocabulary import Vocabulary
 
-HOME: Final = "dspy."
+DSPY_PREFIX: Final = "dspy."
 """A short name that fits several modules means the one directly in here."""
 
 ALL: Final = "all:"
@@ -36,9 +36,9 @@ def snake_case(word: str) -> str:
     return _WORD_START.sub("_", word).lower()
 
 
-def is_home(name: str) -> bool:
+def is_directly_in_dspy(name: str) -> bool:
     """Directly in `dspy.`: `dspy.Predict`, not `dspy.retrievers.Embeddings`."""
-    return name.startswith(HOME) and name.count(".") == 1
+    return name.startswith(DSPY_PREFIX) and name.count(".") == 1
 
 
 def lookup_keys(name: str) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def lookup_keys(name: str) -> tuple[str, ...]:
 def short_terms(name: str) -> tuple[str, ...]:
     """The terms through which short names find this module."""
     word = snake_case(last_part(name))
-    return (short_term(word), f"home:{word}") if is_home(name) else (short_term(word),)
+    return (short_term(word), f"home:{word}") if is_directly_in_dspy(name) else (short_term(word),)
 
 
 def short_term(word: str) -> str:
@@ -62,6 +62,11 @@ def short_term(word: str) -> str:
     Words that share one are told apart by the names that it leads to.
     """
     return f"short:{crc32(word.encode()):x}"
+
+
+def terms(info: ModuleInfo, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Every term under which a module is indexed."""
+    return (*attribute_terms(info, vocabulary), *short_terms(info.name))
 
 
 def attribute_terms(info: ModuleInfo, vocabulary: Vocabulary) -> tuple[str, ...]:

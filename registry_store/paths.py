@@ -13,6 +13,10 @@ ENVIRONMENT_VARIABLE: Final = "DSPY_REGISTRY"
 LONGEST_SOCKET_PATH: Final = 107  # sun_path of Linux, less its final zero
 
 
+FileIdentity = tuple[int, int]
+"""Device and inode."""
+
+
 def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
     """The registry's folder, absolute.
 
@@ -25,6 +29,15 @@ def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
     data = os.environ.get("XDG_DATA_HOME")
     home = Path(data) if data else Path.home() / ".local" / "share"
     return home / "dspy-registry"
+
+
+def file_identity(path: Path) -> FileIdentity | None:
+    """Which file a path names now; None when there is none to be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def socket_path(folder: Path) -> Path:

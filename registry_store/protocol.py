@@ -126,7 +126,7 @@ class ApplyDiscovery(Message, frozen=True, tag=8):
 
 
 class ReadStatus(Message, frozen=True, tag=9):
-    """How the daemon is."""
+    """The state of the daemon: its pid, revision, queue lengths and errors."""
 
     id: int
 
@@ -138,8 +138,10 @@ class ReportUsage(Message, frozen=True, tag=10):
     batch: bytes
 
 
-Change: TypeAlias = Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery
-Request: TypeAlias = Change | Part | ReadStatus | ReportUsage
+ChangeRequest: TypeAlias = (
+    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery
+)
+Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 
 
 # Answers
@@ -175,7 +177,7 @@ class Applied(Message, frozen=True, tag=3):
     refused: tuple[str, ...] = ()
 
 
-class Progress(Message, frozen=True, tag=4):
+class BatchProgress(Message, frozen=True, tag=4):
     """So many modules of a batch have been looked at. More may follow, and then the answer."""
 
     id: int
@@ -210,7 +212,7 @@ class Status(Message, frozen=True, tag=5):
 
 Effect: TypeAlias = Done | Failed | Applied
 """The answers to a change: what the daemon remembers, so that a request sent twice is answered as before."""
-Answer: TypeAlias = Effect | Progress | Status
+Answer: TypeAlias = Effect | BatchProgress | Status
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -24,6 +24,7 @@ from typing import Final
 from registry_store.changes import Change, change_codec
 from registry_store.errors import CorruptRecordError, RegistryNotFoundError, StoreError, StorePermissionError
 from registry_store.layout import DATA_FILE, REVISION_FILE
+from registry_store.paths import FileIdentity, file_identity
 
 FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16
@@ -49,6 +50,11 @@ def committed(revision: int) -> float:
 def under_way(revision: int) -> float:
     """The odd word of a revision."""
     return 2.0 * revision + 1.0
+
+
+def is_retired(word: float) -> bool:
+    """Whether a word is that of a file that was retired: NaN alone is unequal to itself."""
+    return word != word
 
 
 class RevisionFile:
@@ -79,7 +85,7 @@ class RevisionFile:
             raise StoreError(f"{self.path} is not a revision file of this release.")
         self.identity = (status.st_dev, status.st_ino)
         self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
-        self.data_identity: tuple[int, int] = _DATA.unpack_from(self._map, _DATA_AT)
+        self.data_identity: FileIdentity = _DATA.unpack_from(self._map, _DATA_AT)
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
@@ -103,11 +109,7 @@ class RevisionFile:
 
     def is_current(self) -> bool:
         """Whether the folder still holds the file that is mapped here."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self.identity
+        return file_identity(self.path) == self.identity
 
     # The writer's side
 
@@ -151,7 +153,7 @@ def create_revision_file(folder: Path, registry_id: bytes, revision: int, mode: 
     temporary.replace(folder / REVISION_FILE)
 
 
-def data_identity(folder: Path) -> tuple[int, int]:
+def data_identity(folder: Path) -> FileIdentity:
     """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
     try:
         status = (folder / DATA_FILE).stat()
@@ -169,5 +171,7 @@ def retire_revision_file(folder: Path) -> None:
     """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
     try:
         RevisionFile(folder, writable=True).retire()
-    except (RegistryNotFoundError, StoreError):
+    except StorePermissionError:
+        raise
+    except StoreError:  # none there, or not a sound one: nobody reads by it
         return

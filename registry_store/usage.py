@@ -229,10 +229,10 @@ def registered_name(txn: Transaction, dbs: Databases, name: str) -> str | None:
 def load_usage(txn: Transaction, dbs: Databases, name: str) -> ModuleUsage | None:
     """What is stored under exactly this name; None when nothing is. Raises CorruptRecordError."""
     value = txn.get(name.encode(), None, dbs.usage) if lookup.is_askable(name) else None
-    return None if value is None else head_of(value)
+    return None if value is None else usage_in(value)
 
 
-def head_of(value: bytes) -> ModuleUsage:
+def usage_in(value: bytes) -> ModuleUsage:
     """The usage in a row's bytes. Raises CorruptRecordError."""
     usage: ModuleUsage = _head_codec.load(value).usage
     return usage
@@ -243,7 +243,7 @@ def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     cursor = txn.cursor(dbs.usage)
     if not cursor.set_range(_FIRST_NAME):
         return []
-    found = [head_of(value) for _, value in cursor]
+    found = [usage_in(value) for _, value in cursor]
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
 
 

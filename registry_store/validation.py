@@ -175,7 +175,7 @@ def _label_problems(field: str, text: object, limit: int) -> Iterator[str]:
 
 def _text_problems(field: str, text: object) -> Iterator[str]:
     if type(text) is not str:  # a str of another class may not encode, or format as something else (enum)
-        yield f"{field}: {_shown(text)} is not a text"
+        yield f"{field}: {_shown(text)} is not a string"
     elif not text.isascii() and not _is_utf8(text):
         yield f"{field}: {_shown(text)} cannot be written as UTF-8"
 
@@ -190,7 +190,7 @@ def _is_utf8(text: str) -> bool:
 
 def _capability_problems(capabilities: object) -> Iterator[str]:
     if not isinstance(capabilities, tuple):
-        yield "capabilities: not a list of names"
+        yield "capabilities: not a list of strings"
         return
     if len(capabilities) > MAX_CAPABILITIES:
         yield f"capabilities: {len(capabilities)}, at most {MAX_CAPABILITIES} are allowed"

@@ -1,4 +1,4 @@
-"""Words with a fixed meaning: resource levels, input sizes, and which capability implies which."""
+"""Resource levels, and which capability implies which."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class Vocabulary:
         }
         _refuse_malformed(self.implications)
         self._closure = {word: _reachable(word, self.implications) for word in self.implications}
+
+    @classmethod
+    def combined(cls, by_source: Mapping[str, Mapping[str, Iterable[str]]]) -> Vocabulary:
+        """The implications of all sources together. Raises VocabularyError."""
+        vocabulary = cls({})
+        for implications in by_source.values():
+            vocabulary = vocabulary.merged(implications)
+        return vocabulary
 
     def __repr__(self) -> str:
         return f"Vocabulary({self.implications!r})"

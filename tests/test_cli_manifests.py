@@ -72,11 +72,11 @@ def test_a_daemon_tells_what_is_wrong_to_people_and_programs(registry_folder: Pa
                 "manifests"
             ]
             assert manifests["errors"] == [
-                {"file": "b.toml", "line": 3, "field": "modules[0].pool_type", "message": "5 is not a text"}
+                {"file": "b.toml", "line": 3, "field": "modules[0].pool_type", "message": "5 is not a string"}
             ]
             assert (manifests["files"], manifests["modules"]) == (2, 1)
             told = run("status", "--path", registry_folder).stdout
-            assert "b.toml: 3: modules[0].pool_type: 5 is not a text" in told
+            assert "b.toml: 3: modules[0].pool_type: 5 is not a string" in told
             assert answer_of("get", "acme.A", "--path", registry_folder)["provenance"]["source"] == "manifest:a.toml"
         finally:
             process.terminate()

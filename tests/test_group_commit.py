@@ -27,7 +27,7 @@ from registry_store.protocol import (
 from registry_store.wire_errors import unpack
 from writer.daemon.answered import CLIENTS_KEPT, Answered
 from writer.daemon.group import Group, Work
-from writer.daemon.requests import ClientRequest, staging
+from writer.daemon.requests import ClientRequest, SingleRequest
 from writer.draft import Draft
 from writer.store import Store
 
@@ -61,7 +61,7 @@ def groups(registry_folder: Path) -> Iterator[Groups]:
 
 
 def request(client: bytes, message: Any) -> ClientRequest:
-    return ClientRequest(client, message, staging(message), lambda request, answer: None)
+    return SingleRequest(client, message, lambda request, answer: None)
 
 
 def register(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from typing import Any
 
 import jsonschema
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from writer.manifests.check import check_document
 from writer.manifests.folder import MAX_FILE_BYTES, load
 from writer.manifests.records import ERRORS_SHOWN, LoadedFile
-from writer.manifests.schema import manifest_schema, schema_text, shipped_schema
+from writer.manifests.schema import SCHEMA_FILE, manifest_schema, schema_text
 from writer.manifests.text import Document, read_text
 from writer.manifests.watch import plain_error
 
@@ -193,7 +194,8 @@ def test_any_damage_is_told_or_does_none(sound: tuple[str, str], damage: list[tu
 
 def test_the_shipped_schema_is_the_generated_one() -> None:
     """`dspy-registry schema > writer/manifests/manifest.schema.json` makes it so."""
-    assert json.loads(shipped_schema()) == manifest_schema() == json.loads(schema_text())
+    shipped = (resources.files("writer.manifests") / SCHEMA_FILE).read_text(encoding="utf-8")
+    assert json.loads(shipped) == manifest_schema() == json.loads(schema_text())
 
 
 def test_the_schema_is_a_sound_one() -> None:

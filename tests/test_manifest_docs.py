@@ -62,8 +62,8 @@ def test_limits_are_the_real_ones() -> None:
         f"a folder {MAX_FILES} files",
         f"within the folder {MAX_PATH_BYTES} bytes",
         f"A module has at most {MAX_RECORD_BYTES // 1024**2} MiB",
-        f"text of 1 to {MAX_NAME_BYTES} bytes",
-        f"text of 1 to {MAX_TERM_BYTES} bytes",
+        f"string of 1 to {MAX_NAME_BYTES} bytes",
+        f"string of 1 to {MAX_TERM_BYTES} bytes",
         f"up to {MAX_CAPABILITIES} names",
         f"0 to {MAX_DURATION_MS} (30 days)",
     ):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from readers import Registry
 from registry_store import AmbiguousNameError, ModuleInfo, UnknownModuleError
-from registry_store.names import is_home, last_part, lookup_keys, short_terms, snake_case
+from registry_store.names import is_directly_in_dspy, last_part, lookup_keys, short_terms, snake_case
 from writer import RegistryWriter
 
 
@@ -48,7 +48,7 @@ def test_snake_case_of_ascii_stays_as_it_is(word: str) -> None:
     [("dspy.Predict", True), ("dspy.retrievers.Embeddings", False), ("acme.Predict", False), ("Predict", False)],
 )
 def test_home_is_directly_in_dspy(name: str, home: bool) -> None:
-    assert is_home(name) == home
+    assert is_directly_in_dspy(name) == home
     assert (f"home:{snake_case(last_part(name))}" in short_terms(name)) == home
 
 

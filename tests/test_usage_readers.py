@@ -185,7 +185,7 @@ def test_stats_as_json(writer: RegistryWriter) -> None:
 def test_stats_when_nothing_was_reported(seeded_registry: Path) -> None:
     done = run("stats")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no calls were reported\n")
-    assert answer("stats") == {"usage": []}
+    assert answer("stats") == {"calls_lost": 0, "usage": []}
 
 
 def test_a_sparkline_draws_every_count() -> None:

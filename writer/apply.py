@@ -23,11 +23,11 @@ from registry_store.changes import (
 from registry_store.codec import seal_record
 from registry_store.errors import CorruptRecordError
 from registry_store.layers import defaults_codec, layer_codec
-from registry_store.names import ALL, attribute_terms, lookup_keys, short_terms
+from registry_store.names import ALL, lookup_keys, terms
 from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
-from registry_store.records import ModuleInfo, Provenance, StoredModule
+from registry_store.records import Provenance, StoredModule
 from registry_store.vocabulary import Vocabulary
-from writer.catalog import Catalog, combined
+from writer.catalog import Catalog
 from writer.draft import Draft, Entry
 from writer.indexes import PostingChanges
 
@@ -68,7 +68,7 @@ class _Application:
         self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()
         declared = draft.implications
-        self._new_words = self._old_words if declared is None else combined(declared)
+        self._new_words = self._old_words if declared is None else Vocabulary.combined(declared)
 
     def operations(self) -> Operations:
         """Everything of the draft, as puts and deletes."""
@@ -161,8 +161,8 @@ class _Application:
     def _index(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         old = stored.provenance.sequence if stored else None
         new = entry.sequence if entry else None
-        old_terms = self._terms(stored.info, self._old_words) if stored else ()
-        new_terms = self._terms(entry.info, self._new_words) if entry else ()
+        old_terms = terms(stored.info, self._old_words) if stored else ()
+        new_terms = terms(entry.info, self._new_words) if entry else ()
         if old == new and old is not None:
             self._postings.replace(old, old_terms, new_terms)
             return
@@ -171,9 +171,6 @@ class _Application:
         if new is not None:
             self._postings.add(new, new_terms)
         self._resequence(name, old, new)
-
-    def _terms(self, info: ModuleInfo, words: Vocabulary) -> tuple[str, ...]:
-        return (*attribute_terms(info, words), *short_terms(info.name))
 
     def _resequence(self, name: str, old: int | None, new: int | None) -> None:
         if old is not None:
@@ -202,7 +199,7 @@ class _Application:
         for name in {name for word in words for name in self._catalog.names_with(word)}:
             stored = self._catalog.module(name)
             if stored is not None and name not in self._draft.modules:
-                old_terms, new_terms = self._terms(stored.info, old), self._terms(stored.info, new)
+                old_terms, new_terms = terms(stored.info, old), terms(stored.info, new)
                 self._postings.replace(stored.provenance.sequence, old_terms, new_terms)
 
     def _blocks(self) -> None:

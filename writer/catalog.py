@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property, lru_cache
 
@@ -119,7 +119,7 @@ class Catalog:
         prefix = name.encode() + b"\0"
         return {layer.source: layer for _, layer in self._layers_from(prefix)}
 
-    def layers_of(self, source_prefix: str) -> Iterator[tuple[str, Layer]]:
+    def layers_from(self, source_prefix: str) -> Iterator[tuple[str, Layer]]:
         """(name, layer) of every layer whose source begins so."""
         for name, layer in self._layers_from(b""):
             if layer.source.startswith(source_prefix):
@@ -207,12 +207,4 @@ class Catalog:
 @lru_cache(maxsize=4)
 def _vocabulary(stored: bytes) -> Vocabulary:
     """By its bytes: nearly every commit needs the same one."""
-    return combined(implications_codec.load(stored))
-
-
-def combined(implications: Mapping[str, Implications]) -> Vocabulary:
-    """The vocabulary of all sources together. Raises VocabularyError."""
-    vocabulary = Vocabulary({})
-    for declared in implications.values():
-        vocabulary = vocabulary.merged(declared)
-    return vocabulary
+    return Vocabulary.combined(implications_codec.load(stored))

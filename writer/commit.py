@@ -20,7 +20,7 @@ from registry_store.changes import Change, State, change_codec, state_codec
 from registry_store.environment import Environment
 from registry_store.errors import StoreClosedError, StoreError
 from registry_store.handles import translated
-from registry_store.revision import RevisionFile
+from registry_store.revision import RevisionFile, committed, under_way
 from writer import failpoints
 from writer.apply import Operations, apply
 from writer.catalog import Catalog
@@ -154,13 +154,13 @@ def settle(environment: Environment, revision_file: RevisionFile) -> bool:
         try:
             state = Catalog(txn, environment.dbs).state
             word = revision_file.word[()]
-            if word == 2.0 * (state.revision + 1) + 1.0:
+            if word == under_way(state.revision + 1):
                 state = State(state.revision + 1, state.committed_at, state.next_sequence)
                 _put_empty_commit(txn, environment, state)
                 txn.commit()
             else:
                 txn.abort()
-                if word not in (2.0 * state.revision, 2.0 * state.revision + 1.0):
+                if word not in (committed(state.revision), under_way(state.revision)):
                     return False
         except lmdb.Error as error:
             txn.abort()

@@ -16,7 +16,8 @@ from registry_store.errors import ConflictError, CorruptRecordError, InvalidModu
 from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
 from registry_store.records import ModuleInfo
 from registry_store.validation import name_problems, validate_encoded
-from writer.catalog import Catalog, combined
+from registry_store.vocabulary import Vocabulary
+from writer.catalog import Catalog
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -183,7 +184,7 @@ class Draft:
         standing = self.all_implications()
         others = {key: value for key, value in standing.items() if key != source}
         changed = {**others, source: dict(implications)} if implications else others
-        combined(changed)
+        Vocabulary.combined(changed)
         if changed != standing:
             self.implications = changed
 
@@ -215,7 +216,7 @@ class Draft:
     # How modules come, change and go
 
     def _discovered(self) -> list[str]:
-        names = {name for name, _ in self.catalog.layers_of(DISCOVERED)}
+        names = {name for name, _ in self.catalog.layers_from(DISCOVERED)}
         draft: Draft | None = self
         while draft is not None:
             names.update(draft.layers)

@@ -30,7 +30,7 @@ def apply_discovery(draft: Draft, report: DiscoveryReport, outcome: Outcome) -> 
     What could not be looked at says nothing about its modules: they stay.
     """
     found = {info.name: Layer(DISCOVERED, _fields(to_plain(info))) for info in report.modules}
-    standing = dict(draft.catalog.layers_of(DISCOVERED))
+    standing = dict(draft.catalog.layers_from(DISCOVERED))
     for name, layer in found.items():
         if standing.get(name) != layer:
             _declare(draft, name, layer, outcome)

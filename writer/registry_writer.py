@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from registry_store.errors import InvalidModuleError
 from registry_store.layers import CLIENT
 from registry_store.paths import registry_path
+from registry_store.progress import Progress
 from registry_store.records import ModuleInfo
 from writer import reconcile
 from writer.draft import Draft
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from writer.discovery import DiscoveryReport
     from writer.reconcile import Outcome
 
-Progress = Callable[[int, int], None]
 
 _PROBLEMS_SHOWN = 20
 _PROGRESS_EVERY = 1000
@@ -105,12 +104,7 @@ class RegistryWriter:
     def __enter__(self) -> RegistryWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _commit(self, stage: Callable[[Draft], None]) -> int:

@@ -21,7 +21,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 def discovery_options(command: Decorated) -> Decorated:
     """What to look through: `--package` (repeated), `--python`, `--timeout` (None: the default)."""
     for option in (
-        click.option("--timeout", type=float, metavar="SECONDS", help="Time limit for all together."),
+        click.option("--timeout", type=float, metavar="SECONDS", help="Time limit for the whole discovery."),
         click.option("--python", metavar="PATH", help="The workers' Python interpreter. Default: this one."),
         click.option("--package", "packages", multiple=True, metavar="NAME", help="Look through this package too."),
     ):
@@ -31,7 +31,7 @@ def discovery_options(command: Decorated) -> Decorated:
 
 @click.command("discover", short_help="Find the modules of a Python environment.")
 @discovery_options
-@click.option("--register", is_flag=True, help="Take them into the registry.")
+@click.option("--register", is_flag=True, help="Register what was found.")
 @embedded_option
 @console.path_option
 @console.json_option

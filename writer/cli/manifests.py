@@ -58,9 +58,6 @@ def check(directory: Path, as_json: bool) -> int:
     return 1 if report.errors else 0
 
 
-commands: list[click.Command] = [schema, manifests]
-
-
 def watch_options(command: Decorated) -> Decorated:
     """`--manifests` and `--discover`, and what discovery looks through; give them to `watching`."""
     folder = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -16,13 +16,13 @@ from writer.cli.manifests import watch_options, watching
 if TYPE_CHECKING:
     from writer.daemon import Daemon
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
 @click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @console.path_option
 def serve(group: str | None, log_level: str, path: Path | None, **watched: Any) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.

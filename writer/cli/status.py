@@ -11,7 +11,7 @@ import click
 from registry_store import console, tables
 
 
-@click.command("status", short_help="Show how the registry and its daemon are.")
+@click.command("status", short_help="Show the state of the registry and its daemon.")
 @console.path_option
 @console.json_option
 def status(path: Path | None, as_json: bool) -> int:

@@ -19,9 +19,9 @@ from writer.client.calls import Call
 from writer.client.session import check_timeout
 
 if TYPE_CHECKING:
+    from registry_store.progress import Progress
     from writer.discovery import DiscoveryReport
     from writer.reconcile import Outcome
-    from writer.registry_writer import Progress
 
 
 class AsyncWriterClient:
@@ -81,7 +81,7 @@ class AsyncWriterClient:
         return calls.outcome(await self._call(calls.apply_discovery(report)))
 
     async def status(self) -> DaemonStatus:
-        """How the daemon is."""
+        """The state of the daemon: its pid, revision, queue lengths and errors."""
         return calls.told_status(await self._call(calls.read_status()))
 
     async def report_usage(self, batch: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from registry_store import protocol, wire_errors
 from registry_store.errors import ProtocolError, RegistryError, StoreClosedError, WriterTimeoutError
-from registry_store.protocol import Answer, Failed, Progress
+from registry_store.protocol import Answer, BatchProgress, Failed
 from writer.client.async_link import Link, is_greeted, open_link
 from writer.client.calls import Call
 from writer.client.session import STARTING, Deadline, new_client_id, unavailable
@@ -172,7 +172,7 @@ class AsyncSession:
             if isinstance(answer, Failed) and not answer.id:
                 raise wire_errors.unpack(answer)
             raise ProtocolError(f"the daemon answered request {answer.id}, which was not asked.")
-        if isinstance(answer, Progress):
+        if isinstance(answer, BatchProgress):
             request.deadline.restart()
             if request.call.progress is not None:
                 request.call.progress(answer.done, answer.total)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from registry_store import wire_errors
 from registry_store.errors import InvalidArgumentError, InvalidModuleError, ProtocolError, UnknownModuleError
+from registry_store.progress import Progress
 from registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -35,7 +36,7 @@ from registry_store.vocabulary import Vocabulary
 from writer.limits import Limits
 from writer.parts import batch_problem
 from writer.reconcile import Outcome
-from writer.registry_writer import Progress, refuse_batch
+from writer.registry_writer import refuse_batch
 
 if TYPE_CHECKING:
     from writer.discovery import DiscoveryReport
@@ -165,7 +166,7 @@ def apply_discovery(report: DiscoveryReport) -> Call:
 
 
 def read_status() -> Call:
-    """How the daemon is."""
+    """The state of the daemon: its pid, revision, queue lengths and errors."""
     return Call(ReadStatus)
 
 
@@ -203,7 +204,7 @@ def outcome(answer: Answer) -> Outcome:
 
 
 def told_status(answer: Answer) -> DaemonStatus:
-    """How the daemon is. Raises what the daemon raised."""
+    """The state of the daemon: its pid, revision, queue lengths and errors. Raises what the daemon raised."""
     if isinstance(answer, Status):
         return answer.status
     raise _unexpected(answer)
@@ -213,6 +214,3 @@ def _unexpected(answer: Answer) -> Exception:
     if isinstance(answer, Failed):
         return wire_errors.unpack(answer)
     return ProtocolError(f"the daemon answered with {type(answer).__name__}, which does not fit the question.")
-
-
-Reading = Callable[[Answer], Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from registry_store.errors import StoreClosedError
@@ -17,9 +16,9 @@ from writer.client.calls import Call
 from writer.client.session import Session, check_timeout
 
 if TYPE_CHECKING:
+    from registry_store.progress import Progress
     from writer.discovery import DiscoveryReport
     from writer.reconcile import Outcome
-    from writer.registry_writer import Progress
 
 
 class WriterClient:
@@ -93,7 +92,7 @@ class WriterClient:
         return calls.outcome(self._call(calls.apply_discovery(report)))
 
     def status(self) -> DaemonStatus:
-        """How the daemon is."""
+        """The state of the daemon: its pid, revision, queue lengths and errors."""
         return calls.told_status(self._call(calls.read_status()))
 
     def report_usage(self, batch: bytes) -> None:
@@ -109,12 +108,7 @@ class WriterClient:
     def __enter__(self) -> WriterClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, call: Call) -> Answer:

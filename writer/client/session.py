@@ -20,7 +20,7 @@ from registry_store.errors import (
     WriterTimeoutError,
     WriterUnavailableError,
 )
-from registry_store.protocol import Answer, Failed, FrameReader, Hello, Progress, frame
+from registry_store.protocol import Answer, BatchProgress, Failed, FrameReader, Hello, frame
 from writer.client.calls import Call
 from writer.lease import lease_holder
 
@@ -148,7 +148,7 @@ class Session:
                 raise wire_errors.unpack(answer)
             if answer.id != request:
                 raise ProtocolError(f"the daemon answered request {answer.id} when {request} was asked.")
-            if not isinstance(answer, Progress):
+            if not isinstance(answer, BatchProgress):
                 return answer
             deadline.restart()
             if call.progress is not None:

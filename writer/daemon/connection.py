@@ -14,10 +14,10 @@ from registry_store.errors import BusyError, ProtocolError, RegistryError
 from registry_store.protocol import (
     Answer,
     ApplyDiscovery,
+    BatchProgress,
     Done,
     FrameReader,
     Part,
-    Progress,
     ReadStatus,
     RegisterMany,
     ReportUsage,
@@ -27,7 +27,7 @@ from registry_store.protocol import (
 )
 from writer.daemon import socket_file
 from writer.daemon.answered import is_client_id
-from writer.daemon.requests import BatchRequest, ClientRequest, batch_request, staging
+from writer.daemon.requests import BatchRequest, ClientRequest, SingleRequest, batch_request
 from writer.parts import Parts
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_change(self, message: Any) -> None:
         self._server.queue.refuse_if_full()
-        self._accept(ClientRequest(self._client, message, staging(message), self._reply, self._size))
+        self._accept(SingleRequest(self._client, message, self._reply, self._size))
 
     def _take_part(self, message: Part) -> None:
         self._parts.add(message.modules)
@@ -191,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
     def _take_batch(self, message: RegisterMany | ApplyDiscovery) -> None:
         self._server.queue.refuse_if_full()
         modules, held = self._parts.take(message.count)
-        request = batch_request(self._client, message, modules, held, self._reply)
+        request = batch_request(self._client, message, modules, self._reply, held)
         self._accept(request)
         self._tell_progress(request, 0)
 
@@ -205,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if request.looked_at != told:
             told = request.looked_at
-            self._send(Progress(request.id, told, request.count))
+            self._send(BatchProgress(request.id, told, request.count))
         self._server.loop.call_later(_PROGRESS_SECONDS, self._tell_progress, request, told)
 
     def _tell_status(self, message: ReadStatus) -> None:

@@ -76,7 +76,7 @@ class Group:
                 raise
             except Exception as error:
                 if not isinstance(error, RegistryError):
-                    _log.exception("a request failed inside the daemon")
+                    _log.exception("internal error in a request")
                 self._answers[work] = work.failure(error)
         if draft.has_effect:
             self._remember(draft)

@@ -108,7 +108,7 @@ class GroupCommit:
                 except BaseException as error:  # a mistake of ours: what the group came to is not known
                     _log.exception("the commit thread failed")
                     self._fail(group, error)
-                    self._give_up(StoreError(f"the writer daemon failed inside: {type(error).__name__}: {error}."))
+                    self._give_up(StoreError(f"internal error in the writer daemon: {type(error).__name__}: {error}."))
         finally:
             self._loop.call_soon_threadsafe(self._ended.set)
 
@@ -170,7 +170,7 @@ class GroupCommit:
                 self._commit([work])
             return
         if not isinstance(error, RegistryError):
-            _log.error("a request failed inside the daemon", exc_info=error)
+            _log.error("internal error in a request", exc_info=error)
         self._fail(works, error)
 
     def _give_up(self, error: StoreError) -> None:

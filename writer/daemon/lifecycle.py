@@ -27,7 +27,7 @@ from registry_store.paths import registry_path, socket_path
 from registry_store.protocol import DaemonStatus
 from writer.daemon import socket_file
 from writer.daemon.answered import Answered
-from writer.daemon.footing import Footing
+from writer.daemon.file_guard import FileGuard
 from writer.daemon.group import Work
 from writer.daemon.group_commit import GroupCommit
 from writer.daemon.server import Server
@@ -165,7 +165,7 @@ class Daemon:
         self._sections[name] = provider
 
     def status(self) -> DaemonStatus:
-        """How the daemon is. Only while it runs, in its loop."""
+        """The state of the daemon: its pid, revision, queue lengths and errors. Only while it runs, in its loop."""
         queue, server = self.queue, self._server
         return DaemonStatus(
             pid=os.getpid(),
@@ -191,12 +191,12 @@ class Daemon:
         self._server = server = Server(
             self.socket_path, self._queue, self._limits, self._group, self.status, self._take_usage
         )
-        footing = Footing(self.folder)
+        file_guard = FileGuard(self.folder)
         try:
             for extension in (collect_usage, *self._extensions):
                 extension(self)
             await server.listen()
-            self.add_task(lambda: upkeep(server, self.store.environment, footing, self._failed))
+            self.add_task(lambda: upkeep(server, self.store.environment, file_guard, self._failed))
             if ready is not None:
                 ready(self)
             await self._stop.wait()

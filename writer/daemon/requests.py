@@ -16,7 +16,7 @@ from registry_store.protocol import (
     Answer,
     Applied,
     ApplyDiscovery,
-    Change,
+    ChangeRequest,
     Done,
     Effect,
     Failed,
@@ -39,33 +39,22 @@ if TYPE_CHECKING:
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 Stage = Callable[[Draft], None]
+Reply = Callable[["ClientRequest", Answer], None]
 
 
 class ClientRequest(Work):
     """A change that a client asked for. `reply` hands the answer to its connection."""
 
-    def __init__(
-        self,
-        client: bytes,
-        message: Change,
-        stage: Stage,
-        reply: Callable[[ClientRequest, Answer], None],
-        held_bytes: int = 0,
-    ) -> None:
+    def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         self.client = client
         self.id = message.id
         self.oldest = min(message.oldest, message.id)
-        self._stage = stage
         self._reply = reply
         self.held_bytes = held_bytes
         self.is_settled = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(client={self.client.hex()}, id={self.id})"
-
-    def stage(self, draft: Draft) -> None:
-        """What the message asks for."""
-        self._stage(draft)
 
     def success(self, revision: int) -> Effect:
         """Done, visible in this revision."""
@@ -81,11 +70,32 @@ class ClientRequest(Work):
         self._reply(self, answer)
 
 
-class BatchRequest(ClientRequest):
-    """A change of many modules. `looked_at` counts those staged, read from the loop's thread meanwhile."""
+class SingleRequest(ClientRequest):
+    """A change that came in one message. Raises ProtocolError when it cannot be understood."""
 
-    looked_at = 0
-    count = 0
+    def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
+        super().__init__(client, message, reply, held_bytes)
+        self._stage = staging(message)
+
+    def stage(self, draft: Draft) -> None:
+        """What the message asks for."""
+        self._stage(draft)
+
+
+class BatchRequest(ClientRequest):
+    """Modules that came in parts, to be registered. `looked_at` counts those staged, read from the loop's thread."""
+
+    def __init__(
+        self, client: bytes, message: ChangeRequest, modules: Sequence[bytes], reply: Reply, held_bytes: int = 0
+    ) -> None:
+        super().__init__(client, message, reply, held_bytes)
+        self._modules = modules
+        self.looked_at = 0
+        self.count = 0
+
+    def stage(self, draft: Draft) -> None:
+        """Register all, or raise what is wrong with them."""
+        register_all(draft, EncodedModules(self._modules), self.progress)
 
     def progress(self, done: int, total: int) -> None:
         """Note how far staging is."""
@@ -93,13 +103,23 @@ class BatchRequest(ClientRequest):
 
 
 class DiscoveryRequest(BatchRequest):
-    """A discovery report; answered with what it changed."""
+    """A discovery report whose modules came in parts; answered with what it changed."""
 
-    outcome = reconcile.Outcome()
+    def __init__(
+        self, client: bytes, message: ApplyDiscovery, modules: Sequence[bytes], reply: Reply, held_bytes: int = 0
+    ) -> None:
+        super().__init__(client, message, modules, reply, held_bytes)
+        self._report = message.report
+        self._outcome = reconcile.Outcome()
+
+    def stage(self, draft: Draft) -> None:
+        """Declare what was found, withdraw what has gone."""
+        self._outcome = reconcile.Outcome()  # a group that failed is staged again
+        reconcile.apply_discovery(draft, decode_report(self._report, self._modules), self._outcome)
 
     def success(self, revision: int) -> Applied:
         """What was declared, withdrawn and refused."""
-        done = self.outcome
+        done = self._outcome
         return Applied(self.id, revision, tuple(done.declared), tuple(done.withdrawn), tuple(done.refused))
 
 
@@ -148,7 +168,7 @@ def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     return msgspec.structs.replace(report, modules=tuple(EncodedModules(modules)))
 
 
-def staging(message: Change) -> Stage:
+def staging(message: ChangeRequest) -> Stage:
     """How to stage a request that came in one message. Raises ProtocolError when it cannot be understood."""
     match message:
         case Register():
@@ -162,30 +182,13 @@ def staging(message: Change) -> Stage:
             return lambda draft: draft.remove_alias(message.alias)
         case SetImplications():
             return lambda draft: draft.set_implications(CLIENT, message.implications)
-    raise ProtocolError(f"{type(message).__name__} is no request of one message.")
+    raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
 
 
 def batch_request(
-    client: bytes,
-    message: RegisterMany | ApplyDiscovery,
-    modules: Sequence[bytes],
-    held_bytes: int,
-    reply: Callable[[ClientRequest, Answer], None],
+    client: bytes, message: RegisterMany | ApplyDiscovery, modules: Sequence[bytes], reply: Reply, held_bytes: int
 ) -> BatchRequest:
     """A request whose modules came in parts, of so many bytes."""
-    request: BatchRequest
-    if isinstance(message, RegisterMany):
-
-        def register(draft: Draft) -> None:
-            register_all(draft, EncodedModules(modules), request.progress)
-
-        request = BatchRequest(client, message, register, reply, held_bytes)
-        return request
-    encoded = message.report
-
-    def discover(draft: Draft) -> None:
-        found.outcome = reconcile.Outcome()
-        reconcile.apply_discovery(draft, decode_report(encoded, modules), found.outcome)
-
-    found = DiscoveryRequest(client, message, discover, reply, held_bytes)
-    return found
+    if isinstance(message, ApplyDiscovery):
+        return DiscoveryRequest(client, message, modules, reply, held_bytes)
+    return BatchRequest(client, message, modules, reply, held_bytes)

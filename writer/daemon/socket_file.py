@@ -37,7 +37,7 @@ def bind(path: Path, group: int | None) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise StorePermissionError(f"{path} cannot be made: {error.strerror}.") from error
+        raise StorePermissionError(f"{path} cannot be created: {error.strerror}.") from error
     return listener
 
 

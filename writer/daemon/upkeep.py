@@ -9,7 +9,7 @@ from typing import Final
 
 from registry_store.environment import Environment
 from registry_store.errors import RegistryError, StoreError
-from writer.daemon.footing import Footing
+from writer.daemon.file_guard import FileGuard
 from writer.daemon.server import Server
 
 _SECONDS: Final = 1.0
@@ -19,7 +19,7 @@ _log = logging.getLogger("dspy_registry")
 
 
 async def upkeep(
-    server: Server, environment: Environment, footing: Footing, failed: Callable[[StoreError], None]
+    server: Server, environment: Environment, file_guard: FileGuard, failed: Callable[[StoreError], None]
 ) -> None:
     """See to everything again and again. `failed` is called when the registry's files were taken away."""
     rounds = 0
@@ -30,7 +30,7 @@ async def upkeep(
         if rounds % _REAP_EVERY == 0:
             reap(environment)
         try:
-            footing.check()
+            file_guard.check()
         except StoreError as error:
             failed(error)
             return

@@ -7,7 +7,6 @@ gives. The schema lies beside this file (manifest.schema.json), so that editors 
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -105,8 +104,3 @@ def manifest_schema() -> dict[str, Any]:
 def schema_text() -> str:
     """The JSON Schema as it is shipped."""
     return json.dumps(manifest_schema(), indent=2) + "\n"
-
-
-def shipped_schema() -> str:
-    """The copy of the schema in this package."""
-    return (resources.files("writer.manifests") / SCHEMA_FILE).read_text(encoding="utf-8")

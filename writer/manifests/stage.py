@@ -63,7 +63,7 @@ def standing_declarations(draft: Draft) -> dict[str, Declarations]:
     aliases: dict[str, dict[str, str]] = defaultdict(dict)
     implications: dict[str, Implications] = {}
     defaults: dict[str, tuple[Default, ...]] = {}
-    for name, layer in draft.catalog.layers_of(MANIFEST_PREFIX):
+    for name, layer in draft.catalog.layers_from(MANIFEST_PREFIX):
         modules[_file(layer.source)][name] = layer.fields
     for alias, meaning in draft.all_aliases().items():
         if meaning.source.startswith(MANIFEST_PREFIX):

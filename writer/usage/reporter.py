@@ -15,7 +15,6 @@ import threading
 import time
 import weakref
 from collections import deque
-from types import TracebackType
 from typing import Final
 
 from registry_store.errors import RegistryError
@@ -214,12 +213,7 @@ class UsageReporter:
     def __enter__(self) -> UsageReporter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
