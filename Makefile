@@ -26,7 +26,7 @@ SOURCES = registry_store writer readers tests benchmarks
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%.0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(CORE) ## a guided tour of a registry of your own
+demo: $(TEST) ## a guided tour of a registry of your own
 	$(BIN)/dspy-registry demo
 
 test: $(TEST) ## the tests, dspy included

@@ -8,23 +8,23 @@ looking something up in vain costs more than not looking. `_followed` is the wor
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import lmdb
 
 from readers.cache import Answers, Cache
 from readers.freshness import Freshness
-from readers.queries import Queries
+from readers.queries import Queries, not_a_name
 from readers.query import Plan, answer, dependencies
 from readers.usage import UsageCache
 from registry_store import layout, lookup
 from registry_store.changes import State, state_codec
 from registry_store.codec import INTACT, crc32, decode_info
-from registry_store.environment import Environment
+from registry_store.environment import Environment, short_reads
 from registry_store.errors import (
     FormatVersionError,
     RegistryNotFoundError,
@@ -41,6 +41,8 @@ _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
 _ATTACH_TRIES: Final = 20
 
 _monotonic = time.monotonic
+
+T = TypeVar("T")
 
 
 class Attached(Queries):
@@ -137,9 +139,9 @@ class Attached(Queries):
                 return info
         return self._fetch_again(name)
 
-    def _exact(self, name: str) -> ModuleInfo | None:
+    def _exact(self, name: object) -> ModuleInfo | None:
         if self._word[()] == self._valid:
-            info = self._records.get(name)
+            info = self._records.get(name)  # type: ignore[call-overload]  # as a dict, any key may be asked for
             if info is not None:
                 return info if info.name == name else None
         return super()._exact(name)
@@ -189,26 +191,25 @@ class Attached(Queries):
 
     def _fetch_with_care(self, name: str) -> ModuleInfo | None:
         if not isinstance(name, str):
-            raise TypeError(f"a module's name is a str, not {type(name).__name__}")
-        gate = self._enter()
-        try:
-            cache = self._cache
-            # Where the word could not be followed, everything is pending, and what is kept may be out of date.
-            info = None if name in self._freshness.pending else cache.records.get(name)
-            if info is None:
-                with self._live().reading() as txn:
-                    info = lookup.find_info(txn, self._live().dbs, name)
-                if info is not None and name not in self._freshness.pending and cache.is_due(name):
-                    cache.put(name, info)
-            self._offer()
-            return info
-        finally:
-            gate.release()
+            raise not_a_name(name)
+        return self._in_gate(partial(self._find, name))
+
+    def _find(self, name: str) -> ModuleInfo | None:
+        cache = self._cache
+        # Where the word could not be followed, everything is pending, and what is kept may be out of date.
+        info = None if name in self._freshness.pending else cache.records.get(name)
+        if info is None:
+            with self._live().reading() as txn:
+                info = lookup.find_info(txn, self._live().dbs, name)
+            if info is not None and name not in self._freshness.pending and cache.is_due(name):
+                cache.put(name, info)
+        self._offer()
+        return info
 
     def _ask(self, answers: Answers, question: Any, plan: Plan) -> tuple[str, ...]:
         """The answer of a query, kept in one of the cache's dictionaries."""
-        gate = self._enter()
-        try:
+
+        def ask() -> tuple[str, ...]:
             with self._live().reading() as txn:
                 names = answer(txn, self._live().dbs, plan)
             terms = dependencies(plan)
@@ -216,12 +217,12 @@ class Attached(Queries):
                 self._cache.put_answer(answers, question, terms, names)
                 self._offer()
             return names
-        finally:
-            gate.release()
+
+        return self._in_gate(ask)
 
     def usages(self) -> list[ModuleUsage]:
         """What real calls have shown of each module that has some, registered or not, most used first."""
-        self._enter().release()
+        self._catch_up()
         with self._live().reading() as txn:
             return load_all(txn, self._live().dbs)
 
@@ -232,17 +233,16 @@ class Attached(Queries):
                 return known.rows[name]
             except KeyError:
                 pass
-        gate = self._enter()
-        try:
-            word = self._usage_word[()]
-            with self._live().reading() as txn:
-                usage = load_usage(txn, self._live().dbs, name) or ModuleUsage(name)
-            if self._usage.word != word or self._usage.is_full:
-                self._usage = UsageCache(word)
-            self._usage.put(name, usage)
-            return usage
-        finally:
-            gate.release()
+        return self._in_gate(partial(self._load_usage, name))
+
+    def _load_usage(self, name: str) -> ModuleUsage:
+        word = self._usage_word[()]
+        with self._live().reading() as txn:
+            usage = load_usage(txn, self._live().dbs, name) or ModuleUsage(name)
+        if self._usage.word != word or self._usage.is_full:
+            self._usage = UsageCache(word)
+        self._usage.put(name, usage)
+        return usage
 
     def _answer(self, plan: Plan) -> tuple[str, ...]:
         if self._word[()] == self._valid:
@@ -256,7 +256,7 @@ class Attached(Queries):
             return lookup.unknown(txn, self._live().dbs, name)
 
     def _state(self) -> State:
-        self._enter().release()
+        self._catch_up()
         with self._live().reading() as txn:
             state: State = state_codec.load(txn.get(layout.META_STATE, None, self._live().dbs.meta))
             return state
@@ -269,23 +269,26 @@ class Attached(Queries):
             raise StoreClosedError(f"{self!r} was closed.", remedy="Open another Registry.")
         return environment
 
-    def _enter(self) -> threading.RLock:
-        """The gate, held, with the cache valid for the word as it is now. The caller releases it."""
+    def _in_gate(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done inside the gate with the cache valid for the word as it is now.
+
+        The gate is only ever taken by `with`: a signal's handler may raise between any other two steps, and a gate
+        that stays taken would stop every other thread, and every fork.
+        """
         run_deferred()
         while True:
             environment = self._live()
-            environment.gate.acquire()
-            try:
-                if environment is self._environment and self._catch_up():
-                    return environment.gate
-            except BaseException:
-                environment.gate.release()
-                raise
-            environment.gate.release()
+            with environment.gate:
+                if environment is self._environment and self._is_in_step():
+                    return work()
             self._reopen()
 
-    def _catch_up(self) -> bool:
-        """False when the registry was restored or replaced, and must be opened anew."""
+    def _catch_up(self) -> None:
+        """Have the cache valid for the word as it is now, and the registry be the one that is there."""
+        self._in_gate(lambda: None)
+
+    def _is_in_step(self) -> bool:
+        """Brings the cache in step; False when the registry was restored or replaced, and must be opened anew."""
         if self._word[()] != self._followed:
             self._followed = self._freshness.advance()
             self._offer()
@@ -307,7 +310,7 @@ class Attached(Queries):
     def _look_now(self) -> None:
         """See at once whether the registry is still the same one."""
         self._look_again_at = 0.0
-        self._enter().release()
+        self._catch_up()
 
     def _reopen(self) -> None:
         """Nothing known of the former registry holds. Outside any gate, since it shares environments."""
@@ -348,6 +351,9 @@ class Attached(Queries):
         self._word = file.word
         self._usage = UsageCache()
         self._usage_word = file.usage_word
+
+
+short_reads.update((Attached._fetch.__code__, Attached._read.__code__))
 
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:

@@ -14,7 +14,7 @@ from readers.cache import Cache
 from registry_store import layout
 from registry_store.changes import Change, change_codec
 from registry_store.environment import Environment
-from registry_store.revision import RETIRED, RevisionFile, is_retired
+from registry_store.revision import RETIRED, RevisionFile, is_sound
 
 _STEPS_WORTH_READING: Final = 256
 _TRIES: Final = 4
@@ -49,11 +49,12 @@ class Freshness:
     def advance(self) -> float:
         """Bring the cache up to the word as it is now; the word at which it is valid.
 
-        RETIRED when the file was retired, or when the word moved on faster than it could be followed.
+        RETIRED when the file was retired, when no writer can have stored the word, or when it moved on faster than it
+        could be followed.
         """
         for _ in range(_TRIES):
             word = self._file.word[()]
-            if is_retired(word):
+            if not is_sound(word):
                 break
             revision, is_under_way = divmod(int(word), 2)
             if self._follow(word, revision, bool(is_under_way)):

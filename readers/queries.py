@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any
 
 from readers import routing, usage
@@ -13,6 +13,29 @@ from readers.usage import DECLARED
 from registry_store.errors import AmbiguousNameError, UnknownModuleError
 from registry_store.records import ModuleInfo, StoredModule
 from registry_store.usage import ModuleUsage
+
+
+def not_a_name(name: object) -> TypeError:
+    """The error for asking by something that is no string."""
+    return TypeError(f"a module's name is a str, not {type(name).__name__}")
+
+
+class _Items(ItemsView[str, ModuleInfo]):
+    _mapping: Mapping[str, ModuleInfo]
+
+    def __iter__(self) -> Iterator[tuple[str, ModuleInfo]]:
+        for name in self._mapping:
+            info = self._mapping.get(name)
+            if info is not None:
+                yield name, info
+
+
+class _Values(ValuesView[ModuleInfo]):
+    _mapping: Mapping[str, ModuleInfo]
+
+    def __iter__(self) -> Iterator[ModuleInfo]:
+        for _, info in _Items(self._mapping):
+            yield info
 
 
 class Queries(Mapping[str, ModuleInfo]):
@@ -70,17 +93,27 @@ class Queries(Mapping[str, ModuleInfo]):
         return info
 
     def __contains__(self, name: object) -> bool:
-        return type(name) is str and self._exact(name) is not None
+        return self._exact(name) is not None
 
     def get(self, name: str, default: Any = None) -> Any:
         """The module of this full name, else `default`."""
         info = self._exact(name)
         return default if info is None else info
 
+    def items(self) -> ItemsView[str, ModuleInfo]:
+        """(name, module) in registration order. A module that goes while this is iterated is left out."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[ModuleInfo]:
+        """The modules in registration order. One that goes while this is iterated is left out."""
+        return _Values(self)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._answer(()))
 
-    def _exact(self, name: str) -> ModuleInfo | None:
+    def _exact(self, name: object) -> ModuleInfo | None:
+        if not isinstance(name, str):
+            return None
         try:
             info = self._fetch(name)
         except AmbiguousNameError:  # a short name, then, and not a key

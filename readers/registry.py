@@ -8,23 +8,27 @@ is valid, then look up a dict. No lock, no system call, no transaction. Whatever
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from readers import routing, usage, watch
 from readers.attached import Attached
+from readers.queries import not_a_name
 from readers.query import plan_find
 from readers.routing import CostWeights, Recommendation
 from readers.snapshot import Snapshot
 from readers.usage import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
+from registry_store import lookup
 from registry_store.changes import Change
 from registry_store.errors import InvalidArgumentError
 from registry_store.paths import registry_path
 from registry_store.records import ModuleInfo, StoredModule
+from registry_store.revision import is_sound
 from registry_store.sharing import defer, detach, shared_lock
 
 DEFAULT_CACHE_SIZE: Final = 8192
@@ -115,7 +119,7 @@ class Registry(Attached):
         if self._word[()] == self._valid:
             try:
                 return int(self._records[name].estimated_duration * _FACTORS[input_size] + 0.5)
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         return routing.scaled_duration(self.get_module(name).estimated_duration, input_size)
 
@@ -204,14 +208,14 @@ class Registry(Attached):
     def revision(self) -> int:
         """The newest committed revision."""
         word = self._word[()]
-        if self._environment is not None and word == word and word % 2 == 0:
+        if self._environment is not None and is_sound(word) and word % 2 == 0:
             return int(word) // 2
         return self._state().revision
 
     @property
     def registry_id(self) -> bytes:
         """Which registry this is: random, and new for each that was created or restored. Looked at once a second."""
-        self._enter().release()
+        self._catch_up()
         return self._file.registry_id
 
     @property
@@ -241,23 +245,36 @@ class Registry(Attached):
 
     def describe(self, name: str) -> StoredModule:
         """The module with its version, revision, time and source. Raises UnknownModuleError, AmbiguousNameError."""
-        with self._brief_snapshot() as snapshot:
-            return snapshot.describe(name)
+        if not isinstance(name, str):
+            raise not_a_name(name)
+        self._catch_up()
+        with self._live().reading() as txn:
+            return lookup.describe(txn, self._live().dbs, name)
 
     def __len__(self) -> int:
-        with self._brief_snapshot() as snapshot:
-            return len(snapshot)
+        self._catch_up()
+        with self._live().reading() as txn:
+            entries: int = txn.stat(self._live().dbs.modules)["entries"]
+            return entries
 
     @contextmanager
     def _brief_snapshot(self) -> Iterator[Snapshot]:
-        """A snapshot that no fork meets, since it lives inside the gate: `list(registry)` asks for the length."""
+        """A snapshot that no fork meets, since it lives inside the gate."""
         with shared_lock:  # before the gate, as everywhere
-            gate = self._enter()
-            try:
-                with self.snapshot() as snapshot:
-                    yield snapshot
-            finally:
-                gate.release()
+            self._catch_up()
+            with self._live().gate, self.snapshot() as snapshot:
+                yield snapshot
+
+    def __copy__(self) -> Registry:
+        """Itself: what is kept and the word it is valid at belong together. `dspy.Module.deepcopy` copies members."""
+        return self
+
+    def __deepcopy__(self, _: object) -> Registry:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Registry], tuple[object, ...]]:
+        """Unpickled in another process, the same registry opened there."""
+        return _opened, (self.path, self._cache.size, CostWeights(**self._weights), self._min_observed_calls)
 
     def __enter__(self) -> Registry:
         return self
@@ -269,3 +286,7 @@ class Registry(Attached):
         environment = getattr(self, "_environment", None)
         if environment is not None:
             defer(partial(detach, environment))
+
+
+def _opened(path: Path, cache_size: int, weights: CostWeights, min_observed_calls: int) -> Registry:
+    return Registry(path, cache_size=cache_size, cost_weights=weights, min_observed_calls=min_observed_calls)

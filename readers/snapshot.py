@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NoReturn
 
 import lmdb
 
-from readers.queries import Queries
+from readers.queries import Queries, not_a_name
 from readers.query import Plan, answer
 from registry_store import layout, lookup
 from registry_store.changes import Change, State, change_codec, state_codec
@@ -45,15 +46,16 @@ class Snapshot(Queries):
         try:
             with environment.gate:
                 environment.open()
-                self._txn, self._view = _begin_both(environment)
-                environment.open_snapshots += 1
+                txn, self._view = _begin_both(environment)
                 self._dbs = environment.dbs
                 self._generation = environment.generation
-        except lmdb.Error as error:
-            detach(environment)
-            raise translated(error, environment.folder) from error
-        except BaseException:
-            detach(environment)
+                environment.open_snapshots += 1
+                self._txn = txn  # from here on it is for `close` to give all of it back
+        except BaseException as error:
+            if self._txn is None:
+                detach(environment)
+            if isinstance(error, lmdb.Error):
+                raise translated(error, environment.folder) from error
             raise
         self.revision = self._state().revision
 
@@ -63,9 +65,12 @@ class Snapshot(Queries):
 
     def close(self) -> None:
         """End the snapshot; every memoryview from `raw` is dead from now on. Does nothing the second time."""
-        if self._txn is not None:
-            txn, self._txn = self._txn, None
+        txn, self._txn = self._txn, None
+        if txn is not None:
             _end(self._environment, self._generation, txn, self._view)
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        raise TypeError("a snapshot is of one process and one `with`: it cannot be copied or pickled")
 
     def __enter__(self) -> Snapshot:
         return self
@@ -92,12 +97,9 @@ class Snapshot(Queries):
 
     def describe(self, name: str) -> StoredModule:
         """The module with its version, revision, time and source. Raises UnknownModuleError, AmbiguousNameError."""
-        txn = self._live()
-        resolved = lookup.resolve(txn, self._dbs, name)
-        stored = lookup.load_stored(txn, self._dbs, resolved) if resolved else None
-        if stored is None:
-            raise self._unknown(name)
-        return stored
+        if not isinstance(name, str):
+            raise not_a_name(name)
+        return lookup.describe(self._live(), self._dbs, name)
 
     def usages(self) -> list[ModuleUsage]:
         """What real calls had shown of each module that had some, registered or not, most used first."""
@@ -153,6 +155,8 @@ class Snapshot(Queries):
             value = txn.get(name.encode(), None, self._dbs.modules)
         except (lmdb.BadValsizeError, UnicodeEncodeError):  # not a valid name
             return None
+        except AttributeError:
+            raise not_a_name(name) from None
         except lmdb.Error as error:
             raise translated(error, self._environment.folder) from error
         if value is None:
@@ -183,9 +187,9 @@ def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
 def _end(environment: Environment, generation: int, txn: Transaction, view: Transaction) -> None:
     with environment.gate:
         if generation == environment.generation:
+            environment.open_snapshots -= 1  # first: interrupted after that, the transactions end with their objects
             txn.abort()
             view.abort()
-            environment.open_snapshots -= 1
         else:  # inherited through fork: its slot is the parent's
             leak(txn, view)
     detach(environment)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 import lmdb
@@ -38,6 +40,21 @@ from registry_store.handles import (
 _SPARE_TRANSACTIONS: Final = 4
 _READER_SLOT_BYTES: Final = 64
 _SETTLE_TRIES: Final = 2000
+_LOOK_AT_THREADS_EVERY: Final = 20
+
+short_reads: Final[set[CodeType]] = set()
+"""The functions that read in flight, for whoever has to tell whether one of them is at work."""
+
+
+def _is_reading() -> bool:
+    """Whether any thread is inside one of the functions that read in flight."""
+    for frame in sys._current_frames().values():
+        caller: FrameType | None = frame
+        while caller is not None:
+            if caller.f_code in short_reads:
+                return True
+            caller = caller.f_back
+    return False
 
 
 def _begin_closed(*_: object, **__: object) -> Transaction:
@@ -111,10 +128,13 @@ class Environment:
     def settle(self) -> bool:
         """Let no short read begin, and wait for those in flight. They end within microseconds of being scheduled.
 
-        False when one does not: it is the forking thread's own, interrupted by a signal whose handler forks.
+        False when one does not: it is the forking thread's own, interrupted by a signal whose handler forks. What a
+        handler's exception left behind is no read any more.
         """
         self.begin = _begin_closed
-        for _ in range(_SETTLE_TRIES):
+        for tries in range(_SETTLE_TRIES):
+            if self.in_flight and tries % _LOOK_AT_THREADS_EVERY == _LOOK_AT_THREADS_EVERY - 1 and not _is_reading():
+                self.in_flight.clear()
             if not self.in_flight:
                 return True
             time.sleep(0.0005)
@@ -164,9 +184,20 @@ class Environment:
             )
         self.lmdb.reader_check()
 
-    def reading(self) -> Reading:
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
         """A read transaction for the length of a `with`, inside the gate."""
-        return Reading(self)
+        try:
+            # A generator, not a class: one that a signal's handler interrupts is closed, and lets go of the gate.
+            with self.gate:
+                self.open()
+                txn = self.begin_reading()
+                try:
+                    yield txn
+                finally:
+                    txn.abort()
+        except lmdb.Error as error:
+            raise translated(error, self.folder) from error
 
     def retire(self) -> None:
         """Close it for good, inside the gate: whoever still holds it gets an error."""
@@ -180,39 +211,6 @@ class Environment:
         leak(self.lmdb)
         self.lmdb = None
         self.open_snapshots = 0
-
-
-class Reading:
-    """`with environment.reading() as txn`: begin, gate held; abort, gate released."""
-
-    __slots__ = ("_environment", "_txn")
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-
-    def __enter__(self) -> Transaction:
-        environment = self._environment
-        environment.gate.acquire()
-        try:
-            environment.open()
-            self._txn = environment.begin_reading()
-        except BaseException as error:
-            environment.gate.release()
-            if isinstance(error, lmdb.Error):
-                raise translated(error, environment.folder) from error
-            raise
-        return self._txn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._txn.abort()
-        self._environment.gate.release()
-        if isinstance(error, lmdb.Error):
-            raise translated(error, self._environment.folder) from error
 
 
 # Opening

@@ -46,10 +46,13 @@ def find_info(txn: Transaction, dbs: Databases, asked: str) -> ModuleInfo | None
     return load_info(txn, dbs, resolved) if resolved else None
 
 
-def load_stored(txn: Transaction, dbs: Databases, name: str) -> StoredModule | None:
-    """The module of this full name with its provenance, None when there is none. Raises CorruptRecordError."""
+def describe(txn: Transaction, dbs: Databases, asked: str) -> StoredModule:
+    """The module with its provenance. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
+    name = resolve(txn, dbs, asked)
     value = txn.get(name.encode(), None, dbs.modules) if name else None
-    return None if value is None else open_record(value, name)
+    if name is None or value is None:
+        raise unknown(txn, dbs, asked)
+    return open_record(value, name)
 
 
 def resolve(txn: Transaction, dbs: Databases, asked: str) -> str | None:

@@ -57,6 +57,11 @@ def is_retired(word: float) -> bool:
     return word != word
 
 
+def is_sound(word: float) -> bool:
+    """Whether a word can be one: not retired, nor anything that no writer stores."""
+    return 0 <= word < 2.0**53 and word % 1 == 0
+
+
 class RevisionFile:
     """A mapping of the revision file. Readers map it read-only.
 

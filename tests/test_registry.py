@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 from collections.abc import Mapping
+from enum import Enum
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 
 from readers import Registry, Snapshot
 from readers.query import plan_find
+from readers.routing import CostWeights
 from registry_store import InvalidArgumentError, ModuleInfo, Requirements, StoreClosedError
 from registry_store.codec import open_record
 from registry_store.vocabulary import LEVELS
@@ -370,3 +374,60 @@ def test_kept_answers_of_different_questions_are_not_confused(registry_folder: P
         wanted = [snapshot.find(**question) for question in questions]
         for _ in range(3):
             assert [registry.find(**question) for question in questions] == wanted
+
+
+def test_asked_for_what_is_no_string_it_answers_as_a_dict_does(queries: Any) -> None:
+    for key in (5, None, b"dspy.Predict", ("dspy.Predict",)):
+        assert key not in queries
+        assert queries.get(key) is None
+        assert queries.get(key, 7) == 7
+        with pytest.raises(KeyError):
+            queries[key]
+        for ask in (queries.get_module, queries.get_pool_type, queries.has_native, queries.describe):
+            with pytest.raises(TypeError, match="a module's name is a str, not"):
+                ask(key)
+
+
+class Name(str, Enum):
+    PREDICT = "dspy.Predict"
+
+
+def test_a_name_may_be_of_a_class_derived_from_str(queries: Any) -> None:
+    assert Name.PREDICT in queries
+    assert queries[Name.PREDICT] == queries.get(Name.PREDICT) == queries.get_module(Name.PREDICT)
+
+
+def test_a_copy_of_a_registry_is_itself_and_a_pickled_one_opens_it_again(folder: Path) -> None:
+    weights = CostWeights(low=2.5)
+    with Registry(folder, cache_size=3, cost_weights=weights, min_observed_calls=4) as registry:
+        assert copy.copy(registry) is copy.deepcopy(registry) is registry
+        with pickle.loads(pickle.dumps(registry)) as again:
+            assert again is not registry
+            assert again["dspy.Predict"] == registry["dspy.Predict"]
+            assert again.routing_recommendation("predict") == registry.routing_recommendation("predict")
+            assert (again._cache.size, again._min_observed_calls) == (3, 4)
+        assert registry["dspy.Predict"].name == "dspy.Predict"
+        with registry.snapshot() as snapshot:
+            for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot be copied"):
+                    duplicate(snapshot)
+
+
+def test_modules_that_go_amid_an_iteration_are_left_out(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
+        items, values = iter(registry.items()), iter(registry.values())
+        assert next(items)[0] == next(values).name == "dspy.Predict"
+        writer.unregister_module("dspy.ChainOfThought")
+        assert [name for name, _ in items] == [info.name for info in values] == list(registry)[1:]
+
+
+@pytest.mark.parametrize(("argument", "value"), [("cache_size", -1), ("min_observed_calls", -1)])
+def test_a_negative_option_is_refused(folder: Path, argument: str, value: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{argument} is -1"):
+        Registry(folder, **{argument: value})
+
+
+def test_an_input_size_of_another_type_is_an_error_however_warm_the_cache(queries: Any) -> None:
+    for _ in range(3):
+        with pytest.raises(InvalidArgumentError, match="input_size"):
+            queries.estimate_duration("dspy.Predict", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -454,3 +455,20 @@ def test_i14_a_lock_file_that_was_deleted_stops_the_writer(registry_folder: Path
             update_often(writer)
     with RegistryWriter(registry_folder) as writer:
         update(writer, "a.B", 1000)
+
+
+@pytest.mark.parametrize("word", [float("inf"), float("-inf"), 1e300, -4.0, 0.5])
+def test_a_word_that_no_writer_stores_costs_speed_and_nothing_else(registry_folder: Path, word: float) -> None:
+    with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
+        writer.register_module(ModuleInfo("a.B", estimated_duration=1))
+        for _ in range(3):
+            assert registry.get_module("a.B").estimated_duration == 1
+        with (registry_folder / REVISION_FILE).open("r+b") as file:
+            file.write(struct.pack("=d", word))
+        for _ in range(3):
+            assert registry.get_module("a.B").estimated_duration == 1
+            assert registry.find_by_capability("reasoning")
+            assert registry.revision == writer.revision
+    with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
+        writer.register_module(ModuleInfo("a.B", estimated_duration=2))
+        assert registry.get_module("a.B").estimated_duration == 2
