@@ -26,7 +26,7 @@ SOURCES = registry_store writer readers tests benchmarks
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%.0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(TEST) ## a guided tour of a registry of your own
+demo: $(CORE) ## a guided tour of a registry of your own
 	$(BIN)/dspy-registry demo
 
 test: $(TEST) ## the tests, dspy included
@@ -87,7 +87,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(CORE): pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP) install -e .
+	$(BIN)/python $(PIP) install -e '.[dspy]'
 	@touch $@
 
 $(TEST): pyproject.toml | $(BIN)/python
