@@ -320,6 +320,8 @@ class Attached(Queries):
                 if self._file.is_current() and not self._is_retired() and not former.is_retired:
                     return
                 self._valid = self._followed = RETIRED
+                if not former.writable and not former.open_snapshots:
+                    former.close()  # where files were copied over these, its slots and pages are not what they were
                 self._open()
             detach(former)
 

@@ -67,6 +67,9 @@ class Freshness:
         announced = self._file.announcement(revision)
         if self._file.word[()] != word:
             return False
+        if revision < self._settled:  # older files were copied over these: no revision means what it meant
+            self._cache.forget()
+            self._settled = -1
         self._drop_until(landed, announced)
         self.pending = _announced_keys(announced) if is_under_way else _NOTHING
         if is_under_way:

@@ -170,6 +170,12 @@ class Environment:
         except lmdb.ReadersFullError:
             self.lmdb.reader_check()
             return self.begin(buffers=buffers)
+        except lmdb.BadRslotError:  # lock.mdb was copied over by another: this process has no slots in it
+            if self.writable or self.open_snapshots:
+                raise
+            self.close()
+            self.open()
+            return self.begin(buffers=buffers)
 
     def reap(self) -> None:
         """Free the reader slots of processes that died, so that the pages they saw are used again.

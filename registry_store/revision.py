@@ -143,7 +143,6 @@ def create_revision_file(folder: Path, registry_id: bytes, revision: int, mode: 
 
     Its blocks are allocated now: on a full disk a store through the map would otherwise be a SIGBUS.
     """
-    retire_revision_file(folder)
     content = bytearray(FILE_BYTES)
     struct.pack_into("=d", content, _WORD_AT, committed(revision))
     content[_MAGIC_AT:_ID_AT] = _MAGIC
@@ -155,6 +154,7 @@ def create_revision_file(folder: Path, registry_id: bytes, revision: int, mode: 
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    retire_revision_file(folder)
     temporary.replace(folder / REVISION_FILE)
 
 

@@ -91,7 +91,7 @@ WORD_AFTER = {  # relative to the revision before; and whether the commit landed
 def test_i2_the_word_after_a_kill_is_mended_by_the_next_writer(registry_folder: Path, failpoint: str) -> None:
     with RegistryWriter(registry_folder) as writer:
         revision = writer.revision
-    file, words = RevisionFile(registry_folder), [committed(revision)]
+    words = [committed(revision)]
     with Registry(registry_folder) as live:
         for _ in range(3):
             assert live.get_module("dspy.ReAct").estimated_duration == 5000
@@ -102,7 +102,7 @@ def test_i2_the_word_after_a_kill_is_mended_by_the_next_writer(registry_folder: 
                 assert writing.heard() == ["ready"]
                 assert writing.wait() == KILLED
             added, landed = WORD_AFTER[failpoint]
-            words.append(file.word[()])
+            words.append(RevisionFile(registry_folder).word[()])
             assert words[-1] == committed(revision) + added
             for _ in range(3):
                 for registry in (live, Registry(registry_folder)):
@@ -111,7 +111,7 @@ def test_i2_the_word_after_a_kill_is_mended_by_the_next_writer(registry_folder: 
                     assert registry.get_module("dspy.Predict").estimated_duration == 1000
             with RegistryWriter(registry_folder) as writer:
                 revision = writer.revision
-                words.append(file.word[()])
+                words.append(RevisionFile(registry_folder).word[()])
                 assert words[-1] == committed(revision)
                 assert live.revision == revision
                 assert live.get_module("dspy.ReAct").estimated_duration == (duration if landed else before)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import child, requests, say
 
 from readers import Registry
 from registry_store import ModuleInfo, RegistryNotFoundError, StoreError
@@ -91,7 +92,7 @@ def test_i2_a_commit_that_was_announced_and_given_up_uses_up_its_revision(regist
             with RegistryWriter(registry_folder) as writer:
                 revision += 1
                 assert writer.revision == registry.revision == revision
-                assert file.word[()] == committed(revision)
+                assert RevisionFile(registry_folder).word[()] == committed(revision)
                 with registry.snapshot() as snapshot:
                     (change,) = snapshot.changes_since(revision - 1)
                 assert (change.modules, change.keys, change.terms, change.everything) == ((), (), (), False)
@@ -104,7 +105,7 @@ def test_i2_a_commit_that_landed_unannounced_to_its_end_is_concluded(registry_fo
     file.word[()] = under_way(revision)
     with Registry(registry_folder) as registry, RegistryWriter(registry_folder) as writer:
         assert registry.revision == writer.revision == revision
-        assert file.word[()] == committed(revision)
+        assert RevisionFile(registry_folder).word[()] == committed(revision)
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError, SystemExit])
@@ -328,6 +329,67 @@ def test_i13_a_compacted_file_at_the_same_revision_is_a_new_identity(registry_fo
         with RegistryWriter(registry_folder) as writer:
             update(writer, "dspy.ReAct", 8)
             assert registry.get_module("dspy.ReAct").estimated_duration == 8
+
+
+def copy_over(source: Path, folder: Path, *names: str) -> None:
+    """As `cp` does: other bytes in the same inodes, which live readers have mapped."""
+    for name in names:
+        with (folder / name).open("r+b") as file:
+            file.write((source / name).read_bytes())
+            file.truncate()
+
+
+@pytest.mark.parametrize("commits", [4, 5, 6], ids=["before", "same revision", "beyond"])
+@pytest.mark.parametrize("looks_between", [False, True])
+def test_i13_live_readers_notice_files_that_were_copied_over(
+    registry_folder: Path, tmp_path: Path, commits: int, looks_between: bool
+) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, "dspy.ReAct", 1)
+    shutil.copytree(registry_folder, tmp_path / "backup")
+    with RegistryWriter(registry_folder) as writer:
+        for number in range(5):
+            update(writer, "dspy.ReAct", 200 + number)
+        update(writer, "a.Gone", 1)
+    with child(__name__, "reads_on", registry_folder) as reader:
+        assert reader.ask() == [204, 1]
+        copy_over(tmp_path / "backup", registry_folder, DATA_FILE, LOCK_FILE, REVISION_FILE)
+        if looks_between:
+            assert reader.ask() == [1, None]
+        with RegistryWriter(registry_folder) as writer:
+            for number in range(commits):
+                update(writer, "dspy.ReAct", 300 + number)
+            assert reader.ask() == [300 + commits - 1, None]
+            update(writer, "dspy.ReAct", 7)
+            assert reader.ask() == [7, None]
+
+
+def reads_on(folder: str) -> None:
+    with Registry(folder) as registry:
+        for _ in requests():
+            for _ in range(3):
+                gone = registry.get("a.Gone")
+                seen = [registry.get_module("dspy.ReAct").estimated_duration, gone and gone.estimated_duration]
+            say(seen)
+
+
+def test_i13_a_data_file_beside_the_lock_file_of_live_readers_is_refused(registry_folder: Path, tmp_path: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, "dspy.ReAct", 1)
+    shutil.copytree(registry_folder, tmp_path / "backup")
+    with RegistryWriter(registry_folder) as writer:
+        for number in range(5):
+            update(writer, "dspy.ReAct", 200 + number)
+    with child(__name__, "reads_on", registry_folder) as reader:
+        assert reader.ask() == [204, None]
+        copy_over(tmp_path / "backup", registry_folder, DATA_FILE)
+        with pytest.raises(StoreError, match=r"lock\.mdb is of another data\.mdb.*delete lock\.mdb"):
+            RegistryWriter(registry_folder)
+    (registry_folder / LOCK_FILE).unlink()
+    with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
+        assert registry.get_module("dspy.ReAct").estimated_duration == 1
+        update(writer, "dspy.ReAct", 2)
+        assert registry.get_module("dspy.ReAct").estimated_duration == 2
 
 
 def test_i13_a_writer_whose_data_file_was_replaced_stops(registry_folder: Path, tmp_path: Path) -> None:

@@ -148,20 +148,38 @@ def _write_first_head(env: Environment) -> None:
 
 
 def _settled_revision_file(env: Environment) -> RevisionFile:
-    """The revision file, saying what landed. One that belongs to another registry, or to other data, is retired."""
+    """A revision file of this writer's own, saying what landed. The one that was there is retired, whatever it says.
+
+    Nobody can tell whether the files were copied over by older ones, these very inodes, since the last writer: then
+    a revision that readers have seen comes again with other content. So they drop what they keep when a writer opens.
+    """
+    _refuse_foreign_lock_file(env)
     with env.reading() as txn:
         registry_id = bytes(txn.get(layout.META_ID, b"", env.dbs.meta))
     try:
         file = RevisionFile(env.folder, writable=True)
         belongs = file.registry_id == registry_id and file.data_identity == data_identity(env.folder)
         if belongs and settle(env, file):
-            return file
+            create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
+            return RevisionFile(env.folder, writable=True)
     except RegistryNotFoundError:
         pass
     except StoreError as error:
         if isinstance(error, StorePermissionError):
             raise
     return _new_identity(env)
+
+
+def _refuse_foreign_lock_file(env: Environment) -> None:
+    """A data.mdb restored beside the lock.mdb of live readers: LMDB would take the older of its two newest commits."""
+    newest = env.lmdb.info()["last_txnid"]
+    with env.write_gate, env.lmdb.begin(write=True) as txn:
+        counted = txn.id() - 1
+    if counted != newest:
+        raise StoreError(
+            f"{env.folder}: lock.mdb is of another data.mdb (it counts {counted} transactions, data.mdb {newest}).",
+            remedy="Stop every process that uses this registry, delete lock.mdb, then start the writer again.",
+        )
 
 
 def _new_identity(env: Environment) -> RevisionFile:
