@@ -6,6 +6,7 @@ import click
 
 from readers.cli_check import check
 from readers.cli_follow import watch
+from readers.cli_history import history
 from readers.cli_query import find, get, list_modules, route
 from readers.cli_stats import stats
 
@@ -15,6 +16,7 @@ commands: list[click.Command] = [
     find,
     route,
     stats,
+    history,
     watch,
     check,
 ]

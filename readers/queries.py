@@ -67,6 +67,15 @@ class Queries(Mapping[str, ModuleInfo]):
         """The module with its version, revision, time and source. Raises UnknownModuleError, AmbiguousNameError."""
 
     @abstractmethod
+    def history(self, name: str) -> tuple[StoredModule, ...]:
+        """The versions kept of a module, newest first: the one in force, and the last 16 that it replaced.
+
+        `name` is a full name, an alias or a short name. Of a module that was unregistered, by its full name, what is
+        still kept. Raises UnknownModuleError when that is nothing, AmbiguousNameError, CorruptRecordError naming
+        the version that is damaged.
+        """
+
+    @abstractmethod
     def _usage_of(self, name: str) -> ModuleUsage:
         """What is stored under this full name, all zero when nothing is."""
 

@@ -251,6 +251,16 @@ class Registry(Attached):
         with self._live().reading() as txn:
             return lookup.describe(txn, self._live().dbs, name)
 
+    def history(self, name: str) -> tuple[StoredModule, ...]:
+        """The versions kept of a module, newest first: the one in force, and the last 16 that it replaced.
+
+        `name` is a full name, an alias or a short name. Of a module that was unregistered, by its full name, what is
+        still kept. Raises UnknownModuleError when that is nothing, AmbiguousNameError, CorruptRecordError naming
+        the version that is damaged.
+        """
+        with self._brief_snapshot() as snapshot:
+            return snapshot.history(name)
+
     def __len__(self) -> int:
         self._catch_up()
         with self._live().reading() as txn:

@@ -16,6 +16,7 @@ from registry_store.codec import INTACT, crc32, decode_info
 from registry_store.environment import Environment
 from registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from registry_store.handles import Transaction, leak, translated
+from registry_store.history import Versions, load_versions
 from registry_store.records import ModuleInfo, StoredModule
 from registry_store.sharing import defer, detach, share
 from registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
@@ -100,6 +101,22 @@ class Snapshot(Queries):
         if not isinstance(name, str):
             raise not_a_name(name)
         return lookup.describe(self._live(), self._dbs, name)
+
+    def history(self, name: str) -> tuple[StoredModule, ...]:
+        """The versions kept of a module, newest first: the one in force, and the last 16 that it replaced.
+
+        `name` is a full name, an alias or a short name. Of a module that was unregistered, by its full name, what is
+        still kept. Raises UnknownModuleError when that is nothing, AmbiguousNameError, CorruptRecordError naming
+        the version that is damaged.
+        """
+        return tuple(kept.load() for kept in self._versions(name).kept)
+
+    def _versions(self, name: str) -> Versions:
+        """The same, not decoded yet."""
+        try:
+            return load_versions(self._live(), self._dbs, name)
+        except lmdb.Error as error:
+            raise translated(error, self._environment.folder) from error
 
     def usages(self) -> list[ModuleUsage]:
         """What real calls had shown of each module that had some, registered or not, most used first."""

@@ -20,6 +20,7 @@ from registry_store.errors import (
     StoreError,
     StorePermissionError,
     UnknownModuleError,
+    UnknownVersionError,
     VocabularyError,
     WriterLockedError,
     WriterTimeoutError,
@@ -41,6 +42,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are
     # Errors
     "RegistryError",
     "UnknownModuleError",
+    "UnknownVersionError",
     "AmbiguousNameError",
     "InvalidArgumentError",
     "InvalidModuleError",

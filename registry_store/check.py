@@ -16,7 +16,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -27,7 +26,7 @@ from registry_store.check_rows import aliases, changes, history, layers, sealed_
 from registry_store.checking import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
 from registry_store.environment import Environment
 from registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
-from registry_store.handles import Transaction, leak, translated
+from registry_store.held import held
 from registry_store.paths import registry_path
 from registry_store.progress import Progress
 from registry_store.revision import RevisionFile, committed, under_way
@@ -81,7 +80,7 @@ def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
     before = _word(environment.folder)
-    with _held(environment) as txn:
+    with held(environment) as txn:
         try:
             head = load_head(txn, environment.dbs, progress)
         except FormatVersionError:
@@ -95,28 +94,6 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
                 yield from section(head)
             except (lmdb.Error, CorruptRecordError) as error:
                 yield Violation(VALUES, name, f"cannot be read to its end ({error})")
-
-
-@contextmanager
-def _held(environment: Environment) -> Iterator[Transaction]:
-    """A read transaction that outlives the gate, as a snapshot's does: a long look must not stop other reads."""
-    with environment.gate:
-        environment.open()
-        try:
-            txn = environment.begin()
-        except lmdb.Error as error:
-            raise translated(error, environment.folder) from error
-        environment.open_snapshots += 1
-        generation = environment.generation
-    try:
-        yield txn
-    finally:
-        with environment.gate:
-            if generation == environment.generation:
-                txn.abort()
-                environment.open_snapshots -= 1
-            else:  # inherited through fork: the slot is the parent's
-                leak(txn)
 
 
 def _word(folder: Path) -> float | None:

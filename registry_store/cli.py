@@ -33,6 +33,7 @@ Examples:
   dspy-registry get ChainOfThought          one module; short names will do
   dspy-registry find --capability reasoning --max-memory medium
   dspy-registry route dspy.ColBERTv2 --input-size 5000
+  dspy-registry rollback ChainOfThought     undo the last change of a module
   dspy-registry discover --register         take in what this Python environment has
   dspy-registry get Predict --json | jq .estimated_duration
 

@@ -10,6 +10,7 @@ import click
 
 from registry_store import layout
 from registry_store.handles import Databases, Transaction
+from registry_store.history import kept_names
 from registry_store.names import DSPY_PREFIX
 from registry_store.paths import registry_path
 from registry_store.sharing import attach, detach
@@ -28,6 +29,14 @@ def _names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
             for key in _keys(txn, dbs.modules, prefix.encode()):
                 found = True
                 yield key.decode()
+
+
+def _kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
+    """Names of modules, then those of which only the history knows."""
+    yield from _names(txn, dbs, start)
+    for name in kept_names(txn, dbs, start):
+        if txn.get(name.encode(), None, dbs.modules) is None:
+            yield name
 
 
 def _aliases(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
@@ -72,6 +81,7 @@ def _completion(source: Source) -> Completion:
 
 
 modules = _completion(_names)
+kept_modules = _completion(_kept_names)
 aliases = _completion(_aliases)
 capabilities = _completion(_words("capability"))
 categories = _completion(_words("category"))

@@ -61,6 +61,23 @@ class AmbiguousNameError(RegistryError, LookupError):
         return type(self), (self.name, self.candidates)
 
 
+class UnknownVersionError(RegistryError, KeyError):
+    """A version of a module that is not kept; `version` None: any earlier one. `kept` are those that are."""
+
+    def __init__(self, name: str, version: int | None, kept: Iterable[int | str] = ()) -> None:
+        self.name = name
+        self.version = version
+        self.kept = tuple(map(int, kept))  # texts, where it has crossed the socket
+        numbers = ", ".join(map(str, self.kept)) or "none"
+        super().__init__(
+            f"version {version} of {name} is not kept." if version else f"no earlier version of {name} is kept.",
+            remedy=f"Kept: {numbers}; see `dspy-registry history {name}`.",
+        )
+
+    def __reduce__(self) -> tuple[type[UnknownVersionError], tuple[str, int | None, tuple[int, ...]]]:
+        return type(self), (self.name, self.version, self.kept)
+
+
 class InvalidArgumentError(RegistryError, ValueError):
     """An argument of a query is not one of the allowed values; the message lists them."""
 

@@ -136,6 +136,7 @@ def test_every_error_crosses_the_socket(kind: type[RegistryError]) -> None:
     given = {
         "UnknownModuleError": ("acme.m", ("acme.n",)),
         "AmbiguousNameError": ("m", ("acme.m", "other.m")),
+        "UnknownVersionError": ("acme.m", 9, (3, 2)),
         "InvalidModuleError": ("acme.m", ("name: bad", "category: bad")),
         "ConflictError": ("acme.m", 1, 2),
         "FormatVersionError": (2, 1),

@@ -18,6 +18,7 @@ from registry_store.changes import (
 from registry_store.codec import open_record
 from registry_store.errors import AmbiguousNameError, CorruptRecordError
 from registry_store.handles import Databases, Transaction
+from registry_store.history import past_records
 from registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
 from registry_store.layout import (
     META_DEFAULTS,
@@ -60,13 +61,7 @@ class Catalog:
 
     def last_version(self, name: str) -> int:
         """The highest version a module that is not registered ever had; 0: it never was."""
-        prefix = name.encode() + b"\0"
-        cursor = self._txn.cursor(self._dbs.history)
-        at_or_after = cursor.set_range(prefix + b"\xff" * 4)
-        if not (cursor.prev() if at_or_after else cursor.last()):
-            return 0
-        key: bytes = cursor.key()
-        return int.from_bytes(key[-4:], "big") if key[:-4] == prefix else 0
+        return next((version for version, _ in past_records(self._txn, self._dbs, name)), 0)
 
     def remains(self, name: str) -> tuple[int | None, list[str]]:
         """The sequence and the terms of a module whose record cannot be read. Looks through all indexes."""

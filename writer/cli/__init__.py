@@ -9,6 +9,7 @@ from writer.cli.change import register, unregister
 from writer.cli.demo import demo
 from writer.cli.discover import discover
 from writer.cli.manifests import manifests, schema
+from writer.cli.rollback import rollback
 from writer.cli.serve import serve
 from writer.cli.status import status
 
@@ -16,6 +17,7 @@ commands: list[click.Command] = [
     serve,
     register,
     unregister,
+    rollback,
     alias,
     discover,
     manifests,

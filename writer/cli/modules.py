@@ -11,8 +11,8 @@ from registry_store.errors import InvalidModuleError
 from registry_store.records import ModuleInfo, from_plain
 
 _FIELDS: Final = ModuleInfo.__struct_fields__
-_IGNORED: Final = ("provenance", "explained")
-"""What `get --json` adds to a module: the registry keeps it itself."""
+_IGNORED: Final = ("provenance", "explained", "changed")
+"""What `get --json` and `history --json` add to a module: the registry keeps it itself."""
 
 
 def read_modules(source: str, text: bytes) -> list[ModuleInfo]:

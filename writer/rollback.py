@@ -1,0 +1,72 @@
+"""Rolling a module back: the record of an earlier version is registered again, as a version of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from registry_store.codec import encode
+from registry_store.errors import CorruptRecordError, UnknownVersionError
+from registry_store.held import held
+from registry_store.history import KeptVersion, Versions, load_versions
+from registry_store.records import ModuleInfo
+from registry_store.sharing import attach, detach
+
+if TYPE_CHECKING:
+    from writer.client import WriterClient
+    from writer.registry_writer import RegistryWriter
+
+
+class RolledBack(msgspec.Struct, frozen=True):
+    """What a rollback did: `version` is the one in force now, whose record is that of version `restored`.
+
+    `revision` is the one in which it is visible.
+    """
+
+    revision: int
+    name: str
+    restored: int
+    version: int
+
+
+def read_versions(folder: Path, name: str) -> Versions:
+    """What is kept of a module now. Raises UnknownModuleError, AmbiguousNameError, RegistryNotFoundError."""
+    environment = attach(folder)
+    try:
+        with held(environment) as txn:
+            return load_versions(txn, environment.dbs, name)
+    finally:
+        detach(environment)
+
+
+def roll_back(writer: RegistryWriter | WriterClient, versions: Versions, version: int | None = None) -> RolledBack:
+    """Register the record of an earlier version again, as a client's, if the module is still as in `versions`.
+
+    `version` None means the one before that in force; for a module that is not registered, its last. Where the
+    record in force is equal already, there is no new version. Raises UnknownVersionError, CorruptRecordError,
+    ConflictError when the module was changed since, and what `register_module` raises.
+    """
+    chosen = choose(versions, version)
+    info = chosen.load().info
+    revision = writer.register_module(info, expected_version=versions.in_force)
+    now = versions.in_force if _is_in_force(versions, info) else versions.kept[0].version + 1
+    return RolledBack(revision, versions.name, chosen.version, now)
+
+
+def choose(versions: Versions, version: int | None) -> KeptVersion:
+    """The version to register again. Raises UnknownVersionError naming those that are kept."""
+    for kept in versions.kept:
+        if kept.version == version or (version is None and kept.version != versions.in_force):
+            return kept
+    raise UnknownVersionError(versions.name, version, (kept.version for kept in versions.kept))
+
+
+def _is_in_force(versions: Versions, info: ModuleInfo) -> bool:
+    if not versions.in_force:
+        return False
+    try:
+        return encode(versions.kept[0].load().info) == encode(info)
+    except CorruptRecordError:
+        return False
