@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from readers.cli_backup import backup
 from readers.cli_check import check
 from readers.cli_follow import watch
 from readers.cli_history import history
@@ -19,4 +20,5 @@ commands: list[click.Command] = [
     history,
     watch,
     check,
+    backup,
 ]

@@ -225,17 +225,48 @@ class Environment:
 def create(folder: Path, *, max_readers: int = layout.MAX_READERS, mode: int = 0o644) -> None:
     """Make the files of an empty environment. The caller holds the writer's lease.
 
-    `max_readers` is fixed for good by whoever creates lock.mdb. The file is written out in full: LMDB leaves it
-    sparse, and on a full disk a reader that touches a hole dies of SIGBUS.
+    `max_readers` is fixed for good by whoever creates lock.mdb.
     """
-    lock_file = folder / layout.LOCK_FILE
-    if not lock_file.exists():
-        with lock_file.open("wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.posix_fallocate(file.fileno(), 0, (max_readers + 4) * _READER_SLOT_BYTES)
+    if not (folder / layout.LOCK_FILE).exists():
+        create_lock_file(folder, max_readers=max_readers)
     env = _open_lmdb(folder, writable=True, create=True, mode=mode)
     try:
         open_databases(env, writable=True)
+    finally:
+        env.close()
+
+
+def create_lock_file(folder: Path, *, max_readers: int = layout.MAX_READERS) -> None:
+    """Put a new lock.mdb in place, whole or not at all; processes that have another one open keep that.
+
+    It is written out in full: LMDB leaves it sparse, and on a full disk a reader that touches a hole dies of SIGBUS.
+    """
+    temporary = folder / f".{layout.LOCK_FILE}.{os.getpid()}"
+    try:
+        with temporary.open("wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.posix_fallocate(file.fileno(), 0, (max_readers + 4) * _READER_SLOT_BYTES)
+        temporary.replace(folder / layout.LOCK_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def lock_file_fits(folder: Path) -> bool:
+    """Whether lock.mdb counts the transactions of this very data.mdb. For `sharing`: nobody here may have it open.
+
+    LMDB believes lock.mdb as long as any process has it open. With the count of another data file it would begin with
+    the wrong one of the two meta pages, and a writer would write over what the other one holds.
+    """
+    if not (folder / layout.DATA_FILE).stat().st_size:  # LMDB reads none that holds no transaction yet
+        return False
+    env = _open_lmdb(folder, writable=False)
+    try:
+        env.reader_check()
+        with env.begin() as txn:
+            fits: bool = txn.id() == env.info()["last_txnid"]
+        return fits
+    except lmdb.Error as error:
+        raise translated(error, folder) from error
     finally:
         env.close()
 

@@ -41,6 +41,9 @@ LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
 
 RETIRED: Final = float("nan")
 
+NO_DATA_FILE: Final = (0, 0)
+"""The identity of no data file: a revision file that names it makes the next writer choose a new identity."""
+
 
 def committed(revision: int) -> float:
     """The even word of a revision."""
@@ -138,16 +141,19 @@ class RevisionFile:
         self.word[()] = RETIRED
 
 
-def create_revision_file(folder: Path, registry_id: bytes, revision: int, mode: int) -> None:
+def create_revision_file(
+    folder: Path, registry_id: bytes, revision: int, mode: int, *, data: tuple[int, int] | None = None
+) -> None:
     """Put a new revision file in place, whole or not at all; one that was there is retired.
 
+    `data` is the identity of the data file it is made for, None: of the one in the folder.
     Its blocks are allocated now: on a full disk a store through the map would otherwise be a SIGBUS.
     """
     content = bytearray(FILE_BYTES)
     struct.pack_into("=d", content, _WORD_AT, committed(revision))
     content[_MAGIC_AT:_ID_AT] = _MAGIC
     content[_ID_AT : _ID_AT + ID_BYTES] = registry_id
-    _DATA.pack_into(content, _DATA_AT, *data_identity(folder))
+    _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
     temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
     with temporary.open("wb") as file:
         os.fchmod(file.fileno(), mode)

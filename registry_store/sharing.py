@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from registry_store import environment as environments
 from registry_store.environment import Environment
 from registry_store.revision import data_identity
 
@@ -52,6 +53,16 @@ def attach(folder: Path, *, writable: bool = False) -> Environment:
             environment.reopen_writable()
         environment.users += 1
         return environment
+
+
+def lock_file_fits(folder: Path) -> bool:
+    """Whether lock.mdb belongs to data.mdb; not when the latter was put in the place of another under live readers."""
+    run_deferred()
+    with shared_lock:
+        if data_identity(folder) in _shared:
+            return True
+        _let_go_of_replaced(folder)
+        return environments.lock_file_fits(folder)
 
 
 def share(environment: Environment) -> Environment:

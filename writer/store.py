@@ -54,6 +54,8 @@ class Store:
     def _open(self) -> None:
         if not (self.folder / layout.DATA_FILE).exists():
             environment.create(self.folder)
+        elif not _has_its_lock_file(self.folder):
+            environment.create_lock_file(self.folder)
         self._environment = sharing.attach(self.folder, writable=True)
         try:
             self._environment.reap()
@@ -119,6 +121,17 @@ def _make_folder(folder: Path) -> None:
         ) from error
     except OSError as error:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
+
+
+def _has_its_lock_file(folder: Path) -> bool:
+    """Not where data.mdb came without one, or was put in the place of another whose readers live on."""
+    if not (folder / layout.LOCK_FILE).exists():
+        return False
+    try:
+        is_the_same = RevisionFile(folder).data_identity == data_identity(folder)
+    except StoreError:
+        is_the_same = False
+    return is_the_same or sharing.lock_file_fits(folder)
 
 
 def seed(draft: Draft) -> None:

@@ -1,0 +1,186 @@
+"""A backup: a compacted copy of one revision, taken beside readers and writer. It is a registry of its own.
+
+Its identity is new, and its revision file names no data file, so that a writer who opens it, or a copy of it, gives it
+yet another one: no reader can take its revisions for those of a registry that it knows.
+
+It is made in a folder `.partial` within its own, and data.mdb is moved out last: without it there is no registry.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import msgspec
+
+from registry_store import layout
+from registry_store.changes import State, state_codec
+from registry_store.environment import Environment, create_lock_file
+from registry_store.errors import (
+    InvalidArgumentError,
+    RegistryError,
+    RegistryNotFoundError,
+    StoreError,
+    StorePermissionError,
+)
+from registry_store.handles import translated
+from registry_store.held import held
+from registry_store.paths import registry_path
+from registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
+from registry_store.sharing import attach, detach
+
+PARTIAL: Final = ".partial"
+
+_EMPTY_FOLDER: Final = "Name a new folder, or an empty one."
+_ROOM: Final = "Nothing is left of the backup. Free disk space, or name another folder."
+
+
+class Backup(msgspec.Struct, frozen=True):
+    """What a backup holds: `path` is its folder, `bytes` the size of its data file.
+
+    `committed_at` is when its revision was committed, in milliseconds since the epoch.
+    """
+
+    path: str
+    revision: int
+    committed_at: int
+    modules: int
+    bytes: int
+
+
+def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Backup:
+    """Copy the newest revision of the registry at `path` into `folder`, durably, or leave nothing there.
+
+    `path` None means $DSPY_REGISTRY, else the user's data directory. `folder` must be new or empty. Readers and
+    the writer go on; what they replace meanwhile takes up room until the copy is done. A damaged record is copied as
+    it is. Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
+    and StoreError when the disk refuses.
+    """
+    target = Path(folder).expanduser().absolute()
+    source = attach(registry_path(path))
+    try:
+        with _refusals(target), _partial(target) as partial:
+            _copy(source, partial)
+            state, modules = _complete(partial)
+            _put_in_place(partial, target)
+            size = (target / layout.DATA_FILE).stat().st_size
+    finally:
+        detach(source)
+    return Backup(str(target), state.revision, state.committed_at, modules, size)
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """The folder to work in, alone; it is gone afterwards, and after a failure `target` too if it was new."""
+    if target.exists() and not target.is_dir():
+        raise InvalidArgumentError(f"{target} is not a folder.", remedy=_EMPTY_FOLDER)
+    is_new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with _made(target / PARTIAL) as partial:
+            _refuse_other_content(target)
+            yield partial
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                target.rmdir()
+        raise
+
+
+@contextmanager
+def _made(partial: Path) -> Iterator[Path]:
+    try:
+        partial.mkdir()  # of two backups into one folder, one fails here
+    except FileExistsError as error:
+        raise InvalidArgumentError(
+            f"{partial} exists: a backup is being made there, or one was killed.",
+            remedy="Name another folder; if no backup is under way, it can be removed.",
+        ) from error
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_other_content(target: Path) -> None:
+    found = sorted(entry.name for entry in target.iterdir() if entry.name != PARTIAL)
+    if found:
+        more = ", …" if len(found) > 3 else ""
+        raise InvalidArgumentError(f"{target} is not empty: {', '.join(found[:3])}{more}.", remedy=_EMPTY_FOLDER)
+
+
+def _copy(source: Environment, partial: Path) -> None:
+    """LMDB's own copy of what one transaction sees, without the free pages."""
+    mode = (source.folder / layout.DATA_FILE).stat().st_mode & 0o777
+    with (partial / layout.DATA_FILE).open("xb", buffering=0) as file, held(source) as txn:
+        if txn.get(layout.META_FORMAT, None, source.dbs.meta) is None:
+            raise RegistryNotFoundError(f"the registry in {source.folder} is not complete yet.")
+        os.fchmod(file.fileno(), mode)
+        try:
+            source.lmdb.copyfd(file.fileno(), compact=True, txn=txn)
+        except lmdb.Error as error:
+            if error.code in errno.errorcode:  # of writing; LMDB's own codes, of reading, are negative
+                raise
+            raise translated(error, source.folder) from error
+
+
+def _complete(partial: Path) -> tuple[State, int]:
+    """Make a registry of the copy: lock file, identity, revision file. Its head, and how many modules it holds."""
+    create_lock_file(partial)
+    registry_id = os.urandom(ID_BYTES)
+    environment = attach(partial, writable=True)
+    try:
+        with environment.write_gate:
+            with environment.gate:
+                environment.open()
+            with environment.lmdb.begin(write=True, db=environment.dbs.meta) as txn:
+                txn.put(layout.META_ID, registry_id)
+                state: State = state_codec.load(txn.get(layout.META_STATE))
+                modules: int = txn.stat(environment.dbs.modules)["entries"]
+    finally:
+        detach(environment)
+    mode = (partial / layout.DATA_FILE).stat().st_mode & 0o777
+    create_revision_file(partial, registry_id, state.revision, mode, data=NO_DATA_FILE)
+    return state, modules
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """data.mdb last, when all else is on the disk."""
+    for name in (layout.LOCK_FILE, layout.REVISION_FILE, layout.DATA_FILE):
+        _sync(partial / name)
+    for name in (layout.LOCK_FILE, layout.REVISION_FILE):
+        (partial / name).rename(target / name)
+    _sync(target)
+    (partial / layout.DATA_FILE).rename(target / layout.DATA_FILE)
+    _sync(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    """The system's refusals to write, as errors of ours that name the backup."""
+    try:
+        yield
+    except RegistryError:
+        raise
+    except PermissionError as error:
+        remedy = "Name a folder this user may write to."
+        raise StorePermissionError(f"{target} cannot be written: {error.strerror}.", remedy=remedy) from error
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror or error}.", remedy=_ROOM) from error
+    except lmdb.Error as error:
+        raise StoreError(f"{target} cannot be written: {error}.", remedy=_ROOM) from error
