@@ -102,6 +102,7 @@ def run(arguments, names, append, clock):
         {body}
         append(clock() - start)
 """
+_NEXT_LINE: Final = "\n        "  # and not a semicolon, so that a statement may be a `with` of one line
 
 
 def _compiled(template: str, statements: list[str]) -> Callable[..., None]:
@@ -111,7 +112,7 @@ def _compiled(template: str, statements: list[str]) -> Callable[..., None]:
     source = template.format(
         unpack="; ".join(f"{name} = names[{name!r}]" for name in free) or "pass",
         variables=", ".join(_VARIABLES),
-        body="; ".join(statements),
+        body=_NEXT_LINE.join(statements),
     )
     scope: Namespace = {}
     exec(compile(source, "benchmark", "exec"), scope)
@@ -119,7 +120,14 @@ def _compiled(template: str, statements: list[str]) -> Callable[..., None]:
     return run
 
 
-_BOUND: Final = frozenset({"store"})
+_BOUND: Final = frozenset({"store", "lock", "counts"})
+
+
+def timed(call: Callable[[], object]) -> int:
+    """Nanoseconds that a call takes."""
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
 
 
 def clock_cost() -> float:

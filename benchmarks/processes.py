@@ -1,71 +1,39 @@
-"""Reader processes that start together at a barrier, and a writer process that commits at a given rate.
-
-All are spawned, not forked: each is a worker of its own, as under a process manager.
-"""
+"""Reader processes that start together at a barrier, and a writer process that commits at a given rate."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
+from unittest import mock
 
-from benchmarks.harness import Contender, Summary, chunked, clock_cost, summarise
+from benchmarks.harness import UNROLLED, Contender, Summary, chunked, clock_cost, summarise
 from benchmarks.stores.peer import Opening
+from benchmarks.workers import CONTEXT, PATIENCE, Workers, requests
+from writer.failpoints import VARIABLE
 
-CONTEXT: Final = multiprocessing.get_context("spawn")
-_PATIENCE: Final = 120.0  # seconds that a process may take to start or to answer
 
-
-class Readers:
+class Readers(Workers):
     """`count` processes reading the same names from the same store. `rates` lets some of them read at once."""
 
     def __init__(self, opening: Opening, names: Sequence[str], count: int) -> None:
-        self._barriers = {parties: CONTEXT.Barrier(parties) for parties in range(1, count + 1)}
-        self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
-        for _ in range(count):
-            ours, theirs = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=_read, args=(opening, list(names), self._barriers, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        for pipe in self._pipes:
-            _answer(pipe)
+        barriers = {parties: CONTEXT.Barrier(parties) for parties in range(1, count + 1)}
+        super().__init__(_read, [(opening, list(names), barriers)] * count)
 
     def rates(self, count: int, seconds: float) -> list[float]:
         """Reads per second of each of the first `count` processes, all reading for so many seconds from one barrier."""
-        return [float(rate) for rate in self._all(count, ("rate", count, seconds))]
+        return [float(rate) for rate in self.ask(("rate", count, seconds), count)]
 
     def singles(self, count: int, reads: int, pause: float = 0.0) -> list[Summary]:
         """Percentiles of single reads, by process; `pause` is the time between two reads, in seconds."""
-        return [summary for summary in self._all(count, ("singles", count, reads, pause)) if summary]
-
-    def _all(self, count: int, request: tuple[Any, ...]) -> list[Any]:
-        for pipe in self._pipes[:count]:
-            pipe.send(request)
-        return [_answer(pipe) for pipe in self._pipes[:count]]
+        return [summary for summary in self.ask(("singles", count, reads, pause), count) if summary]
 
     def __enter__(self) -> Readers:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for pipe, process in zip(self._pipes, self._processes, strict=True):
-            pipe.close()
-            process.join(_PATIENCE)
-
-
-def _answer(pipe: Connection) -> Any:
-    if not pipe.poll(_PATIENCE):
-        raise TimeoutError("a benchmark process does not answer")
-    return pipe.recv()
 
 
 def _read(opening: Opening, names: list[str], barriers: dict[int, Any], pipe: Connection) -> None:
@@ -74,22 +42,20 @@ def _read(opening: Opening, names: list[str], barriers: dict[int, Any], pipe: Co
     chunks = chunked(names, 1024)
     contender.batches(chunks, 2)
     pipe.send("ready")
-    try:
-        while True:
-            match pipe.recv():
-                case ("rate", count, seconds):
-                    barriers[count].wait(_PATIENCE)
-                    pipe.send(_rate(contender, chunks, seconds))
-                case ("singles", count, reads, pause):
-                    barriers[count].wait(_PATIENCE)
-                    pipe.send(_singles(contender, names, reads, pause))
-    except EOFError:
-        store.close()
+    for request in requests(pipe):
+        match request:
+            case ("rate", count, seconds):
+                barriers[count].wait(PATIENCE)
+                pipe.send(rate(contender, chunks, seconds))
+            case ("singles", count, reads, pause):
+                barriers[count].wait(PATIENCE)
+                pipe.send(_singles(contender, names, reads, pause))
+    store.close()
 
 
-def _rate(contender: Contender, chunks: Sequence[Sequence[tuple[Any, ...]]], seconds: float) -> float:
-    """Whole passes over the names until the time is up."""
-    per_pass = sum(len(chunk) for chunk in chunks) * 8
+def rate(contender: Contender, chunks: Sequence[Sequence[tuple[Any, ...]]], seconds: float) -> float:
+    """Operations per second, in whole passes over the chunks until the time is up."""
+    per_pass = sum(map(len, chunks)) * UNROLLED
     start = time.perf_counter()
     end, done = start + seconds, 0
     now = start
@@ -123,7 +89,7 @@ def _spin(seconds: float) -> None:
 class Writer:
     """A process that updates modules, one commit each, `per_second` times a second while `resume`d.
 
-    `sync_ms` makes each commit take so much longer, as on a slower disk. Every so many commits, if not 0, a module that
+    `sync_ms`: see `slow_sync`. Every so many commits, if not 0, a module that
     was not there is registered instead, and the one registered before it removed the next time.
     """
 
@@ -135,18 +101,11 @@ class Writer:
         self._commits = CONTEXT.Value("Q", 0, lock=False)
         self.per_second = per_second
         signals = (self._go, self._stop, self._idle, self._commits)
-        before = os.environ.get(_FAILPOINTS)
-        if sync_ms:
-            os.environ[_FAILPOINTS] = f"before_commit=sleep:{sync_ms}"
-        try:
-            self._process = CONTEXT.Process(
-                target=_write, args=(path, list(names), 1 / per_second, newcomer_every, signals), daemon=True
-            )
+        self._process = CONTEXT.Process(
+            target=_write, args=(path, list(names), 1 / per_second, newcomer_every, signals), daemon=True
+        )
+        with mock.patch.dict(os.environ, slow_sync(sync_ms)):
             self._process.start()
-        finally:
-            os.environ.pop(_FAILPOINTS, None)
-            if before is not None:
-                os.environ[_FAILPOINTS] = before
         self._until(self._idle.is_set)
 
     @property
@@ -167,7 +126,7 @@ class Writer:
         self._until(self._idle.is_set)
 
     def _until(self, reached: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not reached():
             if time.monotonic() > deadline or not self._process.is_alive():
                 raise RuntimeError("the benchmark's writer died, or does not answer")
@@ -181,10 +140,12 @@ class Writer:
     ) -> None:
         self._stop.set()
         self._go.set()
-        self._process.join(_PATIENCE)
+        self._process.join(PATIENCE)
 
 
-_FAILPOINTS: Final = "DSPY_REGISTRY_FAILPOINTS"
+def slow_sync(milliseconds: float) -> dict[str, str]:
+    """The environment of a process in which each commit takes so much longer, as on a slower disk."""
+    return {VARIABLE: f"before_commit=sleep:{milliseconds:g}" if milliseconds else ""}
 
 
 def _write(

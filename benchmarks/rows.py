@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,10 @@ Bound = Literal["at most", "at least"]
 class Result(msgspec.Struct, frozen=True):
     """One line of the report.
 
-    `figure` is in `unit` ("x": a ratio); None when it could not be measured, and `note` says why. `limit` is None
-    where there is nothing to reach and the line informs. `rounds` are the figures of the single rounds.
+    `figure` is in `unit` ("x": a ratio); None when it could not be measured, and `note` says why. Else the note begins
+    with what the figure is compared with ("times a dict", "more than a dict"), if it is, and tells the circumstances
+    after a semicolon. `limit` is None where there is nothing to reach and the line informs. `rounds` are the figures
+    of the single rounds.
     """
 
     name: str
@@ -130,8 +131,3 @@ class Row:
     results: tuple[str, ...]
     seconds: float
     measure: Measure
-
-
-def median_of(values: Sequence[float]) -> float:
-    """The median, as a float."""
-    return float(statistics.median(values))

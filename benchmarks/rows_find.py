@@ -169,7 +169,7 @@ def _results(title: str, found: dict[str, list[list[float]]], facts: dict[str, A
             "at least",
             limit,
             statistics.median(ratios),
-            note=f"times as quick as SQLite {how}: the typical query, none asked before, {size:,} modules",
+            note=f"times as quick as SQLite {how}; the typical query, none asked before, {size:,} modules",
             rounds=ratios,
             summaries=summaries if limit else [],
             facts={**facts, "all queries together, times as quick": round(both, 2)},

@@ -39,7 +39,7 @@ def _memory(bench: Bench) -> Iterator[Result]:
         16,
         statistics.median(used[largest]) - statistics.median(used[smallest]),
         unit="MiB",
-        note=f"{label_of(largest)}, over the same process reading {label_of(smallest)} (Anonymous of smaps_rollup)",
+        note=f"more than the same with {label_of(smallest)}; {label_of(largest)}, Anonymous of smaps_rollup",
         facts={f"{label_of(size)}, MiB": round(statistics.median(found), 1) for size, found in used.items()},
     )
 
@@ -75,7 +75,7 @@ def _processes(bench: Bench) -> Iterator[Result]:
         "at most",
         None,
         shared[counts[-1]] / copied[counts[-1]],
-        note="times that of a dict in each process (Pss of smaps_rollup)",
+        note="times that of a dict in each process; Pss of smaps_rollup",
         facts={"size": size, "MiB": used},
     )
 
@@ -110,7 +110,7 @@ def _imports(bench: Bench) -> Iterator[Result]:
         60,
         statistics.median(differences),
         unit="ms",
-        note="more than `import lmdb, msgspec`, in fresh processes",
+        note="more than `import lmdb, msgspec`; in fresh processes",
         rounds=differences,
         facts={
             "readers, ms": round(statistics.median(ours) / 1e6, 1),
@@ -129,7 +129,7 @@ def _file_size(bench: Bench) -> Iterator[Result]:
         "at most",
         2,
         dataset.file_bytes / dataset.record_bytes,
-        note="times the encoded modules, without what the registry keeps of each",
+        note="times the encoded modules; without what the registry keeps of each",
         facts={"file, bytes": dataset.file_bytes, "records, bytes": dataset.record_bytes, "pages of, bytes": parts},
     )
 

@@ -47,7 +47,7 @@ def _mix(mix: Mix, bench: Bench) -> Iterator[Result]:
         "at least",
         None,
         statistics.median(ratios),
-        note=f"beside {COMMITS_PER_SECOND:g} commits a second{every}, times the same alone: `{mix.request}`",
+        note=f"times the same alone; beside {COMMITS_PER_SECOND:g} commits a second{every}: `{mix.request}`",
         rounds=ratios,
         facts={
             "alone, requests/s": round(statistics.median(alone)),

@@ -101,10 +101,10 @@ def _compared(manner: Manner, bench: Bench, peer: Peer) -> Result:
         manner,
         peer,
         found.ratio(peer.label, OURS),
-        note=f"times as quick; {bench.upto(SIZE):,} modules; {peer.settings}",
+        note=f"times as quick; {bench.upto(SIZE):,} modules",
         rounds=found.ratios(peer.label, OURS),
         summaries=found.summaries(),
-        facts={**found.facts(), "version": peer.version()},
+        facts={**found.facts(), "version": peer.version(), "settings": peer.settings},
     )
 
 

@@ -44,20 +44,21 @@ def _cached(bench: Bench) -> Iterator[Result]:
         "at most",
         1.15,
         max(medians.values()) / min(medians.values()),
-        note=f"the slowest of {', '.join(medians)}, times the quickest",
+        note=f"times the quickest; the slowest of {', '.join(medians)}",
         summaries=found.summaries(),
         facts=found.facts(),
     )
 
 
 def _uncached(bench: Bench) -> Iterator[Result]:
-    title = "first reads, whatever the size"
     sizes = [size for size in bench.sizes if size >= PASS] or [bench.largest]
     datasets = {size: bench.dataset(size) for size in sizes}
     for dataset in datasets.values():
         dataset.warm()
     plan = Plan(rounds=3 if bench.quick else 61)
     passes = {label_of(size): distinct(dataset.names) for size, dataset in datasets.items()}
+    smallest, largest = label_of(sizes[0]), label_of(sizes[-1])
+    title = f"first reads of {largest}"
     tick = bench.ticker(title, plan.rounds)
     with ExitStack() as stack:
         contenders = [
@@ -65,14 +66,13 @@ def _uncached(bench: Bench) -> Iterator[Result]:
             for size, dataset in datasets.items()
         ]
         found = compare(Contest(contenders, passes, repeatable=False), plan, tick)
-    smallest, largest = label_of(sizes[0]), label_of(sizes[-1])
     yield Result(
         "sizes_uncached",
         title,
         "at most",
         2,
         found.ratio(largest, smallest),
-        note=f"{largest}, times {smallest}; names at random",
+        note=f"times those of {smallest}; names at random",
         rounds=found.ratios(largest, smallest),
         summaries=found.summaries(),
         facts=found.facts(),
@@ -81,8 +81,8 @@ def _uncached(bench: Bench) -> Iterator[Result]:
 
 def _attach(bench: Bench) -> Iterator[Result]:
     """In a fresh process each time, as a worker attaches: once."""
-    title = "attach, to the first answer"
     smallest, largest = min(bench.sizes), bench.largest
+    title = f"attach, to the first answer of {label_of(largest)}"
     paths = {size: bench.dataset(size).path for size in (smallest, largest)}
     rounds = 3 if bench.quick else 15
     tick = bench.ticker(title, rounds)
@@ -98,7 +98,7 @@ def _attach(bench: Bench) -> Iterator[Result]:
         "at most",
         2,
         statistics.median(ratios),
-        note=f"{label_of(largest)}, times {label_of(smallest)}; in fresh processes",
+        note=f"times that of {label_of(smallest)}; in fresh processes",
         rounds=ratios,
         facts={f"{label_of(size)}, µs": round(statistics.median(times[size]) / 1000, 1) for size in paths},
     )

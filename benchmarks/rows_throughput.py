@@ -54,7 +54,7 @@ def _throughput(bench: Bench) -> Iterator[Result]:
         None,
         facts[OURS][most] / 1e6,
         unit="million/s",
-        note="of which two run at a time where there are two cores",
+        note="two run at a time where there are two cores",
         facts={"reads/s by processes": facts},
     )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.datasets import build_from
-from benchmarks.harness import summarise
+from benchmarks.harness import summarise, timed
 from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_concurrent import copied
 from benchmarks.stores import OURS
@@ -56,8 +55,8 @@ def _register(name: str, wanted: int | None, shared: bool, bench: Bench) -> Iter
             for taken in times.values():
                 taken.append([])
             for _ in range(PER_ROUND):
-                times[OURS][-1].append(_timed(partial(writer.register_module, next(infos))))
-                times[BY_HAND][-1].append(_timed(partial(by_hand.commit, commits[-1])))
+                times[OURS][-1].append(timed(partial(writer.register_module, next(infos))))
+                times[BY_HAND][-1].append(timed(partial(by_hand.commit, commits[-1])))
             tick()
     ratios = [
         statistics.median(ours) / statistics.median(theirs)
@@ -77,12 +76,6 @@ def _register(name: str, wanted: int | None, shared: bool, bench: Bench) -> Iter
     )
 
 
-def _timed(write: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
-    write()
-    return time.perf_counter_ns() - start
-
-
 def _bulk(bench: Bench) -> Iterator[Result]:
     """Loads by hand and loads of ours in turn; the last of ours becomes the data set of its size."""
     size = bench.largest
@@ -92,7 +85,7 @@ def _bulk(bench: Bench) -> Iterator[Result]:
     ours, theirs = [], []
     for turn in range(rounds):
         with closing(ByHand(bench.scratch("bulk-by-hand"))) as by_hand:
-            theirs.append(_timed(partial(by_hand.load, infos, CORE_NAMES)) / 1e9)
+            theirs.append(timed(partial(by_hand.load, infos, CORE_NAMES)) / 1e9)
         progress = partial(_progress, bench, title, turn, rounds)
         dataset = build_from(bench.scratch(f"registry-{size}"), infos, progress)
         ours.append(dataset.seconds)
@@ -105,7 +98,7 @@ def _bulk(bench: Bench) -> Iterator[Result]:
         "at most",
         3,
         statistics.median(ratios),
-        note="times a hand-written bulk load of the same records and postings; ours reports its progress",
+        note="times a hand-written bulk load; of the same records and postings, ours reports its progress",
         rounds=ratios,
         facts={
             "registry, s": round(statistics.median(ours), 2),

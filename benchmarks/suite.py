@@ -14,7 +14,9 @@ from typing import Final
 from benchmarks import (
     rows_cached,
     rows_concurrent,
+    rows_daemon,
     rows_find,
+    rows_manifests,
     rows_memory,
     rows_mixes,
     rows_peers,
@@ -22,6 +24,8 @@ from benchmarks import (
     rows_steps,
     rows_throughput,
     rows_uncached,
+    rows_usage,
+    rows_usage_readers,
     rows_writes,
 )
 from benchmarks.rows import Bench, Result, Row
@@ -42,6 +46,10 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_memory.ROWS,
     *rows_find.ROWS,
     *rows_writes.ROWS,
+    *rows_daemon.ROWS,
+    *rows_manifests.ROWS,
+    *rows_usage.ROWS,
+    *rows_usage_readers.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and is fair only while nothing else fills memory."""
 

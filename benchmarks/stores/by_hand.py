@@ -15,10 +15,11 @@ import lmdb
 from registry_store import ModuleInfo, layout
 from registry_store.codec import encode, seal_record
 from registry_store.layers import CLIENT
-from registry_store.names import short_terms
+from registry_store.names import attribute_terms, short_terms
 from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from registry_store.postings import BitMap, store_block
 from registry_store.records import Provenance
+from registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
 
 Pairs = list[tuple[bytes, bytes, bytes]]
 """Database, key, value."""
@@ -77,8 +78,8 @@ class ByHand:
     def load(self, infos: Iterable[ModuleInfo], before: Sequence[str]) -> None:
         """A bulk load of records, their order and their postings, after modules of these names, in one transaction.
 
-        As quick as it gets: in key order, so that pages are appended, and nothing validated. The bytes of a value
-        are made by the functions that define the format, since they are to be the same.
+        As quick as it gets: in key order, so that pages are appended, and nothing validated. Terms and the bytes of a
+        value are made by the functions that define the format, since they are to be the same.
         """
         modules, sequences, postings = _built(infos, before)
         with self._env.begin(write=True) as txn:
@@ -104,6 +105,7 @@ class ByHand:
 def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
     """Key and value of every record, row of names and posting block."""
     now = time.time_ns() // 1_000_000
+    vocabulary = Vocabulary(CORE_IMPLICATIONS)
     modules = []
     rows: dict[int, list[str]] = defaultdict(lambda: [GONE] * NAMES_PER_ROW)
     terms: dict[str, list[int]] = defaultdict(list)
@@ -113,25 +115,10 @@ def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any
         kept = Provenance(version=1, revision=2, updated_at=now, source=CLIENT, sequence=sequence)
         modules.append((info.name.encode(), seal_record(encode(info), kept)))
         rows[row_of(sequence)][sequence % NAMES_PER_ROW] = info.name
-        for term in _terms(info):
+        for term in (*attribute_terms(info, vocabulary), *short_terms(info.name)):
             terms[term].append(sequence)
     sequences = [(layout.sequence_row_key(number), store_row(names)) for number, names in rows.items()]
     return modules, sequences, _posting_blocks(terms)
-
-
-def _terms(info: ModuleInfo) -> Iterator[str]:
-    for word in info.capabilities:
-        yield f"capability:{word}"
-        if word == "complex_reasoning":
-            yield "capability:reasoning"
-    needs = info.requirements
-    yield f"category:{info.category}"
-    yield f"pool:{info.pool_type}"
-    yield "native:yes" if info.native_available else "native:no"
-    yield "gpu:yes" if needs.gpu else "gpu:no"
-    yield f"memory:{needs.memory}"
-    yield f"compute:{needs.compute}"
-    yield from short_terms(info.name)
 
 
 def _posting_blocks(terms: dict[str, list[int]]) -> list[tuple[bytes, bytes]]:
