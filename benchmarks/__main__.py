@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.machine import machine
-from benchmarks.publish import RESULTS, publish
+from benchmarks.publish import RESULTS, UNPUBLISHED, UnpublishableError, publish, refusal
 from benchmarks.report import Report, figure_text, load, save, show
 from benchmarks.rows import Result, Row
 from benchmarks.suite import FULL_SIZES, QUICK_SIZES, Clock, bench_of, chosen, file_system, run
@@ -20,11 +20,10 @@ _PLAIN_WIDTH = 160  # of a pipe or a file, which has none of its own
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when everything could run, 2 when it was called wrongly, 1 when a row failed to measure."""
+    """0 when everything could run, 2 when it was called wrongly, 1 when a row failed or nothing may be published."""
     asked = _parsed(arguments)
     if asked.report_only:
-        publish(load(asked.json or RESULTS))
-        return 0
+        return _published(asked.json or RESULTS)
     try:
         rows = chosen(asked.only)
     except ValueError as error:
@@ -33,12 +32,28 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = tuple(asked.sizes) or (QUICK_SIZES if asked.quick else FULL_SIZES)
     report, failed = _measured(rows, sizes, asked)
     show(report, Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH))
-    is_full = not (asked.quick or asked.only or asked.sizes)
-    if asked.json or is_full:
-        save(report, asked.json or RESULTS)
-    if is_full:
-        publish(report)
-    return 1 if failed else 0
+    unpublished = 0
+    if asked.json:
+        save(report, asked.json)
+    elif _is_full(asked):
+        file = UNPUBLISHED if refusal(report.machine) else RESULTS
+        save(report, file)
+        unpublished = _published(file)
+    return 1 if failed else unpublished
+
+
+def _is_full(asked: argparse.Namespace) -> bool:
+    return not (asked.quick or asked.only or asked.sizes)
+
+
+def _published(file: Path) -> int:
+    """1 when the run in this file must not be published."""
+    try:
+        publish(load(file))
+    except UnpublishableError as error:
+        print(f"{file} is not published: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -46,10 +61,8 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that everything works")
     parser.add_argument("--sizes", type=_numbers, default=[], help="sizes of registries, such as 6,1000,100000")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="rows to measure")
-    parser.add_argument("--json", type=Path, help=f"where the raw output goes or comes from (full run: {RESULTS.name})")
-    parser.add_argument(
-        "--report-only", action="store_true", help="no measuring: charts and tables from the raw output"
-    )
+    parser.add_argument("--json", type=Path, help="where the raw output goes, unpublished, or comes from")
+    parser.add_argument("--report-only", action="store_true", help=f"no measuring: publish --json, or {RESULTS.name}")
     parser.add_argument("--folder", type=Path, help="where to work; on a disk (default: a temporary folder)")
     return parser.parse_args(arguments)
 
@@ -68,6 +81,9 @@ def _measured(rows: list[Row], sizes: tuple[int, ...], asked: argparse.Namespace
         clock = Clock(rows, lambda share, what: progress.update(task, completed=share, description=what))
         with bench_of(sizes, quick=asked.quick, say=clock.say, folder=asked.folder) as bench:
             about = machine(bench.folder, file_system(bench.folder))
+            why = refusal(about)
+            if why and _is_full(asked) and not asked.json:  # minutes before it could no longer be helped
+                console.print(f"This run will not be published: {why}", highlight=False)
             for row in rows:
                 clock.begin(row)
                 for result in run([row], bench):

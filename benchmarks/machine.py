@@ -8,9 +8,20 @@ import sqlite3
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-_PACKAGES = ("lmdb", "msgspec", "pyroaring", "redis", "hiredis", "diskcache", "UltraDict", "rocksdict")
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+# What may change a figure. A run writes its results and what documents them, which must not spoil the next run.
+_MEASURED: Final = (
+    "registry_store",
+    "writer",
+    "readers",
+    "benchmarks",
+    "pyproject.toml",
+    ":(exclude)benchmarks/results",
+)
+_PACKAGES: Final = ("lmdb", "msgspec", "pyroaring", "redis", "hiredis", "diskcache", "UltraDict", "rocksdict")
 
 
 def machine(folder: Path, file_system: str) -> dict[str, Any]:
@@ -27,7 +38,7 @@ def machine(folder: Path, file_system: str) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "liblmdb": ".".join(map(str, lmdb.version())),
         "sqlite": sqlite3.sqlite_version,
-        "commit": _commit(),
+        "commit": commit(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 
@@ -66,9 +77,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+def commit(root: Path = ROOT) -> str | None:
+    """The commit that is checked out, with "-dirty" behind it when what is measured differs from it; None: no git."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found = _git(root, "describe", "--always", "--abbrev=12")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *_MEASURED)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{found}-dirty" if changed else found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A run as a document: JSON, a table in the terminal, a table in Markdown."""
+"""A run as a document: JSON, and tables in the terminal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from rich.table import Table
 
 from benchmarks.harness import Summary
 from benchmarks.rows import Result
-from benchmarks.stores import OURS, PEERS
 
 WORDS: Final = {True: "reached", False: "missed", None: ""}
 
 
 class Report(msgspec.Struct):
-    """One run. `reached` repeats for readers of the JSON what each figure says."""
+    """One run: when it began, how long it took, on what, and what came out."""
 
     started_at: str
     seconds: float
@@ -34,7 +33,7 @@ class Report(msgspec.Struct):
 
 
 def save(report: Report, file: Path) -> None:
-    """Write the report as JSON, readable as text."""
+    """Write the report as JSON, readable as text, with each result's `target` and `reached` for other readers."""
     plain = msgspec.to_builtins(report)
     for result, written in zip(report.results, plain["results"], strict=True):
         written["target"], written["reached"] = result.target, result.reached
@@ -109,7 +108,9 @@ def figure_text(result: Result) -> str:
     """The figure with its unit, to three digits."""
     if result.figure is None:
         return "–"
-    return f"{result.figure:,.0f} {result.unit}" if result.figure >= 100 else f"{result.figure:.3g} {result.unit}"
+    if result.figure >= 100 or result.figure == 0 or result.unit == "commits":
+        return f"{result.figure:,.0f} {result.unit}"
+    return f"{result.figure:#.3g}".rstrip(".") + f" {result.unit}"
 
 
 def duration(nanoseconds: float) -> str:
@@ -118,45 +119,3 @@ def duration(nanoseconds: float) -> str:
         if nanoseconds >= size:
             return f"{nanoseconds / size:.3g} {unit}"
     return f"{nanoseconds:.0f} ns"
-
-
-def markdown(results: Iterable[Result]) -> str:
-    """The figures as a Markdown table."""
-    lines = ["| what | target | measured | |", "| --- | --- | ---: | --- |"]
-    for result in results:
-        told = f"{result.title} ({result.note})" if result.note else result.title
-        verdict = f"**{WORDS[False]}**" if result.reached is False else WORDS[result.reached]
-        lines.append(f"| {told} | {result.target} | {figure_text(result)} | {verdict} |")
-    return "\n".join(lines)
-
-
-def markdown_percentiles(results: Iterable[Result]) -> str:
-    """The percentiles of single operations as a Markdown table."""
-    lines = ["| row | store | median | p90 | p99 | p99.9 | max |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
-    for result in results:
-        for summary in result.summaries:
-            cells = " | ".join(duration(value) for value in percentiles(summary))
-            lines.append(f"| `{result.name}` | {summary.label} | {cells} |")
-    return "\n".join(lines)
-
-
-def markdown_steps(result: Result) -> str:
-    """A path's steps, each with what it adds to the ones before; the last line is the registry itself."""
-    steps = {label.removesuffix(", ns"): float(taken) for label, taken in result.facts.items()}
-    ours = steps.pop(OURS)
-    lines = [f"| {result.title} | so far | adds |", "| --- | ---: | ---: |"]
-    before = 0.0
-    for label, taken in [*steps.items(), ("the registry itself", ours)]:
-        lines.append(f"| {label} | {taken:,.0f} ns | {taken - before:,.0f} ns |")
-        before = taken
-    return "\n".join(lines)
-
-
-def markdown_peers(report: Report) -> str:
-    """What was compared with, in which version, set up how, and how to install it."""
-    lines = ["| store | version | settings | to install it |", "| --- | --- | --- | --- |"]
-    for peer in PEERS:
-        found = report.result(f"peers_cached_{peer.key}")
-        version = found.facts.get("version", "not measured") if found else "not measured"
-        lines.append(f"| {peer.label} | {version} | {peer.settings} | {peer.install} |")
-    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""The tables of a run as Markdown, for README and docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.report import WORDS, Report, duration, figure_text, percentiles
+from benchmarks.rows import Result
+from benchmarks.stores import OURS, PEERS
+
+
+def compared(result: Result) -> tuple[str, str]:
+    """What the note says the figure is compared with, "" for nothing, and the rest of the note."""
+    first, _, rest = result.note.partition("; ")
+    if first.startswith("times "):  # the figure says so: 1.5 x
+        return first.removeprefix("times "), rest
+    return (first, rest) if first.startswith("more than ") else ("", result.note)
+
+
+def measured(result: Result) -> str:
+    """The figure and what it is compared with, such as `1.50 x a plain class with a dict`; else why there is none."""
+    return f"{figure_text(result)} {compared(result)[0]}".rstrip() if result.figure is not None else result.note
+
+
+def verdict(result: Result) -> str:
+    """Whether the target was reached, what was missed in bold."""
+    return f"**{WORDS[False]}**" if result.reached is False else WORDS[result.reached]
+
+
+def brief_table(results: Iterable[Result]) -> str:
+    """Figures for whoever looks in passing. Circumstances are told only where nothing is compared."""
+    lines = ["| what | measured | target | |", "| --- | --- | --- | --- |"]
+    for result in results:
+        against, rest = compared(result)
+        what = result.title if against or result.figure is None else _with(result.title, rest)
+        lines.append(f"| {what} | {measured(result)} | {result.target} | {verdict(result)} |")
+    return "\n".join(lines)
+
+
+def figures_table(results: Iterable[Result]) -> str:
+    """All that is known of the figures but their percentiles, with the names of the rows."""
+    lines = ["| row | what | measured | target | |", "| --- | --- | --- | --- | --- |"]
+    for result in results:
+        what = result.title if result.figure is None else _with(result.title, compared(result)[1])
+        lines.append(f"| `{result.name}` | {what} | {measured(result)} | {result.target} | {verdict(result)} |")
+    return "\n".join(lines)
+
+
+def _with(title: str, circumstances: str) -> str:
+    return f"{title} ({circumstances})" if circumstances else title
+
+
+def percentiles_table(results: Iterable[Result]) -> str:
+    """The percentiles of single operations as a Markdown table."""
+    lines = ["| row | store | median | p90 | p99 | p99.9 | max |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    for result in results:
+        for summary in result.summaries:
+            cells = " | ".join(duration(value) for value in percentiles(summary))
+            lines.append(f"| `{result.name}` | {summary.label} | {cells} |")
+    return "\n".join(lines)
+
+
+def steps_table(result: Result) -> str:
+    """A path's steps, each with what it adds to the ones before; the last line is the registry itself."""
+    steps = {label.removesuffix(", ns"): float(taken) for label, taken in result.facts.items()}
+    ours = steps.pop(OURS)
+    lines = [f"| {result.title} | so far | adds |", "| --- | ---: | ---: |"]
+    before = 0.0
+    for label, taken in [*steps.items(), ("the registry itself", ours)]:
+        lines.append(f"| {label} | {taken:,.0f} ns | {taken - before:,.0f} ns |")
+        before = taken
+    return "\n".join(lines)
+
+
+def peers_table(report: Report) -> str:
+    """What was compared with, in which version, set up how, and how to install it."""
+    lines = ["| store | version | settings | to install it |", "| --- | --- | --- | --- |"]
+    for peer in PEERS:
+        found = report.result(f"peers_cached_{peer.key}")
+        version = found.facts.get("version", "not measured") if found else "not measured"
+        lines.append(f"| {peer.label} | {version} | {peer.settings} | {peer.install} |")
+    return "\n".join(lines)
