@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import answer, daemon
+from command import COMMAND, answer, daemon, refusal, run
 from conftest import violations
 from processes import Process, child, requests, say
 
@@ -30,6 +31,8 @@ def procedures() -> list[list[str]]:
 
 def carry_out(commands: list[str], registry: Path, copy: Path) -> None:
     for command in commands:
+        if command.startswith("dspy-registry "):
+            command = " ".join((*map(shlex.quote, COMMAND), command.removeprefix("dspy-registry ")))
         here = command.replace("/var/lib/dspy-registry", str(registry)).replace("/backups/monday", str(copy))
         subprocess.run(here, shell=True, check=True, timeout=60)
 
@@ -57,11 +60,11 @@ def reader(registry_folder: Path) -> Iterator[Process]:
         yield process
 
 
-def test_the_page_has_both_procedures() -> None:
-    assert len(procedures()) == 2
+def test_the_page_has_all_procedures() -> None:
+    assert len(procedures()) == 3
 
 
-@pytest.mark.parametrize("procedure", procedures(), ids=["data file", "folder"])
+@pytest.mark.parametrize("procedure", procedures(), ids=["command", "data file", "folder"])
 @pytest.mark.parametrize("further", [3, 4])
 def test_i13_a_restored_backup_is_what_everybody_reads(
     registry_folder: Path, tmp_path: Path, procedure: list[str], further: int
@@ -202,3 +205,55 @@ def test_a_restored_registry_takes_in_requests_of_clients_that_went_on(registry_
             assert registry["acme.X"].estimated_duration == 2
             update(client, 12)
             assert registry["acme.X"].estimated_duration == 12
+
+
+# The command
+
+
+def test_restore_asks_and_refuses_and_changes_nothing(registry_folder: Path, tmp_path: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 7)
+        backup(tmp_path / "copy", registry_folder)
+        update(writer, 8)
+        status, error = refusal("restore", tmp_path / "copy", "--path", registry_folder, "--yes")
+        assert (status, error["type"]) == (1, "WriterLockedError")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "data.mdb").write_bytes((tmp_path / "copy" / "data.mdb").read_bytes()[:20_000])
+    (tmp_path / "empty").mkdir()
+    for source in ("cut", "empty"):
+        assert refusal("restore", tmp_path / source, "--path", registry_folder, "--yes")[0] == 1
+    assert refusal("restore", registry_folder, "--path", registry_folder, "--yes")[1]["type"] == "InvalidArgumentError"
+    declined = run("restore", tmp_path / "copy", "--path", registry_folder, stdin="n\n")
+    assert declined.returncode != 0
+    with Registry(registry_folder) as registry:
+        assert registry["acme.X"].estimated_duration == 8
+    assert not (registry_folder / ".restoring").exists()
+    accepted = run("restore", tmp_path / "copy", "--path", registry_folder, stdin="y\n")
+    assert (accepted.returncode, accepted.stdout.count("revision 2")) == (0, 1)
+    with Registry(registry_folder) as registry:
+        assert registry["acme.X"].estimated_duration == 7
+
+
+def test_restore_makes_a_registry_where_there_is_none(registry_folder: Path, tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path / "other") as writer:
+        update(writer, 7)
+    backup(tmp_path / "copy", tmp_path / "other")
+    done = answer("restore", tmp_path / "copy", "--path", registry_folder, "--yes")
+    assert done == {"path": str(registry_folder), "revision": 2, "modules": 7}
+    with Registry(registry_folder) as registry:
+        assert registry["acme.X"].estimated_duration == 7
+
+
+def test_a_disk_that_is_full_leaves_the_registry_as_it_was(registry_folder: Path, tmp_path: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 7)
+        backup(tmp_path / "copy", registry_folder)
+        update(writer, 8)
+    limited = " ".join(["ulimit -f 40;", *map(shlex.quote, COMMAND), '"$@"'])
+    arguments = ["restore", str(tmp_path / "copy"), "--path", str(registry_folder), "--yes"]
+    done = subprocess.run(["bash", "-c", limited, "bash", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert not (registry_folder / ".restoring").exists()
+    with Registry(registry_folder) as registry:
+        assert registry["acme.X"].estimated_duration == 8

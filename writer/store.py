@@ -38,7 +38,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._committer: Committer | None = None
-        _make_folder(folder)
+        make_folder(folder)
         with sharing.shared_lock:  # no fork in between: a child must not keep a lease it knows nothing of
             self._lease = Lease(folder)
             _stores.add(self)
@@ -112,7 +112,8 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """The registry's folder, if it is not there. Raises StorePermissionError, StoreError."""
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     except PermissionError as error:

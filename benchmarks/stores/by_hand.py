@@ -15,7 +15,7 @@ import lmdb
 from registry_store import ModuleInfo, layout
 from registry_store.codec import encode, seal_record
 from registry_store.layers import CLIENT
-from registry_store.names import attribute_terms, short_terms
+from registry_store.names import terms
 from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from registry_store.postings import BitMap, store_block
 from registry_store.records import Provenance
@@ -108,22 +108,22 @@ def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any
     vocabulary = Vocabulary(CORE_IMPLICATIONS)
     modules = []
     rows: dict[int, list[str]] = defaultdict(lambda: [GONE] * NAMES_PER_ROW)
-    terms: dict[str, list[int]] = defaultdict(list)
+    members: dict[str, list[int]] = defaultdict(list)
     for sequence, name in enumerate(before):
         rows[row_of(sequence)][sequence % NAMES_PER_ROW] = name
     for sequence, info in enumerate(infos, len(before)):
         kept = Provenance(version=1, revision=2, updated_at=now, source=CLIENT, sequence=sequence)
         modules.append((info.name.encode(), seal_record(encode(info), kept)))
         rows[row_of(sequence)][sequence % NAMES_PER_ROW] = info.name
-        for term in (*attribute_terms(info, vocabulary), *short_terms(info.name)):
-            terms[term].append(sequence)
+        for term in terms(info, vocabulary):
+            members[term].append(sequence)
     sequences = [(layout.sequence_row_key(number), store_row(names)) for number, names in rows.items()]
-    return modules, sequences, _posting_blocks(terms)
+    return modules, sequences, _posting_blocks(members)
 
 
-def _posting_blocks(terms: dict[str, list[int]]) -> list[tuple[bytes, bytes]]:
+def _posting_blocks(members: dict[str, list[int]]) -> list[tuple[bytes, bytes]]:
     found = []
-    for term, sequences in terms.items():
+    for term, sequences in members.items():
         blocks: dict[int, list[int]] = defaultdict(list)
         for sequence in sequences:
             blocks[sequence >> layout.BLOCK_BITS].append(sequence)

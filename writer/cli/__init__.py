@@ -9,6 +9,7 @@ from writer.cli.change import register, unregister
 from writer.cli.demo import demo
 from writer.cli.discover import discover
 from writer.cli.manifests import manifests, schema
+from writer.cli.restore import restore
 from writer.cli.rollback import rollback
 from writer.cli.serve import serve
 from writer.cli.status import status
@@ -18,6 +19,7 @@ commands: list[click.Command] = [
     register,
     unregister,
     rollback,
+    restore,
     alias,
     discover,
     manifests,
