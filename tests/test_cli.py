@@ -332,7 +332,7 @@ print("\\n" + json.dumps(sorted(sys.modules)))
 )
 def test_a_lookup_loads_nothing_it_does_not_need(arguments: list[str]) -> None:
     modules = loaded(*arguments)
-    assert "readers.cli_query" in modules
+    assert "readers.cli.query" in modules
     assert modules & {"asyncio", "dspy", "rich", "watchfiles", "writer", "yaml"} == set()
 
 

@@ -10,7 +10,7 @@ from command import answer, refusal, run
 from usage_helpers import NOW, batches, merge
 
 from readers import Registry
-from readers.cli_stats import sparkline
+from readers.cli.stats import sparkline
 from readers.queries import Queries
 from readers.routing import size_factor
 from registry_store import ModuleInfo, Requirements

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from registry_store import completion, console, tables
+from registry_store.cli import completion, console, tables
 from writer.cli.target import embedded_option, open_writer
 
 

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from registry_store import completion, console
+from registry_store.cli import completion, console
 from registry_store.errors import UnknownModuleError
 from registry_store.vocabulary import LEVELS
 from writer.cli.target import embedded_option, open_writer

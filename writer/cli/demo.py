@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from registry_store import console
+from registry_store.cli import console
 
 FEWEST_READERS: Final = 2
 

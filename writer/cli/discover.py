@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from registry_store import console, tables
+from registry_store.cli import console, tables
 from registry_store.records import to_plain
 from writer.cli.target import embedded_option, open_writer
 

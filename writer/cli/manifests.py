@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from registry_store import console
+from registry_store.cli import console
 from writer.cli.discover import discovery_options
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from registry_store import console
+from registry_store.cli import console
 
 
 @click.command("restore", short_help="Put a backup in the place of the registry.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from registry_store import console
+from registry_store.cli import console
 from writer.cli.manifests import watch_options, watching
 
 if TYPE_CHECKING:

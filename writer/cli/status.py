@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from registry_store import console, tables
+from registry_store.cli import console, tables
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")

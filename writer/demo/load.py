@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry_store import tables
+from registry_store.cli import tables
 from writer.demo.readers import Reader, percentile
 from writer.demo.stage import Demo
 from writer.demo.updates import ARRIVING, LIVE, Marks, Updates

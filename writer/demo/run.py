@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from registry_store import console
+from registry_store.cli import console
 from writer.client import WriterClient
 from writer.core_modules import CORE_MODULES
 from writer.demo.load import read_under_load

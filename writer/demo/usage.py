@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from registry_store import console
+from registry_store.cli import console
 from writer.demo.manifests import MODULE
 from writer.demo.process import DemoError, ask, show
 from writer.demo.stage import Demo

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from registry_store.changes import Alias, Change, alias_codec, change_codec
-from registry_store.checking import ALIASES, CHANGES, HISTORY, LAYERS, VALUES, Head, Violation, text
+from registry_store.check.inspection import ALIASES, CHANGES, HISTORY, LAYERS, VALUES, Head, Violation, text
 from registry_store.codec import encode, open_record, unseal
 from registry_store.errors import CorruptRecordError
 from registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from readers.registry import Registry
-from registry_store import completion, console, tables
+from registry_store.cli import completion, console, tables
 from registry_store.usage import ModuleUsage
 
 _COLUMNS: Final = (

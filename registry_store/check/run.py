@@ -21,9 +21,9 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from registry_store.check_modules import postings_and_modules
-from registry_store.check_rows import aliases, changes, history, layers, sealed_rows
-from registry_store.checking import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from registry_store.check.inspection import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from registry_store.check.modules import postings_and_modules
+from registry_store.check.rows import aliases, changes, history, layers, sealed_rows
 from registry_store.environment import Environment
 from registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
 from registry_store.held import held
@@ -32,7 +32,7 @@ from registry_store.progress import Progress
 from registry_store.revision import RevisionFile, committed, under_way
 from registry_store.sharing import attach, detach, share
 
-__all__ = ["Progress", "Violation", "check", "check_apart"]
+__all__ = ["check", "check_apart"]
 
 _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("modules", postings_and_modules),
@@ -121,7 +121,8 @@ def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[V
         yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
 
 
-def _main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    """The command; its exit status."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m registry_store.check PATH\n")
         return 2
@@ -136,7 +137,3 @@ def _main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from registry_store import console
+from registry_store.cli import console
 
 
 @click.command("check", short_help="Check every invariant of the registry.")

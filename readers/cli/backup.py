@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from registry_store import console
+from registry_store.cli import console
 
 
 @click.command("backup", short_help="Copy the registry while it is in use.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry_store.changes import change_codec
-from registry_store.checking import CHANGES, HISTORY, INDEXES, LAYERS, VALUES, Head, Violation, text
+from registry_store.check.inspection import CHANGES, HISTORY, INDEXES, LAYERS, VALUES, Head, Violation, text
 from registry_store.codec import open_record
 from registry_store.errors import CorruptRecordError, InvalidModuleError
 from registry_store.layers import CLIENT

@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from readers.registry import Registry
-from registry_store import console
 from registry_store.changes import Change
+from registry_store.cli import console
 
 
 @click.command("watch", short_help="Print changes as they are committed.")

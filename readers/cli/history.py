@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from readers.cli_query import plain
+from readers.cli.query import plain
 from readers.registry import Registry
-from registry_store import completion, console, tables
+from registry_store.cli import completion, console, tables
 from registry_store.errors import CorruptRecordError
 from registry_store.history import Versions, changed_fields
 from registry_store.records import StoredModule

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from readers.cli_backup import backup
-from readers.cli_check import check
-from readers.cli_follow import watch
-from readers.cli_history import history
-from readers.cli_query import find, get, list_modules, route
-from readers.cli_stats import stats
+from readers.cli.backup import backup
+from readers.cli.check import check
+from readers.cli.follow import watch
+from readers.cli.history import history
+from readers.cli.query import find, get, list_modules, route
+from readers.cli.stats import stats
 
 commands: list[click.Command] = [
     get,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from registry_store import console
+from registry_store.cli import console
 from registry_store.errors import InvalidArgumentError, RegistryError
 
 PROGRAM: Final = "dspy-registry"
@@ -159,7 +159,3 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None, "click has the three shells built in"
     click.echo(found(main, {}, PROGRAM, COMPLETE_VARIABLE).source())
-
-
-if __name__ == "__main__":
-    main()

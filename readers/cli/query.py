@@ -12,7 +12,7 @@ import msgspec
 from readers.registry import Registry
 from readers.snapshot import Snapshot
 from readers.usage import BASES, DECLARED
-from registry_store import completion, console, tables
+from registry_store.cli import completion, console, tables
 from registry_store.records import StoredModule, to_plain
 from registry_store.vocabulary import LEVELS
 

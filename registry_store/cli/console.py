@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from registry_store.cli.tables import colour, printable
 from registry_store.paths import ENVIRONMENT_VARIABLE
 from registry_store.progress import Progress
-from registry_store.tables import colour, printable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
