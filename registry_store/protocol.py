@@ -13,9 +13,10 @@ are only ever added at the end.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from registry_store.codec import Sealed
 from registry_store.errors import ProtocolError
@@ -57,7 +58,14 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     pid: int
 
 
-# Requests. Of each client, `id` counts up from 1; `oldest` is the lowest id whose answer it still waits for.
+# Requests. Of each client, `id` counts up from 1; `oldest` is the lowest id whose answer still matters to it.
+
+Repeats: TypeAlias = Annotated[tuple[int, ...], Meta(max_length=WINDOW)]
+"""Ids of the same client's requests that asked for the same, and whose answers never came.
+
+What names them is a new request all the same. But where it fails for no other reason than that one of them succeeded,
+and what that one did is still in force, it is answered with success.
+"""
 
 
 class Register(Message, frozen=True, tag=1):
@@ -67,6 +75,7 @@ class Register(Message, frozen=True, tag=1):
     oldest: int
     module: bytes
     expected_version: int | None = None
+    repeats: Repeats = ()
 
 
 class Part(Message, frozen=True, tag=2):
@@ -89,6 +98,7 @@ class Unregister(Message, frozen=True, tag=4):
     id: int
     oldest: int
     name: str
+    repeats: Repeats = ()
 
 
 class SetAlias(Message, frozen=True, tag=5):
@@ -106,6 +116,7 @@ class RemoveAlias(Message, frozen=True, tag=6):
     id: int
     oldest: int
     alias: str
+    repeats: Repeats = ()
 
 
 class SetImplications(Message, frozen=True, tag=7):

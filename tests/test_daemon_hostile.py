@@ -103,7 +103,9 @@ def test_another_version_is_refused_naming_both(registry_folder: Path) -> None:
         (b"\xc1", "not understood"),
         (b"\x92\x63\x01", "not understood"),  # an unknown message
         (b"\x93\x04\x01\x01", "not understood"),  # a field missing
-        (b"\x95\x04\x01\x01\xa1x\x00", "not understood"),  # a field too many
+        (b"\x95\x04\x01\x01\xa1x\x00", "not understood"),  # a field that is not what it should be
+        (b"\x96\x04\x01\x01\xa1x\x90\x00", "not understood"),  # a field too many
+        (b"\x95\x04\x01\x01\xa1x\xdc\x00\x41" + bytes(65), "not understood"),  # repeats more than a window
         (b"\x94\x04\x01\x01\xa2\xff\xfe", "not understood"),  # not UTF-8
         (b"\x94\x04\x01\x01" + DEEP, "not understood"),
         (DEEP, "not understood"),

@@ -89,7 +89,7 @@ class AsyncWriterClient:
         calls.visible_in(await self._call(calls.report_usage(batch)))
 
     async def close(self) -> None:
-        """Close the connection; calls that wait are cancelled. Does nothing the second time."""
+        """Close the connection; calls that wait raise StoreClosedError. Does nothing the second time."""
         self._closed = True
         if self._session is not None:
             await self._session.close()

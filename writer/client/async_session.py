@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Final
 
 from registry_store import protocol, wire_errors
-from registry_store.errors import ProtocolError, RegistryError, StoreClosedError, WriterTimeoutError
+from registry_store.errors import (
+    ProtocolError,
+    RegistryError,
+    StoreClosedError,
+    WriterTimeoutError,
+    WriterUnavailableError,
+)
 from registry_store.protocol import Answer, BatchProgress, Failed
 from writer.client.async_link import Link, is_greeted, open_link
 from writer.client.calls import Call
-from writer.client.session import STARTING, Deadline, new_client_id, unavailable
+from writer.client.session import STARTING, Abandoned, Deadline, new_client_id, unavailable
 from writer.client.slots import Slots
 from writer.lease import lease_holder
 
@@ -19,16 +25,16 @@ _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to
 
 
 class _Request:
-    """A request that is not answered yet, or whose answer nobody waited for."""
+    """A request that is not answered yet. `repeats` are the ids of those that asked for the same."""
 
-    __slots__ = ("answer", "call", "deadline", "id", "waiter")
+    __slots__ = ("call", "deadline", "id", "repeats", "waiter")
 
-    def __init__(self, call: Call, number: int) -> None:
+    def __init__(self, call: Call, number: int, repeats: tuple[int, ...], deadline: Deadline) -> None:
         self.call = call
         self.id = number
-        self.answer: Answer | None = None
-        self.waiter: asyncio.Future[Answer] | None = None
-        self.deadline = Deadline(None)
+        self.repeats = repeats
+        self.deadline = deadline
+        self.waiter: asyncio.Future[Answer] | None = None  # None: nobody waits any more
 
     def fail(self, error: RegistryError) -> None:
         """Raise this where the call waits."""
@@ -39,9 +45,9 @@ class _Request:
 class AsyncSession:
     """One client id in one event loop, and the connection it has at present.
 
-    Requests stay in `_pending` until they are answered. When the connection is lost, those that somebody waits for
-    are sent again over the next one, in order: the daemon knows which of them it has carried out. The others are in
-    `_abandoned` only, for the case that the same call is made again.
+    Requests stay in `_pending` until they are answered, by rising id. When the connection is lost, those that somebody
+    waits for are sent again over the next one, in order: the daemon knows which of them it has carried out. The
+    others are forgotten but for `_abandoned`, for the case that the same call is made again.
     """
 
     def __init__(self, folder: Path, path: Path) -> None:
@@ -51,7 +57,7 @@ class AsyncSession:
         self._id = new_client_id()
         self._last = 0
         self._pending: dict[int, _Request] = {}
-        self._abandoned: list[_Request] = []
+        self._abandoned: list[Abandoned] = []
         self._slots = Slots(protocol.WINDOW)
         self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -68,31 +74,32 @@ class AsyncSession:
         if not await self._slots.take(deadline.left()):
             raise _too_late(timeout)
         if self._is_closed:
+            self._slots.give_back()  # the next in line is to know it too
             raise self._closed()
-        request = self._taken_up(call)
-        if request is None:
-            self._last += 1
-            request = _Request(call, self._last)
-        elif request.id in self._pending or request.answer is not None:
-            self._slots.give_back()  # it has one, or needs none
-        if request.answer is not None:
-            return request.answer
-        request.deadline = deadline
-        return await self._answer(request, timeout)
+        repeats = self._repeated_by(call) if call.is_change else ()
+        self._last += 1
+        return await self._answer(_Request(call, self._last, repeats, deadline), timeout)
 
     async def _answer(self, request: _Request, timeout: float | None) -> Answer:
         waiter: asyncio.Future[Answer] = self.loop.create_future()
         request.waiter = waiter
-        self._send_or_connect(request)
+        self._pending[request.id] = request
+        if self._link is None:
+            self._reconnect()
+        else:
+            self._send(self._link, request)
         timer = self._timer(request, timeout)
         try:
             return await waiter
+        except (WriterTimeoutError, WriterUnavailableError):
+            self._abandon(request)
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
             request.waiter = None
-            if request.answer is None or waiter.cancelled():
-                self._abandon(request)
+            if self._link is None:
+                self._forget(request)
 
     async def close(self) -> None:
         """Close the connection. Calls that wait raise StoreClosedError."""
@@ -101,8 +108,9 @@ class AsyncSession:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         link, self._link = self._link, None
-        for request in self._pending.values():
+        for request in list(self._pending.values()):
             request.fail(self._closed())
+            self._forget(request)
         if link is not None:
             link.close()
             await link.lost
@@ -112,42 +120,34 @@ class AsyncSession:
 
     # Requests
 
-    def _taken_up(self, call: Call) -> _Request | None:
-        """A call repeated because its answer never came is the same request, and takes effect once."""
-        for index, request in enumerate(self._abandoned):
-            if request.call == call:
-                return self._abandoned.pop(index)
-        return None
+    def _repeated_by(self, call: Call) -> tuple[int, ...]:
+        """The requests of the abandoned call that this one repeats. Any other change ends what could be repeated."""
+        for index, abandoned in enumerate(self._abandoned):
+            if abandoned.call == call:
+                return self._abandoned.pop(index).requests
+        self._abandoned.clear()
+        return ()
 
     def _abandon(self, request: _Request) -> None:
-        if self._link is None:
-            self._forget(request)
-        if request.call.is_change:
-            self._abandoned.append(request)
+        if request.call.fails_when_repeated:
+            self._abandoned.append(Abandoned(request.call, (*request.repeats, request.id)))
         # The daemon remembers no more answers than these.
-        self._abandoned = [kept for kept in self._abandoned if kept.id > self._last - protocol.WINDOW]
+        self._abandoned = [kept for kept in self._abandoned if kept.requests[-1] > self._last - protocol.WINDOW]
 
     def _forget(self, request: _Request) -> None:
         """Neither send it again nor expect an answer."""
         if self._pending.pop(request.id, None) is not None:
             self._slots.give_back()
 
-    def _send_or_connect(self, request: _Request) -> None:
-        was_sent = request.id in self._pending
-        self._pending[request.id] = request
-        if self._link is None:
-            self._reconnect()
-        elif not was_sent:
-            self._send(self._link, request)
-
     def _send(self, link: Link, request: _Request) -> None:
-        oldest = next(iter(self._pending))
-        if self._abandoned:
-            waited_for = (*self._pending.values(), *self._abandoned)
-            oldest = min(other.id for other in waited_for if other.answer is None)
         # Not writelines: in CPython 3.12 and 3.13 it registers the file of a connection that was lost meanwhile,
         # whose number the next connection then bears.
-        link.transport.write(b"".join(request.call.frames(request.id, oldest)))
+        link.transport.write(b"".join(request.call.frames(request.id, self._oldest(request), request.repeats)))
+
+    def _oldest(self, request: _Request) -> int:
+        """The lowest id whose answer the daemon must still have, for one that waits or for one that may repeat it."""
+        repeated = (abandoned.requests[0] for abandoned in self._abandoned)
+        return min((request.id, *self._pending, *request.repeats[:1], *repeated))
 
     def _timer(self, request: _Request, timeout: float | None) -> asyncio.TimerHandle | None:
         left = request.deadline.left()
@@ -180,7 +180,6 @@ class AsyncSession:
             self._renumber(request)
         else:
             self._forget(request)
-            request.answer = answer
             if request.waiter is not None and not request.waiter.done():
                 request.waiter.set_result(answer)
 

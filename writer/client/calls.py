@@ -79,12 +79,19 @@ class Call:
         """Whether it asks for a change, and so matters whether it is carried out once or twice."""
         return self.kind not in (ReadStatus, ReportUsage)
 
-    def frames(self, request: int, oldest: int) -> Iterator[bytes]:
-        """The messages to send, framed."""
+    @property
+    def fails_when_repeated(self) -> bool:
+        """Whether it would fail for having succeeded. Any other says how things should be, and may be said again."""
+        if self.kind is Register:
+            return self.arguments[1] is not None
+        return self.kind in (Unregister, RemoveAlias)
+
+    def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
+        """The messages to send, framed. `repeats`: see the protocol; only of a call that fails when it is repeated."""
         for part in _parts(self.modules):
             yield frame(part)
         numbers = (request, oldest) if self.is_change else (request,)
-        yield frame(self.kind(*numbers, *self.arguments))
+        yield frame(self.kind(*numbers, *self.arguments, *((repeats,) if repeats else ())))
 
 
 def _parts(modules: Sequence[bytes]) -> Iterator[Part]:

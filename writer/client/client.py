@@ -26,8 +26,9 @@ class WriterClient:
 
     `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `timeout` is in seconds
     and for each call: so long may the daemon be silent, None for ever. Connecting is left to the first call; a lost
-    connection is replaced, and the request sent again, within the time limit. The same request sent twice has
-    the effect of once, also when the call is repeated after WriterTimeoutError or WriterUnavailableError.
+    connection is replaced, and the request sent again, within the time limit, with the effect of once. A call repeated
+    after WriterTimeoutError or WriterUnavailableError, before any other change by this client, succeeds if the first
+    one did and what it did is still in force; else it is carried out on what the registry is now.
 
     Threads may share a client, and each waits for its own calls only. In a forked child it works, with connections
     of its own. Every call raises WriterUnavailableError when no daemon answers, WriterTimeoutError when it does
@@ -45,6 +46,7 @@ class WriterClient:
     def _begin(self) -> None:
         # Popping and appending are atomic, and that is all the locking that sharing between threads needs.
         self._idle: list[Session] = []
+        self._abandoning: list[Session] = []  # idle too, but for their abandoned calls
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -102,8 +104,9 @@ class WriterClient:
     def close(self) -> None:
         """Close the connections. Does nothing the second time."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        for sessions in (self._idle, self._abandoning):
+            while sessions:
+                sessions.pop().close()
 
     def __enter__(self) -> WriterClient:
         return self
@@ -114,37 +117,45 @@ class WriterClient:
     def _call(self, call: Call) -> Answer:
         if self._closed:
             raise StoreClosedError(f"the client of {self._folder} is closed.")
-        idle = self._idle  # a forked child has another
+        idle, abandoning = self._idle, self._abandoning  # a forked child has others
         session = self._session(call)
         try:
             return session.call(call, self.timeout)
         finally:
-            idle.append(session)
+            (idle if session.abandoned is None else abandoning).append(session)
             if self._closed:
                 self.close()
 
     def _session(self, call: Call) -> Session:
-        """One that waits for the answer to this very call, else any that is idle, else a new one."""
+        """The one whose abandoned call this repeats, else any that is idle, else a new one."""
+        if call.is_change:
+            for session in list(self._abandoning):
+                if session.abandoned is not None and session.abandoned.call == call and self._is_taken(session):
+                    return session
+            self._forget_abandoned()
         try:
-            session = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
             session = Session(self._folder, self._socket_path)
             self._sessions.add(session)
             return session
-        if self._idle and not session.is_unsettled(call):
-            return self._swapped(session, call)
-        return session
 
-    def _swapped(self, session: Session, call: Call) -> Session:
-        for other in list(self._idle):
-            if other.is_unsettled(call):
-                try:
-                    self._idle.remove(other)
-                except ValueError:  # another thread has it now
-                    continue
+    def _is_taken(self, session: Session) -> bool:
+        try:
+            self._abandoning.remove(session)
+        except ValueError:  # another thread has it now
+            return False
+        return True
+
+    def _forget_abandoned(self) -> None:
+        """Another change is sent: no call repeats an earlier one any more.
+
+        It goes over the connection whose call was abandoned last, so that the daemon puts the two in this order.
+        """
+        for session in list(self._abandoning):
+            if self._is_taken(session):
+                session.abandoned = None
                 self._idle.append(session)
-                return other
-        return session
 
     def _after_fork(self) -> None:
         """In a child: the connections are the parent's. Closing them here says nothing to the daemon."""

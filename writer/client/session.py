@@ -71,6 +71,24 @@ class Deadline:
         time.sleep(pause if left is None else min(pause, left))
 
 
+class Abandoned:
+    """A call whose answer never came, and the ids of its requests.
+
+    A call made again is a new request, and names these: of one that succeeded the daemon then tells the success while
+    it is in force, where the new request can only fail. A call that was cancelled is not kept, nor is any once the
+    client has sent another change.
+    """
+
+    __slots__ = ("call", "requests")
+
+    def __init__(self, call: Call, requests: tuple[int, ...]) -> None:
+        self.call = call
+        self.requests = requests[-protocol.WINDOW :]
+
+    def __repr__(self) -> str:
+        return f"Abandoned({self.call}, {self.requests})"
+
+
 class Session:
     """One connection, opened when it is needed and again when it was lost, under one client id."""
 
@@ -79,7 +97,8 @@ class Session:
         self._path = path
         self._id = new_client_id()
         self._last = 0
-        self._unsettled: tuple[Call, int] | None = None
+        self.abandoned: Abandoned | None = None
+        """The last call, if its answer never came and the next call may be its repetition."""
         self._socket: socket.socket | None = None
         self._frames = FrameReader(protocol.MAX_ANSWER_BYTES)
         self._payloads: deque[bytes] = deque()
@@ -94,23 +113,29 @@ class Session:
             self._socket.close()
             self._socket = None
 
-    def is_unsettled(self, call: Call) -> bool:
-        """Whether this very call was sent and its answer never came."""
-        return self._unsettled is not None and self._unsettled[0] == call
-
     def call(self, call: Call, timeout: float | None) -> Answer:
         """Send a call and wait for its answer, over a new connection where one is lost.
 
         Raises WriterUnavailableError, WriterTimeoutError, ProtocolError, and what the daemon says of the connection.
         """
+        self._last += 1
+        repeats = self.abandoned.requests if self.abandoned is not None and self.abandoned.call == call else ()
+        if call.is_change:
+            self.abandoned = None
+        try:
+            return self._answer(call, self._last, repeats, timeout)
+        except (WriterTimeoutError, WriterUnavailableError):
+            if call.fails_when_repeated:
+                self.abandoned = Abandoned(call, (*repeats, self._last))
+            raise
+
+    def _answer(self, call: Call, request: int, repeats: tuple[int, ...], timeout: float | None) -> Answer:
         deadline = Deadline(timeout)
-        request = self._number(call)
-        self._unsettled = (call, request)
         attempt = 0
         while True:
             try:
                 self._connect(deadline, lost=attempt > 0)
-                answer = self._exchange(call, request, deadline)
+                return self._exchange(call, request, deadline, repeats)
             except RegistryError:
                 self.close()
                 raise
@@ -126,21 +151,11 @@ class Session:
             except BaseException:
                 self.close()
                 raise
-            else:
-                self._unsettled = None
-                return answer
-
-    def _number(self, call: Call) -> int:
-        """A call repeated because its answer never came is the same request, and takes effect once."""
-        if self.is_unsettled(call):
-            return self._last
-        self._last += 1
-        return self._last
 
     # One attempt
 
-    def _exchange(self, call: Call, request: int, deadline: Deadline) -> Answer:
-        for data in call.frames(request, request):
+    def _exchange(self, call: Call, request: int, deadline: Deadline, repeats: tuple[int, ...] = ()) -> Answer:
+        for data in call.frames(request, min(repeats, default=request), repeats):
             self._send(data, deadline)
         while True:
             answer = protocol.read_answer(self._receive(deadline))

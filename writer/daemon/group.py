@@ -10,7 +10,7 @@ from typing import Any
 import lmdb
 
 from registry_store.errors import RegistryError
-from registry_store.protocol import Effect, Remembered, remembered_codec
+from registry_store.protocol import Effect, Failed, Remembered, remembered_codec
 from writer.daemon.answered import Answered, find, following, overtaken
 from writer.draft import Draft
 
@@ -20,17 +20,23 @@ _log = logging.getLogger("dspy_registry")
 class Work:
     """Something to be committed.
 
-    `client` is empty for the daemon's own; `id` and `oldest` are the request's, `held_bytes` what it takes to hold it.
+    `client` is empty for the daemon's own; `id`, `oldest` and `repeats` are the request's, `held_bytes` what it takes
+    to hold it.
     """
 
     client = b""
     held_bytes = 0
     id = 0
     oldest = 0
+    repeats: tuple[int, ...] = ()
 
     def stage(self, draft: Draft) -> None:
         """Stage it. What this raises fails this work alone. Commit thread."""
         raise NotImplementedError
+
+    def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
+        """Whether staging failed with `error` only because the same was asked before, and nothing came in between."""
+        return False
 
     def success(self, revision: int) -> Any:
         """The answer once it is committed. Commit thread."""
@@ -102,11 +108,25 @@ class Group:
 
     def _stage(self, work: Work, draft: Draft) -> None:
         child = draft.child()
-        work.stage(child)
+        try:
+            work.stage(child)
+        except RegistryError as error:
+            if not (self._has_succeeded_before(work) and work.is_in_force(draft, error)):
+                raise
+            return
         if child.has_effect:
             draft.absorb(child)
             if work.client:
                 self._clients[work.client].has_effect = True
+
+    def _has_succeeded_before(self, work: Work) -> bool:
+        """Whether a request that this one repeats was carried out."""
+        staged = self._clients.get(work.client)
+        if staged is None or not work.repeats:
+            return False
+        done = {answer.id for answer in staged.before if not isinstance(answer, Failed)}
+        done.update(earlier.id for earlier in staged.works if earlier is not work and earlier not in self._answers)
+        return not done.isdisjoint(work.repeats)
 
     def _remember(self, draft: Draft) -> None:
         self._forgets = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from registry_store import wire_errors
-from registry_store.errors import ProtocolError
+from registry_store.errors import ConflictError, ProtocolError, RegistryError, UnknownModuleError
 from registry_store.layers import CLIENT
 from registry_store.nesting import is_shallow
 from registry_store.protocol import (
@@ -28,6 +28,7 @@ from registry_store.protocol import (
     Unregister,
 )
 from registry_store.records import ModuleInfo
+from registry_store.validation import validate_encoded
 from writer import reconcile
 from writer.daemon.group import Work
 from writer.draft import Draft
@@ -75,11 +76,23 @@ class SingleRequest(ClientRequest):
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         super().__init__(client, message, reply, held_bytes)
+        self._message = message
         self._stage = staging(message)
+        if isinstance(message, Register | Unregister | RemoveAlias):
+            self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
         """What the message asks for."""
         self._stage(draft)
+
+    def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
+        """Whether what the message asks for is how things are, given that it cannot be staged."""
+        match self._message:
+            case Register():
+                return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
+            case Unregister() | RemoveAlias():
+                return isinstance(error, UnknownModuleError)
+        return False
 
 
 class BatchRequest(ClientRequest):
@@ -166,6 +179,18 @@ def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     except UNREADABLE as error:
         raise ProtocolError(f"a discovery report is not understood: {error}.") from error
     return msgspec.structs.replace(report, modules=tuple(EncodedModules(modules)))
+
+
+def _is_next_version(message: Register, draft: Draft) -> bool:
+    """Whether the version after the expected one stands, and is this record: no version is ever given twice."""
+    info, encoded = validate_encoded(decode_module(message.module))
+    standing = draft.module(info.name)
+    expected = message.expected_version
+    return (
+        standing is not None
+        and expected is not None
+        and (standing.version, standing.encoded) == (expected + 1, encoded)
+    )
 
 
 def staging(message: ChangeRequest) -> Stage:
