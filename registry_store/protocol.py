@@ -12,7 +12,7 @@ are only ever added at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -189,7 +189,10 @@ class Applied(Message, frozen=True, tag=3):
 
 
 class BatchProgress(Message, frozen=True, tag=4):
-    """So many modules of a batch have been looked at. More may follow, and then the answer."""
+    """So many modules of a batch have been looked at; of a request that is no batch, 0 of 1.
+
+    The daemon says so of every request that waits, again and again, and then answers it.
+    """
 
     id: int
     done: int
@@ -285,7 +288,7 @@ def version_mismatch(client: int, daemon: int) -> ProtocolError:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into payloads, and holds no more than one unfinished frame of at most `limit` bytes."""
+    """Cuts a stream of bytes into payloads, none above `limit` bytes, and holds what is not complete or not taken."""
 
     __slots__ = ("_held", "limit")
 
@@ -298,23 +301,26 @@ class FrameReader:
         """Whether a frame has begun and not ended."""
         return bool(self._held)
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The payloads that `data` completes; to be taken all. Raises ProtocolError for a frame that is too long,
-        before it comes.
+    def feed(self, data: bytes) -> Generator[bytes, None, None]:
+        """The payloads that are complete with `data`. Those not taken are held, for a later call.
+
+        Raises ProtocolError for a frame that is too long, before it comes.
         """
         if not self._held and len(data) >= HEADER_BYTES and self._length(data) == len(data) - HEADER_BYTES:
             yield data[HEADER_BYTES:]  # what nearly always happens
             return
         self._held += data
         start = 0
-        while len(self._held) - start >= HEADER_BYTES:
-            end = start + HEADER_BYTES + self._length(self._held[start : start + HEADER_BYTES])
-            if end > len(self._held):
-                break
-            payload = bytes(self._held[start + HEADER_BYTES : end])
-            start = end
-            yield payload
-        del self._held[:start]
+        try:
+            while len(self._held) - start >= HEADER_BYTES:
+                end = start + HEADER_BYTES + self._length(self._held[start : start + HEADER_BYTES])
+                if end > len(self._held):
+                    break
+                payload = bytes(self._held[start + HEADER_BYTES : end])
+                start = end
+                yield payload
+        finally:
+            del self._held[:start]
 
     def _length(self, data: bytes | bytearray) -> int:
         """Of the frame that begins here, whose header is whole."""

@@ -165,9 +165,13 @@ class Session:
                 raise ProtocolError(f"the daemon answered request {answer.id} when {request} was asked.")
             if not isinstance(answer, BatchProgress):
                 return answer
-            deadline.restart()
-            if call.progress is not None:
-                call.progress(answer.done, answer.total)
+            self._progressed(call, answer, deadline)
+
+    def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
+        """A sign of life: the time limit is for silence."""
+        deadline.restart()
+        if call.progress is not None:
+            call.progress(answer.done, answer.total)
 
     def _send(self, data: bytes, deadline: Deadline) -> None:
         assert self._socket is not None

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from registry_store import protocol, wire_errors
@@ -27,20 +28,24 @@ from registry_store.protocol import (
 )
 from writer.daemon import socket_file
 from writer.daemon.answered import is_client_id
-from writer.daemon.requests import BatchRequest, ClientRequest, SingleRequest, batch_request
+from writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from writer.parts import Parts
 
 if TYPE_CHECKING:
     from writer.daemon.server import Server
 
-_PROGRESS_SECONDS: Final = 0.25
+_SIGN_OF_LIFE: Final = 1.0  # seconds from one to the next, of a request of which there is nothing new to say
 _REFUSED_AT_A_TIME: Final = 64
 
 _log = logging.getLogger("dspy_registry")
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client's connection."""
+    """One client's connection.
+
+    It takes in messages while their answers can go out and fewer than a window of them is unanswered; until then what
+    has been received is held, and no more is received. So what a connection takes of memory has a bound.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -49,10 +54,14 @@ class Connection(asyncio.BufferedProtocol):
         self._client = b""
         self._parts = Parts(server.queue, server.limits)
         self._is_closing = False
-        self._unanswered = 0
+        self._is_write_paused = False  # the client does not read its answers
+        self._is_held_up = False  # messages may be held that are not taken in yet
+        # Requests, each with when its client last heard of it and how far it then was.
+        self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
         self._size = 0  # of the message at hand
         self._refusal: RegistryError | None = None
-        self._heard = server.loop.time()
+        self._heard = self._opened = server.loop.time()
+        self._frame_began: float | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
             Part: self._take_part,
             RegisterMany: self._take_batch,
@@ -84,25 +93,19 @@ class Connection(asyncio.BufferedProtocol):
         return self._server.received
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take in every message that is complete."""
+        """Take in the messages that are complete."""
         self._heard = self._server.loop.time()
-        data = bytes(memoryview(self._server.received)[:nbytes])
-        try:
-            for payload in self._frames.feed(data):
-                if self._is_closing:
-                    return
-                self._take(payload)
-        except ProtocolError as error:
-            self.refuse(error)
+        self._take_in(bytes(memoryview(self._server.received)[:nbytes]))
 
     def pause_writing(self) -> None:
         """A client that does not read its answers sends no more requests."""
-        self._transport.pause_reading()
+        self._is_write_paused = True
+        self._hold_up()
 
     def resume_writing(self) -> None:
         """It has read them."""
-        if not self._is_closing and not self._server.is_stopping:
-            self._transport.resume_reading()
+        self._is_write_paused = False
+        self._go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the connection. What it asked for takes its course."""
@@ -116,14 +119,29 @@ class Connection(asyncio.BufferedProtocol):
 
     def close_if_silent(self, now: float) -> None:
         """Close a connection that has kept the daemon waiting. An idle one without a word: its client expects none."""
-        silence = now - self._heard
         limits = self._server.limits
-        if not self._client and silence > limits.handshake:
+        if not self._client and now - self._opened > limits.handshake:
             self.refuse(ProtocolError(f"no greeting within {limits.handshake:g} s."))
-        elif self._frames.is_inside and silence > limits.unfinished:
-            self.refuse(ProtocolError(f"a message was begun and not continued within {limits.unfinished:g} s."))
-        elif silence > limits.idle and not self._unanswered:
-            self.close()
+        elif self._frame_began is not None and now - self._frame_began > limits.unfinished:
+            self.refuse(ProtocolError(f"a message was begun and not continued to its end in {limits.unfinished:g} s."))
+        elif now - self._heard > limits.idle and not self._unanswered:
+            if self._is_write_paused:
+                self.abort()  # who has not read for so long would keep it open for ever
+            else:
+                self.close()
+
+    def tell_progress(self, now: float) -> bool:
+        """Say of each unanswered request how far it is, or that it is not forgotten; False when there is none.
+
+        A client's time limit is for silence, and its request may be behind others that take long.
+        """
+        for request, (heard_at, looked_at) in list(self._unanswered.items()):
+            if self._is_write_paused:
+                break
+            if request.looked_at != looked_at or now - heard_at >= _SIGN_OF_LIFE:
+                self._unanswered[request] = (now, request.looked_at)
+                self._send(BatchProgress(request.id, request.looked_at, request.count))
+        return bool(self._unanswered)
 
     def refuse(self, error: RegistryError) -> None:
         """Say what is wrong with the connection as a whole, and close it."""
@@ -147,6 +165,44 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.abort()
 
     # Messages
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether the client may have its next message taken in."""
+        is_open = not self._is_closing and not self._server.is_stopping
+        return is_open and not self._is_write_paused and len(self._unanswered) < protocol.WINDOW
+
+    def _take_in(self, data: bytes) -> None:
+        """Take in what is complete with `data`, while the client may send."""
+        was_inside = self._frame_began is not None
+        try:
+            with closing(self._frames.feed(data)) as payloads:
+                for payload in payloads:
+                    was_inside = False
+                    self._take(payload)
+                    if not self._may_send:
+                        self._hold_up()
+                        return
+        except ProtocolError as error:
+            self.refuse(error)
+        if not self._frames.is_inside:
+            self._frame_began = None
+        elif not was_inside:
+            self._frame_began = self._server.loop.time()
+
+    def _hold_up(self) -> None:
+        """Take in nothing more for now. The client is not to blame for a message that is not complete meanwhile."""
+        self._is_held_up = True
+        self._frame_began = None
+        self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Take in what was held, then receive again."""
+        if self._is_held_up and self._may_send:
+            self._is_held_up = False
+            self._take_in(b"")
+            if not self._is_held_up and not self._is_closing:
+                self._transport.resume_reading()
 
     def _take(self, payload: bytes) -> None:
         if not self._client:
@@ -193,20 +249,14 @@ class Connection(asyncio.BufferedProtocol):
         modules, held = self._parts.take(message.count)
         request = batch_request(self._client, message, modules, self._reply, held)
         self._accept(request)
-        self._tell_progress(request, 0)
 
     def _accept(self, request: ClientRequest) -> None:
-        self._unanswered += 1
+        self._await(request)
         self._server.queue.put(request)
 
-    def _tell_progress(self, request: BatchRequest, told: int) -> None:
-        """Again and again until it is answered: a client's time limit is for silence."""
-        if request.is_settled or self._is_closing:
-            return
-        if request.looked_at != told:
-            told = request.looked_at
-            self._send(BatchProgress(request.id, told, request.count))
-        self._server.loop.call_later(_PROGRESS_SECONDS, self._tell_progress, request, told)
+    def _await(self, request: ClientRequest | UsageReport) -> None:
+        self._unanswered[request] = (self._heard, 0)
+        self._server.watch_progress()
 
     def _tell_status(self, message: ReadStatus) -> None:
         self._send(Status(message.id, self._server.status()))
@@ -216,15 +266,18 @@ class Connection(asyncio.BufferedProtocol):
         if durable is None:
             self._send(Done(message.id, self._server.queue.revision))
         else:
-            durable.add_done_callback(lambda merged: self._acknowledge_usage(message.id, merged))
+            report = UsageReport(message.id)
+            self._await(report)
+            durable.add_done_callback(lambda merged: self._acknowledge_usage(report, merged))
 
-    def _acknowledge_usage(self, request: int, merged: asyncio.Future[int]) -> None:
+    def _acknowledge_usage(self, report: UsageReport, merged: asyncio.Future[int]) -> None:
         error: BaseException | None = asyncio.CancelledError() if merged.cancelled() else merged.exception()
-        self._send(wire_errors.pack(request, error) if error else Done(request, merged.result()))
+        self._reply(report, wire_errors.pack(report.id, error) if error else Done(report.id, merged.result()))
 
-    def _reply(self, request: ClientRequest, answer: Answer) -> None:
-        self._unanswered -= 1
+    def _reply(self, request: ClientRequest | UsageReport, answer: Answer) -> None:
+        del self._unanswered[request]
         self._send(answer)
+        self._go_on()
 
     def _send(self, answer: Answer | Welcome) -> None:
         if not self._transport.is_closing():

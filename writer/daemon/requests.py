@@ -44,7 +44,13 @@ Reply = Callable[["ClientRequest", Answer], None]
 
 
 class ClientRequest(Work):
-    """A change that a client asked for. `reply` hands the answer to its connection."""
+    """A change that a client asked for. `reply` hands the answer to its connection.
+
+    Of `count` modules `looked_at` are staged: written in the commit thread, read in the loop's.
+    """
+
+    looked_at = 0
+    count = 1
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         self.client = client
@@ -52,7 +58,6 @@ class ClientRequest(Work):
         self.oldest = min(message.oldest, message.id)
         self._reply = reply
         self.held_bytes = held_bytes
-        self.is_settled = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(client={self.client.hex()}, id={self.id})"
@@ -67,7 +72,6 @@ class ClientRequest(Work):
 
     def settle(self, answer: Answer) -> None:
         """Send the answer. One that was given before may bear the same id only."""
-        self.is_settled = True
         self._reply(self, answer)
 
 
@@ -96,15 +100,14 @@ class SingleRequest(ClientRequest):
 
 
 class BatchRequest(ClientRequest):
-    """Modules that came in parts, to be registered. `looked_at` counts those staged, read from the loop's thread."""
+    """Modules that came in parts, to be registered."""
 
     def __init__(
         self, client: bytes, message: ChangeRequest, modules: Sequence[bytes], reply: Reply, held_bytes: int = 0
     ) -> None:
         super().__init__(client, message, reply, held_bytes)
         self._modules = modules
-        self.looked_at = 0
-        self.count = 0
+        self.count = len(modules)
 
     def stage(self, draft: Draft) -> None:
         """Register all, or raise what is wrong with them."""
@@ -134,6 +137,16 @@ class DiscoveryRequest(BatchRequest):
         """What was declared, withdrawn and refused."""
         done = self._outcome
         return Applied(self.id, revision, tuple(done.declared), tuple(done.withdrawn), tuple(done.refused))
+
+
+class UsageReport:
+    """A batch of usage that is not durable yet."""
+
+    looked_at = 0
+    count = 1
+
+    def __init__(self, request: int) -> None:
+        self.id = request
 
 
 class EncodedModules(Sequence[ModuleInfo]):

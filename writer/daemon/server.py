@@ -14,6 +14,7 @@ from writer.daemon.group_commit import GroupCommit
 from writer.limits import Limits
 
 _RECEIVED_AT_ONCE: Final = 256 * 1024
+_PROGRESS_SECONDS: Final = 0.25
 
 
 class Server:
@@ -44,6 +45,7 @@ class Server:
         self.received = bytearray(_RECEIVED_AT_ONCE)
         self.last_closed = asyncio.Event()
         self._listening: asyncio.Server | None = None
+        self._progress: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"Server({str(self._path)!r}, {len(self.connections)} connections)"
@@ -65,6 +67,18 @@ class Server:
         now = self.loop.time()
         for connection in list(self.connections):
             connection.close_if_silent(now)
+
+    def watch_progress(self) -> None:
+        """Some request waits. Its client hears of it from time to time, until none waits any more."""
+        if self._progress is None:
+            self._progress = self.loop.call_later(_PROGRESS_SECONDS, self._tell_progress)
+
+    def _tell_progress(self) -> None:
+        self._progress = None
+        now = self.loop.time()
+        waiting = [connection for connection in list(self.connections) if connection.tell_progress(now)]
+        if waiting:
+            self.watch_progress()
 
     def stop_accepting(self) -> None:
         """Take no more clients and no more requests; what was accepted is still answered."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from registry_store import wire_errors
 from registry_store.errors import InvalidArgumentError, RegistryError, WriterTimeoutError
 from registry_store.paths import socket_path
-from registry_store.protocol import Failed
+from registry_store.protocol import BatchProgress, Failed
 from writer.client import calls
+from writer.client.calls import Call
 from writer.client.session import Deadline, Session, unavailable
 
 
@@ -47,7 +48,10 @@ class Link:
 
 
 class _Session(Session):
-    """One that does not try again."""
+    """One that does not try again, nor waits for longer because the daemon is at work: there is nothing to lose."""
+
+    def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
+        return
 
     def send(self, batch: bytes, timeout: float) -> RegistryError | None:
         deadline = Deadline(timeout)
