@@ -13,17 +13,21 @@ Argument = str | int | None | tuple[str, ...]
 _KINDS: Final[dict[str, type[RegistryError]]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, RegistryError)
 }
+_ALL_TEXT: Final = 16 * 1024
+"""Bytes of one error's texts together: the daemon keeps them, for the case that the request is sent again."""
 _LONGEST_TEXT: Final = 4000
 _MOST_TEXTS: Final = 100
 
 
 def pack(request: int, error: BaseException) -> Failed:
-    """The answer to a request that failed. Texts of absurd length are cut."""
+    """The answer to a request that failed. What is beyond 16 KB of texts is cut."""
     if not isinstance(error, RegistryError):
         error = _internal(error)
+    room = _Room(_ALL_TEXT)
+    remedy = room.cut(error.remedy)
     reduced = error.__reduce__()
-    arguments = tuple(_packed(argument) for argument in reduced[1]) if isinstance(reduced, tuple) else ()
-    return Failed(request, type(error).__name__, arguments, error.remedy)
+    arguments = tuple(room.packed(argument) for argument in reduced[1]) if isinstance(reduced, tuple) else ()
+    return Failed(request, type(error).__name__, arguments, remedy)
 
 
 def unpack(failed: Failed) -> RegistryError:
@@ -46,15 +50,22 @@ def _internal(error: BaseException) -> RegistryError:
     )
 
 
-def _packed(argument: object) -> Argument:
-    if argument is None or (isinstance(argument, int) and -(2**63) <= argument < 2**63):
-        return argument
-    if isinstance(argument, tuple | list):
-        return tuple(_cut(str(item)) for item in argument[:_MOST_TEXTS])
-    return _cut(str(argument))
+class _Room:
+    """So many bytes for the texts of one error."""
 
+    def __init__(self, left: int) -> None:
+        self._left = left
 
-def _cut(text: str) -> str:
-    """Also makes it encodable: an error may quote what is not."""
-    sound = text.encode("utf-8", "backslashreplace").decode()
-    return sound if len(sound) <= _LONGEST_TEXT else f"{sound[:_LONGEST_TEXT]}…"
+    def packed(self, argument: object) -> Argument:
+        if argument is None or (isinstance(argument, int) and -(2**63) <= argument < 2**63):
+            return argument
+        if isinstance(argument, tuple | list):
+            return tuple(self.cut(str(item)) for item in argument[:_MOST_TEXTS] if self._left > 0)
+        return self.cut(str(argument))
+
+    def cut(self, text: str) -> str:
+        """As much as there is room for. Also makes it encodable: an error may quote what is not."""
+        sound = text[: _LONGEST_TEXT + 1].encode("utf-8", "backslashreplace")
+        most = max(0, min(_LONGEST_TEXT, self._left))
+        self._left -= min(len(sound), most)
+        return sound.decode() if len(sound) <= most else f"{sound[:most].decode('utf-8', 'ignore')}…"

@@ -43,6 +43,12 @@ class Served:
     def kill(self) -> None:
         assert self.process.kill() == -signal.SIGKILL
 
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes of memory."""
+        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Meanwhile it answers nobody, however long one waits."""

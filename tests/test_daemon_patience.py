@@ -11,7 +11,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from daemon_process import Peer, Served, daemon, daemon_of, module, ready, registration
+from daemon_process import Peer, daemon, daemon_of, module, ready, registration
 from usage_helpers import wait_until
 
 from registry_store import ProtocolError, protocol
@@ -26,12 +26,6 @@ MIB = 1024 * 1024
 # Clients that do not read
 
 
-def resident(served: Served) -> int:
-    """Bytes of memory that a daemon's process takes."""
-    lines = Path(f"/proc/{served.pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-
-
 def serve_a_long_status(path: str) -> None:
     def extension(served: Daemon) -> None:
         served.add_section("long", lambda: "x" * (256 * 1024))
@@ -41,12 +35,12 @@ def serve_a_long_status(path: str) -> None:
 
 def test_answers_that_nobody_reads_are_not_made(registry_folder: Path) -> None:
     with daemon_of(__name__, "serve_a_long_status", registry_folder) as served, served.peer() as peer:
-        before = resident(served)
+        before = served.memory
         peer.send(*[ReadStatus(1)] * 2000)  # arrives as a whole: half a gigabyte of answers
         with served.peer() as other:
             for _ in range(3):
                 assert isinstance(other.ask(ReadStatus(1))[0], Status)
-        assert resident(served) - before < 64 * MIB
+        assert served.memory - before < 64 * MIB
         for _ in range(2000):  # each is answered all the same, once somebody reads
             assert isinstance(peer.receive(), Status)
 

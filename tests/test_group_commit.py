@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from daemon_process import daemon, daemon_of, module, registration
 
@@ -15,6 +16,7 @@ from registry_store import ConflictError
 from registry_store.codec import encode
 from registry_store.protocol import (
     WINDOW,
+    Applied,
     Done,
     Failed,
     Part,
@@ -25,7 +27,7 @@ from registry_store.protocol import (
     Unregister,
 )
 from registry_store.wire_errors import unpack
-from writer.daemon.answered import CLIENTS_KEPT, Answered
+from writer.daemon.answered import CLIENTS_KEPT, Answered, following
 from writer.daemon.group import Group, Work
 from writer.daemon.requests import ClientRequest, SingleRequest
 from writer.draft import Draft
@@ -248,6 +250,37 @@ def test_a_damaged_answer_is_dropped(groups: Groups, registry_folder: Path, capl
     again.commit(register(B, 2, "acme.c"))
     assert again.stored() == {B}
     again.store.close()
+
+
+def test_answers_take_no_more_memory_than_they_may(groups: Groups) -> None:
+    """Those of whom was silent for longest go first, and one client's last answers never for its own sake."""
+    groups.answered = Answered(most_bytes=1_000_000)
+    wordy = module("acme.m", metadata={"k" * 3900: {f"{n}": msgspec.msgpack.Ext(5, b"") for n in range(100)}})
+    groups.commit(register(A, 1, "acme.kept"))
+    for number in range(64):
+        for client in (A, *(bytes([n]) * 16 for n in range(2, 6))):
+            (failed,) = groups.commit(request(client, registration(number + 2, wordy, oldest=1)))
+            assert len(msgspec.msgpack.encode(failed)) > 12_000
+            assert groups.answered.held_bytes <= 1_000_000 or len(groups.answered) == 1
+    assert groups.answered.of(bytes([5]) * 16)
+    assert groups.answered.held_bytes == sum_of_parts(groups.answered)
+
+
+def sum_of_parts(answered: Answered) -> int:
+    again = Answered()
+    for client in answered._clients:
+        again.keep(client, answered.of(client))
+    return again.held_bytes
+
+
+def test_of_a_large_discovery_the_first_names_are_kept() -> None:
+    names = tuple(f"found.M{n}" for n in range(100_000))
+    small = Applied(1, 7, names[:3], (), ("no",))
+    assert following((), 1, (small,)) == (small,)
+    (kept,) = following((small,), 2, (Applied(2, 8, names, names[:5], ()),))
+    assert isinstance(kept, Applied)
+    assert (kept.id, kept.revision, kept.withdrawn) == (2, 8, names[:5])
+    assert kept.declared == (*names[:100], "and 99900 more")
 
 
 # Through the daemon

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from registry_store.errors import BusyError
-from registry_store.usage import Batch, read_batch
+from registry_store.usage import read_batch
 from writer.usage.merge import UsageMerger
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 PERIOD: Final = 0.5
 """Seconds from one merge to the next; a batch that comes later than that is merged at once."""
 _HELD_BYTES: Final = 64 * 1024 * 1024
+_BATCH_BYTES: Final = 1024  # of memory, for a batch beside its encoded bytes
+_MERGED_BYTES: Final = 2 * 1024 * 1024
+"""Encoded bytes that one merge takes in. Decoded they are some 25 times as large."""
 
 _log = logging.getLogger("dspy_registry")
 
@@ -31,13 +35,16 @@ def collect_usage(daemon: Daemon) -> None:
     daemon.add_section("usage", sink.status)
 
 
+_Waiting: TypeAlias = "tuple[bytes, asyncio.Future[int]]"  # an encoded batch, and who waits for it
+
+
 class UsageSink:
-    """The batches that wait for the next merge. Belongs to the daemon's loop."""
+    """The batches that wait to be merged, encoded until then. Belongs to the daemon's loop."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._merger = UsageMerger()
-        self._waiting: list[tuple[Batch, asyncio.Future[int]]] = []
+        self._waiting: deque[_Waiting] = deque()
         self._held = 0
         self._arrived = asyncio.Event()
         self._batches = 0
@@ -51,10 +58,10 @@ class UsageSink:
         """Accept a batch; the future has the revision when it is durable. Raises InvalidArgumentError, BusyError."""
         if self._held > _HELD_BYTES:
             raise BusyError(f"the writer daemon holds {self._held} bytes of usage statistics, and takes no more.")
-        batch = read_batch(payload)
+        read_batch(payload)
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((batch, accepted))
-        self._held += len(payload)
+        self._waiting.append((payload, accepted))
+        self._held += len(payload) + _BATCH_BYTES
         self._arrived.set()
         return accepted
 
@@ -64,24 +71,38 @@ class UsageSink:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
-                await self._merge()
+                await self._merge_all()
                 await asyncio.sleep(PERIOD)
         finally:
-            await self._merge()
+            await self._merge_all()
 
-    async def _merge(self) -> None:
-        waiting, self._waiting, self._held = self._waiting, [], 0
-        if not waiting:
-            return
-        batches = [batch for batch, _ in waiting]
+    async def _merge_all(self) -> None:
+        for _ in range(len(self._waiting)):  # at most; those that come meanwhile wait for the next time
+            if self._waiting:
+                await self._merge(self._portion())
+
+    def _portion(self) -> list[_Waiting]:
+        """The next batches, as many as are merged at once: so others need not wait for long, and memory has a bound."""
+        portion = [self._waiting.popleft()]
+        size = len(portion[0][0])
+        while self._waiting and size + len(self._waiting[0][0]) <= _MERGED_BYTES:
+            portion.append(self._waiting.popleft())
+            size += len(portion[-1][0])
+        return portion
+
+    async def _merge(self, portion: list[_Waiting]) -> None:
+        payloads = [payload for payload, _ in portion]
         try:
-            done = await self._daemon.submit(lambda draft: self._merger.stage(draft, batches))
+            # Decoded one by one, and anew when a group that failed is staged again.
+            done = await self._daemon.submit(lambda draft: self._merger.stage(draft, map(read_batch, payloads)))
         except Exception as error:
             _log.warning("usage statistics could not be merged, and will be sent again: %s", error)
-            for _, accepted in waiting:
+            for _, accepted in portion:
                 accepted.set_exception(error)
             return
-        self._batches += len(batches)
+        finally:
+            self._held -= sum(len(payload) + _BATCH_BYTES for payload in payloads)
+        self._batches += len(portion)
         self._merges += 1
-        for _, accepted in waiting:
+        for _, accepted in portion:
             accepted.set_result(done.revision)
