@@ -9,12 +9,13 @@ from __future__ import annotations
 import reprlib
 import unicodedata
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import msgspec
 
 from registry_store.codec import encode
-from registry_store.errors import InvalidModuleError
+from registry_store.errors import InvalidArgumentError, InvalidModuleError
 from registry_store.layout import (
     MAX_CAPABILITIES,
     MAX_DURATION_MS,
@@ -27,6 +28,7 @@ from registry_store.records import ModuleInfo, Requirements
 from registry_store.vocabulary import LEVELS, is_capability
 
 _SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
+_LARGEST_VERSION = 2**32 - 1
 _OWN_FIELDS = frozenset(("memory", "compute", "gpu"))
 
 
@@ -49,6 +51,18 @@ def validate_encoded(info: ModuleInfo) -> tuple[ModuleInfo, bytes]:
         problem = f"record: {len(encoded)} bytes encoded, the limit is {MAX_RECORD_BYTES}"
         raise InvalidModuleError(_subject(info.name), (problem,))
     return info, encoded
+
+
+def check_expected_version(version: object) -> None:
+    """What a caller takes a module's version to be; None: any. Raises InvalidArgumentError."""
+    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= _LARGEST_VERSION
+    if version is not None and not is_version:
+        raise InvalidArgumentError(f"expected_version is {version!r}, it must be a version: 0, 1, 2, …")
+
+
+def is_time_limit(seconds: Any) -> bool:
+    """Whether this is a number above 0, as infinity is. NaN, unequal to itself, is none."""
+    return isinstance(seconds, Real) and not seconds <= 0 and bool(seconds == seconds)
 
 
 def module_problems(info: ModuleInfo) -> Iterator[str]:

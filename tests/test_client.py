@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from client_kinds import Opened, either, raised
 from daemon_process import Served, daemon, module
@@ -165,6 +166,25 @@ def test_the_client_of_a_worker_loads_nothing_heavy() -> None:
     heavy = ["asyncio", "click", "dspy", "rich", "watchfiles"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("text", ["p", "\ud800", "\N{SNOWMAN}"])
+def test_an_error_takes_a_bounded_room(text: str) -> None:
+    for error in (
+        InvalidModuleError(text * 9000, [text * 9000] * 900),
+        RegistryError(text * 90_000, remedy=text * 90_000),
+    ):
+        packed = pack(1, error)
+        assert len(msgspec.msgpack.encode(packed)) < 17 * 1024
+        assert type(unpack(packed)) is type(error)
+
+
+def test_an_embedded_writer_refuses_the_same_versions(tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path / "embedded") as writer:
+        for version in (-1, 2**70, True, "0", 0.0):
+            refused = raised(writer.register_module, module("acme.m"), expected_version=version)
+            assert isinstance(refused, InvalidArgumentError)
+        writer.register_module(module("acme.m"), expected_version=0)
 
 
 # Batches

@@ -54,7 +54,14 @@ def test_an_embedded_writer_is_named_where_a_daemon_is_looked_for(registry_folde
         assert f"process {os.getpid()} writes to it" in str(error)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+@either
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 10**400, 1e8], ids=["inf", "float", "int", "years"])
+def test_a_time_limit_beyond_all_clocks_is_none(served: Served, connect: Opened, timeout: float) -> None:
+    with connect(served.path, timeout=timeout) as client:
+        assert client.register_module(module("acme.m")) == 2
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("-inf"), "10", [1]])
 def test_a_timeout_that_is_none_is_refused(tmp_path: Path, timeout: float) -> None:
     for kind in (WriterClient, AsyncWriterClient):
         with pytest.raises(InvalidArgumentError, match="timeout"):

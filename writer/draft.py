@@ -15,7 +15,7 @@ from registry_store.codec import encode
 from registry_store.errors import ConflictError, CorruptRecordError, InvalidModuleError, UnknownModuleError
 from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
 from registry_store.records import ModuleInfo
-from registry_store.validation import name_problems, validate_encoded
+from registry_store.validation import check_expected_version, name_problems, validate_encoded
 from registry_store.vocabulary import Vocabulary
 from writer.catalog import Catalog
 
@@ -130,7 +130,8 @@ class Draft:
     # Requests
 
     def register(self, info: ModuleInfo, expected_version: int | None = None) -> None:
-        """A client's record. Raises InvalidModuleError, ConflictError."""
+        """A client's record. Raises InvalidArgumentError, InvalidModuleError, ConflictError."""
+        check_expected_version(expected_version)
         info, encoded = validate_encoded(info)
         standing = self.module(info.name)
         version = standing.version if standing else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry_store import wire_errors
-from registry_store.errors import InvalidArgumentError, InvalidModuleError, ProtocolError, UnknownModuleError
+from registry_store.errors import InvalidModuleError, ProtocolError, UnknownModuleError
 from registry_store.progress import Progress
 from registry_store.protocol import (
     PART_BYTES,
@@ -31,7 +31,7 @@ from registry_store.protocol import (
     frame,
 )
 from registry_store.records import ModuleInfo
-from registry_store.validation import name_problems, validate_encoded
+from registry_store.validation import check_expected_version, name_problems, validate_encoded
 from registry_store.vocabulary import Vocabulary
 from writer.limits import Limits
 from writer.parts import batch_problem
@@ -40,8 +40,6 @@ from writer.registry_writer import refuse_batch
 
 if TYPE_CHECKING:
     from writer.discovery import DiscoveryReport
-
-_LARGEST_VERSION = 2**32 - 1
 
 
 class Call:
@@ -112,13 +110,8 @@ def _parts(modules: Sequence[bytes]) -> Iterator[Part]:
 
 def register(info: ModuleInfo, expected_version: int | None) -> Call:
     """Raises InvalidModuleError, InvalidArgumentError."""
-    if expected_version is not None and not _is_version(expected_version):
-        raise InvalidArgumentError(f"expected_version is {expected_version!r}, it must be a version: 0, 1, 2, …")
+    check_expected_version(expected_version)
     return Call(Register, (validate_encoded(info)[1], expected_version))
-
-
-def _is_version(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_VERSION
 
 
 def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Call:

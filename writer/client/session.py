@@ -21,11 +21,13 @@ from registry_store.errors import (
     WriterUnavailableError,
 )
 from registry_store.protocol import Answer, BatchProgress, Failed, FrameReader, Hello, frame
+from registry_store.validation import is_time_limit
 from writer.client.calls import Call
 from writer.lease import lease_holder
 
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _PAUSES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats
+_LONGEST: Final = 1_000_000.0  # seconds
 STARTING: Final = 2.0
 """Seconds that a first connection waits for a daemon that has the registry and does not listen yet."""
 
@@ -37,18 +39,18 @@ def new_client_id() -> bytes:
 
 def check_timeout(seconds: float | None) -> float | None:
     """The time limit of a client. Raises InvalidArgumentError."""
-    if seconds is not None and not seconds > 0:
+    if seconds is not None and not is_time_limit(seconds):
         raise InvalidArgumentError(f"timeout is {seconds!r}, it must be a number of seconds above 0, or None.")
     return seconds
 
 
 class Deadline:
-    """A time limit in seconds from now; None is none."""
+    """A time limit in seconds from now; None is none, and so is one longer than the clocks of system calls go."""
 
     __slots__ = ("_at", "_seconds")
 
     def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
+        self._seconds = None if seconds is None or seconds > _LONGEST else seconds
         self.restart()
 
     def restart(self) -> None:
