@@ -18,6 +18,7 @@ from command import daemon
 from usage_helpers import wait_until
 
 from readers import Registry
+from registry_store.errors import InvalidArgumentError
 from registry_store.usage import calls_lost
 from writer import RegistryWriter
 from writer.usage import QUEUE_LENGTH, UsageReporter
@@ -211,6 +212,93 @@ def test_values_that_make_no_sense_count_as_nothing(seeded_registry: Path, repor
         usage = registry.usage("dspy.Predict")
     assert (usage.calls, usage.tokens_in, usage.tokens_out, usage.cost_usd) == (len(wrong), 0, 0, 0.0)
     assert usage.overall.calls == 1
+
+
+class Contrary(float):
+    """A value of the program's own that raises as soon as anybody looks at it. numpy's arrays do so too."""
+
+    def _raise(self, *_: object) -> Any:
+        raise SystemExit("not with me")
+
+    __bool__ = __float__ = __int__ = __abs__ = __lt__ = __gt__ = __le__ = __eq__ = _raise
+    __hash__ = float.__hash__
+
+
+class Ambiguous:
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("value", [Contrary(1.0), Ambiguous()], ids=["contrary", "ambiguous"])
+def test_a_value_that_raises_ends_no_reports(
+    seeded_registry: Path, reporter: UsageReporter, at: int, value: object
+) -> None:
+    arguments: list[Any] = ["dspy.Predict", 1.0, True, 1, 1, 1, 1.0]
+    arguments[at] = value
+    reporter.record("dspy.Predict", 1.0)
+    reporter.record(*arguments)
+    reporter.record("dspy.Predict", 1.0)
+    with daemon(seeded_registry):
+        wait_until(reporter.flush, "the daemon")
+        assert reporter._thread is not None
+        assert reporter._thread.is_alive()
+        reporter.record("dspy.Predict", 1.0)
+        wait_until(reporter.flush, "the daemon")
+    assert calls(seeded_registry) in (3, 4)  # a value that nobody needs to look at harms not even its own call
+
+
+def test_calls_beyond_the_queue_that_raise_are_lost(seeded_registry: Path, reporter: UsageReporter) -> None:
+    reporter.record("dspy.Predict", 1.0)
+    unhashable: Any = []
+    ambiguous: Any = Ambiguous()
+    with reporter._working:
+        for _ in range(QUEUE_LENGTH):
+            reporter.record("dspy.Predict", 1.0)
+        while len(reporter._queue) < QUEUE_LENGTH:
+            reporter.record("dspy.Predict", 1.0)
+        reporter.record("dspy.Predict", 1.0, ambiguous)
+        reporter.record(unhashable, 1.0)
+    with daemon(seeded_registry):
+        wait_until(reporter.flush, "the daemon")
+    assert lost(seeded_registry) == 2
+
+
+def test_a_round_that_fails_is_not_the_last(
+    seeded_registry: Path, reporter: UsageReporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(reporter._link, "send", lambda *_: 1 / 0)
+        reporter.record("dspy.Predict", 1.0)
+        assert not reporter.flush(30)
+        wait_until(lambda: "could not be sent" in caplog.text, "the log")
+    with daemon(seeded_registry):
+        wait_until(reporter.flush, "the daemon")
+    assert calls(seeded_registry) == 1
+
+
+@pytest.mark.parametrize("interval", [0, -1, math.nan, -math.inf, "1", None])
+def test_an_interval_that_is_none_is_refused(seeded_registry: Path, interval: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="interval"):
+        UsageReporter(seeded_registry, interval=interval)
+
+
+def test_an_interval_may_be_endless(seeded_registry: Path) -> None:
+    with daemon(seeded_registry), UsageReporter(seeded_registry, interval=math.inf) as reporter:
+        reporter.record("dspy.Predict", 1.0)
+        assert reporter.flush(30)
+    assert calls(seeded_registry) == 1
+
+
+def test_names_may_be_texts_of_another_type(seeded_registry: Path, reporter: UsageReporter) -> None:
+    class Name(str):
+        __slots__ = ()
+
+    reporter.record(Name("dspy.Predict"), 1.0)
+    reporter.record((Name("no.such"), Name("Predict")), 1.0)
+    with daemon(seeded_registry):
+        assert reporter.flush(30)
+    assert calls(seeded_registry) == 2
 
 
 def test_threads_share_a_reporter(seeded_registry: Path, reporter: UsageReporter) -> None:

@@ -32,15 +32,21 @@ class Pending:
 
     def add(self, call: Call, now: int) -> None:
         """Count a call that ended about `now` (milliseconds since the epoch)."""
-        calls = self._of(call[0], now)
+        try:
+            calls = self._of(call[0], now)
+            if calls is not None:
+                calls.add(call, now)
+        except Exception:  # the values are the program's own objects, and may raise anything in any operation
+            calls = None
         if calls is None:
             self.lost += 1
-        else:
-            calls.add(call, now)
 
     def add_counts(self, name: Names, calls: int, errors: int, now: int) -> None:
         """Count calls of which nothing more is known."""
-        known = self._of(name, now)
+        try:
+            known = self._of(name, now)
+        except Exception:
+            known = None
         if known is None:
             self.lost += calls
         else:
@@ -71,10 +77,8 @@ class Pending:
 
     def _of(self, name: Names, now: int) -> _Calls | None:
         """The module's calls; None for what is no name, or one too many."""
-        try:
-            calls = self._modules.get(name)
-        except TypeError:
-            return None
+        name = _plain(name)
+        calls = self._modules.get(name)
         if calls is None and len(self._modules) < NAMES_KEPT and _is_sound(name):
             calls = self._modules[name] = _Calls(now)
         return calls
@@ -91,18 +95,25 @@ class _Calls:
         self._sketches: dict[str, DurationSketch] = {}
 
     def add(self, call: Call, now: int) -> None:
+        """Read every value before any is counted: a call that raises leaves no trace."""
         _, milliseconds, ok, input_chars, tokens_in, tokens_out, cost_usd = call
-        self.count(1, 0 if ok else 1, now)
-        self._tokens_in += int(_amount(tokens_in))
-        self._tokens_out += int(_amount(tokens_out))
-        if cost_usd is not None:
-            self._cost_usd += _amount(cost_usd)
-            self._priced_calls += 1
-        if ok and _is_number(milliseconds):
-            size = size_class(input_chars if isinstance(input_chars, int) else None)
-            if size not in self._sketches:
-                self._sketches[size] = DurationSketch()
-            self._sketches[size].add(milliseconds)
+        is_ok = bool(ok)
+        read, written = int(_amount(tokens_in)), int(_amount(tokens_out))
+        dollars = 0.0 if cost_usd is None else float(_amount(cost_usd))
+        duration = float(milliseconds) if is_ok and _is_number(milliseconds) else None
+        size = size_class(int(input_chars) if isinstance(input_chars, int) else None)
+        self.count(1, 0 if is_ok else 1, now)
+        self._tokens_in += read
+        self._tokens_out += written
+        self._cost_usd += dollars
+        self._priced_calls += cost_usd is not None
+        if duration is not None:
+            self._add_duration(size, duration)
+
+    def _add_duration(self, size: str, milliseconds: float) -> None:
+        if size not in self._sketches:
+            self._sketches[size] = DurationSketch()
+        self._sketches[size].add(milliseconds)
 
     def count(self, calls: int, errors: int, now: int) -> None:
         self._calls += calls
@@ -129,6 +140,13 @@ class _Calls:
             minutes=tuple((minute, _bounded(calls)) for minute, calls in self._minutes.items()),
             durations={size: sketch.dump() for size, sketch in self._sketches.items()},
         )
+
+
+def _plain(name: Names) -> Names:
+    """Without types of the program's own, which may compare and hash as they please, in every later round too."""
+    if isinstance(name, tuple):
+        return tuple(str.__str__(each) for each in name)
+    return str.__str__(name)
 
 
 def _is_sound(name: object) -> bool:

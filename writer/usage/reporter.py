@@ -17,8 +17,9 @@ import weakref
 from collections import deque
 from typing import Final
 
-from registry_store.errors import RegistryError
+from registry_store.errors import InvalidArgumentError, RegistryError
 from registry_store.paths import registry_path
+from registry_store.validation import is_time_limit
 from writer.usage.link import Link
 from writer.usage.pending import NAMES_KEPT, Call, Names, Pending
 
@@ -40,12 +41,15 @@ class UsageReporter:
 
     A batch goes out every `interval` seconds. While there is no daemon, calls are aggregated in bounded memory and
     sent when it is back. Threads may share a reporter, and after fork it works in parent and child. At the end of the
-    process what is left is sent, for which it waits a second at most; `close` does so earlier.
+    process what is left is sent, for which it waits a second at most; `close` does so earlier. Raises
+    InvalidArgumentError for an interval that is not above 0.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, interval: float = 1.0) -> None:
         self.path = registry_path(path)
-        self._interval = interval
+        if not is_time_limit(interval):
+            raise InvalidArgumentError(f"interval is {interval!r}, it must be a number of seconds above 0.")
+        self._interval = min(interval, threading.TIMEOUT_MAX)
         self._queue: deque[Call] = deque()
         self._closed = False
         self._begin()
@@ -113,7 +117,8 @@ class UsageReporter:
                     name = call[0] if len(counts) < NAMES_KEPT else _NO_NAME
                     counts[name] = counts.get(name, 0) + 1
         except Exception:  # nothing of a call, a name that cannot be a key least of all, may reach the program
-            return
+            with self._lock:
+                self._overflow[_NO_NAME] = self._overflow.get(_NO_NAME, 0) + 1
 
     def _start(self) -> None:
         self._room = QUEUE_LENGTH
@@ -128,18 +133,26 @@ class UsageReporter:
         while not self._closed:
             self._wake.wait(self._interval)
             self._wake.clear()
-            self._work(_ANSWER_TIMEOUT)
+            try:
+                self._work(_ANSWER_TIMEOUT)
+            except (
+                BaseException
+            ):  # whatever a value raises when it is looked at must not end the reports of this process
+                _log.exception("usage statistics could not be sent, and will be with the next")
 
     def _work(self, timeout: float) -> None:
         """One round: aggregate what waits, send what there is, tell those who wait for it."""
         with self._round:
             asked = self._asked
-        with self._working:
-            self._gather()
-            self._delivered = self._send(timeout)
-        with self._round:
-            self._answered = max(self._answered, asked)
-            self._round.notify_all()
+        try:
+            with self._working:
+                self._delivered = False  # should anything below raise
+                self._gather()
+                self._delivered = self._send(timeout)
+        finally:
+            with self._round:
+                self._answered = max(self._answered, asked)
+                self._round.notify_all()
 
     def _gather(self) -> None:
         now = time.time_ns() // 1_000_000
