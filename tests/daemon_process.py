@@ -14,7 +14,7 @@ from processes import child, requests, say
 
 from registry_store import ModuleInfo, protocol
 from registry_store.codec import encode
-from registry_store.protocol import Answer, FrameReader, Hello, Register, Welcome, frame
+from registry_store.protocol import Answer, BatchProgress, FrameReader, Hello, Register, Welcome, frame
 from writer import RegistryWriter, WriterClient
 from writer.daemon import Daemon
 from writer.limits import Limits
@@ -129,7 +129,13 @@ class Peer:
         self.socket.sendall(b"".join(frame(message) for message in messages))
 
     def receive(self) -> Answer | None:
-        """The next answer; None when the daemon has closed the connection."""
+        """The next answer, signs of life apart; None when the daemon has closed the connection."""
+        while isinstance(answer := self.receive_any(), BatchProgress):
+            pass
+        return answer
+
+    def receive_any(self) -> Answer | None:
+        """The next message, be it that a request waits; None when the daemon has closed the connection."""
         payload = self._payload()
         return None if payload is None else protocol.read_answer(payload)
 

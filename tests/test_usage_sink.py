@@ -11,7 +11,7 @@ from daemon_process import Served, daemon, module
 
 from readers import Registry
 from registry_store import InvalidArgumentError
-from registry_store.protocol import BatchProgress, Done, ReportUsage, frame
+from registry_store.protocol import Done, ReportUsage, frame
 from registry_store.usage import SIZES, Batch, Buckets, Report, encode_reports
 
 MIB = 1024 * 1024
@@ -34,9 +34,7 @@ def report(served: Served, count: int) -> list[object]:
     def send() -> None:
         with served.peer() as peer:
             peer.socket.sendall(frame(ReportUsage(1, large_batch(os.urandom(16)))))
-            while isinstance(answer := peer.receive(), BatchProgress):
-                pass
-            answers.append(answer)
+            answers.append(peer.receive())
 
     answers: list[object] = []
     threads = [threading.Thread(target=send) for _ in range(count)]
