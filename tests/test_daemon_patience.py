@@ -13,10 +13,11 @@ import pytest
 from daemon_process import Peer, daemon, daemon_of, module, ready, registration
 from usage_helpers import wait_until
 
-from registry_store import ProtocolError, protocol
+from registry_store import ModuleInfo, ProtocolError, WriterTimeoutError, protocol
 from registry_store.codec import encode
 from registry_store.protocol import BatchProgress, Done, Failed, Part, ReadStatus, RegisterMany, Status, frame
 from registry_store.wire_errors import unpack
+from writer import WriterClient
 from writer.daemon import Daemon
 
 MIB = 1024 * 1024
@@ -88,6 +89,20 @@ def test_every_request_that_waits_hears_of_it(registry_folder: Path) -> None:
             ] * 2
         assert isinstance(one.receive(), Done)
         assert sorted(two.receive().id for _ in range(3)) == [7, 8, 9]
+
+
+def test_a_disk_that_hangs_is_silence(registry_folder: Path) -> None:
+    """Otherwise a call would wait for ever, whatever its time limit."""
+    with daemon_of("daemon_process", "serve_within", registry_folder, {"hanging": 0.0}) as served:
+        with held_up(registry_folder), served.peer() as peer, WriterClient(registry_folder, timeout=3.0) as client:
+            peer.send(registration(1, module("acme.m1")))
+            with pytest.raises(WriterTimeoutError):
+                client.register_module(ModuleInfo("acme.m2"))
+            assert client.status().queued == 2
+            assert select.select([peer.socket], [], [], 0)[0] == []
+        with served.peer() as peer:
+            peer.send(registration(1, module("acme.m3")))
+            assert isinstance(peer.receive(), Done)
 
 
 # Clients that come slowly

@@ -59,6 +59,7 @@ class GroupCommit:
         self.requests = 0
         self.groups = 0
         self.revision = committer.revision
+        self._began: float | None = None  # when the commit under way did
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
@@ -83,6 +84,12 @@ class GroupCommit:
         self._inbox.put(None)
         await self._ended.wait()
         self._thread.join()
+
+    @property
+    def is_hanging(self) -> bool:
+        """Whether one commit has taken so long that it may never end."""
+        began = self._began
+        return began is not None and time.monotonic() - began > self._limits.hanging
 
     # In the loop's thread again
 
@@ -150,9 +157,12 @@ class GroupCommit:
             self._fail(works, self._failure)
             return
         group = Group(works, self._answered)
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         try:
-            revision = self._committer.commit(group.stage)
+            try:
+                revision = self._committer.commit(group.stage)
+            finally:
+                self._began = None
         except StoreError as error:
             self._fail(works, error)
             if is_disk_failure(error):

@@ -75,6 +75,9 @@ class Server:
 
     def _tell_progress(self) -> None:
         self._progress = None
+        if self.queue.is_hanging:
+            self.watch_progress()
+            return
         now = self.loop.time()
         waiting = [connection for connection in list(self.connections) if connection.tell_progress(now)]
         if waiting:
