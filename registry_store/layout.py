@@ -55,6 +55,11 @@ MAX_DURATION_MS: Final = 30 * 24 * 60 * 60 * 1000
 MAX_METADATA_DEPTH: Final = 32
 MAX_RECORD_BYTES: Final = 1024 * 1024
 
+# Limits of the vocabulary, which every commit that changes a module expands capabilities by.
+MAX_IMPLYING_WORDS: Final = 1024  # of all sources together
+MAX_IMPLIED_WORDS: Final = 64  # by one word, directly
+MAX_REACHED_WORDS: Final = 256  # by one word, over however many steps
+
 # Bounds of what the registry keeps.
 HISTORY_VERSIONS: Final = 16
 CHANGES_KEPT: Final = 8192

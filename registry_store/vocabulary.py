@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain, islice
+from typing import Any, Final
 
 from registry_store.errors import VocabularyError
-from registry_store.layout import MAX_TERM_BYTES
+from registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_REACHED_WORDS, MAX_TERM_BYTES
 
 LEVELS: Final = ("low", "medium", "high", "very_high")
 """Resource levels, lowest first."""
 
 CORE_IMPLICATIONS: Final[Mapping[str, tuple[str, ...]]] = {"complex_reasoning": ("reasoning",)}
 """What core ships: a module with `complex_reasoning` is found under `reasoning` too."""
+
+_SHOWN: Final = 20
+_REMEDY: Final = (
+    f"A word is at most {MAX_TERM_BYTES} of a-z, 0-9 and _, a letter first. Let fewer words imply others, "
+    "or let modules list more of their capabilities themselves."
+)
 
 CAPABILITY: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
@@ -26,7 +34,8 @@ def is_capability(word: object) -> bool:
 class Vocabulary:
     """Capability implications, closed transitively. Immutable.
 
-    Raises VocabularyError naming every malformed word, or the first cycle.
+    Raises VocabularyError naming everything malformed or beyond the limits; if nothing is, a cycle; if there is none,
+    the words from which too many others are reached.
     """
 
     __slots__ = ("_closure", "implications")
@@ -35,16 +44,15 @@ class Vocabulary:
         self.implications: dict[str, tuple[str, ...]] = {
             word: tuple(dict.fromkeys(implied)) for word, implied in sorted(implications.items())
         }
-        _refuse_malformed(self.implications)
-        self._closure = {word: _reachable(word, self.implications) for word in self.implications}
+        _refuse(_problems(self.implications))
+        _refuse(_cycles(self.implications))
+        self._closure = _closure(self.implications)
+        _refuse(_far_reaching(self._closure))
 
     @classmethod
     def combined(cls, by_source: Mapping[str, Mapping[str, Iterable[str]]]) -> Vocabulary:
         """The implications of all sources together. Raises VocabularyError."""
-        vocabulary = cls({})
-        for implications in by_source.values():
-            vocabulary = vocabulary.merged(implications)
-        return vocabulary
+        return cls(_together(by_source.values()))
 
     def __repr__(self) -> str:
         return f"Vocabulary({self.implications!r})"
@@ -65,41 +73,108 @@ class Vocabulary:
 
     def merged(self, other: Mapping[str, Iterable[str]]) -> Vocabulary:
         """A new vocabulary with the implications of both."""
-        both: dict[str, tuple[str, ...]] = dict(self.implications)
-        for word, implied in other.items():
-            both[word] = (*both.get(word, ()), *implied)
-        return Vocabulary(both)
+        return Vocabulary(_together((self.implications, other)))
 
 
-def _refuse_malformed(implications: Mapping[str, tuple[str, ...]]) -> None:
-    words = {word for pair in implications.items() for word in (pair[0], *pair[1])}
-    malformed = sorted(repr(word) for word in words if not is_capability(word))
+def as_implications(given: object) -> dict[str, tuple[str, ...]]:
+    """What a caller gave as implications, each as a tuple of words. Raises VocabularyError naming all that is wrong.
+
+    A single text is refused where several are expected: its letters would be taken for words.
+    """
+    if not isinstance(given, Mapping):
+        raise VocabularyError(f"implications: a {type(given).__name__} is not a mapping of words to lists of words.")
+    found: dict[Any, tuple[Any, ...] | None] = {word: _words(implied) for word, implied in given.items()}
+    _refuse(_shape_problems(found))
+    return {word: implied for word, implied in found.items() if implied is not None}
+
+
+def find_cycle(implications: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """Some cycle, from the first of its words in the alphabet back to it; empty when there is none."""
+    try:
+        TopologicalSorter(implications).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1][:0:-1]
+        at = circle.index(min(circle))
+        return (*circle[at:], *circle[:at], circle[at])
+    return ()
+
+
+def _together(sources: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, list[str]]:
+    together: dict[str, list[str]] = {}
+    for implications in sources:
+        for word, implied in implications.items():
+            together.setdefault(word, []).extend(implied)
+    return together
+
+
+def _closure(implications: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """All words reached from each, nearest first; one more than is allowed, where there are too many."""
+    closure: dict[str, tuple[str, ...]] = {}
+    for word in TopologicalSorter(implications).static_order():  # those that it implies come before it
+        implied = implications.get(word, ())
+        if implied:
+            reached = dict.fromkeys(chain(implied, *(closure.get(each, ()) for each in implied)))
+            closure[word] = tuple(islice(reached, MAX_REACHED_WORDS + 1))
+    return closure
+
+
+# What is wrong
+
+
+def _refuse(problems: Iterator[str]) -> None:
+    found = tuple(problems)
+    if found:
+        raise VocabularyError(f"{'; '.join(found)}.", remedy=_REMEDY)
+
+
+def _shape_problems(given: Mapping[Any, tuple[Any, ...] | None]) -> Iterator[str]:
+    words = [word for implied in given.values() for word in implied or ()]
+    malformed = dict.fromkeys(_shown(word) for word in (*given, *words) if type(word) is not str)
     if malformed:
-        raise VocabularyError(
-            f"not capability names: {', '.join(malformed)}.",
-            remedy="Use at most 64 of a-z, 0-9 and _, a letter first.",
-        )
+        yield f"not texts: {_listed(malformed)}"
+    lone = [_shown(word) for word, implied in given.items() if implied is None]
+    if lone:
+        yield f"what is implied must be a list of words, and is not for {_listed(lone)}"
 
 
-def _reachable(start: str, implications: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """All words implied by `start`, nearest first; a path that returns to `start` is a cycle."""
-    via: dict[str, str] = {}
-    queue = [start]
-    for word in queue:
-        for implied in implications.get(word, ()):
-            if implied == start:
-                raise VocabularyError(
-                    f"capability implications form a cycle: {_path(via, start, word)} -> {start}.",
-                    remedy="Remove one of these implications.",
-                )
-            if implied not in via:
-                via[implied] = word
-                queue.append(implied)
-    return tuple(via)
+def _words(implied: Any) -> tuple[Any, ...] | None:
+    """None for what is no list of anything."""
+    is_several = isinstance(implied, Iterable) and not isinstance(implied, str | bytes | bytearray | Mapping)
+    return tuple(implied) if is_several else None
 
 
-def _path(via: Mapping[str, str], start: str, word: str) -> str:
-    steps = [word]
-    while steps[-1] != start:
-        steps.append(via[steps[-1]])
-    return " -> ".join(reversed(steps))
+def _problems(implications: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    words = {word for pair in implications.items() for word in (pair[0], *pair[1])}
+    malformed = sorted(_shown(word) for word in words if not is_capability(word))
+    if malformed:
+        yield f"not capability names: {_listed(malformed)}"
+    if len(implications) > MAX_IMPLYING_WORDS:
+        yield f"{len(implications)} words imply others, of all sources together; the limit is {MAX_IMPLYING_WORDS}"
+    lavish = [_shown(word) for word, implied in implications.items() if len(implied) > MAX_IMPLIED_WORDS]
+    if lavish:
+        yield f"more than {MAX_IMPLIED_WORDS} words are implied by {_listed(lavish)}"
+
+
+def _cycles(implications: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    cycle = find_cycle(implications)
+    if cycle:
+        yield f"capability implications form a cycle: {' -> '.join(cycle)}"
+
+
+def _far_reaching(closure: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    words = [_shown(word) for word, reached in sorted(closure.items()) if len(reached) > MAX_REACHED_WORDS]
+    if words:
+        yield f"more than {MAX_REACHED_WORDS} words are implied, over several steps, by {_listed(words)}"
+
+
+def _shown(word: object) -> str:
+    """Short: what is shown here was refused, and may be of any size."""
+    if type(word) is not str:
+        return f"a {type(word).__name__}"
+    return repr(word) if len(word) <= 2 * MAX_TERM_BYTES else f"{word[:MAX_TERM_BYTES]!r}…"
+
+
+def _listed(words: Iterable[str]) -> str:
+    listed = list(words)
+    more = len(listed) - _SHOWN
+    return ", ".join(listed) if more <= 0 else f"{', '.join(listed[:_SHOWN])} and {more} more"

@@ -132,6 +132,15 @@ def test_everything_wrong_is_told_at_once_with_its_place() -> None:
     assert told[11].endswith("'a' is declared twice in this file, first in line 4")
 
 
+def test_implications_beyond_the_limits_are_told_with_their_place() -> None:
+    words = ", ".join(f"w{number}: [x]" for number in range(1024))
+    told = check(f"implications: {{{words}, much: [{', '.join(['x'] * 65)}]}}").errors
+    assert [(error.field, error.message) for error in told] == [
+        ("implications", "1025 capabilities, at most 1024 are allowed"),
+        ("implications.much", "65 capabilities, at most 64 are allowed"),
+    ]
+
+
 @pytest.mark.parametrize("data", [None, [], 5, "modules", True])
 def test_a_manifest_is_a_mapping(data: object) -> None:
     (error,) = check_document("a.json", Document(data, dict)).errors
@@ -228,7 +237,10 @@ documents = st.fixed_dictionaries(
             unique_by=lambda entry: entry.get("name"),
         ),
         "aliases": st.dictionaries(st.sampled_from(["a", "", "x" * 256]), names, max_size=2),
-        "implications": st.dictionaries(st.sampled_from(["a", "B"]), capabilities, max_size=2),
+        "implications": st.dictionaries(
+            st.sampled_from(["a", "B"]), capabilities | st.sampled_from([["x"] * 64, ["x"] * 65]), max_size=2
+        )
+        | st.sampled_from([{f"w{i}": ["x"] for i in range(n)} for n in (1024, 1025)]),
         "defaults": st.lists(st.fixed_dictionaries({"match": names}, optional=fields), max_size=2),
         "other": st.just(1),
     },

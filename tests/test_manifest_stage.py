@@ -227,6 +227,24 @@ def test_a_cycle_with_a_clients_implications_is_the_files_error(subject: Subject
         subject.writer.set_implications({"three": ("two",)})
 
 
+def test_implications_that_are_too_many_together_are_the_error_of_the_file_that_adds_to_them(subject: Subject) -> None:
+    def words(start: str, count: int) -> str:
+        return "implications: {" + ", ".join(f"{start}{number}: [x]" for number in range(count)) + "}"
+
+    loaded = subject.load(a=words("a", 600), b=words("b", 600), c=words("c", 400))
+    (error,) = loaded.errors
+    assert (error.file, error.field) == ("b.yaml", "implications")
+    assert "1201 words imply others, of all sources together; the limit is 1024" in error.message
+    assert subject.load(a=words("a", 600), b=words("b", 20), c=words("c", 400)).errors == ()
+
+
+def test_implications_that_reach_too_far_together_are_a_files_error(subject: Subject) -> None:
+    chains = [", ".join(f"w{n}: [w{n + 1}]" for n in range(start, start + 130)) for start in (0, 130)]
+    (error,) = subject.load(a=f"implications: {{{chains[0]}}}", b=f"implications: {{{chains[1]}}}").errors
+    assert (error.file, error.field) == ("b.yaml", "implications")
+    assert "more than 256 words are implied, over several steps, by 'w0', 'w1', 'w2', 'w3'" in error.message
+
+
 def test_a_held_file_keeps_everything_it_declared(subject: Subject) -> None:
     text = (
         "modules: [{name: acme.A, capabilities: [one]}]\naliases: {short: acme.A}\nimplications: {one: [two]}\n"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
+from registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary, find_cycle
 from writer.manifests.check import check_document
 from writer.manifests.records import ERRORS_SHOWN, Declarations, LoadedFile, ManifestError, unreadable
 from writer.manifests.text import read_text
-from writer.manifests.tree import NOTHING, Plan, Tree, compile_tree, find_cycle, is_unknown
+from writer.manifests.tree import NOTHING, Plan, Tree, compile_tree, is_unknown
 
 CORE = (dict(CORE_IMPLICATIONS),)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from readers import Registry
-from registry_store import ModuleInfo, VocabularyError
+from registry_store import ModuleInfo, VocabularyError, vocabulary
+from registry_store.layout import MAX_REACHED_WORDS
 from registry_store.vocabulary import CORE_IMPLICATIONS, LEVELS, Vocabulary, is_capability
 from writer import RegistryWriter
+from writer.client import calls
 
 WORDS = st.sampled_from("abcdefg")
 
@@ -66,6 +69,89 @@ def test_a_cycle_is_named(implications: dict[str, tuple[str, ...]], cycle: str) 
 def test_malformed_words_are_all_named() -> None:
     with pytest.raises(VocabularyError, match=r"'', 'B', 'x{65}', 'ü'"):
         Vocabulary({"": ("ü",), "B": ("x" * 65,), "fine": ("fine_too",)})
+
+
+# Limits: every commit expands capabilities by the closure, and one small message could make it of any size
+
+
+def chain(length: int) -> dict[str, tuple[str, ...]]:
+    return {f"w{number}": (f"w{number + 1}",) for number in range(length)}
+
+
+def fan(words: int, each: int) -> dict[str, tuple[str, ...]]:
+    return {f"f{number}": tuple(f"w{other}" for other in range(each)) for number in range(words)}
+
+
+@pytest.mark.parametrize("allowed", [chain(256), fan(1024, 64)])
+def test_what_is_just_within_the_limits_is_taken(allowed: dict[str, tuple[str, ...]]) -> None:
+    first, implied = next(iter(allowed.items()))
+    assert set(implied) < set(Vocabulary(allowed).expand((first,)))
+
+
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        (chain(257), "more than 256 words are implied, over several steps, by 'w0'\\."),
+        (chain(1024), "over several steps, by 'w0', 'w1', 'w10', .* and 748 more\\."),
+        (fan(1, 65), "more than 64 words are implied by 'f0'\\."),
+        (fan(1025, 1), "1025 words imply others, of all sources together; the limit is 1024\\."),
+        (
+            {**fan(1025, 65), "B": ("c",)},
+            "not capability names: 'B'; 1026 words imply .*; more than 64 words are implied by 'f0', .* and 1005 more",
+        ),
+    ],
+)
+def test_what_is_beyond_the_limits_is_named(refused: dict[str, tuple[str, ...]], why: str) -> None:
+    with pytest.raises(VocabularyError, match=why) as caught:
+        Vocabulary(refused)
+    assert "Let fewer words imply others" in caught.value.remedy
+    assert len(str(caught.value)) < 1000
+
+
+def test_too_many_words_are_refused_before_anything_is_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(vocabulary, "TopologicalSorter")
+    with pytest.raises(VocabularyError, match="85000 words imply others"):
+        Vocabulary(chain(85_000))
+
+
+def test_a_closure_stops_where_it_is_too_large() -> None:
+    assert max(map(len, vocabulary._closure(chain(1024)).values())) == MAX_REACHED_WORDS + 1
+
+
+def test_the_limits_hold_for_all_sources_together() -> None:
+    assert Vocabulary.combined({"a": fan(1024, 32), "b": fan(1024, 32)}) == Vocabulary(fan(1024, 32))
+    with pytest.raises(VocabularyError, match="1025 words imply others"):
+        Vocabulary.combined({"a": fan(1024, 1), "b": {"other": ("w0",)}})
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"aa": "bcd"}, "must be a list of words, and is not for 'aa'\\."),
+        ({"aa": None, "bb": 5, "cc": b"dd", "dd": {"e": 1}}, "is not for 'aa', 'bb', 'cc', 'dd'\\."),
+        ({1: ["b"], None: ["c"], "d": [[], 2.5]}, "not texts: a int, a NoneType, a list, a float\\."),
+        ({1: "b"}, "not texts: a int; what is implied must be a list of words, and is not for a int\\."),
+        ({10**5000: ["b"]}, "not texts: a int\\."),
+        ({"\ud800": ["b"]}, "not capability names: '.ud800'"),
+        ({"x" * 10_000_000: ["b"]}, "not capability names: 'x{64}'…"),
+        ([("a", ["b"])], "a list is not a mapping of words to lists of words"),
+        (None, "a NoneType is not a mapping"),
+    ],
+)
+def test_i17_what_is_no_mapping_of_words_is_one_error(registry_folder: Path, given: Any, why: str) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        with pytest.raises(VocabularyError, match=why):
+            writer.set_implications(given)
+        assert writer.revision == 1
+    with pytest.raises(VocabularyError, match=why):
+        calls.set_implications(given)
+
+
+def test_any_kind_of_list_is_taken(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
+        writer.register_module(ModuleInfo("a.One", capabilities=("a",)))
+        writer.set_implications({"a": ["b"], "b": iter(("c",)), "c": {"d"}, "d": ()})  # type: ignore[dict-item]
+        assert registry.find_by_capability("d") == ("a.One",)
 
 
 @pytest.mark.parametrize("word", ["a", "a1_b", "x" * 64])

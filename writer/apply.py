@@ -26,8 +26,7 @@ from registry_store.layers import defaults_codec, layer_codec
 from registry_store.names import ALL, lookup_keys, terms
 from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from registry_store.records import Provenance, StoredModule
-from registry_store.vocabulary import Vocabulary
-from writer.catalog import Catalog
+from writer.catalog import Catalog, load_vocabulary
 from writer.draft import Draft, Entry
 from writer.indexes import PostingChanges
 
@@ -68,7 +67,8 @@ class _Application:
         self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()
         declared = draft.implications
-        self._new_words = self._old_words if declared is None else Vocabulary.combined(declared)
+        self._implications = None if declared is None else implications_codec.dump(declared)
+        self._new_words = self._old_words if self._implications is None else load_vocabulary(self._implications)
 
     def operations(self) -> Operations:
         """Everything of the draft, as puts and deletes."""
@@ -186,10 +186,9 @@ class _Application:
 
     def _reindex_for_vocabulary(self) -> None:
         """Modules whose capabilities imply other words now than before, beside those of the draft."""
-        if self._draft.implications is None:
+        if self._implications is None:
             return
-        implications = implications_codec.dump(self._draft.implications)
-        self._result.puts[layout.META][layout.META_VOCABULARY] = implications
+        self._result.puts[layout.META][layout.META_VOCABULARY] = self._implications
         old, new = self._old_words, self._new_words
         words = [
             word

@@ -160,7 +160,7 @@ class Catalog:
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""
-        return _vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
+        return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
 
     def usage_row(self, key: bytes) -> bytes | None:
         """What is stored in `usage` under a key."""
@@ -200,6 +200,6 @@ class Catalog:
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(stored: bytes) -> Vocabulary:
-    """By its bytes: nearly every commit needs the same one."""
+def load_vocabulary(stored: bytes) -> Vocabulary:
+    """The vocabulary of all sources in these bytes: kept, because nearly every commit needs the same one."""
     return Vocabulary.combined(implications_codec.load(stored))

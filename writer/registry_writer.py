@@ -11,6 +11,7 @@ from registry_store.layers import CLIENT
 from registry_store.paths import registry_path
 from registry_store.progress import Progress
 from registry_store.records import ModuleInfo
+from registry_store.vocabulary import as_implications
 from writer import reconcile
 from writer.draft import Draft
 from writer.store import Store
@@ -81,9 +82,9 @@ class RegistryWriter:
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications declared by clients (core's stay), and re-index in the same commit.
 
-        Raises VocabularyError naming a cycle or every malformed word.
+        Raises VocabularyError naming everything that is malformed or beyond the limits, or a cycle.
         """
-        words = {word: tuple(implied) for word, implied in implications.items()}
+        words = as_implications(implications)
         return self._commit(lambda draft: draft.set_implications(CLIENT, words))
 
     def apply_discovery(self, report: DiscoveryReport) -> Outcome:

@@ -32,7 +32,7 @@ from registry_store.protocol import (
 )
 from registry_store.records import ModuleInfo
 from registry_store.validation import check_expected_version, name_problems, validate_encoded
-from registry_store.vocabulary import Vocabulary
+from registry_store.vocabulary import Vocabulary, as_implications
 from writer.limits import Limits
 from writer.parts import batch_problem
 from writer.reconcile import Outcome
@@ -152,7 +152,7 @@ def remove_alias(alias: str) -> Call:
 
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
     """Raises VocabularyError for what cannot be a vocabulary."""
-    words = {word: tuple(implied) for word, implied in implications.items()}
+    words = as_implications(implications)
     Vocabulary(words)
     return Call(SetImplications, (words,))
 

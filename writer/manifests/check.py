@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from registry_store.layers import Default
-from registry_store.layout import MAX_TERM_BYTES
+from registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_TERM_BYTES
 from registry_store.records import from_plain
 from registry_store.validation import module_problems, name_problems
 from registry_store.vocabulary import is_capability
@@ -113,12 +113,16 @@ def _implication_problems(implications: Any) -> Iterator[Problem]:
     if not isinstance(implications, dict):
         yield _wrong_type(("implications",), "a mapping of capability to capabilities", implications)
         return
+    if len(implications) > MAX_IMPLYING_WORDS:
+        yield Problem(("implications",), f"{len(implications)} capabilities, at most {MAX_IMPLYING_WORDS} are allowed")
     for word, implied in implications.items():
         path: Path = ("implications", str(word))
         yield from _capability_problems(path, word)
         if not isinstance(implied, list):
             yield _wrong_type(path, "a list of capabilities", implied)
             continue
+        if len(implied) > MAX_IMPLIED_WORDS:
+            yield Problem(path, f"{len(implied)} capabilities, at most {MAX_IMPLIED_WORDS} are allowed")
         for index, each in enumerate(implied):
             yield from _capability_problems((*path, index), each)
 

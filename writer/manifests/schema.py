@@ -12,7 +12,14 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from registry_store.layout import MAX_CAPABILITIES, MAX_DURATION_MS, MAX_NAME_BYTES, MAX_TERM_BYTES
+from registry_store.layout import (
+    MAX_CAPABILITIES,
+    MAX_DURATION_MS,
+    MAX_IMPLIED_WORDS,
+    MAX_IMPLYING_WORDS,
+    MAX_NAME_BYTES,
+    MAX_TERM_BYTES,
+)
 
 SCHEMA_FILE: Final = "manifest.schema.json"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -78,8 +85,11 @@ class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     modules: Annotated[tuple[ModuleManifest, ...], Meta(description="The modules this file declares.")] = ()
     aliases: Annotated[dict[Name, Name], Meta(description="Alias: full name of the module it means.")] = {}
     implications: Annotated[
-        dict[Capability, tuple[Capability, ...]],
-        Meta(description="Capability: the capabilities it implies. Extends what core and other files declare."),
+        dict[Capability, Annotated[tuple[Capability, ...], Meta(max_length=MAX_IMPLIED_WORDS)]],
+        Meta(
+            max_length=MAX_IMPLYING_WORDS,
+            description="Capability: the capabilities it implies. Extends what core and other files declare.",
+        ),
     ] = {}
     defaults: Annotated[
         tuple[DefaultManifest, ...],

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from registry_store.changes import Implications
+from registry_store.vocabulary import find_cycle
 from writer.manifests.lines import Path
 from writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
 
@@ -123,22 +124,3 @@ def _cycles(
         if words and file not in held:
             message = f"capability implications form a cycle: {' -> '.join(cycle)}"
             yield tree.files[file].error(("implications", words[0]), message)
-
-
-def find_cycle(implications: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """Some cycle, its first word repeated at its end; empty when there is none."""
-    finished: set[str] = set()
-    for start in sorted(implications):
-        path = [start]
-        branches = [iter(implications[start])]
-        while branches:
-            word = next(branches[-1], None)
-            if word is None:
-                finished.add(path.pop())
-                branches.pop()
-            elif word in path:
-                return (*path[path.index(word) :], word)
-            elif word not in finished:
-                path.append(word)
-                branches.append(iter(implications.get(word, ())))
-    return ()
