@@ -55,6 +55,9 @@ MAX_DURATION_MS: Final = 30 * 24 * 60 * 60 * 1000
 MAX_METADATA_DEPTH: Final = 32
 MAX_RECORD_BYTES: Final = 1024 * 1024
 
+MAX_ALIASES: Final = 65_536
+MAX_ALIASES_OF_MODULE: Final = 64  # a change of the module names them all
+
 # Limits of the vocabulary, which every commit that changes a module expands capabilities by.
 MAX_IMPLYING_WORDS: Final = 1024  # of all sources together
 MAX_IMPLIED_WORDS: Final = 64  # by one word, directly

@@ -245,6 +245,16 @@ def test_implications_that_reach_too_far_together_are_a_files_error(subject: Sub
     assert "more than 256 words are implied, over several steps, by 'w0', 'w1', 'w2', 'w3'" in error.message
 
 
+def test_an_alias_too_many_is_an_error_with_its_place(subject: Subject) -> None:
+    def aliases(count: int) -> str:
+        return "aliases: {" + ", ".join(f"x{number}: dspy.Predict" for number in range(count)) + "}"
+
+    (error,) = subject.load(a=aliases(65)).errors
+    assert (error.file, error.field) == ("a.yaml", "aliases.x64")
+    assert "dspy.Predict has 64 aliases, and no module may have more" in error.message
+    assert subject.load(a=aliases(64)).errors == ()
+
+
 def test_a_held_file_keeps_everything_it_declared(subject: Subject) -> None:
     text = (
         "modules: [{name: acme.A, capabilities: [one]}]\naliases: {short: acme.A}\nimplications: {one: [two]}\n"

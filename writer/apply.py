@@ -26,6 +26,7 @@ from registry_store.layers import defaults_codec, layer_codec
 from registry_store.names import ALL, lookup_keys, terms
 from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from registry_store.records import Provenance, StoredModule
+from writer.aliases import DAMAGED
 from writer.catalog import Catalog, load_vocabulary
 from writer.draft import Draft, Entry
 from writer.indexes import PostingChanges
@@ -218,17 +219,11 @@ class _Application:
     # Aliases, layers, log
 
     def _aliases(self) -> None:
-        if self._draft.aliases is None:
-            return
-        old, new = self._catalog.aliases(), self._draft.aliases
-        for alias in {**old, **new}:
-            if alias not in new:
-                self._result.deletes[layout.ALIASES].append(alias.encode())
-            elif old.get(alias) != new[alias]:
-                self._result.puts[layout.ALIASES][alias.encode()] = alias_codec.dump(new[alias])
-            else:
-                continue
-            self._keys[alias] = None
+        for alias, meaning in self._draft.aliases.meanings.items():
+            if meaning != self._catalog.alias(alias):
+                dumped = None if meaning is None else alias_codec.dump(meaning)
+                self._put_or_delete(layout.ALIASES, alias.encode(), dumped)
+                self._keys[alias] = None
 
     def _layers(self) -> None:
         if self._draft.defaults is not None:
@@ -273,9 +268,8 @@ class _Application:
             return Change(self._revision, self._now, everything=True)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
         for changed in self._changes:
-            for key in (
-                *lookup_keys(changed.name),
-                *self._catalog.aliases_by_name.get(changed.name, ()),
-            ):
+            # A damaged alias may have meant any of them, to a reader that still keeps what it found.
+            aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
+            for key in (*lookup_keys(changed.name), *aliases):
                 self._keys[key] = None
         return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cached_property, lru_cache
 
@@ -33,14 +33,16 @@ from registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_
 from registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
 from registry_store.records import StoredModule
 from registry_store.vocabulary import Vocabulary
+from writer.aliases import AliasIndex, meaning_of
 
 
 class Catalog:
-    """Reads of one transaction."""
+    """Reads of one transaction. `aliases` is what is kept of aliases from commits before."""
 
-    def __init__(self, txn: Transaction, dbs: Databases) -> None:
+    def __init__(self, txn: Transaction, dbs: Databases, aliases: AliasIndex | None = None) -> None:
         self._txn = txn
         self._dbs = dbs
+        self._alias_index = aliases or AliasIndex()
         self.state: State = state_codec.load(txn.get(META_STATE, None, dbs.meta))
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
@@ -130,22 +132,27 @@ class Catalog:
             yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value)
             found = cursor.next()
 
-    @cached_property
-    def aliases_by_name(self) -> dict[str, tuple[str, ...]]:
-        """The aliases of each module that has some."""
-        by_name: dict[str, tuple[str, ...]] = {}
-        for alias, meaning in self.aliases().items():
-            by_name[meaning.name] = (*by_name.get(meaning.name, ()), alias)
-        return by_name
+    def alias(self, alias: str) -> Alias | None:
+        """What an alias means; DAMAGED where that cannot be read."""
+        value = self._txn.get(alias.encode(), None, self._dbs.aliases)
+        return None if value is None else meaning_of(value)
+
+    def aliases_of(self, name: str) -> Collection[str]:
+        """The aliases of a module; of "", those that are damaged."""
+        return self._alias_index.of(name, self.state.revision, self._meanings)
+
+    def _meanings(self) -> Iterator[tuple[str, Alias]]:
+        return ((key.decode(), meaning_of(value)) for key, value in self._txn.cursor(self._dbs.aliases))
 
     def aliases(self) -> dict[str, Alias]:
-        """All declared aliases. Do not change the dict: it is kept."""
-        return self._aliases
-
-    @cached_property
-    def _aliases(self) -> dict[str, Alias]:
+        """All declared aliases: reads them all. Raises CorruptRecordError."""
         rows = self._txn.cursor(self._dbs.aliases)
         return {key.decode(): alias_codec.load(value) for key, value in rows}
+
+    @property
+    def alias_count(self) -> int:
+        """How many aliases there are."""
+        return int(self._txn.stat(self._dbs.aliases)["entries"])
 
     def implications(self) -> dict[str, Implications]:
         """Capability implications by source."""

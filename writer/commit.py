@@ -22,6 +22,7 @@ from registry_store.errors import StoreClosedError, StoreError
 from registry_store.handles import translated
 from registry_store.revision import RevisionFile, committed, under_way
 from writer import failpoints
+from writer.aliases import AliasIndex
 from writer.apply import Operations, apply
 from writer.catalog import Catalog
 from writer.draft import Draft
@@ -41,6 +42,7 @@ class Committer:
         self._is_disk_broken = False
         self._is_closed = False
         self._since_reaping = 0
+        self._aliases = AliasIndex()
 
     @property
     def revision(self) -> int:
@@ -69,7 +71,7 @@ class Committer:
             self._make_ready()
             txn = self._begin()
             try:
-                catalog = Catalog(txn, self._environment.dbs)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases)
                 draft = Draft(catalog)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
@@ -78,6 +80,8 @@ class Committer:
                     return catalog.state.revision
                 write(txn, self._environment, operations)
                 self._land(txn, operations)
+                if operations.change is not None:
+                    self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
             except lmdb.Error as error:
                 txn.abort()
                 self._is_disk_broken = error.code == errno.EIO

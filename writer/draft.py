@@ -6,7 +6,7 @@ own over the group's, and absorbed when it has succeeded as a whole: one that fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -14,9 +14,11 @@ from registry_store.changes import Alias, Implications
 from registry_store.codec import encode
 from registry_store.errors import ConflictError, CorruptRecordError, InvalidModuleError, UnknownModuleError
 from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
+from registry_store.layout import MAX_ALIASES, MAX_ALIASES_OF_MODULE
 from registry_store.records import ModuleInfo
 from registry_store.validation import check_expected_version, name_problems, validate_encoded
 from registry_store.vocabulary import Vocabulary
+from writer.aliases import StagedAliases, standing_aliases
 from writer.catalog import Catalog
 
 
@@ -40,7 +42,7 @@ class Draft:
         self.modules: dict[str, Entry | None] = {}
         self.dropped: dict[str, tuple[Entry, ...]] = {}
         self.layers: dict[str, dict[str, Layer]] = {}
-        self.aliases: dict[str, Alias] | None = None
+        self.aliases = StagedAliases()
         self.implications: dict[str, Implications] | None = None
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
@@ -50,8 +52,8 @@ class Draft:
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here, its parent's apart."""
-        rest = (self.aliases, self.implications, self.defaults)
-        return bool(self.modules or self.layers or self.usage) or any(staged is not None for staged in rest)
+        is_declared = self.implications is not None or self.defaults is not None
+        return bool(self.modules or self.layers or self.usage or self.aliases) or is_declared
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store what a client was answered, together with the effect; None forgets the client.
@@ -71,7 +73,7 @@ class Draft:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
-        self.aliases = child.aliases if child.aliases is not None else self.aliases
+        self.aliases.absorb(child.aliases)
         self.implications = child.implications if child.implications is not None else self.implications
         self.defaults = child.defaults if child.defaults is not None else self.defaults
         self.next_sequence = child.next_sequence
@@ -110,10 +112,30 @@ class Draft:
         return self.catalog.usage_row(key)
 
     def all_aliases(self) -> dict[str, Alias]:
-        """All aliases as they stand."""
-        if self.aliases is not None:
-            return self.aliases
-        return self._parent.all_aliases() if self._parent else self.catalog.aliases()
+        """All aliases as they stand: reads them all."""
+        below = self._parent.all_aliases() if self._parent else self.catalog.aliases()
+        changed = {**below, **self.aliases.meanings} if self.aliases else below
+        return {alias: meaning for alias, meaning in changed.items() if meaning is not None}
+
+    def alias(self, alias: str) -> Alias | None:
+        """What an alias means as it stands."""
+        draft: Draft | None = self
+        while draft is not None:
+            if alias in draft.aliases.meanings:
+                return draft.aliases.meanings[alias]
+            draft = draft._parent
+        return self.catalog.alias(alias)
+
+    def aliases_of(self, name: str) -> Collection[str]:
+        """The aliases of a module as they stand."""
+        below = self._parent.aliases_of(name) if self._parent else self.catalog.aliases_of(name)
+        changes = self.aliases.by_name.get(name)
+        return standing_aliases(below, changes) if changes else below
+
+    def alias_count(self) -> int:
+        """How many aliases there are as they stand."""
+        below = self._parent.alias_count() if self._parent else self.catalog.alias_count
+        return below + self.aliases.added
 
     def all_implications(self) -> dict[str, Implications]:
         """Implications by source as they stand."""
@@ -165,20 +187,32 @@ class Draft:
             self.relayer(name, {key: layer for key, layer in standing.items() if key != source})
 
     def set_alias(self, alias: str, name: str, source: str = CLIENT) -> None:
-        """Raises InvalidModuleError for a malformed alias, UnknownModuleError for a missing module."""
+        """Raises InvalidModuleError for a malformed alias or one too many, UnknownModuleError for a missing module."""
         problems = name_problems(alias)
         if problems:
             raise InvalidModuleError(f"alias {alias!r}", problems)
         if name_problems(name) or self.module(name) is None:
             raise UnknownModuleError(name)
-        if self.all_aliases().get(alias) != Alias(name, source):
-            self.aliases = {**self.all_aliases(), alias: Alias(name, source)}
+        standing, meaning = self.alias(alias), Alias(name, source)
+        if standing != meaning:
+            self._refuse_one_too_many(alias, name, standing)
+            self.aliases.put(alias, standing, meaning)
+
+    def _refuse_one_too_many(self, alias: str, name: str, standing: Alias | None) -> None:
+        problems = []
+        if (standing is None or standing.name != name) and len(self.aliases_of(name)) >= MAX_ALIASES_OF_MODULE:
+            problems.append(f"{name} has {MAX_ALIASES_OF_MODULE} aliases, and no module may have more")
+        if standing is None and self.alias_count() >= MAX_ALIASES:
+            problems.append(f"there are {MAX_ALIASES} aliases, and no registry may have more")
+        if problems:
+            raise InvalidModuleError(f"alias {alias!r}", problems)
 
     def remove_alias(self, alias: str) -> None:
         """Raises UnknownModuleError when it is not declared."""
-        if alias not in self.all_aliases():
+        standing = None if name_problems(alias) else self.alias(alias)
+        if standing is None:
             raise UnknownModuleError(alias)
-        self.aliases = {key: value for key, value in self.all_aliases().items() if key != alias}
+        self.aliases.put(alias, standing, None)
 
     def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the implications that a source declares. Raises VocabularyError."""
@@ -242,9 +276,8 @@ class Draft:
             # Acknowledged all the same: no later version of this name may bear one of their numbers.
             self.dropped[name] = (*self._dropped(name), *standing.past, standing)
         self.modules[name] = None
-        aliases = self.all_aliases()
-        if any(alias.name == name for alias in aliases.values()):
-            self.aliases = {key: alias for key, alias in aliases.items() if alias.name != name}
+        for alias in tuple(self.aliases_of(name)):
+            self.aliases.put(alias, self.alias(alias), None)
 
     def _is_staged(self, name: str) -> bool:
         return name in self.modules or (self._parent is not None and self._parent._is_staged(name))

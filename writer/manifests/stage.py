@@ -14,7 +14,7 @@ import msgspec
 
 from registry_store.changes import Implications
 from registry_store.codec import encode
-from registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
+from registry_store.errors import RegistryError, VocabularyError
 from registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
 from writer.draft import Draft
 from writer.manifests.lines import Path
@@ -158,13 +158,13 @@ class _Staging:
         new = {alias: (file, name) for file, one in self._effective.items() for alias, name in one.aliases.items()}
         old = {alias: file for file, one in self._old.items() for alias in one.aliases}
         for alias, file in old.items():
-            meaning = self._draft.all_aliases().get(alias)
+            meaning = self._draft.alias(alias)
             if alias not in new and meaning is not None and meaning.source == MANIFEST_PREFIX + file:
                 self._draft.remove_alias(alias)
         for alias, (file, name) in new.items():
-            meaning = self._draft.all_aliases().get(alias)
+            meaning = self._draft.alias(alias)
             if meaning is None or meaning.source != CLIENT:
                 try:
                     self._draft.set_alias(alias, name, MANIFEST_PREFIX + file)
-                except UnknownModuleError as error:
+                except RegistryError as error:
                     self._refuse(file, ("aliases", alias), error)
