@@ -127,6 +127,15 @@ class StoreError(RegistryError, OSError):
     """The registry's files cannot be used, for a reason the message names."""
 
 
+class RegistryFullError(StoreError):
+    """The registry has no number left for what was to be registered; nothing was changed."""
+
+    remedy = (
+        "Load its modules into a new registry in another folder "
+        "(`dspy-registry list --json`, `dspy-registry register -`), and let writer and readers use that one."
+    )
+
+
 class RegistryNotFoundError(StoreError, FileNotFoundError):
     """There is no registry in this folder."""
 

@@ -63,6 +63,10 @@ MAX_IMPLYING_WORDS: Final = 1024  # of all sources together
 MAX_IMPLIED_WORDS: Final = 64  # by one word, directly
 MAX_REACHED_WORDS: Final = 256  # by one word, over however many steps
 
+# The largest numbers that the keys below have room for.
+LAST_SEQUENCE: Final = 2**32 - 1
+LAST_VERSION: Final = 2**32 - 1
+
 # Bounds of what the registry keeps.
 HISTORY_VERSIONS: Final = 16
 CHANGES_KEPT: Final = 8192
@@ -78,7 +82,7 @@ BLOCK_BITS: Final = 16
 
 
 def sequence_row_key(row: int) -> bytes:
-    """4 bytes, big-endian: keys sort in registration order."""
+    """4 bytes, big-endian: keys sort in registration order. A row holds eight sequences, so there is room."""
     return row.to_bytes(4, "big")
 
 

@@ -8,7 +8,7 @@ name has, is just that number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pyroaring import BitMap
@@ -31,6 +31,7 @@ __all__ = [
 
 _LONE_BYTES: Final = 4
 _FEW: Final = 64
+_FEW_BLOCKS: Final = 64  # asked for one by one: for more, walking through those that a term has is quicker
 
 
 def block_of(sequence: int) -> int:
@@ -63,9 +64,22 @@ def load_posting(txn: Transaction, dbs: Databases, term: str, blocks: Iterable[i
     if "\0" in term:  # no term of ours, but it would match the keys of one
         return BitMap()
     encoded = term.encode("utf-8", "surrogatepass")  # a surrogate matches nothing that is stored
+    if isinstance(blocks, range) and len(blocks) > _FEW_BLOCKS:
+        return BitMap.union(BitMap(), *[load_block(value) for value in _walk(txn, dbs, encoded, blocks)])
     keys = [posting_key(encoded, block) for block in blocks]
     found = txn.cursor(dbs.postings).getmulti(keys)
     return BitMap.union(BitMap(), *[load_block(value) for _, value in found])
+
+
+def _walk(txn: Transaction, dbs: Databases, term: bytes, blocks: range) -> Iterator[bytes]:
+    """The stored blocks of a term: as many steps as it has, though numbers without a block be many thousands."""
+    cursor = txn.cursor(dbs.postings)
+    last = posting_key(term, blocks[-1])
+    if cursor.set_range(posting_key(term, blocks[0])):
+        for key, value in cursor:
+            if bytes(key) > last:
+                return
+            yield value
 
 
 def stored_blocks(txn: Transaction, dbs: Databases) -> range:

@@ -12,9 +12,15 @@ import msgspec
 
 from registry_store.changes import Alias, Implications
 from registry_store.codec import encode
-from registry_store.errors import ConflictError, CorruptRecordError, InvalidModuleError, UnknownModuleError
+from registry_store.errors import (
+    ConflictError,
+    CorruptRecordError,
+    InvalidModuleError,
+    RegistryFullError,
+    UnknownModuleError,
+)
 from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
-from registry_store.layout import MAX_ALIASES, MAX_ALIASES_OF_MODULE
+from registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX_ALIASES, MAX_ALIASES_OF_MODULE
 from registry_store.records import ModuleInfo
 from registry_store.validation import check_expected_version, name_problems, validate_encoded
 from registry_store.vocabulary import Vocabulary
@@ -260,16 +266,23 @@ class Draft:
 
     def _put(self, info: ModuleInfo, encoded: bytes, source: str, standing: Entry | None) -> None:
         if standing is None:
-            version = self._last_version(info.name) + 1
+            self._refuse_when_full()
+            version = _after(info.name, self._last_version(info.name))
             self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence)
             self.next_sequence += 1
         elif standing.encoded != encoded:
             past = (*standing.past, standing) if self._is_staged(info.name) else ()
-            version = standing.version + 1
+            version = _after(info.name, standing.version)
             self.modules[info.name] = Entry(info, encoded, version, source, standing.sequence, past)
         elif source != standing.source:
             # The same record in another hand: kept without a new version or revision.
             self.modules[info.name] = msgspec.structs.replace(standing, source=source)
+
+    def _refuse_when_full(self) -> None:
+        if self.next_sequence > LAST_SEQUENCE:
+            raise RegistryFullError(
+                f"all {LAST_SEQUENCE + 1} registration sequences have been given, and none is given twice."
+            )
 
     def _drop(self, name: str, standing: Entry | None) -> None:
         if standing is not None and self._is_staged(name):
@@ -293,3 +306,9 @@ class Draft:
         if stored is not None:  # dropped and registered again within one draft
             return stored.provenance.version
         return self.catalog.last_version(name) if self.catalog.has_history else 0
+
+
+def _after(name: str, version: int) -> int:
+    if version >= LAST_VERSION:
+        raise RegistryFullError(f"{name} is at version {version}, the last that there is.")
+    return version + 1

@@ -13,7 +13,7 @@ from registry_store.check.inspection import CHANGES, HISTORY, INDEXES, LAYERS, V
 from registry_store.codec import open_record
 from registry_store.errors import CorruptRecordError, InvalidModuleError
 from registry_store.layers import CLIENT
-from registry_store.layout import posting_key, revision_key, split_posting_key, versioned_key
+from registry_store.layout import LAST_SEQUENCE, posting_key, revision_key, split_posting_key, versioned_key
 from registry_store.names import terms
 from registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from registry_store.postings import BitMap, block_of, load_block
@@ -72,6 +72,8 @@ class _Modules:
             return
         if len(key) != 4 or first + len(names) > self._head.state.next_sequence:
             yield Violation(INDEXES, where, f"is not below the next sequence, {self._head.state.next_sequence}")
+        if first > LAST_SEQUENCE:
+            return
         if len(names) > NAMES_PER_ROW or names[-1] == GONE:
             yield Violation(INDEXES, where, f"ends with nothing, or holds more than {NAMES_PER_ROW} names")
         for sequence, name in enumerate(names, first):
