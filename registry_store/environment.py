@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import lmdb
 
-from registry_store import layout
+from registry_store import access, layout
 from registry_store.errors import (
     ForkedSnapshotError,
     StoreClosedError,
@@ -41,6 +41,7 @@ _SPARE_TRANSACTIONS: Final = 4
 _READER_SLOT_BYTES: Final = 64
 _SETTLE_TRIES: Final = 2000
 _LOOK_AT_THREADS_EVERY: Final = 20
+_DATA_MODE: Final = 0o644
 
 short_reads: Final[set[CodeType]] = set()
 """The functions that read in flight, for whoever has to tell whether one of them is at work."""
@@ -222,21 +223,22 @@ class Environment:
 # Opening
 
 
-def create(folder: Path, *, max_readers: int = layout.MAX_READERS, mode: int = 0o644) -> None:
-    """Make the files of an empty environment. The caller holds the writer's lease.
+def create(folder: Path, *, max_readers: int = layout.MAX_READERS, group: int | None = None) -> None:
+    """Make the files of an empty environment, for a group too if one is named. The caller holds the writer's lease.
 
     `max_readers` is fixed for good by whoever creates lock.mdb.
     """
     if not (folder / layout.LOCK_FILE).exists():
-        create_lock_file(folder, max_readers=max_readers)
-    env = _open_lmdb(folder, writable=True, create=True, mode=mode)
+        create_lock_file(folder, max_readers=max_readers, group=group)
+    env = _open_lmdb(folder, writable=True, create=True)
     try:
         open_databases(env, writable=True)
     finally:
         env.close()
+    access.admit(folder / layout.DATA_FILE, group, access.DATA)
 
 
-def create_lock_file(folder: Path, *, max_readers: int = layout.MAX_READERS) -> None:
+def create_lock_file(folder: Path, *, max_readers: int = layout.MAX_READERS, group: int | None = None) -> None:
     """Put a new lock.mdb in place, whole or not at all; processes that have another one open keep that.
 
     It is written out in full: LMDB leaves it sparse, and on a full disk a reader that touches a hole dies of SIGBUS.
@@ -244,8 +246,9 @@ def create_lock_file(folder: Path, *, max_readers: int = layout.MAX_READERS) -> 
     temporary = folder / f".{layout.LOCK_FILE}.{os.getpid()}"
     try:
         with temporary.open("wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fchmod(file.fileno(), access.mode_for_umask(access.LOCK))
             os.posix_fallocate(file.fileno(), 0, (max_readers + 4) * _READER_SLOT_BYTES)
+        access.admit(temporary, group, access.LOCK)
         temporary.replace(folder / layout.LOCK_FILE)
     finally:
         temporary.unlink(missing_ok=True)
@@ -271,13 +274,7 @@ def lock_file_fits(folder: Path) -> bool:
         env.close()
 
 
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
-
-
-def _open_lmdb(folder: Path, *, writable: bool, create: bool = False, mode: int = 0o644) -> Any:
+def _open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
     """Readers take the map size that is stored; where address space is limited, ever smaller ones are tried."""
     sizes = [layout.MAP_SIZE if writable else 0]
     while sizes[-1] != layout.SMALLEST_MAP_SIZE:
@@ -289,7 +286,7 @@ def _open_lmdb(folder: Path, *, writable: bool, create: bool = False, mode: int 
                 map_size=size,
                 readonly=not writable,
                 create=create,
-                mode=mode,
+                mode=_DATA_MODE if create else access.LOCK,  # less the umask: of lock.mdb, should that be missing
                 max_readers=layout.MAX_READERS,
                 max_dbs=len(layout.DATABASES) + 8,
                 max_spare_txns=_SPARE_TRANSACTIONS,

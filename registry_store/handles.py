@@ -71,7 +71,10 @@ _DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or 
 _REMEDIES: Final[dict[type[Exception], str]] = {
     lmdb.ReadersFullError: "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two.",
     lmdb.MapFullError: "Recreate the registry where more address space is allowed (ulimit -v).",
-    lmdb.LockError: "Containers that share a registry must share the PID namespace too.",
+    lmdb.LockError: (
+        "Containers that share a registry must share the PID namespace too; "
+        "if none do, another process holds a lock on lock.mdb (`lslocks` names it): end it."
+    ),
     lmdb.DiskError: "Free disk space, then repeat the change.",
     lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
     lmdb.CorruptedError: _DAMAGED,

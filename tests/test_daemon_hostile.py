@@ -358,6 +358,7 @@ def test_another_user_cannot_open_the_socket(open_folder: Path) -> None:
 @needs_root
 def test_another_user_is_refused_even_if_the_socket_is_open_to_all(open_folder: Path) -> None:
     with daemon(open_folder):
+        open_folder.chmod(0o755)
         (open_folder / "writer.sock").chmod(0o777)
         assert f"user {STRANGER} may not change" in run(__name__, "register_as", open_folder, [GROUP])[0]
 
@@ -367,6 +368,7 @@ def test_a_group_can_be_admitted(open_folder: Path) -> None:
     with daemon_of(__name__, "serve_group", open_folder):
         assert run(__name__, "register_as", open_folder, [1, GROUP]) == [2]
         assert "may not be opened" in run(__name__, "register_as", open_folder, [1])[0]
+        open_folder.chmod(0o755)
         (open_folder / "writer.sock").chmod(0o777)
         assert "may not change" in run(__name__, "register_as", open_folder, [1])[0]
 

@@ -12,17 +12,21 @@ import os
 import time
 from pathlib import Path
 
+from registry_store import access
 from registry_store.errors import StorePermissionError, WriterLockedError
 from registry_store.layout import LEASE_FILE
 
 
 class Lease:
-    """Held from construction until `release`. Raises WriterLockedError naming the holder's pid."""
+    """Held from construction until `release`. Raises WriterLockedError naming the holder's pid.
 
-    def __init__(self, folder: Path) -> None:
+    `group` is one that may look at its file, should that have to be created.
+    """
+
+    def __init__(self, folder: Path, group: int | None = None) -> None:
         self.path = folder / LEASE_FILE
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = _open(self.path, group)
         except PermissionError as error:
             raise StorePermissionError(
                 f"{self.path} cannot be written.", remedy="Run the writer as the registry's owner."
@@ -44,6 +48,18 @@ class Lease:
         """In a forked child: the lock belongs to the parent, and must end with the parent."""
         with contextlib.suppress(OSError):
             self.release()
+
+
+def _open(path: Path, group: int | None) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        pass
+    with contextlib.suppress(FileExistsError):  # another writer was quicker
+        os.close(os.open(path, flags | os.O_CREAT | os.O_EXCL, access.mode_for_umask(access.LEASE)))
+        access.admit(path, group, access.LEASE)
+    return os.open(path, flags)
 
 
 def _locked(file: int) -> bool:

@@ -6,7 +6,7 @@ import os
 import weakref
 from pathlib import Path
 
-from registry_store import environment, layout, sharing
+from registry_store import access, environment, layout, sharing
 from registry_store.changes import Implications, State, implications_codec, state_codec
 from registry_store.environment import Environment
 from registry_store.errors import (
@@ -31,16 +31,17 @@ _REVISION_FILE_MODE = 0o644
 class Store:
     """A registry open for writing by this process, and by this process alone.
 
-    Creates it when it is not there, and seeds the core modules. Raises WriterLockedError,
-    StorePermissionError, FormatVersionError, StoreError.
+    Creates it when it is not there, and seeds the core modules; `group` is one that may read what is created.
+    Raises WriterLockedError, StorePermissionError, FormatVersionError, StoreError.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, group: int | None = None) -> None:
         self.folder = folder
+        self._group = group
         self._committer: Committer | None = None
-        make_folder(folder)
+        make_folder(folder, group)
         with sharing.shared_lock:  # no fork in between: a child must not keep a lease it knows nothing of
-            self._lease = Lease(folder)
+            self._lease = Lease(folder, group)
             _stores.add(self)
         try:
             self._open()
@@ -53,9 +54,9 @@ class Store:
 
     def _open(self) -> None:
         if not (self.folder / layout.DATA_FILE).exists():
-            environment.create(self.folder)
+            environment.create(self.folder, group=self._group)
         elif not _has_its_lock_file(self.folder):
-            environment.create_lock_file(self.folder)
+            environment.create_lock_file(self.folder, group=self._group)
         self._environment = sharing.attach(self.folder, writable=True)
         try:
             self._environment.reap()
@@ -112,16 +113,31 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
-def make_folder(folder: Path) -> None:
-    """The registry's folder, if it is not there. Raises StorePermissionError, StoreError."""
+def make_folder(folder: Path, group: int | None = None) -> None:
+    """The registry's folder; one that is there keeps its owner and mode. Raises StorePermissionError, StoreError."""
+    if folder.is_dir():
+        return
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
+    except FileExistsError as error:
+        if not folder.is_dir():
+            raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     except PermissionError as error:
         raise StorePermissionError(
             f"{folder} cannot be created.", remedy="Name a folder this user may write to."
         ) from error
     except OSError as error:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
+    else:
+        _admit_to_new_folder(folder, group)
+
+
+def _admit_to_new_folder(folder: Path, group: int | None) -> None:
+    try:
+        access.admit(folder, group, access.FOLDER)
+    except BaseException:
+        folder.rmdir()  # the next writer would take it for one whose owner and mode somebody chose
+        raise
 
 
 def _has_its_lock_file(folder: Path) -> bool:

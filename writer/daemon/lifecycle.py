@@ -102,7 +102,7 @@ class Daemon:
         WriterLockedError when there is another writer, StoreError when the registry cannot be opened, and when the
         disk fails or the files are taken away: then nothing more may be written, and it must be started anew.
         """
-        with contextlib.closing(Store(self.folder)) as self._store:
+        with contextlib.closing(Store(self.folder, self._group)) as self._store:
             _allow_files(self._limits.connections + _FILES_OF_ITS_OWN)
             asyncio.run(self._serve(ready))
         if self._failure is not None:

@@ -1,0 +1,48 @@
+"""Who may open what a writer creates: its user, and a group that was named or that the umask admits. Never others.
+
+Who may read `writer.lock` or `lock.mdb` may lock it, and with that keep the registry from opening.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from registry_store.errors import StorePermissionError
+
+FOLDER: Final = 0o750
+DATA: Final = 0o640
+LOCK: Final = 0o660  # readers write their slots
+LEASE: Final = 0o640  # clients look whether there is a writer
+
+_GROUP_MAY_WRITE: Final = 0o020
+_OWNER: Final = 0o700
+
+
+def mode_for_umask(mode: int) -> int:
+    """One of the modes above, without the group's part where the umask keeps the group from writing."""
+    return mode & _OWNER if _umask() & _GROUP_MAY_WRITE else mode
+
+
+def admit(path: Path, group: int | None, mode: int) -> None:
+    """Give what was just created to a group, if one was named. Raises StorePermissionError.
+
+    By path: opening and closing lock.mdb would drop LMDB's locks on it.
+    """
+    if group is None:
+        return
+    try:
+        os.chown(path, -1, group)
+        path.chmod(mode)
+    except OSError as error:
+        raise StorePermissionError(
+            f"{path} cannot be given to group {group}: {error.strerror}.",
+            remedy="Run the writer as root or as a member of that group.",
+        ) from error
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
