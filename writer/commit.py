@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import lmdb
@@ -26,6 +27,7 @@ from writer.aliases import AliasIndex
 from writer.apply import Operations, apply
 from writer.catalog import Catalog
 from writer.draft import Draft
+from writer.lease import Lease
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
@@ -33,10 +35,11 @@ _COMMITS_BETWEEN_REAPINGS: Final = 64  # how long what a dead reader saw takes u
 
 
 class Committer:
-    """Commits drafts, one at a time. Threads may share it."""
+    """Commits drafts, one at a time. Threads may share it. Whoever has one has the lease: it is not given up before."""
 
-    def __init__(self, environment: Environment, revision_file: RevisionFile) -> None:
+    def __init__(self, environment: Environment, revision_file: RevisionFile, lease: Lease) -> None:
         self._environment = environment
+        self._lease = lease
         self._revision_file = revision_file
         self._is_settled = True  # the word says what landed
         self._is_disk_broken = False
@@ -117,8 +120,8 @@ class Committer:
 
     def _make_ready(self) -> None:
         """What must be so before a commit: a lease, a word that says what landed, no slots of dead readers."""
-        if self._is_closed:
-            raise StoreClosedError(f"the writer of {self._environment.folder} is closed.")
+        if self._is_closed or not self._lease.is_held:
+            raise closed(self._environment.folder)
         if not self._is_settled:
             self._recover()
         if self._since_reaping >= _COMMITS_BETWEEN_REAPINGS and self._environment.lmdb is not None:
@@ -143,6 +146,14 @@ class Committer:
             self._environment.open()
         settle(self._environment, self._revision_file)
         self._is_settled = True
+
+
+def closed(folder: Path) -> StoreClosedError:
+    """The error for a writer that writes no more."""
+    return StoreClosedError(
+        f"the writer of {folder} is closed, or belongs to the process this one was forked from.",
+        remedy="Open a writer of your own, or send changes with WriterClient.",
+    )
 
 
 def settle(environment: Environment, revision_file: RevisionFile) -> bool:

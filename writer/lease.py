@@ -1,7 +1,8 @@
 """The writer's lease: an flock on a file of our own, so that at most one writer has a registry.
 
 Never on lock.mdb: opening and closing that file anywhere in a process drops the locks LMDB holds on it. The lease
-ends with the process, however it ends.
+ends with the process, however it ends, and before that when nobody holds it any more. A forked child has the same open
+file, and would go on holding the lock when the parent has died: it closes what it inherited.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
 from pathlib import Path
 
 from registry_store import access
@@ -18,39 +20,78 @@ from registry_store.layout import LEASE_FILE
 
 
 class Lease:
-    """Held from construction until `release`. Raises WriterLockedError naming the holder's pid.
+    """Held from construction until `release`, or until it is collected. Raises WriterLockedError naming the holder.
 
-    `group` is one that may look at its file, should that have to be created.
+    `group` is one that may look at its file, should that have to be created. Construct it where no fork comes between.
     """
 
     def __init__(self, folder: Path, group: int | None = None) -> None:
         self.path = folder / LEASE_FILE
-        try:
-            self._file = _open(self.path, group)
-        except PermissionError as error:
-            raise StorePermissionError(
-                f"{self.path} cannot be written.", remedy="Run the writer as the registry's owner."
-            ) from error
-        if not _locked(self._file):
-            holder = _pid(os.pread(self._file, 32, 0))
-            os.close(self._file)
+        file = _open(self.path, group)
+        self._descriptor = _Descriptor(file)
+        # Runs once, in whatever thread and under whatever lock: it takes none. Not at exit, where threads still write.
+        self._finalizer = weakref.finalize(self, self._descriptor.close)
+        self._finalizer.atexit = False
+        if not _locked(file):
+            holder = _pid(os.pread(file, 32, 0))
+            self.release()
             raise WriterLockedError(str(folder), holder)
-        os.truncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        os.truncate(file, 0)
+        os.pwrite(file, str(os.getpid()).encode(), 0)
+
+    @property
+    def is_held(self) -> bool:
+        """False after `release`, and in a process forked from the holder's."""
+        return self._descriptor in _open_descriptors
 
     def release(self) -> None:
         """Give the lease up. The file stays: unlinking it would let two writers lock two files."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._finalizer()
 
-    def disown(self) -> None:
-        """In a forked child: the lock belongs to the parent, and must end with the parent."""
+
+class _Descriptor:
+    """An open lease file, apart from its lease, and known as long as it is open: a fork has to find it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        _open_descriptors.add(self)
+
+    def close(self) -> None:
+        """Not in a child, which has closed it already: the number may be another file's there."""
+        if self in _open_descriptors:
+            fcntl.flock(self.number, fcntl.LOCK_UN)  # a child forked after the next line keeps the file, not the lock
+            _open_descriptors.discard(self)
+            os.close(self.number)
+
+
+_open_descriptors: set[_Descriptor] = set()
+
+
+def _disown_all() -> None:
+    """In a forked child. Closed, not unlocked: the lock is the parent's."""
+    inherited = list(_open_descriptors)
+    _open_descriptors.clear()  # first: what is collected meanwhile must not unlock it
+    for descriptor in inherited:
         with contextlib.suppress(OSError):
-            self.release()
+            os.close(descriptor.number)
+
+
+os.register_at_fork(after_in_child=_disown_all)
 
 
 def _open(path: Path, group: int | None) -> int:
+    """Raises StorePermissionError."""
+    try:
+        return _open_or_create(path, group)
+    except StorePermissionError:
+        raise
+    except PermissionError as error:
+        raise StorePermissionError(
+            f"{path} cannot be written.", remedy="Run the writer as the registry's owner."
+        ) from error
+
+
+def _open_or_create(path: Path, group: int | None) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC
     try:
         return os.open(path, flags)
@@ -89,5 +130,7 @@ def lease_holder(folder: Path) -> int | None:
     except BlockingIOError:
         return _pid(os.pread(file, 32, 0)) or 0
     finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)  # though a child forked meanwhile has the file too
         os.close(file)
     return None

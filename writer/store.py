@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from functools import partial
 from pathlib import Path
 
 from registry_store import access, environment, layout, sharing
@@ -12,7 +13,6 @@ from registry_store.environment import Environment
 from registry_store.errors import (
     FormatVersionError,
     RegistryNotFoundError,
-    StoreClosedError,
     StoreError,
     StorePermissionError,
 )
@@ -20,7 +20,7 @@ from registry_store.layers import CORE, Layer
 from registry_store.records import to_plain
 from registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from registry_store.vocabulary import CORE_IMPLICATIONS
-from writer.commit import Committer, settle
+from writer.commit import Committer, closed, settle
 from writer.core_modules import CORE_MODULES
 from writer.draft import Draft
 from writer.lease import Lease
@@ -62,22 +62,22 @@ class Store:
             self._environment.reap()
             _ensure_identity(self._environment)
             revision_file = _settled_revision_file(self._environment)
-            committer = Committer(self._environment, revision_file)
+            committer = Committer(self._environment, revision_file, self._lease)
             if committer.is_unused:  # not: at revision 0, where a seeding that was killed has left it behind
                 committer.commit(seed)
             self._committer = committer
         except BaseException:
             sharing.detach(self._environment)
             raise
+        # Given back with the lease if nobody closes it: a commit under way in another thread holds that, too.
+        self._unclosed = weakref.finalize(self._lease, sharing.defer, partial(sharing.detach, self._environment))
+        self._unclosed.atexit = False
 
     @property
     def committer(self) -> Committer:
         """Raises StoreClosedError after `close`, and in a process forked from the writer's."""
         if self._committer is None:
-            raise StoreClosedError(
-                f"the writer of {self.folder} is closed, or belongs to the process this one was forked from.",
-                remedy="Open a writer of your own, or send changes with WriterClient.",
-            )
+            raise closed(self.folder)
         return self._committer
 
     @property
@@ -90,15 +90,18 @@ class Store:
         committer, self._committer = self._committer, None
         if committer is not None:
             committer.close()
-            sharing.detach(self._environment)
+            self._give_back()
             self._lease.release()
 
     def disown(self) -> None:
         """In a forked child: this process is not the writer."""
-        self._lease.disown()
         if self._committer is not None:
             self._committer = None
             self._environment.writable = False
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._unclosed.detach() is not None:
             sharing.detach(self._environment)
 
 
