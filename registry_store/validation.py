@@ -17,6 +17,7 @@ import msgspec
 from registry_store.codec import encode
 from registry_store.errors import InvalidArgumentError, InvalidModuleError
 from registry_store.layout import (
+    LAST_VERSION,
     MAX_CAPABILITIES,
     MAX_DURATION_MS,
     MAX_METADATA_DEPTH,
@@ -28,7 +29,6 @@ from registry_store.records import ModuleInfo, Requirements
 from registry_store.vocabulary import LEVELS, is_capability
 
 _SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
-_LARGEST_VERSION = 2**32 - 1
 _OWN_FIELDS = frozenset(("memory", "compute", "gpu"))
 
 
@@ -55,7 +55,7 @@ def validate_encoded(info: ModuleInfo) -> tuple[ModuleInfo, bytes]:
 
 def check_expected_version(version: object) -> None:
     """What a caller takes a module's version to be; None: any. Raises InvalidArgumentError."""
-    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= _LARGEST_VERSION
+    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= LAST_VERSION
     if version is not None and not is_version:
         raise InvalidArgumentError(f"expected_version is {version!r}, it must be a version: 0, 1, 2, …")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -257,3 +258,18 @@ def test_a_disk_that_is_full_leaves_the_registry_as_it_was(registry_folder: Path
     assert not (registry_folder / ".restoring").exists()
     with Registry(registry_folder) as registry:
         assert registry["acme.X"].estimated_duration == 8
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_root_restores_for_the_owner_of_the_folder(registry_folder: Path, tmp_path: Path) -> None:
+    registry_folder.mkdir()
+    os.chown(registry_folder, 12345, 12345)
+    with RegistryWriter(tmp_path / "other") as writer:
+        update(writer, 7)
+    backup(tmp_path / "copy", tmp_path / "other")
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    for _ in range(2):
+        assert answer("restore", tmp_path / "copy", "--path", registry_folder, "--yes")["modules"] == 7
+        owners = {entry.name: (entry.stat().st_uid, entry.stat().st_gid) for entry in registry_folder.iterdir()}
+        assert set(owners.values()) == {(12345, 12345)}, owners

@@ -13,8 +13,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     are how many requests, of which size, a commit takes in before it closes the door. A connection is closed
     `handshake` after it was opened without a greeting, `unfinished` after a message has begun and not ended, and
     `idle` after it was last heard of; clients reconnect by themselves. `farewell` is for writing the last answers
-    when the daemon stops. A commit that takes longer than `hanging` is taken for a disk that hangs: the daemon no longer
-    tells clients that it is at work, and their time limits run out.
+    when the daemon stops. A commit that takes longer than `hanging` is taken for a disk that hangs: the daemon no
+    longer tells clients that it is at work, and their time limits run out.
     """
 
     connections: int = 1000

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -44,14 +44,32 @@ def restore(backup: Path, folder: Path) -> Restored:
     """
     _refuse_unsound(backup, folder)
     make_folder(folder)
-    lease = Lease(folder)
+    with (backup / layout.DATA_FILE).open("rb") as data, _as_owner(folder):
+        lease = Lease(folder)
+        try:
+            with _refusals(folder):
+                _put_in_place(data, folder)
+        finally:
+            lease.release()
+        with RegistryWriter(folder) as writer:
+            return Restored(str(folder), writer.revision, _modules(writer.store.environment))
+
+
+@contextmanager
+def _as_owner(folder: Path) -> Iterator[None]:
+    """As root, be the folder's owner for a while: what is made there is for the daemon to write."""
+    status = folder.stat()
+    if os.geteuid() != 0 or status.st_uid == 0:
+        yield
+        return
+    group = os.getegid()
+    os.setegid(status.st_gid)
+    os.seteuid(status.st_uid)
     try:
-        with _refusals(folder):
-            _put_in_place(backup / layout.DATA_FILE, folder)
+        yield
     finally:
-        lease.release()
-    with RegistryWriter(folder) as writer:
-        return Restored(str(folder), writer.revision, _modules(writer.store.environment))
+        os.seteuid(0)
+        os.setegid(group)
 
 
 def _refuse_unsound(backup: Path, folder: Path) -> None:
@@ -66,13 +84,15 @@ def _refuse_unsound(backup: Path, folder: Path) -> None:
         )
 
 
-def _put_in_place(data: Path, folder: Path) -> None:
+def _put_in_place(data: BinaryIO, folder: Path) -> None:
     """A copy is made beside the registry's data file first, for a rename is all or nothing."""
     incoming, current = folder / INCOMING, folder / layout.DATA_FILE
     try:
-        shutil.copyfile(data, incoming)
-        _like(current if current.exists() else data, incoming)
-        _sync(incoming)
+        with incoming.open("wb") as file:
+            os.fchmod(file.fileno(), (current.stat() if current.exists() else os.fstat(data.fileno())).st_mode & 0o777)
+            shutil.copyfileobj(data, file)
+            file.flush()
+            os.fsync(file.fileno())
         incoming.replace(current)
     finally:
         with suppress(FileNotFoundError):
@@ -80,16 +100,8 @@ def _put_in_place(data: Path, folder: Path) -> None:
     _sync(folder)
 
 
-def _like(model: Path, file: Path) -> None:
-    """The mode and, as far as this process may, the owner of the file that it replaces."""
-    status = model.stat()
-    file.chmod(status.st_mode & 0o777)
-    if os.geteuid() == 0:
-        os.chown(file, status.st_uid, status.st_gid)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
