@@ -244,6 +244,25 @@ def test_what_is_wrong_is_told_with_its_line(suffix: str, text: str, line: int, 
     assert caught.value.line == line
 
 
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".json", '{"a": 1,\n "a": 2,\n "b": {"x": {"y": 1, "y": 2},\n "x": 2}, "a": 3}'),
+        (".yaml", "a: 1\na: 2\nb:\n  x: {}\n  x: {y: 1, y: 2}\na: 3\n"),
+    ],
+)
+def test_all_keys_that_appear_twice_are_told(suffix: str, text: str) -> None:
+    with pytest.raises(TextProblem) as caught:
+        read_text(text, suffix)
+    told = [(problem.line, problem.message) for problem in (caught.value, *caught.value.further)]
+    expected = (
+        [(2, "a", 1), (4, "b.x", 3), (4, "a", 1)] if suffix == ".json" else [(2, "a", 1), (5, "x", 4), (6, "a", 1)]
+    )
+    for (line, message), (again, key, first) in zip(told, expected, strict=True):
+        assert line == again
+        assert key in message and message.endswith(f"appears twice, first in line {first}")
+
+
 def test_aliases_multiply_up_to_a_bound() -> None:
     bomb = "a0: &a0 [x]\n" + "".join(
         f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)

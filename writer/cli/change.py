@@ -107,12 +107,16 @@ def _modules(file: IO[bytes] | None, fields: dict[str, Any]) -> list[ModuleInfo]
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    import msgspec
+    from writer.manifests.text import TextProblem, read_text
 
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(f"{text!r} is not a JSON object: {error}", param_hint="--metadata") from error
+        data = read_text(text, ".json").data
+        problem = "" if isinstance(data, dict) else f"it is a {type(data).__name__}"
+    except TextProblem as error:
+        data, problem = {}, error.message
+    if problem:
+        raise click.BadParameter(f"{text!r} is not a JSON object: {problem}", param_hint="--metadata")
+    return dict(data)
 
 
 @click.command("unregister", short_help="Remove modules.")

@@ -86,10 +86,15 @@ def _module_problems(entries: Any) -> Iterator[Problem]:
     seen: dict[str, Path] = {}
     for index, entry in enumerate(entries):
         path: Path = ("modules", index)
-        yield from _entry_problems(path, entry, ModuleManifest, "name")
+        yield from module_entry_problems(path, entry)
         name = entry.get("name") if isinstance(entry, dict) else None
         if isinstance(name, str) and seen.setdefault(name, path) != path:
             yield Problem((*path, "name"), f"{name!r} is declared twice in this file", (*seen[name], "name"))
+
+
+def module_entry_problems(path: Path, entry: Any) -> Iterator[Problem]:
+    """Of one module, which stands at this path."""
+    yield from _entry_problems(path, entry, ModuleManifest, "name")
 
 
 def _default_problems(entries: Any) -> Iterator[Problem]:

@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 
 from writer.manifests.check import check_document
-from writer.manifests.records import LoadedFile, unreadable
+from writer.manifests.lines import shown_path
+from writer.manifests.records import LoadedFile, ManifestError, shown, unreadable
 from writer.manifests.scan import FoundFile, Places, Signature, scan, signature_of
 from writer.manifests.text import TextProblem, read_text
 from writer.manifests.tree import Tree
@@ -131,7 +132,9 @@ def load(file: str, content: bytes, suffix: str) -> LoadedFile:
     except UnicodeDecodeError as error:
         return unreadable(file, "is not UTF-8", content.count(b"\n", 0, error.start) + 1)
     except TextProblem as problem:
-        return unreadable(file, problem.message, problem.line, problem.path)
+        found = (problem, *problem.further)
+        errors = (ManifestError(file, one.line, shown_path(one.path), one.message) for one in found)
+        return LoadedFile(file, None, shown(errors))
     except Exception as error:
         _log.exception("manifest %s could not be read", file)
         return unreadable(file, f"cannot be read: {type(error).__name__}: {error}")

@@ -106,7 +106,7 @@ class _Walk:
     def note(self, path: Path, line: int) -> None:
         if path in self.lines:
             self.repeated.append((path, self.lines[path], line))
-        self.lines[path] = line
+        self.lines.setdefault(path, line)
 
     def value(self, path: Path, assign: str, key: Callable[[list[_Token]], Path]) -> None:
         """Walk one value; `assign` stands between a key and its value, `key` reads a key."""

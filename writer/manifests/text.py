@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from writer.manifests.lines import Lines, Path, json_lines, shown_path, toml_lines
-from writer.manifests.yaml import YamlProblem, load_yaml
+from writer.manifests.lines import Lines, Path, Repeated, json_lines, shown_path, toml_lines
+from writer.manifests.yaml import YamlProblem, load_yaml, load_yaml_stream
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+T = TypeVar("T")
 
 MAX_DEPTH: Final = 64
 """Nesting of mappings and lists in a manifest."""
@@ -29,13 +31,14 @@ _TOML_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class TextProblem(ValueError):
-    """The text cannot be read as data. `line` counts from 1; 0: it cannot be known."""
+    """The text cannot be read as data. `line` counts from 1; 0: it cannot be known. `further`: what else is wrong."""
 
-    def __init__(self, message: str, line: int = 0, path: Path = ()) -> None:
+    def __init__(self, message: str, line: int = 0, path: Path = (), further: tuple[TextProblem, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.line = line
         self.path = path
+        self.further = further
 
 
 class Document:
@@ -49,6 +52,11 @@ class Document:
     def _lines(self) -> Lines:
         return self._find_lines()
 
+    @property
+    def first_line(self) -> int:
+        """The line of its first key; 0: it has none."""
+        return min(self._lines.values(), default=0)
+
     def line_of(self, path: Path) -> int:
         """The line of this part, or of the nearest thing around it that has one; counted from 1, 0: there is none."""
         return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 0)
@@ -56,13 +64,29 @@ class Document:
 
 def read_text(text: str, suffix: str) -> Document:
     """The document in the format that the suffix names. Raises TextProblem."""
+    return _checked(lambda: [_READERS[suffix](text)])[0]
+
+
+def read_stream(text: str, suffix: str) -> list[Document]:
+    """The same of a text that may hold several documents: YAML, and JSON with one a line (`.jsonl`).
+
+    Raises TextProblem.
+    """
+    if suffix in (".yaml", ".yml"):
+        return _checked(lambda: _read_yaml_stream(text))
+    if suffix == ".jsonl":
+        return _checked(lambda: _read_json_lines(text))
+    return [read_text(text, suffix)]
+
+
+def _checked(read: Callable[[], list[Document]]) -> list[Document]:
     try:
-        document = _READERS[suffix](text)
+        documents = read()
     except RecursionError:
         raise TextProblem(_TOO_DEEP) from None
-    if _is_deep(document.data):
+    if any(_is_deep(document.data) for document in documents):
         raise TextProblem(_TOO_DEEP)
-    return document
+    return documents
 
 
 _TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
@@ -91,14 +115,41 @@ def _read_toml(text: str) -> Document:
 
 
 def _read_yaml(text: str) -> Document:
-    try:
-        data, lines = load_yaml(text, MAX_DEPTH)
-    except YamlProblem as error:
-        raise TextProblem(f"not YAML: {error}", error.line) from error
+    data, lines = _yaml(lambda: load_yaml(text, MAX_DEPTH))
     return Document({} if data is None else data, lambda: lines)  # nothing but comments
 
 
-def _read_json(text: str) -> Document:
+def _read_yaml_stream(text: str) -> list[Document]:
+    found = _yaml(lambda: list(load_yaml_stream(text, MAX_DEPTH)))
+    return [Document(data, lambda lines=lines: lines) for data, lines in found if data is not None]  # type: ignore[misc]
+
+
+def _yaml(load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except YamlProblem as error:
+        raise _joined([TextProblem(f"not YAML: {message}", line) for message, line in error.found]) from error
+
+
+def _read_json_lines(text: str) -> list[Document]:
+    documents, problems = [], []
+    for number, line in enumerate(text.split("\n")):
+        if line.strip():
+            try:
+                documents.append(_read_json(line, number))
+            except TextProblem as problem:
+                problems += [problem, *problem.further]
+    if problems:
+        raise _joined(problems)
+    return documents
+
+
+def _joined(problems: list[TextProblem]) -> TextProblem:
+    first = problems[0]
+    return TextProblem(first.message, first.line, first.path, tuple(problems[1:]))
+
+
+def _read_json(text: str, lines_before: int = 0) -> Document:
     repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,13 +161,23 @@ def _read_json(text: str) -> Document:
     try:
         data = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise TextProblem(f"not JSON: {error.msg}", error.lineno) from error
+        raise TextProblem(f"not JSON: {error.msg}", lines_before + error.lineno) from error
     except ValueError as error:
-        raise TextProblem(f"not JSON: {error}") from error
+        raise TextProblem(f"not JSON: {error}", lines_before and lines_before + 1) from error
     if repeated:
-        path, first, again = json_lines(text)[1][0]
-        raise TextProblem(f"not JSON: {shown_path(path)} appears twice, first in line {first}", again, path)
-    return Document(data, lambda: json_lines(text)[0])
+        raise _joined([_repeated(lines_before, *found) for found in _outermost(json_lines(text)[1])])
+    return Document(data, lambda: {path: lines_before + line for path, line in json_lines(text)[0].items()})
+
+
+def _outermost(repeated: list[Repeated]) -> Iterator[Repeated]:
+    """Without the keys of a mapping that itself stands there twice."""
+    paths = {path for path, _, _ in repeated}
+    return (one for one in repeated if not any(one[0][:end] in paths for end in range(1, len(one[0]))))
+
+
+def _repeated(lines_before: int, path: Path, first: int, again: int) -> TextProblem:
+    message = f"not JSON: {shown_path(path)} appears twice, first in line {lines_before + first}"
+    return TextProblem(message, lines_before + again, path)
 
 
 def _refuse_constant(word: str) -> None:

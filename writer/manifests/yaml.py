@@ -7,6 +7,8 @@ lets aliases multiply without bound. Nothing here creates an object of a class t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import yaml
@@ -21,11 +23,11 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlProblem(ValueError):
-    """`line` counts from 1; 0: it cannot be known."""
+    """`found`: what is wrong, each with its line, which counts from 1; 0: it cannot be known."""
 
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
+    def __init__(self, *found: tuple[str, int]) -> None:
+        super().__init__("; ".join(message for message, _ in found))
+        self.found = found
 
 
 class _Loader(_Base):  # type: ignore[misc]  # its class depends on how PyYAML was built
@@ -49,18 +51,30 @@ for _kind, _pattern, _first in (
 
 def load_yaml(text: str, max_depth: int) -> tuple[Any, Lines]:
     """The data of one document, and the line of each part. Raises YamlProblem."""
+    with _loading(text, max_depth) as loader:
+        return _Construction(max_depth).document(loader.get_single_node())
+
+
+def load_yaml_stream(text: str, max_depth: int) -> Iterator[tuple[Any, Lines]]:
+    """The same of each document of a stream. Raises YamlProblem."""
+    with _loading(text, max_depth) as loader:
+        while loader.check_node():
+            yield _Construction(max_depth).document(loader.get_node())
+
+
+@contextmanager
+def _loading(text: str, max_depth: int) -> Iterator[Any]:
     loader = None
     try:
         _refuse_depth(text, max_depth)
         loader = _Loader(text)
-        node = loader.get_single_node()
-        return _Construction(max_depth).document(node)
+        yield loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise YamlProblem(what, _line(mark) if mark else 0) from error
+        raise YamlProblem((what, _line(mark) if mark else 0)) from error
     except yaml.YAMLError as error:
-        raise YamlProblem(" ".join(str(error).split()), 0) from error
+        raise YamlProblem((" ".join(str(error).split()), 0)) from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -73,7 +87,7 @@ def _refuse_depth(text: str, max_depth: int) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > max_depth:
-                raise YamlProblem(f"nested deeper than {max_depth} levels", _line(event.start_mark))
+                raise YamlProblem((f"nested deeper than {max_depth} levels", _line(event.start_mark)))
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -83,9 +97,13 @@ class _Construction:
         self._max_depth = max_depth
         self._left = MAX_NODES
         self._lines: Lines = {}
+        self._repeated: dict[tuple[str, int], None] = {}  # one that a merge reads again counts once
 
     def document(self, node: yaml.Node | None) -> tuple[Any, Lines]:
-        return (None if node is None else self._value(node, (), 1)), self._lines
+        data = None if node is None else self._value(node, (), 1)
+        if self._repeated:
+            raise YamlProblem(*self._repeated)
+        return data, self._lines
 
     def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
         self._left -= 1
@@ -119,8 +137,10 @@ class _Construction:
                 key = _key(key_node)
                 at = (*path, str(key))
                 if key in own:
-                    raise _problem(f"{key!r} appears twice, first in line {self._lines[at]}", key_node)
-                self._lines[at] = key_node.start_mark.line + 1
+                    told = f"{key!r} appears twice, first in line {self._lines[at]}"
+                    self._repeated[told, _line(key_node.start_mark)] = None
+                    continue
+                self._lines[at] = _line(key_node.start_mark)
                 own[key] = self._value(value_node, at, depth + 1)
         return {**merged, **own}
 
@@ -164,7 +184,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _problem(message: str, node: yaml.Node) -> YamlProblem:
-    return YamlProblem(message, _line(node.start_mark))
+    return YamlProblem((message, _line(node.start_mark)))
 
 
 def _line(mark: Any) -> int:
