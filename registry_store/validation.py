@@ -9,6 +9,7 @@ from __future__ import annotations
 import reprlib
 import unicodedata
 from collections.abc import Iterator
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -135,9 +136,12 @@ def _is_flat_and_plain(mapping: object) -> bool:
 
 
 def _is_plain_scalar(value: object) -> bool:
-    if type(value) is int:
-        return _SMALLEST_INT <= value <= _LARGEST_INT
-    return value is None or type(value) in (bool, float) or _is_plain_text(value)
+    kind = type(value)
+    if kind is int:
+        return _SMALLEST_INT <= value <= _LARGEST_INT  # type: ignore[operator]
+    if kind is float:
+        return isfinite(value)  # type: ignore[arg-type]
+    return value is None or kind is bool or _is_plain_text(value)
 
 
 def name_problems(name: object) -> tuple[str, ...]:
@@ -280,11 +284,13 @@ def _plain_problems(path: str, item: object) -> Iterator[str]:
 def _plain_problem(item: object) -> str:
     """Exact types: a subclass, a tuple or a set would not be read back equal to what was registered."""
     kind = type(item)
-    if item is None or kind in (bool, float, bytes, dict, list):
+    if item is None or kind in (bool, dict, list):
         return ""
+    if kind is float:  # JSON has no such numbers: it would make null of them
+        return "" if isfinite(item) else f"{item} is not a finite number"  # type: ignore[arg-type]
     if kind is str:
         return "" if _is_utf8(item) else f"{_shown(item)} cannot be written as UTF-8"  # type: ignore[arg-type]
     if kind is int:
         fits = _SMALLEST_INT <= item <= _LARGEST_INT  # type: ignore[operator]
         return "" if fits else f"{_shown(item)} does not fit 64 bits"
-    return f"a {kind.__name__} is not a plain value (use text, numbers, true/false, null, lists, mappings)"
+    return f"a {kind.__name__} is not a plain value (use text, finite numbers, true/false, null, lists, mappings)"

@@ -252,3 +252,18 @@ def test_the_schema_accepts_exactly_what_the_daemon_does(data: dict[str, Any]) -
     loaded = check_document("a.json", Document(data, dict))
     assert jsonschema.Draft202012Validator(manifest_schema()).is_valid(data) is (loaded.declared is not None)
     assert (loaded.declared is None) is bool(loaded.errors)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".toml", '[[modules]]\nname = "a"\nmetadata = {x = [nan]}\nrequirements = {gb = inf}\n'),
+        (".yaml", "modules:\n- name: a\n  metadata: {x: [.nan]}\n  requirements: {gb: .inf}\n"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_where_it_stands(suffix: str, text: str) -> None:
+    errors = load(f"m{suffix}", text.encode(), suffix).errors
+    assert {(error.line, error.field, error.message) for error in errors} == {
+        (3, "modules[0].metadata.x[0]", "nan is not a finite number"),
+        (4, "modules[0].requirements.gb", "inf is not a finite number"),
+    }

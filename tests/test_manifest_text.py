@@ -260,7 +260,8 @@ def test_all_keys_that_appear_twice_are_told(suffix: str, text: str) -> None:
     )
     for (line, message), (again, key, first) in zip(told, expected, strict=True):
         assert line == again
-        assert key in message and message.endswith(f"appears twice, first in line {first}")
+        assert key in message
+        assert message.endswith(f"appears twice, first in line {first}")
 
 
 def test_aliases_multiply_up_to_a_bound() -> None:

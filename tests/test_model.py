@@ -46,7 +46,7 @@ words = st.lists(st.sampled_from(WORDS), max_size=3).map(tuple)
 levels = st.sampled_from(LEVELS)
 categories = st.sampled_from(("one", "two", "drei ü"))
 pools = st.sampled_from(("general", "neural"))
-plain_values = st.sampled_from((1, 2.5, True, None, "text", b"\0", [1, {"a": []}], {"deep": {"er": 1}}))
+plain_values = st.sampled_from((1, 2.5, True, None, "text", "\0", [1, {"a": []}], {"deep": {"er": 1}}))
 needs = st.builds(
     Requirements,
     memory=levels,

@@ -42,7 +42,7 @@ FULL = ModuleInfo(
     estimated_duration=1234,
     native_available=True,
     examples=("Full()(query='x')",),
-    metadata={"cost_usd_per_call": 0.01, "nested": {"list": [1, None, True, "ü", b"\0"]}},
+    metadata={"cost_usd_per_call": 0.01, "nested": {"list": [1, None, True, "ü", "\0"]}},
 )
 KEPT = Provenance(version=3, revision=17, updated_at=1_700_000_000_000, source="client", sequence=9)
 

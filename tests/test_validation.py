@@ -25,7 +25,7 @@ from registry_store.layout import (
     MAX_TERM_BYTES,
 )
 from registry_store.names import attribute_terms, short_terms
-from registry_store.records import Provenance
+from registry_store.records import Provenance, to_plain
 from registry_store.validation import validate_encoded, validate_module
 from registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
 from writer import RegistryWriter
@@ -92,7 +92,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"estimated_duration": 0},
     {"estimated_duration": MAX_DURATION_MS},
     {"metadata": nested(MAX_METADATA_DEPTH)},
-    {"metadata": {"n": None, "f": 0.5, "i": -(2**63), "u": 2**64 - 1, "b": b"\0", "l": [True, {"ü": "ü"}]}},
+    {"metadata": {"n": None, "f": 0.5, "i": -(2**63), "u": 2**64 - 1, "b": -0.0, "l": [True, {"ü": "ü"}]}},
     {"requirements": Requirements(memory="very_high", compute="high", gpu=True, extra={"vram_gb": 24})},
     {"examples": ("", "\n", "ü" * 1000)},
 ]
@@ -151,6 +151,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("metadata int too large", {"metadata": {"a": [2**64]}}, "metadata.a[0]: 18446744073709551616 does not fit 64"),
     ("metadata int astronomical", {"metadata": {"a": 10**5000}}, "metadata.a: "),
     ("metadata that multiplies", {"metadata": {"a": doubling(30)}}, f"metadata: more than {MAX_RECORD_BYTES} values"),
+    ("metadata not a number", {"metadata": {"a": float("nan")}}, "metadata.a: nan is not a finite number"),
+    ("metadata infinite", {"metadata": {"a": [{"b": float("-inf")}]}}, "metadata.a[0].b: -inf is not a finite number"),
+    ("metadata bytes", {"metadata": {"a": {"b": b"x"}}}, "metadata.a.b: a bytes is not a plain value"),
+    ("extra infinite", {"requirements": Requirements(extra={"gb": float("inf")})}, "requirements.extra.gb: inf is not"),
+    ("extra bytes", {"requirements": Requirements(extra={"gb": b""})}, "requirements.extra.gb: a bytes is not"),
     ("metadata object", {"metadata": {"a": object()}}, "metadata.a: a object is not a plain value"),
     ("record too large", {"metadata": {"a": "x" * MAX_RECORD_BYTES}}, f"the limit is {MAX_RECORD_BYTES}"),
 ]
@@ -230,7 +235,7 @@ anything = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False)
+    | st.floats()
     | st.text()
     | st.binary()
     | st.sampled_from([Word.REASONING, Text("t"), (), object, 2**70, "low", "\ud800"]),
@@ -265,6 +270,7 @@ def test_whatever_is_accepted_is_stored_as_it_is_and_found_by_the_same_terms(fie
     stored = seal_record(encoded, Provenance(1, 1, 0, 0))
     again = decode_info(stored).info
     assert again == info
+    assert msgspec.json.decode(msgspec.json.encode(to_plain(info))) == to_plain(info)
     assert msgspec.msgpack.encode(again, order="deterministic") == encoded
     words = Vocabulary(CORE_IMPLICATIONS)
     assert attribute_terms(again, words) == attribute_terms(info, words)
