@@ -33,17 +33,24 @@ class RegistryError(Exception):
 class UnknownModuleError(RegistryError, KeyError):
     """No module has this name. `name` is what was asked, `closest` the nearest known names, best first."""
 
+    _MESSAGE = "no module is registered as {!r}."
+    _REMEDY = "`dspy-registry list` shows all names."
+
     def __init__(self, name: str, closest: Iterable[str] = ()) -> None:
         self.name = name
         self.closest = tuple(closest)
         hint = f"Did you mean {', '.join(self.closest)}?" if self.closest else ""
-        super().__init__(
-            f"no module is registered as {name!r}.",
-            remedy=hint or "`dspy-registry list` shows all names.",
-        )
+        super().__init__(self._MESSAGE.format(name), remedy=hint or self._REMEDY)
 
     def __reduce__(self) -> tuple[type[UnknownModuleError], tuple[str, tuple[str, ...]]]:
         return type(self), (self.name, self.closest)
+
+
+class UnknownAliasError(UnknownModuleError):
+    """No alias is called so; short names of modules are none. `name` is what was asked."""
+
+    _MESSAGE = "no alias is called {!r}."
+    _REMEDY = "`dspy-registry alias list` shows all aliases."
 
 
 class AmbiguousNameError(RegistryError, LookupError):

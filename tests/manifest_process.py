@@ -15,6 +15,7 @@ from typing import Any
 from conftest import violations
 
 from readers import Registry
+from registry_store import UnknownModuleError
 from writer import WriterClient
 
 PATIENT = 60.0
@@ -50,6 +51,18 @@ class Served:
         self.manifests = manifests
         self._log = log
         self.registry = Registry(path)
+
+    def change(self, call: str, *arguments: Any) -> None:
+        """Change the registry as a client does."""
+        with WriterClient(self.path) as client:
+            getattr(client, call)(*arguments)
+
+    def resolves(self, name: str) -> bool:
+        try:
+            self.registry.get_module(name)
+        except UnknownModuleError:
+            return False
+        return True
 
     def section(self, name: str) -> dict[str, Any]:
         with WriterClient(self.path) as client:

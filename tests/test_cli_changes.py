@@ -98,6 +98,24 @@ def test_a_refused_change_says_why(served: Path) -> None:
     assert answer("status")["registry"]["revision"] == 1
 
 
+def test_an_alias_cannot_shadow_a_full_name(served: Path) -> None:
+    status, error = refusal("alias", "set", "dspy.ReAct", "dspy.Predict")
+    assert (status, error["type"]) == (1, "InvalidModuleError")
+    assert "full names always win" in error["message"]
+    assert answer("alias", "list") == {"aliases": []}
+
+
+def test_an_unknown_name_comes_with_the_closest_ones(served: Path) -> None:
+    for command in (["unregister", "Predict"], ["alias", "set", "zz", "dspy.Predct"]):
+        done = run(*command)
+        assert done.returncode == 1
+        assert "Did you mean dspy.Predict" in done.stderr
+    status, error = refusal("alias", "remove", "zz")
+    assert (status, error["type"]) == (1, "UnknownAliasError")
+    assert error["message"] == "no alias is called 'zz'."
+    assert "dspy-registry alias list" in error["remedy"]
+
+
 def test_expected_version_lets_an_update_pass(served: Path) -> None:
     assert answer("register", "--name", "acme.X", "--expected-version", "0")["revision"] == 2
     told = answer("register", "--name", "acme.X", "--duration", "7", "--expected-version", "1")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from manifest_process import UNNOTICED, Served, module, serving
 
+from registry_store import ModuleInfo
 from writer.manifests.text import read_text
 
 
@@ -412,6 +413,30 @@ def test_removing_a_file_unregisters_what_it_alone_declared(served: Served, fold
     served.until(lambda: "acme.Extra" not in served.registry)
     assert served.duration("dspy.Predict") == 1000
     assert served.registry.get("quick") is None
+
+
+def test_a_manifests_alias_comes_back_with_the_module_it_means(served: Served, folder: Path) -> None:
+    served.change("register_module", ModuleInfo("al.T"))
+    (folder / "first.toml").write_text(module("acme.First", 2) + '[aliases]\nxx = "al.T"\n')
+    served.until(lambda: served.duration("acme.First") == 2)
+    assert served.registry.get_module("xx").name == "al.T"
+    served.change("unregister_module", "al.T")
+    served.until(served.errors)
+    (error,) = served.errors()
+    assert (error["file"], error["field"]) == ("first.toml", "aliases.xx")
+    served.change("register_module", ModuleInfo("al.T"))
+    served.until(lambda: not served.errors())
+    assert served.registry.get_module("xx").name == "al.T"
+
+
+def test_a_manifests_alias_survives_a_module_that_is_gone_for_a_moment(served: Served, folder: Path) -> None:
+    served.change("register_module", ModuleInfo("al.T"))
+    (folder / "first.toml").write_text(module("acme.First", 2) + '[aliases]\nxx = "al.T"\n')
+    served.until(lambda: served.duration("acme.First") == 2)
+    for _ in range(3):
+        served.change("unregister_module", "al.T")
+        served.change("register_module", ModuleInfo("al.T"))
+        served.until(lambda: served.resolves("xx") and not served.errors())
 
 
 # Restart

@@ -299,6 +299,16 @@ def test_an_alias_goes_with_the_module_it_means(subject: Subject) -> None:
     assert "acme.A" not in subject.reader
 
 
+def test_an_alias_cannot_be_a_registered_full_name(subject: Subject) -> None:
+    loaded = subject.load(a="aliases:\n  dspy.ReAct: dspy.Predict\n")
+    (error,) = loaded.errors
+    assert (error.file, error.line, error.field) == ("a.yaml", 2, "aliases.dspy.ReAct")
+    assert "a module has this full name, and full names always win" in error.message
+    subject.writer.unregister_module("dspy.ReAct")
+    assert subject.load(a="aliases:\n  dspy.ReAct: dspy.Predict\n").errors == ()
+    assert subject.reader.get_module("dspy.ReAct").name == "dspy.Predict"
+
+
 def test_a_clients_alias_wins(subject: Subject) -> None:
     subject.writer.set_alias("short", "dspy.Predict")
     assert subject.load(a="modules: [{name: acme.A}]\naliases: {short: acme.A}").errors == ()

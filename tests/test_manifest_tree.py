@@ -201,3 +201,14 @@ def test_what_is_in_force_is_always_without_conflict(versions: list[dict[str, st
         assert plan.held | set(plan.effective) == set(read.files)
         assert {error.file for error in plan.errors} == plan.held
         standing = after
+
+
+@pytest.mark.parametrize("where", ["a", "b"])
+def test_an_alias_that_is_a_full_name_is_the_error_of_its_file(where: str) -> None:
+    texts = {"a": declaring("x.A"), "b": declaring("x.B")}
+    texts[where] = declaring("x.A" if where == "a" else "x.B", aliases="x.A: x.B")
+    plan = compile_tree(tree(**texts), {}, CORE)
+    message = "'x.A' is the full name of a module, declared by a.yaml; full names always win"
+    assert [(error.file, error.field, error.message) for error in plan.errors] == [
+        (f"{where}.yaml", "aliases.x.A", message)
+    ]

@@ -304,7 +304,10 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(alias=st.sampled_from(ALIASES), name=names)
     def set_alias(self, alias: str, name: str) -> None:
-        if name in self.model.modules:
+        if alias in self.model.modules:  # it would never be asked: the full name comes first
+            with pytest.raises(InvalidModuleError):
+                self.writer.set_alias(alias, name)
+        elif name in self.model.modules:
             model = replace(self.model, aliases={**self.model.aliases, alias: name})
             self.change(model, self.writer.set_alias, alias, name)
         else:

@@ -16,7 +16,7 @@ from registry_store.changes import (
     state_codec,
 )
 from registry_store.codec import open_record
-from registry_store.errors import AmbiguousNameError, CorruptRecordError
+from registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from registry_store.handles import Databases, Transaction
 from registry_store.history import past_records
 from registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
@@ -193,6 +193,10 @@ class Catalog:
             return lookup.resolve(self._txn, self._dbs, asked)
         except AmbiguousNameError:
             return None
+
+    def unknown(self, asked: object) -> UnknownModuleError:
+        """The error for a name that no module has, with the closest ones that modules have."""
+        return lookup.unknown(self._txn, self._dbs, asked)
 
     def block(self, term: str, block: int) -> BitMap:
         """One block of a posting; empty when it is not stored."""

@@ -17,6 +17,7 @@ from registry_store.errors import (
     CorruptRecordError,
     InvalidModuleError,
     RegistryFullError,
+    UnknownAliasError,
     UnknownModuleError,
 )
 from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
@@ -26,6 +27,8 @@ from registry_store.validation import check_expected_version, name_problems, val
 from registry_store.vocabulary import Vocabulary
 from writer.aliases import StagedAliases, standing_aliases
 from writer.catalog import Catalog
+
+_SHADOWED = "a module has this full name, and full names always win"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -177,7 +180,7 @@ class Draft:
             standing = None
         else:
             if standing is None:
-                raise UnknownModuleError(name)
+                raise self.catalog.unknown(name)
         if self.layers_of(name):
             self.layers[name] = {}
         self._drop(name, standing)
@@ -193,12 +196,19 @@ class Draft:
             self.relayer(name, {key: layer for key, layer in standing.items() if key != source})
 
     def set_alias(self, alias: str, name: str, source: str = CLIENT) -> None:
-        """Raises InvalidModuleError for a malformed alias or one too many, UnknownModuleError for a missing module."""
+        """Raises InvalidModuleError for an alias that is malformed, a module's full name, or one too many.
+
+        UnknownModuleError for a missing module.
+        """
         problems = name_problems(alias)
+        if not problems and self.module(alias) is not None:
+            problems = (_SHADOWED,)
         if problems:
             raise InvalidModuleError(f"alias {alias!r}", problems)
-        if name_problems(name) or self.module(name) is None:
+        if name_problems(name):
             raise UnknownModuleError(name)
+        if self.module(name) is None:
+            raise self.catalog.unknown(name)
         standing, meaning = self.alias(alias), Alias(name, source)
         if standing != meaning:
             self._refuse_one_too_many(alias, name, standing)
@@ -214,10 +224,10 @@ class Draft:
             raise InvalidModuleError(f"alias {alias!r}", problems)
 
     def remove_alias(self, alias: str) -> None:
-        """Raises UnknownModuleError when it is not declared."""
+        """Raises UnknownAliasError when it is not declared."""
         standing = None if name_problems(alias) else self.alias(alias)
         if standing is None:
-            raise UnknownModuleError(alias)
+            raise UnknownAliasError(alias)
         self.aliases.put(alias, standing, None)
 
     def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:

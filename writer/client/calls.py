@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry_store import wire_errors
-from registry_store.errors import InvalidModuleError, ProtocolError, UnknownModuleError
+from registry_store.errors import (
+    InvalidModuleError,
+    ProtocolError,
+    UnknownAliasError,
+    UnknownModuleError,
+)
 from registry_store.progress import Progress
 from registry_store.protocol import (
     PART_BYTES,
@@ -145,8 +150,8 @@ def set_alias(alias: str, name: str) -> Call:
 
 
 def remove_alias(alias: str) -> Call:
-    """Raises UnknownModuleError for what cannot be an alias."""
-    _refuse_impossible(alias)
+    """Raises UnknownAliasError for what cannot be an alias."""
+    _refuse_impossible(alias, UnknownAliasError)
     return Call(RemoveAlias, (alias,))
 
 
@@ -175,9 +180,9 @@ def report_usage(batch: bytes) -> Call:
     return Call(ReportUsage, (batch,))
 
 
-def _refuse_impossible(name: str) -> None:
+def _refuse_impossible(name: str, error: type[UnknownModuleError] = UnknownModuleError) -> None:
     if name_problems(name):
-        raise UnknownModuleError(name)
+        raise error(name)
 
 
 def _refuse_too_large(modules: Sequence[bytes]) -> None:

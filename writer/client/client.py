@@ -78,11 +78,14 @@ class WriterClient:
         return calls.visible_in(self._call(calls.unregister(name)))
 
     def set_alias(self, alias: str, name: str) -> int:
-        """Let `alias` resolve to the module `name`. Raises InvalidModuleError, UnknownModuleError."""
+        """Let `alias` resolve to the module `name`.
+
+        Raises InvalidModuleError for an alias that is malformed or a module's full name, UnknownModuleError.
+        """
         return calls.visible_in(self._call(calls.set_alias(alias, name)))
 
     def remove_alias(self, alias: str) -> int:
-        """Raises UnknownModuleError when the alias is not declared."""
+        """Raises UnknownAliasError when it is not declared."""
         return calls.visible_in(self._call(calls.remove_alias(alias)))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:

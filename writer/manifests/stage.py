@@ -14,9 +14,10 @@ import msgspec
 
 from registry_store.changes import Implications
 from registry_store.codec import encode
-from registry_store.errors import RegistryError, VocabularyError
+from registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
 from registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
 from writer.draft import Draft
+from writer.manifests.aliases import DeclaredAlias, declared_aliases
 from writer.manifests.lines import Path
 from writer.manifests.records import Declarations, ManifestError
 from writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
@@ -28,13 +29,14 @@ class Loaded(msgspec.Struct, frozen=True):
     """What came of a tree.
 
     `modules` counts those that manifests declare. `needs_registry`: an error depends on what else is registered, so it
-    may go away without a change of a file.
+    may go away without a change of a file. `aliases` are those that came into force.
     """
 
     modules: int
     held: frozenset[str]
     errors: tuple[ManifestError, ...]
     needs_registry: bool
+    aliases: tuple[DeclaredAlias, ...] = ()
 
 
 def stage_tree(draft: Draft, tree: Tree) -> Loaded:
@@ -54,7 +56,7 @@ def stage_tree(draft: Draft, tree: Tree) -> Loaded:
         draft.absorb(child)
     kept = (standing.get(file, NOTHING) for file in plan.held)
     modules = sum(len(declared.modules) for declared in (*plan.effective.values(), *kept))
-    return Loaded(modules, plan.held, plan.errors, bool(refused))
+    return Loaded(modules, plan.held, plan.errors, bool(refused), declared_aliases(plan.effective))
 
 
 def standing_declarations(draft: Draft) -> dict[str, Declarations]:
@@ -164,7 +166,14 @@ class _Staging:
         for alias, (file, name) in new.items():
             meaning = self._draft.alias(alias)
             if meaning is None or meaning.source != CLIENT:
-                try:
-                    self._draft.set_alias(alias, name, MANIFEST_PREFIX + file)
-                except RegistryError as error:
-                    self._refuse(file, ("aliases", alias), error)
+                self._alias(file, alias, name)
+
+    def _alias(self, file: str, alias: str, name: str) -> None:
+        path = ("aliases", alias)
+        if self._draft.module(name) is None:  # without a look for the closest names, which thousands would wait for
+            self._refuse(file, path, UnknownModuleError(name))
+            return
+        try:
+            self._draft.set_alias(alias, name, MANIFEST_PREFIX + file)
+        except RegistryError as error:
+            self._refuse(file, path, error)

@@ -82,7 +82,7 @@ def _claims(tree: Tree, standing: Mapping[str, Declarations], held: set[str]) ->
 
 
 def _conflicts(tree: Tree, claims: Mapping[str, Declarations], held: set[str]) -> Iterator[ManifestError]:
-    """Names and aliases that several files declare: an error of each that is not held already."""
+    """What several files declare, and aliases that are names: an error of each file that is not held already."""
     modules: dict[str, list[str]] = defaultdict(list)
     aliases: dict[str, list[str]] = defaultdict(list)
     for file, declared in claims.items():
@@ -91,15 +91,30 @@ def _conflicts(tree: Tree, claims: Mapping[str, Declarations], held: set[str]) -
         for alias in declared.aliases:
             aliases[alias].append(file)
     for name, files in modules.items():
-        for file in files if len(files) > 1 else ():
-            if file not in held:
-                path = (*tree.files[file].places[name], "name")
-                yield _conflict(tree, held, file, path, f"{name!r}", [other for other in files if other != file])
+        for file, others in _others(files, held):
+            path = (*tree.files[file].places[name], "name")
+            yield _conflict(tree, held, file, path, f"{name!r}", others)
     for alias, files in aliases.items():
-        for file in files if len(files) > 1 else ():
+        for file, others in _others(files, held):
+            yield _conflict(tree, held, file, ("aliases", alias), f"the alias {alias!r}", others)
+    yield from _shadowed(tree, modules, aliases, held)
+
+
+def _others(files: list[str], held: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each of several files that declare one thing, with the others."""
+    for file in files if len(files) > 1 else ():
+        if file not in held:
+            yield file, [other for other in files if other != file]
+
+
+def _shadowed(
+    tree: Tree, modules: Mapping[str, list[str]], aliases: Mapping[str, list[str]], held: set[str]
+) -> Iterator[ManifestError]:
+    for alias in sorted(aliases.keys() & modules.keys()):
+        told = f"{alias!r} is the full name of a module, declared by {', '.join(modules[alias])}"
+        for file in aliases[alias]:
             if file not in held:
-                others = [other for other in files if other != file]
-                yield _conflict(tree, held, file, ("aliases", alias), f"the alias {alias!r}", others)
+                yield tree.files[file].error(("aliases", alias), f"{told}; full names always win")
 
 
 def _conflict(tree: Tree, held: set[str], file: str, path: Path, what: str, others: list[str]) -> ManifestError:

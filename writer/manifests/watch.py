@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from writer.manifests.aliases import are_disturbed
 from writer.manifests.folder import ManifestFolder, Reading
 from writer.manifests.links import checkout_locks
 from writer.manifests.notices import Notices
@@ -78,6 +79,7 @@ class ManifestWatch:
         self._files: frozenset[str] = frozenset()
         self._loaded = Loaded(0, frozenset(), (), False)
         self._revision = 0
+        self._followed = 0
         self._loaded_at = 0
         self._failure = ""
 
@@ -206,8 +208,18 @@ class ManifestWatch:
 
     async def _look(self) -> None:
         reading = await self._settled()
-        if self._is_due or (self._loaded.needs_registry and self._daemon.revision != self._revision):
+        self._is_due = self._is_due or self._is_disturbed()
+        if self._is_due:
             await self._commit(reading)
+
+    def _is_disturbed(self) -> bool:
+        """Whether commits of others bear on what manifests declare."""
+        revision = self._daemon.revision
+        if self._loaded.needs_registry:
+            return revision != self._revision
+        found = are_disturbed(self._daemon.store.environment, self._loaded.aliases, self._followed, revision)
+        self._followed = revision
+        return found
 
     async def _commit(self, reading: Reading) -> None:
         tree = reading.tree
@@ -215,6 +227,7 @@ class ManifestWatch:
         self._is_due, self._failure = False, ""
         before, self._loaded = self._loaded.errors, done.result
         self._files, self._revision = frozenset(tree.files), done.revision
+        self._followed = done.revision - 1  # others may have changed something after us in the same revision
         self._loaded_at = time.time_ns() // 1_000_000
         self._report(before)
 

@@ -1,0 +1,73 @@
+"""Whether the aliases that manifests declare still stand.
+
+An alias goes with the module it means, and the registry forgets it. The manifest does not: once the module is there
+again, so must be the alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from registry_store.changes import change_codec
+from registry_store.environment import Environment
+from registry_store.handles import Databases, Transaction
+from registry_store.layout import revision_key
+from writer.manifests.records import Declarations
+
+_MOST_FOLLOWED: Final = 1000
+"""Revisions; looking at the aliases themselves then costs less."""
+
+
+class DeclaredAlias(NamedTuple):
+    """An alias of a manifest. `is_own`: the module it means is declared by a manifest too."""
+
+    alias: str
+    name: str
+    is_own: bool
+
+
+def declared_aliases(effective: Mapping[str, Declarations]) -> tuple[DeclaredAlias, ...]:
+    """Those of all files in force."""
+    own = {name for declared in effective.values() for name in declared.modules}
+    return tuple(
+        DeclaredAlias(alias, name, name in own)
+        for declared in effective.values()
+        for alias, name in declared.aliases.items()
+    )
+
+
+def are_disturbed(environment: Environment, aliases: Iterable[DeclaredAlias], since: int, until: int) -> bool:
+    """Whether modules that came or went after a revision leave one of these aliases wrong."""
+    touching = {word: one for one in aliases for word in (one.alias, one.name)}
+    if not touching or since >= until:
+        return False
+    with environment.reading() as txn:
+        names = _come_and_gone(txn, environment.dbs, since, until)
+        touched = touching.values() if names is None else [touching[name] for name in names if name in touching]
+        return any(_is_wrong(txn, environment.dbs, one) for one in touched)
+
+
+def _come_and_gone(txn: Transaction, dbs: Databases, since: int, until: int) -> set[str] | None:
+    """The modules registered or unregistered in these revisions; None when the log does not say."""
+    if until - since > _MOST_FOLLOWED:
+        return None
+    names: set[str] = set()
+    for revision in range(since + 1, until + 1):
+        logged = txn.get(revision_key(revision), None, dbs.changes)
+        change = None if logged is None else change_codec.load(logged)
+        if change is None or change.everything:
+            return None
+        names.update(module.name for module in change.modules if module.action != "updated")
+    return names
+
+
+def _is_wrong(txn: Transaction, dbs: Databases, declared: DeclaredAlias) -> bool:
+    """It is shadowed by a full name; or gone, and not only because a client unregistered what manifests declare."""
+
+    def is_registered(name: str) -> bool:
+        return txn.get(name.encode(), None, dbs.modules) is not None
+
+    if txn.get(declared.alias.encode(), None, dbs.aliases) is not None:
+        return is_registered(declared.alias)
+    return is_registered(declared.name) or not declared.is_own
