@@ -141,7 +141,7 @@ class Queries(Mapping[str, ModuleInfo]):
 
     def find(
         self,
-        capabilities: str | Iterable[str] = (),
+        capabilities: str | Iterable[str] | None = (),
         category: str | None = None,
         pool_type: str | None = None,
         native: bool | None = None,

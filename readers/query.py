@@ -16,7 +16,7 @@ Plan = tuple[tuple[str, ...], ...]
 
 
 def plan_find(
-    capabilities: str | Iterable[str],
+    capabilities: str | Iterable[str] | None,
     category: str | None,
     pool_type: str | None,
     native: bool | None,
@@ -25,7 +25,7 @@ def plan_find(
     max_compute: str | None,
 ) -> Plan:
     """The terms of a query, those that tend to be rarest first. Raises InvalidArgumentError for an unknown level."""
-    words = (capabilities,) if isinstance(capabilities, str) else tuple(capabilities)
+    words = (capabilities,) if isinstance(capabilities, str) else tuple(capabilities or ())
     wanted: list[tuple[str, ...]] = [(f"capability:{word}",) for word in words]
     if category is not None:
         wanted.append((f"category:{category}",))

@@ -174,7 +174,7 @@ class Registry(Attached):
 
     def find(
         self,
-        capabilities: str | Iterable[str] = (),
+        capabilities: str | Iterable[str] | None = (),
         category: str | None = None,
         pool_type: str | None = None,
         native: bool | None = None,
@@ -195,7 +195,7 @@ class Registry(Attached):
                 return self._by_question[capabilities, category, pool_type, native, gpu, max_memory, max_compute]
             except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
                 pass
-        if not isinstance(capabilities, str):
+        if capabilities is not None and not isinstance(capabilities, str):
             capabilities = tuple(capabilities)
         asked = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
         is_usual = category is None and native is None and gpu is None and max_compute is None
@@ -234,6 +234,7 @@ class Registry(Attached):
 
         Ends when nothing has changed for `timeout` seconds (None: never). `poll` is the pause between two looks
         at the revision word, in seconds. A change with `everything` stands for all that the log no longer holds.
+        Raises InvalidArgumentError for a number that is negative or none.
         """
         return watch.changes(self, since, timeout, poll)
 

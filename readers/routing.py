@@ -81,8 +81,14 @@ def recommend(
     """A recommendation from what is declared. `weights` are those of CostWeights, by name."""
     base = info.estimated_duration
     factor = 1.0
-    if input_size is not None and input_size > LARGE_INPUT:
-        factor = size_factor(input_size)
+    if input_size is not None:
+        try:
+            if input_size > LARGE_INPUT:
+                factor = size_factor(input_size)
+            elif not input_size >= 0:  # negative, or not a number
+                raise _wrong_size(input_size)
+        except TypeError:
+            raise _wrong_size(input_size) from None
     needs = info.requirements
     weight = weights[needs.compute]
     if needs.gpu:
@@ -90,10 +96,17 @@ def recommend(
     return Recommendation(
         info.pool_type,
         round(base * factor * TIMEOUT_MARGIN),
-        info.native_available and optimize_latency,
+        True if info.native_available and optimize_latency else False,  # noqa: SIM210  # bool() would be a call
         weight * base * factor / 1000,
         declared_cost(info.metadata) if COST_METADATA in info.metadata else None,
         observed_cost_usd,
+    )
+
+
+def _wrong_size(input_size: object) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"input_size is {input_size!r}; here it is how many characters the input has, 0 or more, None if not known.",
+        remedy="Words such as 'large' are for estimate_duration.",
     )
 
 

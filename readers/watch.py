@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from registry_store.changes import Change
+from registry_store.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from readers.registry import Registry
@@ -43,8 +44,17 @@ class Follower:
         return self._timeout is not None and time.monotonic() - self._quiet_since >= self._timeout
 
 
+def _refuse_negative(**numbers: object) -> None:
+    """At the call, not when the first change is asked for. NaN is refused too: no time ever reaches it."""
+    for argument, value in numbers.items():
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            meaning = "a revision" if argument == "since" else "a number of seconds"
+            raise InvalidArgumentError(f"{argument} is {value!r}; it is {meaning}, 0 or more.")
+
+
 def changes(registry: Registry, since: int | None, timeout: float | None, poll: float) -> Iterator[Change]:
     """See Registry.watch."""
+    _refuse_negative(since=since, timeout=timeout, poll=poll)
     return _changes(Follower(registry, since, timeout), poll)
 
 
@@ -58,6 +68,7 @@ def _changes(follower: Follower, poll: float) -> Iterator[Change]:
 
 def changes_async(registry: Registry, since: int | None, timeout: float | None, poll: float) -> AsyncIterator[Change]:
     """See Registry.watch_async."""
+    _refuse_negative(since=since, timeout=timeout, poll=poll)
     return _changes_async(Follower(registry, since, timeout), poll)
 
 

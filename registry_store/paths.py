@@ -20,9 +20,14 @@ FileIdentity = tuple[int, int]
 def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
     """The registry's folder, absolute.
 
-    `path` if given; else $DSPY_REGISTRY; else `dspy-registry` in the user's data directory
-    ($XDG_DATA_HOME, else ~/.local/share).
+    `path` if given; else $DSPY_REGISTRY unless it is empty; else `dspy-registry` in the user's data directory
+    ($XDG_DATA_HOME, else ~/.local/share). Raises InvalidArgumentError for an empty path, which would be the folder
+    that the process happens to be in.
     """
+    if path is not None and os.fspath(path) == "":
+        raise InvalidArgumentError(
+            "the registry's path is empty.", remedy=f"Name its folder, or give none, for ${ENVIRONMENT_VARIABLE}."
+        )
     chosen = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     if chosen is not None:
         return Path(chosen).expanduser().absolute()

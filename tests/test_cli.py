@@ -226,6 +226,19 @@ def test_no_command_shows_the_help_and_exits_with_2() -> None:
     assert "Usage: dspy-registry" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["get", "Predict"], ["list"], ["check"], ["serve"], ["status"]])
+def test_an_empty_path_is_an_error_that_names_it(command: list[str]) -> None:
+    done = run(*command, "--path", "")
+    assert done.returncode == 2
+    assert "'--path'" in done.stderr
+    assert "it is empty; name the registry's folder" in done.stderr
+
+
+def test_a_watch_of_no_length_is_refused(seeded_registry: Path) -> None:
+    status, error = refusal("watch", "--timeout", "nan")
+    assert (status, error["type"]) == (2, "InvalidArgumentError")
+
+
 def test_path_wins_over_the_environment(seeded_registry: Path, tmp_path: Path) -> None:
     assert run("get", "Predict", "--path", tmp_path / "none").returncode == 1
     assert run("get", "Predict", "-p", seeded_registry, DSPY_REGISTRY=str(tmp_path / "none")).returncode == 0

@@ -19,6 +19,7 @@ from readers.query import plan_find
 from readers.routing import CostWeights
 from registry_store import InvalidArgumentError, ModuleInfo, Requirements, StoreClosedError
 from registry_store.codec import open_record
+from registry_store.paths import registry_path
 from registry_store.vocabulary import LEVELS
 from writer import RegistryWriter
 
@@ -102,6 +103,8 @@ def test_conditions_may_be_given_in_any_form(queries: Any) -> None:
         assert queries.find(capabilities) == expected
     assert queries.find() == tuple(queries)
     assert queries.find(capabilities=[]) == tuple(queries)
+    assert queries.find(capabilities=None) == queries.find(capabilities=None) == tuple(queries)
+    assert queries.find(None, pool_type="optimizer") == queries.find(pool_type="optimizer") != ()
     assert queries.find(capabilities="a") == queries.find(["a"]) == queries.find_by_capability("a")
     assert queries.find(max_memory="very_high") == tuple(queries)
 
@@ -431,3 +434,40 @@ def test_an_input_size_of_another_type_is_an_error_however_warm_the_cache(querie
     for _ in range(3):
         with pytest.raises(InvalidArgumentError, match="input_size"):
             queries.estimate_duration("dspy.Predict", [])
+
+
+@pytest.mark.parametrize("basis", ["declared", "observed", "auto"])
+@pytest.mark.parametrize("size", ["large", -1, float("nan"), []])
+def test_an_input_that_has_no_such_size_is_an_error_that_names_the_argument(
+    queries: Any, size: Any, basis: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidArgumentError, match=r"input_size is .*how many characters"):
+            queries.routing_recommendation("dspy.Predict", input_size=size, basis=basis)
+
+
+@pytest.mark.parametrize(("wanted", "native"), [(None, False), (0, False), ("", False), (1, True), ("yes", True)])
+def test_whether_to_prefer_native_is_true_or_false(queries: Any, wanted: Any, native: bool) -> None:
+    for name in ("dspy.Predict", "dspy.ReAct"):
+        recommended = queries.routing_recommendation(name, optimize_latency=wanted)
+        assert recommended.prefer_native is (native and name == "dspy.Predict")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("since", -5), ("since", "1"), ("timeout", float("nan")), ("timeout", -1), ("poll", -1), ("poll", float("nan"))],
+)
+def test_a_watch_refuses_what_is_no_number(folder: Path, argument: str, value: Any) -> None:
+    with Registry(folder) as registry:
+        for watch in (registry.watch, registry.watch_async):
+            with pytest.raises(InvalidArgumentError, match=f"{argument} is "):
+                watch(**{argument: value})
+
+
+def test_an_empty_path_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for opens in (Registry, RegistryWriter, registry_path):
+        with pytest.raises(InvalidArgumentError, match="path is empty"):
+            opens("")
+    monkeypatch.setenv("DSPY_REGISTRY", "")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert registry_path() == Path("/data/dspy-registry")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,23 @@ from registry_store.progress import Progress
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+class _Folder(click.Path):
+    """A path that is given if it is asked for: an empty one would be the folder that the shell is in."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            self.fail("it is empty; name the registry's folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def path_option(command: Decorated) -> Decorated:
     """`--path`: the registry's folder, None unless it or $DSPY_REGISTRY is given."""
     return click.option(
         "-p",
         "--path",
-        type=click.Path(path_type=Path),
+        type=_Folder(path_type=Path),
         envvar=ENVIRONMENT_VARIABLE,
         show_envvar=True,
         help="Folder of the registry.",
