@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -20,7 +21,7 @@ from daemon_process import PATIENT, Peer, Served, daemon, daemon_of, module, reg
 from processes import run, say
 
 from readers import Registry
-from registry_store import BusyError, InvalidModuleError, ProtocolError, RegistryError, StorePermissionError
+from registry_store import BusyError, InvalidModuleError, ProtocolError, RegistryError, StorePermissionError, layout
 from registry_store import protocol as wire
 from registry_store.codec import encode
 from registry_store.nesting import DEEPEST, is_shallow
@@ -345,6 +346,18 @@ def register_as(path: str, groups: list[int]) -> None:
             say(str(error))
 
 
+def status_as(path: str, *options: str) -> None:
+    from click.testing import CliRunner
+
+    from registry_store.cli import main
+
+    os.setgroups([])
+    os.setgid(STRANGER)
+    os.setuid(STRANGER)
+    done = CliRunner().invoke(main, ["status", "--path", path, *options])
+    say([done.exit_code, done.stdout])
+
+
 def serve_group(path: str) -> None:
     serve(path, group=GROUP)
 
@@ -443,3 +456,18 @@ def test_a_listener_that_is_no_daemon_is_not_believed(tmp_path: Path) -> None:
             with WriterClient(folder, timeout=PATIENT) as client, pytest.raises(ProtocolError):
                 client.register_module(module("acme.m"))
         thread.join()
+
+
+@needs_root
+def test_a_status_that_the_daemon_may_not_be_asked_for_shows_the_registry_and_says_why(open_folder: Path) -> None:
+    with daemon(open_folder):
+        (open_folder / layout.LOCK_FILE).chmod(0o666)
+        ((status, shown),) = run(__name__, "status_as", open_folder)
+        assert status == 1
+        assert "modules              6\n" in shown
+        assert "may not be opened by this user" in shown
+        assert "serve --group" in shown
+        ((status, shown),) = run(__name__, "status_as", open_folder, "--json")
+        facts = json.loads(shown)
+        assert (status, facts["registry"]["modules"], facts["daemon"]) == (1, 6, None)
+        assert facts["unreachable"]["type"] == "StorePermissionError"

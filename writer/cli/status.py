@@ -15,11 +15,15 @@ from registry_store.cli import console, tables
 @console.path_option
 @console.json_option
 def status(path: Path | None, as_json: bool) -> int:
-    """Show what the registry holds and how its daemon is. Exits with 1 when no daemon answers."""
+    """Show what the registry holds and how its daemon is.
+
+    Exits with 1 when no daemon answers, or none that this user may ask.
+    """
     from registry_store.paths import registry_path
 
     folder = registry_path(path)
-    facts = {"registry": _stored(folder), "daemon": _daemon(folder)}
+    facts: dict[str, Any] = {"registry": _stored(folder), "daemon": None, "unreachable": None}
+    facts.update(_daemon(folder))
     if as_json:
         console.print_json(facts)
     else:
@@ -51,18 +55,19 @@ def _stored(folder: Path) -> dict[str, Any]:
     }
 
 
-def _daemon(folder: Path) -> dict[str, Any] | None:
-    """What the daemon says of itself; None when none answers."""
+def _daemon(folder: Path) -> dict[str, Any]:
+    """What the daemon says of itself, or why it cannot be asked."""
     import msgspec
 
-    from registry_store.errors import WriterUnavailableError
+    from registry_store.errors import RegistryError
     from writer.client import WriterClient
 
     try:
         with WriterClient(folder) as client:
-            return msgspec.structs.asdict(client.status())
-    except WriterUnavailableError:
-        return None
+            return {"daemon": msgspec.structs.asdict(client.status())}
+    except RegistryError as error:
+        said = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
+        return {"unreachable": said}
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
@@ -71,7 +76,7 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     yield from shown.items()
     daemon = facts["daemon"]
     if daemon is None:
-        yield "daemon", "none answers"
+        yield "daemon", _why_not(facts["unreachable"])
         return
     sections = daemon.get("sections", {})
     values = {key: value for key, value in daemon.items() if key not in ("sections", "revision")}
@@ -81,6 +86,12 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
         )
         for key, value in keyed.items():
             yield from _told(key, value)
+
+
+def _why_not(unreachable: dict[str, str]) -> str:
+    if unreachable["type"] == "WriterUnavailableError":
+        return "none answers"
+    return f"cannot be asked: {unreachable['message']} {unreachable['remedy']}"
 
 
 def _told(key: str, value: Any) -> Iterator[tuple[str, object]]:

@@ -238,7 +238,7 @@ def not_permitted(path: Path) -> StorePermissionError:
     """The error when this user may not open the socket."""
     return StorePermissionError(
         f"{path} may not be opened by this user.",
-        remedy="Send changes as the daemon's user, or let the daemon admit a group.",
+        remedy="Send changes as the daemon's user, or let the daemon admit a group (`serve --group NAME`).",
     )
 
 

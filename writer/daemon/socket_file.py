@@ -85,7 +85,7 @@ def refusal(peer: socket.socket, group: int | None) -> StorePermissionError | No
         return None
     return StorePermissionError(
         f"user {uid} may not change this registry.",
-        remedy="Send changes as the daemon's user, or let the daemon admit a group.",
+        remedy="Send changes as the daemon's user, or let the daemon admit a group (`serve --group NAME`).",
     )
 
 
