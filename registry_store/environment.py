@@ -233,6 +233,8 @@ def create(folder: Path, *, max_readers: int = layout.MAX_READERS, group: int | 
     env = _open_lmdb(folder, writable=True, create=True)
     try:
         open_databases(env, writable=True)
+    except lmdb.Error as error:
+        raise translated(error, folder) from error
     finally:
         env.close()
     access.admit(folder / layout.DATA_FILE, group, access.DATA)

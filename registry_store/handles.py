@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from registry_store import layout
+from registry_store.disk import FREE_SPACE, full, is_full
 from registry_store.errors import (
     FormatVersionError,
     RegistryNotFoundError,
@@ -75,7 +76,7 @@ _REMEDIES: Final[dict[type[Exception], str]] = {
         "Containers that share a registry must share the PID namespace too; "
         "if none do, another process holds a lock on lock.mdb (`lslocks` names it): end it."
     ),
-    lmdb.DiskError: "Free disk space, then repeat the change.",
+    lmdb.DiskError: FREE_SPACE,
     lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
     lmdb.CorruptedError: _DAMAGED,
     lmdb.PageNotFoundError: _DAMAGED,
@@ -92,6 +93,8 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
     """The error of ours for one of LMDB's, with the remedy."""
     if error.code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
         return StorePermissionError(f"{folder}: {error}.", remedy=_PERMISSION_REMEDY)
+    if error.code == errno.ENOSPC or (error.code == errno.EIO and is_full(folder)):
+        return full(folder)
     if error.code == errno.ENOENT or isinstance(error, lmdb.NotFoundError):
         return RegistryNotFoundError(f"there is no complete registry in {folder}.")
     if "already open" in str(error):

@@ -155,13 +155,17 @@ def create_revision_file(
     content[_ID_AT : _ID_AT + ID_BYTES] = registry_id
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
     temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
-    with temporary.open("wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    retire_revision_file(folder)
-    temporary.replace(folder / REVISION_FILE)
+    try:
+        with temporary.open("wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        retire_revision_file(folder)
+        temporary.replace(folder / REVISION_FILE)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def data_identity(folder: Path) -> FileIdentity:

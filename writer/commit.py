@@ -134,7 +134,7 @@ class Committer:
         if self._is_disk_broken:
             raise StoreError(
                 f"{self._environment.folder}: the disk failed to write a commit, and what it holds now is not known.",
-                remedy="Look for disk errors in the system log, then start a new writer.",
+                remedy="Look for disk errors in the system log, and whether the disk is full, then start a new writer.",
             )
         with self._environment.gate:
             if self._environment.open_snapshots:

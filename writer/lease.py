@@ -36,8 +36,12 @@ class Lease:
             holder = _pid(os.pread(file, 32, 0))
             self.release()
             raise WriterLockedError(str(folder), holder)
-        os.truncate(file, 0)
-        os.pwrite(file, str(os.getpid()).encode(), 0)
+        try:
+            os.truncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     @property
     def is_held(self) -> bool:

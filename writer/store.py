@@ -7,7 +7,9 @@ import weakref
 from functools import partial
 from pathlib import Path
 
-from registry_store import access, environment, layout, sharing
+import lmdb
+
+from registry_store import access, disk, environment, layout, sharing
 from registry_store.changes import Implications, State, implications_codec, state_codec
 from registry_store.environment import Environment
 from registry_store.errors import (
@@ -16,6 +18,7 @@ from registry_store.errors import (
     StoreError,
     StorePermissionError,
 )
+from registry_store.handles import translated
 from registry_store.layers import CORE, Layer
 from registry_store.records import to_plain
 from registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
@@ -39,15 +42,18 @@ class Store:
         self.folder = folder
         self._group = group
         self._committer: Committer | None = None
-        make_folder(folder, group)
-        with sharing.shared_lock:  # no fork in between: a child must not keep a lease it knows nothing of
-            self._lease = Lease(folder, group)
-            _stores.add(self)
-        try:
-            self._open()
-        except BaseException:
-            self._lease.release()
-            raise
+        with disk.explained(folder):
+            make_folder(folder, group)
+            with sharing.shared_lock:  # no fork in between: a child must not keep a lease it knows nothing of
+                self._lease = Lease(folder, group)
+                _stores.add(self)
+            try:
+                self._open()
+            except BaseException as error:
+                self._lease.release()
+                if isinstance(error, lmdb.Error):
+                    raise translated(error, folder) from error
+                raise
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
@@ -123,13 +129,13 @@ def make_folder(folder: Path, group: int | None = None) -> None:
     try:
         folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
     except FileExistsError as error:
-        if not folder.is_dir():
+        if not folder.is_dir():  # else another writer was quicker
             raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     except PermissionError as error:
         raise StorePermissionError(
             f"{folder} cannot be created.", remedy="Name a folder this user may write to."
         ) from error
-    except OSError as error:
+    except NotADirectoryError as error:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     else:
         _admit_to_new_folder(folder, group)

@@ -1,0 +1,51 @@
+"""What the disk beneath a registry has to do with an error: whether it is full, or may not be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from registry_store.errors import RegistryError, StoreError, StorePermissionError
+
+FREE_SPACE: Final = "Free disk space, then repeat the change."
+_NEARLY_FULL: Final = 1024 * 1024
+"""Bytes. LMDB reports a write that was cut short as an error of input and output: only this tells it apart."""
+
+
+def is_full(folder: Path) -> bool:
+    """Whether hardly anything can be written there; False where that cannot be known."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _NEARLY_FULL
+
+
+def full(folder: Path) -> StoreError:
+    """The error when there is no room."""
+    return StoreError(f"{folder}: the disk is full.", remedy=FREE_SPACE)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Raises what the system says of a registry's files as an error of ours, with the folder and a remedy."""
+    try:
+        yield
+    except RegistryError:
+        raise
+    except OSError as error:
+        raise _explained(error, folder) from error
+
+
+def _explained(error: OSError, folder: Path) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return full(folder)
+    if error.errno == errno.EROFS:
+        return StorePermissionError(
+            f"{folder} is on a read-only file system.", remedy="Mount it writable, or name a folder elsewhere."
+        )
+    return StoreError(f"{folder}: {error.strerror or error}.", remedy="Name a folder that this user can write to.")
