@@ -91,8 +91,9 @@ _PERMISSION_REMEDY: Final = (
 
 def translated(error: lmdb.Error, folder: Path) -> Exception:
     """The error of ours for one of LMDB's, with the remedy."""
+    said = f"{folder}: {str(error).removeprefix(f'{folder}: ')}."  # where it opens, LMDB names the path itself
     if error.code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
-        return StorePermissionError(f"{folder}: {error}.", remedy=_PERMISSION_REMEDY)
+        return StorePermissionError(said, remedy=_PERMISSION_REMEDY)
     if error.code == errno.ENOSPC or (error.code == errno.EIO and is_full(folder)):
         return full(folder)
     if error.code == errno.ENOENT or isinstance(error, lmdb.NotFoundError):
@@ -104,7 +105,7 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
         )
     if "closed" in str(error).lower():
         return StoreClosedError(f"{folder} was closed.")
-    return StoreError(f"{folder}: {error}.", remedy=_REMEDIES.get(type(error)))
+    return StoreError(said, remedy=_REMEDIES.get(type(error)))
 
 
 def leak(*inherited: Any) -> None:

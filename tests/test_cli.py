@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,22 @@ def test_an_empty_path_is_an_error_that_names_it(command: list[str]) -> None:
 def test_a_watch_of_no_length_is_refused(seeded_registry: Path) -> None:
     status, error = refusal("watch", "--timeout", "nan")
     assert (status, error["type"]) == (2, "InvalidArgumentError")
+
+
+@pytest.mark.parametrize("command", ["list", "list --json", "get Predict", "find -c none", "check", "stats", "--help"])
+def test_a_closed_standard_output_is_no_traceback(seeded_registry: Path, command: str) -> None:
+    shown = run(*command.split())
+    line = shlex.join([*COMMAND, *command.split()])
+    done = subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (shown.returncode, "", shown.stderr)
+
+
+def test_a_file_that_is_no_registry_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_text("hello")
+    status, error = refusal("list", "--path", tmp_path)
+    assert (status, error["type"]) == (1, "StoreError")
+    assert error["message"].count(str(tmp_path)) == 1
+    assert "MDB_INVALID" in error["message"]
 
 
 def test_path_wins_over_the_environment(seeded_registry: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -90,6 +91,7 @@ class CommandGroup(click.Group):
 
         if not standalone_mode:
             return run()
+        _fill_standard_streams()
         try:
             status = run()
         except (click.ClickException, RegistryError, OSError) as error:
@@ -113,6 +115,14 @@ class CommandGroup(click.Group):
         except Exception as error:  # a broken package of others must not take the rest with it
             console.print_warning(f"the commands of {entry.value} cannot be used: {error!r}")
         return True
+
+
+def _fill_standard_streams() -> None:
+    """A closed one becomes /dev/null: else the next file that is opened, the registry's, would take its number."""
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, stream, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
