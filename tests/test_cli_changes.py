@@ -15,6 +15,8 @@ from command import answer, daemon, refusal, run
 from readers import Registry
 from registry_store import ModuleInfo, Requirements
 from writer import RegistryWriter
+from writer.cli.discover import _show
+from writer.discovery import DiscoveryFailure, DiscoveryReport
 
 MODULE = {
     "name": "acme.Summarise",
@@ -334,6 +336,23 @@ def test_discover_without_dspy_needs_no_registry_and_finds_nothing(workers_pytho
 def test_discover_that_cannot_look(arguments: list[str], kind: str) -> None:
     status, error = refusal("discover", *arguments)
     assert (status, error["type"]) == (2 if kind == "InvalidArgumentError" else 1, kind)
+
+
+@pytest.mark.parametrize(
+    ("looked_through", "version", "said"),
+    [
+        ((), None, "whether python3 has DSPy is not known"),
+        (("dspy",), None, "python3 has no DSPy"),
+        (("dspy",), "3.0.1", "python3 has DSPy 3.0.1"),
+    ],
+)
+def test_discover_says_no_more_of_dspy_than_it_knows(
+    looked_through: tuple[str, ...], version: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failures = (DiscoveryFailure("dspy", "not finished within the time limit"),)
+    report = DiscoveryReport(failures=failures, python="python3", dspy_version=version, looked_through=looked_through)
+    _show(report, {})
+    assert f"0 modules found; {said}\n" in capsys.readouterr().err
 
 
 @pytest.mark.dspy

@@ -34,7 +34,7 @@ def test_check_of_sound_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[
         "errors": [],
     }
     assert answer(manifests, "check", tmp_path) == 0
-    assert "1 files, 1 modules, 0 errors" in capsys.readouterr().err
+    assert "1 file, 1 module, 0 errors" in capsys.readouterr().err
 
 
 def test_check_tells_every_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,12 +44,32 @@ def test_check_tells_every_error(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert answer(manifests, "check", tmp_path, "--json") == 1
     errors = json.loads(capsys.readouterr().out)["errors"]
     assert [(error["file"], error["line"], error["field"]) for error in errors] == [
-        ("c.json", 1, ""),
         ("a.toml", 2, "modules[0].name"),
         ("b.yaml", 2, "modules[0].name"),
+        ("c.json", 1, ""),
     ]
     assert answer(manifests, "check", tmp_path) == 1
-    assert "b.yaml:2: modules[0].name: 'acme.A' is declared by b.yaml and by a.toml" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert "error: b.yaml:2: modules[0].name: 'acme.A' is declared by b.yaml and by a.toml" in told
+    assert [line.partition(":")[0] for line in told[:-1]] == ["error"] * 3
+    assert told[-1] == "3 files, 0 modules, 3 errors"
+
+
+def test_check_against_a_registry_tells_what_only_a_registry_can(
+    seeded_registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("aliases:\n  quick: dspy.Predict\n  dspy.ReAct: dspy.Predict\n  x: al.T\n")
+    assert answer(manifests, "check", folder) == 0
+    capsys.readouterr()
+    assert answer(manifests, "check", folder, "--path", seeded_registry, "--json") == 1
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert [(error["line"], error["field"]) for error in errors] == [(3, "aliases.dspy.ReAct"), (4, "aliases.x")]
+    (folder / "a.yaml").write_text("aliases: {quick: dspy.Predict}")
+    assert answer(manifests, "check", folder, "--path", seeded_registry) == 0
+    assert answer_of("alias", "list") == {"aliases": []}  # nothing was changed
+    assert run("manifests", "check", folder, "--path", tmp_path / "none").returncode == 1
 
 
 def test_check_of_what_is_no_folder_is_used_wrongly(tmp_path: Path) -> None:
@@ -86,12 +106,25 @@ def test_a_daemon_tells_what_is_wrong_to_people_and_programs(registry_folder: Pa
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--manifests", "/nowhere"), ("--package", "acme"), ("--python", "python3"), ("--timeout", "5")],
+    [
+        ("--manifests", "/nowhere"),
+        ("--package", "acme"),
+        ("--python", "python3"),
+        ("--timeout", "5"),
+    ],
 )
 def test_serve_used_wrongly(registry_folder: Path, arguments: tuple[str, ...]) -> None:
     done = run("serve", "--path", registry_folder, *arguments)
     assert done.returncode == 2
     assert arguments[0] in done.stderr
+    assert not registry_folder.exists()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_serve_refuses_a_time_limit_that_is_none_at_the_start(registry_folder: Path, seconds: str) -> None:
+    done = run("serve", "--path", registry_folder, "--discover", "--timeout", seconds)
+    assert done.returncode == 2
+    assert "timeout is" in done.stderr
     assert not registry_folder.exists()
 
 

@@ -31,6 +31,15 @@ from writer.usage import UsageReporter
 HAS_DSPY = importlib.util.find_spec("dspy") is not None
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--seconds", "nan"), ("--seconds", "inf"), ("--readers", "100000"), ("--readers", "0")]
+)
+def test_a_demo_of_absurd_size_is_refused(arguments: tuple[str, str]) -> None:
+    done = run("demo", *arguments)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
+
+
 def test_demo_finds_no_stale_read() -> None:
     done = run("demo", "--seconds", "2", "--readers", "2", "--json")
     assert (done.returncode, done.stderr) == (0, "")

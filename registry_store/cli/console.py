@@ -20,7 +20,7 @@ from registry_store.progress import Progress
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class _Folder(click.Path):
+class Folder(click.Path):
     """A path that is given if it is asked for: an empty one would be the folder that the shell is in."""
 
     def convert(
@@ -36,7 +36,7 @@ def path_option(command: Decorated) -> Decorated:
     return click.option(
         "-p",
         "--path",
-        type=_Folder(path_type=Path),
+        type=Folder(path_type=Path),
         envvar=ENVIRONMENT_VARIABLE,
         show_envvar=True,
         help="Folder of the registry.",

@@ -87,8 +87,7 @@ def _show(report: DiscoveryReport, facts: dict[str, Any]) -> None:
     if report.modules:
         rows = map(tables.module_row, report.modules)
         tables.print_table(tables.MODULE_COLUMNS, rows, spare=tables.SPARE_MODULE_COLUMNS)
-    version = f"DSPy {report.dspy_version}" if report.dspy_version else "no DSPy"
-    console.say(f"{len(report.modules)} modules found; {report.python} has {version}")
+    console.say(f"{len(report.modules)} modules found; {_dspy_of(report)}")
     for failure in report.failures:
         console.print_warning(f"{failure.package}: {failure.reason}")
     if done := facts.get("registered"):
@@ -96,3 +95,11 @@ def _show(report: DiscoveryReport, facts: dict[str, Any]) -> None:
         console.say(f"{counts}, as of revision {done['revision']}")
         for problem in done["refused"]:
             console.print_warning(problem)
+
+
+def _dspy_of(report: DiscoveryReport) -> str:
+    if report.dspy_version:
+        return f"{report.python} has DSPy {report.dspy_version}"
+    if "dspy" in report.looked_through:
+        return f"{report.python} has no DSPy"
+    return f"whether {report.python} has DSPy is not known"

@@ -36,16 +36,18 @@ def manifests() -> None:
 
 @manifests.command("check", short_help="Check a folder of manifests.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-p", "--path", type=console.Folder(path_type=Path), help="Also compare them with this registry.")
 @console.json_option
-def check(directory: Path, as_json: bool) -> int:
+def check(directory: Path, path: Path | None, as_json: bool) -> int:
     """Check every manifest in DIRECTORY, each for itself and all against each other.
 
-    Needs no registry. Exits with 1 when something is wrong.
+    Needs no registry; with --path, what only a registry can tell is checked too, such as whether the modules exist
+    that aliases mean. Changes nothing. Exits with 1 when something is wrong.
     """
     from writer.manifests import validate_tree
     from writer.manifests.watch import plain_error
 
-    report = validate_tree(directory)
+    report = validate_tree(directory, path)
     if as_json:
         errors = [plain_error(error) for error in report.errors]
         console.print_json(
@@ -53,8 +55,9 @@ def check(directory: Path, as_json: bool) -> int:
         )
     else:
         for error in report.errors:
-            console.print_warning(str(error))
-        console.say(f"{report.files} files, {report.modules} modules, {len(report.errors)} errors")
+            console.print_error("", str(error))
+        counts = ((report.files, "file"), (report.modules, "module"), (len(report.errors), "error"))
+        console.say(", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts))
     return 1 if report.errors else 0
 
 
@@ -75,10 +78,15 @@ def watching(
 ) -> Callable[[Daemon], None]:
     """What makes a daemon follow manifests, if a folder is named, and installed packages, if it shall.
 
-    Raises click.UsageError when it is told how to discover, and not to.
+    Raises click.UsageError when it is told how to discover, and not to, InvalidArgumentError for a time limit that is
+    none.
     """
     if not discover and (packages or python is not None or timeout is not None):
         raise click.UsageError("--package, --python and --timeout go with --discover.")
+    if timeout is not None:
+        from writer.discovery.report import check_timeout
+
+        check_timeout(timeout)
 
     def attach(daemon: Daemon) -> None:
         from writer.discovery.watch import attach_discovery

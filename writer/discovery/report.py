@@ -66,6 +66,12 @@ class DiscoveryReport(msgspec.Struct, frozen=True):
         return root in self.looked_through and not any(p.startswith(failed) for p in places)
 
 
+def check_timeout(seconds: float) -> None:
+    """Raises InvalidArgumentError for a time limit that is none."""
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise InvalidArgumentError(f"timeout is {seconds}, it must be a positive number of seconds.")
+
+
 def discover(
     packages: Sequence[str] = (),
     *,
@@ -84,8 +90,7 @@ def discover(
     Raises DiscoveryError when the interpreter cannot be run, InvalidArgumentError for a timeout
     that is not positive. Everything else that goes wrong is in the report.
     """
-    if not (timeout > 0 and math.isfinite(timeout)):
-        raise InvalidArgumentError(f"timeout is {timeout}, it must be a positive number of seconds.")
+    check_timeout(timeout)
     interpreter = os.fspath(python) if python is not None else sys.executable
     failures = {name: _NOT_A_NAME for name in packages if not _is_dotted(name)}
     roots = list(dict.fromkeys(["dspy", *(name for name in packages if _is_dotted(name))]))

@@ -6,16 +6,22 @@ declared last stays. `docs/manifests.md` says what a file may contain.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from registry_store.paths import registry_path
+from registry_store.sharing import attach, detach
 from registry_store.vocabulary import CORE_IMPLICATIONS
+from writer.catalog import Catalog
+from writer.draft import Draft
 from writer.manifests.folder import ManifestFolder
 from writer.manifests.records import ManifestError
 from writer.manifests.schema import manifest_schema
-from writer.manifests.tree import compile_tree
+from writer.manifests.stage import Loaded, stage_tree
+from writer.manifests.tree import Tree, compile_tree
 from writer.manifests.watch import ManifestWatch
 
 if TYPE_CHECKING:
@@ -35,16 +41,35 @@ class TreeReport(msgspec.Struct, frozen=True):
     errors: tuple[ManifestError, ...]
 
 
-def validate_tree(directory: str | os.PathLike[str]) -> TreeReport:
-    """Check a folder of manifests without a registry, as the daemon would on its first start with it.
+def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike[str] | None = None) -> TreeReport:
+    """Check a folder of manifests, and change nothing.
 
-    An alias of a module that no manifest declares is not an error here: it may be discovered, or a client's.
+    Without a registry, as the daemon would on its first start with the folder; an alias of a module that no manifest
+    declares is then no error: it may be discovered, or a client's. With one, as the daemon of that registry would now.
     """
     folder = ManifestFolder(Path(directory))
     tree = folder.read().tree
+    if registry is not None:
+        loaded = _staged(tree, registry)
+        return TreeReport(str(folder.root), len(tree.files), loaded.modules, _sorted(loaded.errors))
     plan = compile_tree(tree, {}, (dict(CORE_IMPLICATIONS),))
     modules = sum(len(declared.modules) for declared in plan.effective.values())
-    return TreeReport(str(folder.root), len(tree.files), modules, plan.errors)
+    return TreeReport(str(folder.root), len(tree.files), modules, _sorted(plan.errors))
+
+
+def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:
+    """On a draft that nobody commits."""
+    environment = attach(registry_path(registry))
+    try:
+        with environment.reading() as txn:
+            return stage_tree(Draft(Catalog(txn, environment.dbs)), tree)
+    finally:
+        detach(environment)
+
+
+def _sorted(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
+    """By file and line; what has no line, such as how many more there are, is the last of its file."""
+    return tuple(sorted(errors, key=lambda error: (error.file, not error.line, error.line)))
 
 
 def attach_manifests(daemon: Daemon, directory: str | os.PathLike[str]) -> ManifestWatch:
