@@ -301,6 +301,15 @@ def test_names_may_be_texts_of_another_type(seeded_registry: Path, reporter: Usa
     assert calls(seeded_registry) == 2
 
 
+def test_a_cost_that_is_none_is_no_price(seeded_registry: Path, reporter: UsageReporter) -> None:
+    with daemon(seeded_registry), Registry(seeded_registry) as registry:
+        for cost in (float("nan"), -1, float("inf"), "1", 0, 3.0):
+            reporter.record("Predict", 1, cost_usd=cost)
+        assert reporter.flush()
+        usage = registry.usage("Predict")
+    assert (usage.calls, usage.priced_calls, usage.cost_usd, usage.cost_usd_per_call) == (6, 2, 3.0, 1.5)
+
+
 def test_threads_share_a_reporter(seeded_registry: Path, reporter: UsageReporter) -> None:
     def work() -> None:
         for _ in range(500):

@@ -99,14 +99,16 @@ class _Calls:
         _, milliseconds, ok, input_chars, tokens_in, tokens_out, cost_usd = call
         is_ok = bool(ok)
         read, written = int(_amount(tokens_in)), int(_amount(tokens_out))
-        dollars = 0.0 if cost_usd is None else float(_amount(cost_usd))
+        # What is no price is not one of nothing.
+        dollars = float(cost_usd) if _is_number(cost_usd) and cost_usd >= 0 else None
         duration = float(milliseconds) if is_ok and _is_number(milliseconds) else None
         size = size_class(int(input_chars) if isinstance(input_chars, int) else None)
         self.count(1, 0 if is_ok else 1, now)
         self._tokens_in += read
         self._tokens_out += written
-        self._cost_usd += dollars
-        self._priced_calls += cost_usd is not None
+        if dollars is not None:
+            self._cost_usd += dollars
+            self._priced_calls += 1
         if duration is not None:
             self._add_duration(size, duration)
 
