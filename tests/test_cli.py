@@ -240,6 +240,25 @@ def test_a_watch_of_no_length_is_refused(seeded_registry: Path) -> None:
     assert (status, error["type"]) == (2, "InvalidArgumentError")
 
 
+def test_a_capability_that_no_module_has_comes_with_the_nearest(seeded_registry: Path) -> None:
+    done = run("find", "-c", "resoning", "-c", "tool_use")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no module has the capability 'resoning'. Did you mean reasoning" in done.stderr
+    assert "'tool_use'" not in done.stderr
+    assert "no module has the capability 'zzzz'.\n" in run("find", "-c", "zzzz", "--names").stderr
+    assert run("find", "-c", "resoning", "--json").stderr == ""
+
+
+def test_costs_are_rounded_for_people_only(seeded_registry: Path) -> None:
+    with RegistryWriter(seeded_registry) as writer:
+        info = ModuleInfo("a.B", estimated_duration=1234567, metadata={"cost_usd_per_call": 0.00123456})
+        writer.register_module(info)
+    shown = run("route", "a.B").stdout
+    assert "estimated_cost       1235.0 compute-seconds" in shown
+    assert "declared_cost_usd    0.001235\n" in shown
+    assert answer("route", "a.B")["estimated_cost"] == 1234.567
+
+
 @pytest.mark.parametrize("command", ["list", "list --json", "get Predict", "find -c none", "check", "stats", "--help"])
 def test_a_closed_standard_output_is_no_traceback(seeded_registry: Path, command: str) -> None:
     shown = run(*command.split())

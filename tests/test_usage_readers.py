@@ -156,7 +156,7 @@ def test_stats_is_a_table_most_used_first(writer: RegistryWriter) -> None:
     head, first, second = done.stdout.splitlines()
     assert head.split()[:4] == ["NAME", "CALLS", "ERRORS", "FAILING"]
     assert first.split()[:7] == ["dspy.Predict", "3", "0", "0.0%", "20", "20", "20"]
-    assert second.split()[:4] == ["dspy.ReAct", "1", "1", "100.0%"]
+    assert second.split()[:7] == ["dspy.ReAct", "1", "1", "100.0%", "-", "-", "-"]  # none succeeded
     assert [line.split()[0] for line in run("stats", "-n", "1").stdout.splitlines()] == ["NAME", "dspy.Predict"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
@@ -17,6 +19,8 @@ from registry_store.records import StoredModule, to_plain
 from registry_store.vocabulary import LEVELS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_WORDS_COMPARED: Final = 10_000
 
 
 def _filters(command: Decorated) -> Decorated:
@@ -129,6 +133,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
     with Registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
         stored = map(snapshot.describe, found)
+        hints = [] if found or as_json else _hints(snapshot, conditions["capabilities"])
         if as_json:
             items: Iterable[Any] = found if names_only else map(plain, stored)
             console.print_json_items({"revision": snapshot.revision}, "modules", items)
@@ -141,7 +146,22 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
             tables.print_table(columns, map(_row, stored), spare=spare)
         else:
             console.say("no module meets these conditions")
+    for hint in hints:
+        console.say(hint)
     return len(found)
+
+
+def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
+    """The nearest capabilities that modules have, for those asked that none has."""
+    asked = [word for word in capabilities if not snapshot.find_by_capability(word)]
+    if not asked:
+        return []
+    known = list(islice(completion.words(snapshot._live(), snapshot._dbs, "capability", ""), _WORDS_COMPARED))
+    close = {word: difflib.get_close_matches(word, known, n=3) for word in asked}
+    return [
+        f"no module has the capability {word!r}." + (f" Did you mean {', '.join(near)}?" if near else "")
+        for word, near in close.items()
+    ]
 
 
 def _row(stored: StoredModule) -> tuple[object, ...]:
@@ -180,7 +200,12 @@ def route(
         return
     units = {"timeout": " ms", "estimated_cost": " compute-seconds"}
     tables.print_fields(
-        (field, value if field not in units else f"{value}{units[field]}")
+        (field, f"{_rounded(value)}{units[field]}" if field in units else _rounded(value))
         for field, value in fields.items()
         if value is not None
     )
+
+
+def _rounded(value: Any) -> Any:
+    """An estimate to four significant digits: none is more exact."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

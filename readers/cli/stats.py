@@ -79,12 +79,13 @@ def plain(usage: ModuleUsage) -> dict[str, Any]:
 def _row(usage: ModuleUsage) -> tuple[object, ...]:
     rate = usage.error_rate
     cost = usage.cost_usd_per_call
+    seen = usage.overall
     return (
         usage.name,
         usage.calls,
         usage.errors,
         None if rate is None else f"{rate:.1%}",
-        *map(_milliseconds, (usage.overall.p50, usage.overall.p90, usage.overall.p99)),
+        *(_milliseconds(value) if seen.calls else None for value in (seen.p50, seen.p90, seen.p99)),
         usage.tokens_in,
         usage.tokens_out,
         None if cost is None else f"{cost:.6f}",

@@ -51,18 +51,20 @@ def _keys(txn: Transaction, database: Any, prefix: bytes) -> Iterator[bytes]:
         found = cursor.next()
 
 
-def _words(kind: str) -> Source:
-    def words(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
-        cursor = txn.cursor(dbs.postings)
-        prefix = f"{kind}:{start}".encode()
-        found = cursor.set_range(prefix)
-        while found and cursor.key().startswith(prefix):
-            term = cursor.key().partition(b"\0")[0]
-            yield term.decode().partition(":")[2]
-            # Past every block of this term.
-            found = cursor.set_range(layout.posting_key(term, 0xFFFF) + b"\0")
+def words(txn: Transaction, dbs: Databases, kind: str, start: str) -> Iterator[str]:
+    """What modules have of a kind (capability, category, pool), as far as it begins so."""
+    cursor = txn.cursor(dbs.postings)
+    prefix = f"{kind}:{start}".encode()
+    found = cursor.set_range(prefix)
+    while found and cursor.key().startswith(prefix):
+        term = cursor.key().partition(b"\0")[0]
+        yield term.decode().partition(":")[2]
+        # Past every block of this term.
+        found = cursor.set_range(layout.posting_key(term, 0xFFFF) + b"\0")
 
-    return words
+
+def _words(kind: str) -> Source:
+    return lambda txn, dbs, start: words(txn, dbs, kind, start)
 
 
 def _completion(source: Source) -> Completion:

@@ -72,8 +72,8 @@ def _daemon(folder: Path) -> dict[str, Any]:
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     stored = facts["registry"]
-    shown = {**stored, "committed_at": console.local_time(stored["committed_at"])}
-    yield from shown.items()
+    for key, value in stored.items():
+        yield from _told(key, value)
     daemon = facts["daemon"]
     if daemon is None:
         yield "daemon", _why_not(facts["unreachable"])
@@ -95,9 +95,11 @@ def _why_not(unreachable: dict[str, str]) -> str:
 
 
 def _told(key: str, value: Any) -> Iterator[tuple[str, object]]:
-    """A list of mappings, such as the errors of manifests, as its length and a row for each."""
+    """A list of mappings, such as the errors of manifests, as its length and a row for each; a time as local time."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         yield key, len(value)
         yield from ((key, ": ".join(str(part) for part in item.values() if part not in (None, ""))) for item in value)
+    elif key.endswith("_at") and isinstance(value, int):
+        yield key, console.local_time(value)
     else:
         yield key, value
