@@ -21,6 +21,7 @@ from readers import Registry, Snapshot
 from registry_store import (
     AmbiguousNameError,
     ConflictError,
+    InvalidArgumentError,
     InvalidModuleError,
     ModuleInfo,
     Requirements,
@@ -280,7 +281,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def register_if_version(self, info: ModuleInfo, off: int) -> None:
         standing = self.model.versions.get(info.name, 0) if info.name in self.model.modules else 0
         if off:
-            with pytest.raises(ConflictError):
+            with pytest.raises(ConflictError if standing + off >= 0 else InvalidArgumentError):
                 self.writer.register_module(info, expected_version=standing + off)
         else:
             model = self.model.put(info, "client")
