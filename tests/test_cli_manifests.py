@@ -11,7 +11,7 @@ import pytest
 from command import COMMAND, run
 from command import answer as answer_of
 
-from registry_store.console import local_time
+from registry_store.cli.console import local_time
 from writer.cli.manifests import manifests, schema, watch_options
 from writer.manifests.schema import manifest_schema
 
