@@ -461,6 +461,7 @@ def test_a_listener_that_is_no_daemon_is_not_believed(tmp_path: Path) -> None:
 @needs_root
 def test_a_status_that_the_daemon_may_not_be_asked_for_shows_the_registry_and_says_why(open_folder: Path) -> None:
     with daemon(open_folder):
+        open_folder.chmod(0o755)
         (open_folder / layout.LOCK_FILE).chmod(0o666)
         ((status, shown),) = run(__name__, "status_as", open_folder)
         assert status == 1
