@@ -12,9 +12,11 @@ from typing import Any
 
 from processes import child, requests, say
 
-from registry_store import ModuleInfo, protocol
+from readers import Registry
+from registry_store import ModuleInfo, RegistryError, protocol
 from registry_store.codec import encode
-from registry_store.protocol import Answer, BatchProgress, FrameReader, Hello, Register, Welcome, frame
+from registry_store.protocol import Answer, BatchProgress, Failed, FrameReader, Hello, Register, Welcome, frame
+from registry_store.wire_errors import unpack
 from writer import RegistryWriter, WriterClient
 from writer.daemon import Daemon
 from writer.limits import Limits
@@ -169,3 +171,20 @@ def write_until_told(path: str) -> None:
         say("ready")
         for _ in requests():
             pass
+
+
+@contextmanager
+def unimpressed(served: Served) -> Iterator[None]:
+    """Afterwards the registry is what it was, and the daemon as it was."""
+    with Registry(served.path) as registry:
+        before = (registry.revision, dict(registry))
+        yield
+        assert (registry.revision, dict(registry)) == before
+    with served.client() as client:
+        assert client.status().pid == served.pid
+        client.register_module(module("acme.After"))
+
+
+def refused(answer: Any) -> RegistryError:
+    assert isinstance(answer, Failed)
+    return unpack(answer)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import violations
 
 from readers import Registry
@@ -128,3 +129,18 @@ def serving(path: Path, manifests: Path, *packages: str, before: str = "") -> It
 def module(name: str, duration: int) -> str:
     """A manifest of one module, as TOML."""
     return f'[[modules]]\nname = "{name}"\nestimated_duration = {duration}\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "first.toml").write_text(module("acme.First", 1))
+    return folder
+
+
+@pytest.fixture
+def served(tmp_path: Path, folder: Path) -> Iterator[Served]:
+    with serving(tmp_path / "registry", folder) as served:
+        assert served.duration("acme.First") == 1
+        yield served

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import answer, daemon, refusal, run
-from test_cli import completed
+from test_cli_startup import completed
 from test_history import damage
 
 from readers import Registry

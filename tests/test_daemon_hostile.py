@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
-import socket
 import struct
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from daemon_process import PATIENT, Peer, Served, daemon, daemon_of, module, registration, serve
-from processes import run, say
+from daemon_process import Peer, daemon, module, refused, registration, unimpressed
 
 from readers import Registry
-from registry_store import BusyError, InvalidModuleError, ProtocolError, RegistryError, StorePermissionError, layout
+from registry_store import ProtocolError
 from registry_store import protocol as wire
 from registry_store.codec import encode
 from registry_store.nesting import DEEPEST, is_shallow
@@ -42,28 +33,8 @@ from registry_store.protocol import (
     Unregister,
     frame,
 )
-from registry_store.wire_errors import unpack
-from writer import WriterClient
-from writer.limits import Limits
 
 DEEP = b"\x91" * 1_000_000 + b"\x90"
-
-
-@contextmanager
-def unimpressed(served: Served) -> Iterator[None]:
-    """Afterwards the registry is what it was, and the daemon as it was."""
-    with Registry(served.path) as registry:
-        before = (registry.revision, dict(registry))
-        yield
-        assert (registry.revision, dict(registry)) == before
-    with served.client() as client:
-        assert client.status().pid == served.pid
-        client.register_module(module("acme.After"))
-
-
-def refused(answer: Any) -> RegistryError:
-    assert isinstance(answer, Failed)
-    return unpack(answer)
 
 
 @pytest.mark.parametrize(
@@ -227,165 +198,6 @@ def test_noise_is_survived(registry_folder: Path) -> None:
             assert client.status().pid == served.pid
 
 
-def test_half_a_message_disturbs_nobody(registry_folder: Path) -> None:
-    with daemon(registry_folder) as served, served.peer() as slow, served.client() as client:
-        whole = frame(registration(1, module("acme.Slow")))
-        for byte in whole[:-1]:
-            slow.socket.sendall(bytes((byte,)))
-        client.register_module(module("acme.Quick"))
-        slow.socket.sendall(whole[-1:])
-        assert isinstance(slow.receive(), Done)
-
-
-def test_who_does_not_greet_is_closed(registry_folder: Path) -> None:
-    short = {"handshake": 1e-3}
-    with daemon_of("daemon_process", "serve_within", registry_folder, short), Peer(registry_folder) as peer:
-        assert "no greeting" in str(refused(peer.welcome()))
-        assert peer.receive() is None
-
-
-def test_who_does_not_end_a_message_is_closed(registry_folder: Path) -> None:
-    short = {"unfinished": 1e-3}
-    with daemon_of("daemon_process", "serve_within", registry_folder, short) as served, served.peer() as peer:
-        peer.socket.sendall(frame(ReadStatus(1))[:-1])
-        assert "begun and not continued" in str(refused(peer.receive()))
-        assert peer.receive() is None
-
-
-def test_an_idle_client_is_closed_and_comes_back(registry_folder: Path) -> None:
-    short = {"idle": 1e-3}
-    with (
-        daemon_of("daemon_process", "serve_within", registry_folder, short) as served,
-        served.client() as client,
-        served.peer() as peer,
-    ):
-        client.register_module(module("acme.m1"))
-        assert peer.receive() is None  # so the client's is closed by now too
-        client.register_module(module("acme.m2"))
-
-
-def test_too_many_connections_are_refused(registry_folder: Path) -> None:
-    limit = {"connections": 2}
-    with daemon_of("daemon_process", "serve_within", registry_folder, limit) as served:
-        with served.peer(), served.peer(), served.client() as client, pytest.raises(BusyError, match="2 connections"):
-            client.register_module(module("acme.m"))
-        with served.client() as client:
-            client.register_module(module("acme.m"))
-
-
-@pytest.mark.parametrize("limit", [{"requests": 8}, {"held_bytes": 8 * len(encode(module("acme.m10")))}])
-def test_a_full_queue_is_refused_and_nothing_else_lost(registry_folder: Path, limit: dict[str, int]) -> None:
-    slow = {"DSPY_REGISTRY_FAILPOINTS": "before_commit=sleep:200"}
-    with (
-        daemon_of("daemon_process", "serve_within", registry_folder, limit, **slow) as served,
-        served.peer() as peer,
-        Registry(registry_folder) as registry,
-    ):
-        answers = peer.ask(*(registration(n, module(f"acme.m{n}"), oldest=1) for n in range(1, 65)))
-        done = {answer.id for answer in answers if isinstance(answer, Done)}
-        busy = {answer.id for answer in answers if isinstance(answer, Failed) and answer.kind == "BusyError"}
-        assert len(done) >= 8
-        assert done | busy == set(range(1, 65))
-        assert busy
-        assert {n for n in range(1, 65) if f"acme.m{n}" in registry} == done
-
-
-def test_a_batch_beyond_the_limits_is_refused_without_being_held(registry_folder: Path) -> None:
-    limits = {"batch_modules": 10, "batch_bytes": 5000, "held_bytes": 7000}
-    small, large = encode(module("acme.m")), encode(module("acme.m", examples=("x" * 1000,)))
-    with daemon_of("daemon_process", "serve_within", registry_folder, limits) as served, unimpressed(served):
-        with served.peer() as peer, served.peer() as other:
-            for request, modules in ((1, [small] * 11), (2, [large] * 5)):
-                peer.send(*(Part([encoded]) for encoded in modules), RegisterMany(request, request, len(modules)))
-                assert isinstance(refused(peer.receive()), InvalidModuleError)
-            other.send(Part([large] * 4), ReadStatus(1))
-            assert isinstance(other.receive(), Status)
-            peer.send(Part([large] * 4), RegisterMany(3, 3, 4))
-            assert isinstance(refused(peer.receive()), BusyError)
-        # What was left behind counts no more once its connection is gone.
-        with served.peer() as peer:
-            peer.send(Part([large] * 4), RegisterMany(1, 1, 5))
-            assert "a batch of 5 modules came as 4" in str(refused(peer.receive()))
-
-
-def test_who_does_not_read_the_answers_is_not_read_either(registry_folder: Path) -> None:
-    with daemon(registry_folder) as served, unimpressed(served), served.peer() as peer:
-        question = frame(ReadStatus(1)) * 1000
-        peer.socket.settimeout(1.0)
-        sent = 0
-        with suppress(TimeoutError):
-            while sent < 64 * 1024 * 1024:  # without an end it would take all of this, and hold as many answers
-                sent += peer.socket.send(question)
-        assert sent < 64 * 1024 * 1024
-
-
-# Who may
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
-STRANGER, GROUP = 54321, 54322
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A registry's folder that every user can reach."""
-    parent = Path(tempfile.mkdtemp())
-    parent.chmod(0o755)
-    yield parent / "registry"
-    shutil.rmtree(parent)
-
-
-def register_as(path: str, groups: list[int]) -> None:
-    os.setgroups(groups)
-    os.setgid(STRANGER)
-    os.setuid(STRANGER)
-    with WriterClient(path, timeout=PATIENT) as client:
-        try:
-            say(client.register_module(module("acme.Stranger")))
-        except StorePermissionError as error:
-            say(str(error))
-
-
-def status_as(path: str, *options: str) -> None:
-    from click.testing import CliRunner
-
-    from registry_store.cli import main
-
-    os.setgroups([])
-    os.setgid(STRANGER)
-    os.setuid(STRANGER)
-    done = CliRunner().invoke(main, ["status", "--path", path, *options])
-    say([done.exit_code, done.stdout])
-
-
-def serve_group(path: str) -> None:
-    serve(path, group=GROUP)
-
-
-@needs_root
-def test_another_user_cannot_open_the_socket(open_folder: Path) -> None:
-    with daemon(open_folder):
-        assert "may not be opened by this user" in run(__name__, "register_as", open_folder, [GROUP])[0]
-
-
-@needs_root
-def test_another_user_is_refused_even_if_the_socket_is_open_to_all(open_folder: Path) -> None:
-    with daemon(open_folder):
-        open_folder.chmod(0o755)
-        (open_folder / "writer.sock").chmod(0o777)
-        assert f"user {STRANGER} may not change" in run(__name__, "register_as", open_folder, [GROUP])[0]
-
-
-@needs_root
-def test_a_group_can_be_admitted(open_folder: Path) -> None:
-    with daemon_of(__name__, "serve_group", open_folder):
-        assert run(__name__, "register_as", open_folder, [1, GROUP]) == [2]
-        assert "may not be opened" in run(__name__, "register_as", open_folder, [1])[0]
-        open_folder.chmod(0o755)
-        (open_folder / "writer.sock").chmod(0o777)
-        assert "may not change" in run(__name__, "register_as", open_folder, [1])[0]
-
-
 # The parts that guard
 
 
@@ -430,45 +242,3 @@ def test_frames_come_out_however_they_arrive() -> None:
         found = [p for at in range(0, len(stream), step) for p in reader.feed(stream[at : at + step])]
         assert found == payloads
         assert not reader.is_inside
-
-
-def test_limits_have_a_default_for_everything() -> None:
-    assert Limits() == Limits(**msgspec.structs.asdict(Limits()))
-
-
-def test_a_listener_that_is_no_daemon_is_not_believed(tmp_path: Path) -> None:
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "writer.sock"))
-        listener.listen()
-
-        def answer() -> None:
-            for reply in (b"\0\0\0\1\xc1", b"\xff\xff\xff\xff", frame(Done(1, 1))):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.sendall(reply)
-                    connection.recv(65536)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        for _ in range(3):
-            with WriterClient(folder, timeout=PATIENT) as client, pytest.raises(ProtocolError):
-                client.register_module(module("acme.m"))
-        thread.join()
-
-
-@needs_root
-def test_a_status_that_the_daemon_may_not_be_asked_for_shows_the_registry_and_says_why(open_folder: Path) -> None:
-    with daemon(open_folder):
-        open_folder.chmod(0o755)
-        (open_folder / layout.LOCK_FILE).chmod(0o666)
-        ((status, shown),) = run(__name__, "status_as", open_folder)
-        assert status == 1
-        assert "modules              6\n" in shown
-        assert "may not be opened by this user" in shown
-        assert "serve --group" in shown
-        ((status, shown),) = run(__name__, "status_as", open_folder, "--json")
-        facts = json.loads(shown)
-        assert (status, facts["registry"]["modules"], facts["daemon"]) == (1, 6, None)
-        assert facts["unreachable"]["type"] == "StorePermissionError"
