@@ -24,7 +24,6 @@ from registry_store.layout import (
     META_DEFAULTS,
     META_STATE,
     META_VOCABULARY,
-    posting_key,
     sequence_row_key,
     split_posting_key,
     versioned_key,
@@ -198,9 +197,9 @@ class Catalog:
         """The error for a name that no module has, with the closest ones that modules have."""
         return lookup.unknown(self._txn, self._dbs, asked)
 
-    def block(self, term: str, block: int) -> BitMap:
-        """One block of a posting; empty when it is not stored."""
-        value = self._txn.get(posting_key(term.encode(), block), None, self._dbs.postings)
+    def block(self, key: bytes) -> BitMap:
+        """The block of a posting under this key; empty when it is not stored."""
+        value = self._txn.get(key, None, self._dbs.postings)
         return BitMap() if value is None else load_block(value)
 
     def names_with(self, capability: str) -> tuple[str, ...]:

@@ -48,17 +48,26 @@ class PostingChanges:
         last_stored = block_of(max(catalog.state.next_sequence - 1, 0))
         for term in self.terms:
             encoded = term.encode()
+            if len(self._added.get(term, ())) == 1 and term not in self._removed:  # as in most commits
+                yield self._with_one_more(term, encoded, catalog, last_stored)
+                continue
             for number, added, removed in self._block_changes(term):
+                key = posting_key(encoded, number)
                 block = added
                 if number <= last_stored:
-                    block = (catalog.block(term, number) - removed) | added
-                yield posting_key(encoded, number), store_block(block) if block else None
+                    block = (catalog.block(key) - removed) | added
+                yield key, store_block(block) if block else None
+
+    def _with_one_more(self, term: str, encoded: bytes, catalog: Catalog, last_stored: int) -> tuple[bytes, bytes]:
+        (sequence,) = self._added[term]
+        number = block_of(sequence)
+        key = posting_key(encoded, number)
+        block = catalog.block(key) if number <= last_stored else BitMap()
+        block.add(sequence)
+        return key, store_block(block)
 
     def _block_changes(self, term: str) -> Iterator[tuple[int, BitMap, BitMap]]:
         added, removed = self._added.get(term, ()), self._removed.get(term, ())
-        if len(added) == 1 and not removed:
-            yield block_of(added[0]), BitMap(added), BitMap()
-            return
         numbers = {block_of(sequence) for sequence in (*added, *removed)}
         all_added, all_removed = BitMap(added), BitMap(removed)
         for number in numbers:
