@@ -17,8 +17,7 @@ import msgspec
 from benchmarks.harness import timed
 from benchmarks.workers import Workers, requests
 from benchmarks.workloads import CORE_NAMES, modules
-from registry_store import ModuleInfo
-from writer import WriterClient
+from dspy_registry import ModuleInfo, WriterClient
 
 CLIENTS: Final = 64
 PROCESSES: Final = 8

@@ -10,10 +10,8 @@ from pathlib import Path
 import lmdb
 
 from benchmarks.workloads import CORE_NAMES, all_names, modules
-from readers import Registry
-from registry_store import ModuleInfo
-from registry_store.codec import encode
-from writer import RegistryWriter
+from dspy_registry import ModuleInfo, Registry, RegistryWriter
+from dspy_registry.registry_store.codec import encode
 
 MAP_SIZE = 1 << 36
 

@@ -44,7 +44,7 @@ def kibibytes(pid: int | str, field: str) -> int:
 
 def _attach(path: str, name: str) -> float:
     """Nanoseconds from nothing to the first answer."""
-    from readers import Registry
+    from dspy_registry import Registry
 
     start = time.perf_counter_ns()
     registry = Registry(path)
@@ -56,7 +56,7 @@ def _attach(path: str, name: str) -> float:
 
 def _memory(path: str, asked: str) -> float:
     """Bytes of anonymous memory after all the reads named in a file."""
-    from readers import Registry
+    from dspy_registry import Registry
 
     with Registry(path) as registry:
         _read_all(registry, asked)
@@ -79,7 +79,7 @@ def _imports(modules: str) -> float:
 
 
 def _hold_registry(path: str, asked: str) -> None:
-    from readers import Registry
+    from dspy_registry import Registry
 
     with Registry(path) as registry:
         _read_all(registry, asked)
@@ -91,7 +91,7 @@ def _hold_dict(path: str) -> None:
     import lmdb
     import msgspec
 
-    from registry_store import ModuleInfo
+    from dspy_registry import ModuleInfo
 
     decode = msgspec.msgpack.Decoder(ModuleInfo).decode
     with lmdb.open(path, readonly=True) as env, env.begin() as txn:

@@ -14,7 +14,7 @@ from unittest import mock
 from benchmarks.harness import UNROLLED, Contender, Summary, chunked, clock_cost, summarise
 from benchmarks.stores.peer import Opening
 from benchmarks.workers import CONTEXT, PATIENCE, Workers, requests
-from writer.failpoints import VARIABLE
+from dspy_registry.writer.failpoints import VARIABLE
 
 
 class Readers(Workers):
@@ -151,7 +151,7 @@ def slow_sync(milliseconds: float) -> dict[str, str]:
 def _write(
     path: Path, names: list[str], interval: float, newcomer_every: int, signals: tuple[Any, Any, Any, Any]
 ) -> None:
-    from writer import RegistryWriter
+    from dspy_registry import RegistryWriter
 
     go, stop, idle, commits = signals
     with RegistryWriter(path) as writer:
@@ -171,7 +171,7 @@ def _updates(path: Path, names: list[str], newcomer_every: int, writer: Any) -> 
     """Each call gives the next module another duration, as measured durations come in."""
     import msgspec
 
-    from readers import Registry
+    from dspy_registry import Registry
 
     with Registry(path) as registry:
         infos = [registry[name] for name in names]

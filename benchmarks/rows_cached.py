@@ -12,7 +12,7 @@ from benchmarks.rows import Bench, MakeContest, Result, Row
 from benchmarks.stores import OURS
 from benchmarks.stores.baselines import PlainDict
 from benchmarks.workloads import CAPABILITIES, shuffled
-from readers import Registry
+from dspy_registry import Registry
 
 SIZE: Final = 1_000
 WORKING_SET: Final = 64

@@ -14,7 +14,7 @@ from benchmarks.harness import summarise, timed
 from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_concurrent import SLOW_SYNC_MS, copied
 from benchmarks.serving import serving
-from writer import RegistryWriter, WriterClient
+from dspy_registry import RegistryWriter, WriterClient
 
 SIZE: Final = 1_000
 ONE, MANY = "one client", f"{CLIENTS} clients"

@@ -17,8 +17,8 @@ from benchmarks.rows_uncached import Fresh
 from benchmarks.stores import OURS
 from benchmarks.stores.files import connect
 from benchmarks.workloads import SEED, modules
-from registry_store import ModuleInfo
-from registry_store.vocabulary import LEVELS
+from dspy_registry import ModuleInfo
+from dspy_registry.registry_store.vocabulary import LEVELS
 
 SIZE: Final = 100_000
 QUERIES: Final = 200

@@ -21,7 +21,7 @@ from benchmarks.rows import Bench, Result, Row
 from benchmarks.serving import serving
 from benchmarks.workers import PATIENCE
 from benchmarks.workloads import SEED
-from readers import Registry
+from dspy_registry import Registry
 
 MANY: Final = 1_000
 TARGET_MS: Final = 200

@@ -13,7 +13,7 @@ from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_sizes import label_of
 from benchmarks.stores.by_hand import ByHand
 from benchmarks.workloads import shuffled
-from registry_store import layout
+from dspy_registry.registry_store import layout
 
 RANDOM_READS: Final = 100_000
 MIB: Final = 1024 * 1024
@@ -93,14 +93,14 @@ def _growth(counts: tuple[int, ...], arguments: tuple[str, ...]) -> dict[int, fl
 
 
 def _imports(bench: Bench) -> Iterator[Result]:
-    title = "import readers"
+    title = "from dspy_registry import Registry"
     rounds = 3 if bench.quick else 15
     tick = bench.ticker(title, rounds)
     ours, least, differences = [], [], []
     for turn in range(rounds):
-        first = probe("imports", "readers") if turn % 2 else 0.0
+        first = probe("imports", "dspy_registry.readers.registry") if turn % 2 else 0.0
         least.append(probe("imports", "lmdb,msgspec"))
-        ours.append(first or probe("imports", "readers"))
+        ours.append(first or probe("imports", "dspy_registry.readers.registry"))
         differences.append((ours[-1] - least[-1]) / 1e6)
         tick()
     yield Result(

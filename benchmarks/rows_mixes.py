@@ -12,7 +12,7 @@ from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_concurrent import COMMITS_PER_SECOND, copied, names_read_and_written, windows
 from benchmarks.stores import OURS, Opening
 from benchmarks.workloads import MIXES, Mix, capabilities_asked, modules
-from readers import Registry
+from dspy_registry import Registry
 
 SIZE: Final = 1_000
 ASKED: Final = 1_024

@@ -13,8 +13,8 @@ from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_uncached import PASS, Fresh, distinct
 from benchmarks.stores import OURS, PEERS, Peer
 from benchmarks.workloads import modules, shuffled
-from readers import Registry
-from registry_store.codec import encode
+from dspy_registry import Registry
+from dspy_registry.registry_store.codec import encode
 
 SIZE: Final = 1_000
 WORKING_SET: Final = 64

@@ -14,8 +14,8 @@ from benchmarks.probes import probe
 from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_uncached import PASS, Fresh, distinct
 from benchmarks.workloads import CORE_NAMES, shuffled
-from readers import Registry
-from readers.registry import DEFAULT_CACHE_SIZE
+from dspy_registry import Registry
+from dspy_registry.readers.registry import DEFAULT_CACHE_SIZE
 
 SMALL: Final = 1_000
 

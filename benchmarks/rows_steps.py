@@ -13,7 +13,7 @@ from benchmarks.rows_uncached import SIZE, Fresh, distinct
 from benchmarks.stores import OURS
 from benchmarks.stores.steps import CACHED_STEPS, UNCACHED_STEPS, Begun, Call, Encoded, Lookup, Verified
 from benchmarks.workloads import shuffled
-from readers import Registry
+from dspy_registry import Registry
 
 WORKING_SET: Final = 64
 PASS: Final = 1_024

@@ -15,7 +15,7 @@ from benchmarks.stores.files import SQLite
 from benchmarks.stores.peer import Peer
 from benchmarks.stores.servers import Redis
 from benchmarks.workloads import modules
-from registry_store.codec import encode
+from dspy_registry.registry_store.codec import encode
 
 SIZE: Final = 1_000
 PROCESSES: Final = (1, 2, 4)

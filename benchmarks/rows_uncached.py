@@ -13,7 +13,7 @@ from benchmarks.rows import Bench, MakeContest, Result, Row
 from benchmarks.stores import OURS
 from benchmarks.stores.baselines import HandWritten
 from benchmarks.workloads import shuffled
-from readers import Registry
+from dspy_registry import Registry
 
 SIZE: Final = 1_000
 PASS: Final = 1_000

@@ -15,7 +15,8 @@ from benchmarks.rows_concurrent import copied
 from benchmarks.serving import serving
 from benchmarks.stores import OURS
 from benchmarks.workers import PATIENCE
-from writer.usage import QUEUE_LENGTH, UsageReporter
+from dspy_registry import UsageReporter
+from dspy_registry.writer.client.reporter import QUEUE_LENGTH
 
 SIZE: Final = 1_000
 NAME: Final = "dspy.Predict"

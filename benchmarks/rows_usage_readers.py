@@ -17,8 +17,7 @@ from benchmarks.rows_concurrent import copied, names_read_and_written
 from benchmarks.serving import serving
 from benchmarks.stores import OURS
 from benchmarks.workers import PATIENCE, Workers
-from readers import Registry
-from writer.usage import UsageReporter
+from dspy_registry import Registry, UsageReporter
 
 SIZE: Final = 1_000
 PASS: Final = 4_096

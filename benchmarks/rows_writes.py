@@ -18,8 +18,7 @@ from benchmarks.rows_concurrent import copied
 from benchmarks.stores import OURS
 from benchmarks.stores.by_hand import ByHand, captured
 from benchmarks.workloads import CORE_NAMES, SEED, SHARED_CAPABILITY, modules
-from registry_store import ModuleInfo
-from writer import RegistryWriter
+from dspy_registry import ModuleInfo, RegistryWriter
 
 BY_HAND: Final = "hand-written"
 SMALL: Final = 1_000

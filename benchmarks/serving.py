@@ -12,14 +12,13 @@ from pathlib import Path
 
 from benchmarks.processes import slow_sync
 from benchmarks.workers import PATIENCE
-from registry_store.errors import WriterUnavailableError
-from writer import WriterClient
+from dspy_registry import WriterClient, WriterUnavailableError
 
 
 @contextmanager
 def serving(path: Path, *options: str, sync_ms: float = 0.0) -> Iterator[None]:
     """A daemon that answers, of the registry in `path`; its log stands beside that folder."""
-    command = [sys.executable, "-m", "registry_store.cli", "serve", "--path", str(path), *options]
+    command = [sys.executable, "-m", "dspy_registry", "serve", "--path", str(path), *options]
     log = path.with_name(f"{path.name}.log")
     with (
         log.open("wb") as said,

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 from benchmarks.words import FIELDS, NOUNS, OBJECTS, OWNERS, QUALIFIERS, SKILLS, VERBS
-from registry_store import ModuleInfo, Requirements
+from dspy_registry import ModuleInfo, Requirements
 
 SEED: Final = 20240607
 CORE_NAMES: Final = (

@@ -1,9 +1,6 @@
-"""The reading side: what worker processes use. Never imports writer."""
+"""What worker processes read with. Never imports writer."""
 
 from __future__ import annotations
 
-from readers.registry import Registry
-from readers.routing import CostWeights, Recommendation
-from readers.snapshot import Snapshot
-
-__all__ = ["CostWeights", "Recommendation", "Registry", "Snapshot"]
+if __name__ != "dspy_registry.readers":
+    raise ImportError(f"{__name__} is a part of dspy_registry: import from dspy_registry, or dspy_registry.readers.")

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
-from registry_store.changes import Change
-from registry_store.records import ModuleInfo
+from dspy_registry.registry_store.changes import Change
+from dspy_registry.registry_store.records import ModuleInfo
 
 Answers = dict[Any, tuple[str, ...]]
 

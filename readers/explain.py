@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from readers.snapshot import Snapshot
-from registry_store.layers import CLIENT, MERGED_FIELDS, Layer, explain, layer_codec
-from registry_store.records import StoredModule, to_plain
+from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.layers import CLIENT, MERGED_FIELDS, Layer, explain, layer_codec
+from dspy_registry.registry_store.records import StoredModule, to_plain
 
 UNSET: Final = "unset"
 """The source of what nobody declared."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from readers.cache import Cache
-from registry_store import layout
-from registry_store.changes import Change, change_codec
-from registry_store.environment import Environment
-from registry_store.revision import RETIRED, RevisionFile, is_sound
+from dspy_registry.readers.cache import Cache
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import Change, change_codec
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_sound
 
 _STEPS_WORTH_READING: Final = 256
 _TRIES: Final = 4

@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any
 
-from readers import routing, usage
-from readers.query import Plan, plan_find
-from readers.routing import Recommendation
-from readers.usage import DECLARED
-from registry_store.errors import AmbiguousNameError, UnknownModuleError
-from registry_store.records import ModuleInfo, StoredModule
-from registry_store.usage import ModuleUsage
+from dspy_registry.readers import observed as usage
+from dspy_registry.readers import routing
+from dspy_registry.readers.observed import DECLARED
+from dspy_registry.readers.plan import Plan, plan_find
+from dspy_registry.readers.routing import Recommendation
+from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
+from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.usage import ModuleUsage
 
 
 def not_a_name(name: object) -> TypeError:
@@ -183,7 +184,7 @@ class Queries(Mapping[str, ModuleInfo]):
         """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input (x 0.5, 1, 2, 5).
 
         Rounded half away from zero. `basis` is `declared`, `observed` (the median of calls with such an input, once
-        there are enough) or `auto`; see `readers.usage`. Raises UnknownModuleError, InvalidArgumentError.
+        there are enough) or `auto`; see docs/statistics.md. Raises UnknownModuleError, InvalidArgumentError.
         """
         if basis != DECLARED:
             return usage.observed_duration(self, name, input_size, basis)
@@ -200,7 +201,7 @@ class Queries(Mapping[str, ModuleInfo]):
         """Pool, timeout, whether to prefer the native implementation, and cost of one call.
 
         `input_size` is a count of characters; None: not known. `basis` is `declared`, `observed` (the timeout from
-        the 99th percentile of calls with such an input, once there are enough) or `auto`; see `readers.usage`.
+        the 99th percentile of calls with such an input, once there are enough) or `auto`; see docs/statistics.md.
         Raises UnknownModuleError, InvalidArgumentError.
         """
         if basis != DECLARED:

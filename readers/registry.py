@@ -2,7 +2,7 @@
 
 The hot path is written out in each method that has one: compare the revision word with the word at which the cache
 is valid, then look up a dict. No lock, no system call, no transaction. Whatever does not hit is read in
-`readers.attached`.
+`dspy_registry.readers.cold_reads`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from typing import Final
 
 import msgspec
 
-from readers import routing, usage, watch
-from readers.attached import Attached
-from readers.queries import not_a_name
-from readers.query import plan_find
-from readers.routing import CostWeights, Recommendation
-from readers.snapshot import Snapshot
-from readers.usage import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
-from registry_store import lookup
-from registry_store.changes import Change
-from registry_store.errors import InvalidArgumentError
-from registry_store.paths import registry_path
-from registry_store.records import ModuleInfo, StoredModule
-from registry_store.revision import is_sound
-from registry_store.sharing import defer, detach, shared_lock
+from dspy_registry.readers import observed as usage
+from dspy_registry.readers import routing, watch
+from dspy_registry.readers.cold_reads import Attached
+from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
+from dspy_registry.readers.plan import plan_find
+from dspy_registry.readers.queries import not_a_name
+from dspy_registry.readers.routing import CostWeights, Recommendation
+from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.changes import Change
+from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.revision import is_sound
+from dspy_registry.registry_store.sharing import defer, detach, shared_lock
 
 DEFAULT_CACHE_SIZE: Final = 8192
 
@@ -112,7 +113,7 @@ class Registry(Attached):
         """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input (x 0.5, 1, 2, 5).
 
         Rounded half away from zero. `basis` is `declared`, `observed` (the median of calls with such an input, once
-        there are enough) or `auto`; see `readers.usage`. Raises UnknownModuleError, InvalidArgumentError.
+        there are enough) or `auto`; see docs/statistics.md. Raises UnknownModuleError, InvalidArgumentError.
         """
         if basis != DECLARED:
             return usage.observed_duration(self, name, input_size, basis)
@@ -134,7 +135,7 @@ class Registry(Attached):
         """Pool, timeout, whether to prefer the native implementation, and cost of one call.
 
         `input_size` is a count of characters; None: not known. `basis` is `declared`, `observed` (the timeout from
-        the 99th percentile of calls with such an input, once there are enough) or `auto`; see `readers.usage`.
+        the 99th percentile of calls with such an input, once there are enough) or `auto`; see docs/statistics.md.
         Raises UnknownModuleError, InvalidArgumentError.
         """
         if basis != DECLARED:

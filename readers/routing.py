@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from registry_store.errors import InvalidArgumentError
-from registry_store.records import ModuleInfo
-from registry_store.usage import LARGE_INPUT, VERY_LARGE_INPUT
+from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.usage import LARGE_INPUT, VERY_LARGE_INPUT
 
 INPUT_SIZES: Final[Mapping[str, float]] = {
     "small": 0.5,

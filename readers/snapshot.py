@@ -8,18 +8,18 @@ from typing import NoReturn
 
 import lmdb
 
-from readers.queries import Queries, not_a_name
-from readers.query import Plan, answer
-from registry_store import layout, lookup
-from registry_store.changes import Change, State, change_codec, state_codec
-from registry_store.codec import INTACT, crc32, decode_info
-from registry_store.environment import Environment
-from registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
-from registry_store.handles import Transaction, leak, translated
-from registry_store.history import Versions, load_versions
-from registry_store.records import ModuleInfo, StoredModule
-from registry_store.sharing import defer, detach, share
-from registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
+from dspy_registry.readers.plan import Plan, answer
+from dspy_registry.readers.queries import Queries, not_a_name
+from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store.changes import Change, State, change_codec, state_codec
+from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
+from dspy_registry.registry_store.handles import Transaction, leak, translated
+from dspy_registry.registry_store.history import Versions, load_versions
+from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.sharing import defer, detach, share
+from dspy_registry.registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
 
 
 class Snapshot(Queries):

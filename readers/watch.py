@@ -6,11 +6,11 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from registry_store.changes import Change
-from registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.changes import Change
+from dspy_registry.registry_store.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from readers.registry import Registry
+    from dspy_registry.readers.registry import Registry
 
 
 class Follower:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from registry_store.errors import StorePermissionError
+from dspy_registry.registry_store.errors import StorePermissionError
 
 FOLDER: Final = 0o750
 DATA: Final = 0o640

@@ -19,21 +19,21 @@ from typing import Final
 import lmdb
 import msgspec
 
-from registry_store import layout
-from registry_store.changes import State, state_codec
-from registry_store.environment import Environment, create_lock_file
-from registry_store.errors import (
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store.environment import Environment, create_lock_file
+from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
     RegistryError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
 )
-from registry_store.handles import translated
-from registry_store.held import held
-from registry_store.paths import registry_path
-from registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
-from registry_store.sharing import attach, detach
+from dspy_registry.registry_store.handles import translated
+from dspy_registry.registry_store.long_read import held
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
+from dspy_registry.registry_store.sharing import attach, detach
 
 PARTIAL: Final = ".partial"
 

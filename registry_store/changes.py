@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import Sealed
 
 Action = Literal["registered", "updated", "unregistered"]
 

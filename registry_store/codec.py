@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from registry_store.errors import CorruptRecordError
-from registry_store.records import CLIENT, ModuleInfo, Provenance, StoredModule
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.records import CLIENT, ModuleInfo, Provenance, StoredModule
 
 try:
     import isal.isal_zlib as _zlib  # the same functions as zlib's, in a fraction of the time

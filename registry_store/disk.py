@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from registry_store.errors import RegistryError, StoreError, StorePermissionError
+from dspy_registry.registry_store.errors import RegistryError, StoreError, StorePermissionError
 
 FREE_SPACE: Final = "Free disk space, then repeat the change."
 _NEARLY_FULL: Final = 1024 * 1024

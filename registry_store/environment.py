@@ -20,14 +20,9 @@ from typing import Any, Final
 
 import lmdb
 
-from registry_store import access, layout
-from registry_store.errors import (
-    ForkedSnapshotError,
-    StoreClosedError,
-    StoreError,
-    StorePermissionError,
-)
-from registry_store.handles import (
+from dspy_registry.registry_store import access, layout
+from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, StoreError, StorePermissionError
+from dspy_registry.registry_store.handles import (
     Database,
     Databases,
     Transaction,

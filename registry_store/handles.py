@@ -8,16 +8,16 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from registry_store import layout
-from registry_store.disk import FREE_SPACE, full, is_full
-from registry_store.errors import (
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.disk import FREE_SPACE, full, is_full
+from dspy_registry.registry_store.errors import (
     FormatVersionError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
     StorePermissionError,
 )
-from registry_store.paths import FileIdentity, file_identity
+from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
 Database = Any

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from registry_store import layout, lookup
-from registry_store.codec import encode, open_record
-from registry_store.errors import CorruptRecordError
-from registry_store.handles import Databases, Transaction
-from registry_store.layers import MERGED_FIELDS
-from registry_store.records import ModuleInfo, StoredModule, to_plain
+from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store.codec import encode, open_record
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.layers import MERGED_FIELDS
+from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
 
 
 class KeptVersion(NamedTuple):

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from registry_store.codec import Sealed
-from registry_store.records import CLIENT as CLIENT
-from registry_store.records import ModuleInfo, from_plain
+from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.records import CLIENT as CLIENT
+from dspy_registry.registry_store.records import ModuleInfo, from_plain
 
 CORE: Final = "core"
 DISCOVERED: Final = "discovered"

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from registry_store.changes import alias_codec
-from registry_store.codec import INTACT, corrupt, crc32, decode_info, open_record
-from registry_store.errors import AmbiguousNameError, UnknownModuleError
-from registry_store.handles import Databases, Transaction
-from registry_store.names import DSPY_PREFIX, last_part, short_term, snake_case
-from registry_store.order import load_names
-from registry_store.postings import BitMap, load_posting, stored_blocks
-from registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.changes import alias_codec
+from dspy_registry.registry_store.codec import INTACT, corrupt, crc32, decode_info, open_record
+from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.names import DSPY_PREFIX, last_part, short_term, snake_case
+from dspy_registry.registry_store.order import load_names
+from dspy_registry.registry_store.postings import BitMap, load_posting, stored_blocks
+from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 
 _CANDIDATES_SHOWN = 8
 _CANDIDATES_EXAMINED = 10_000

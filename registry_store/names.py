@@ -10,9 +10,9 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from registry_store.codec import crc32
-from registry_store.records import ModuleInfo
-from registry_store.vocabulary import Vocabulary
+from dspy_registry.registry_store.codec import crc32
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.vocabulary import Vocabulary
 
 DSPY_PREFIX: Final = "dspy."
 """A short name that fits several modules means the one directly in here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from registry_store.layout import MAX_METADATA_DEPTH
+from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH
 
 DEEPEST: Final = MAX_METADATA_DEPTH + 8
 """Levels that bytes from outside may nest: what a record may, and what stands around it."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from registry_store.codec import seal, unseal
-from registry_store.errors import CorruptRecordError
-from registry_store.handles import Databases, Transaction
-from registry_store.layout import sequence_row_key
+from dspy_registry.registry_store.codec import seal, unseal
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.layout import sequence_row_key
 
 NAMES_PER_ROW: Final = 8
 GONE: Final = ""

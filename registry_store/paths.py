@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from registry_store.errors import InvalidArgumentError
-from registry_store.layout import SOCKET_FILE
+from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.layout import SOCKET_FILE
 
 ENVIRONMENT_VARIABLE: Final = "DSPY_REGISTRY"
 LONGEST_SOCKET_PATH: Final = 107  # sun_path of Linux, less its final zero

@@ -13,11 +13,11 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, seal, unseal
-from registry_store.errors import CorruptRecordError
-from registry_store.handles import Databases, Transaction
-from registry_store.layout import BLOCK_BITS, posting_key
-from registry_store.order import past_last
+from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, seal, unseal
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.layout import BLOCK_BITS, posting_key
+from dspy_registry.registry_store.order import past_last
 
 __all__ = [
     "BitMap",

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from registry_store.codec import Sealed
-from registry_store.errors import ProtocolError
-from registry_store.layout import MAX_RECORD_BYTES
+from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.errors import ProtocolError
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES
 
 VERSION: Final = 1
 CLIENT_ID_BYTES: Final = 16

@@ -21,10 +21,15 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from registry_store.changes import Change, change_codec
-from registry_store.errors import CorruptRecordError, RegistryNotFoundError, StoreError, StorePermissionError
-from registry_store.layout import DATA_FILE, REVISION_FILE
-from registry_store.paths import FileIdentity, file_identity
+from dspy_registry.registry_store.changes import Change, change_codec
+from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
+    RegistryNotFoundError,
+    StoreError,
+    StorePermissionError,
+)
+from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
+from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16

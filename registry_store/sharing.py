@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from registry_store import environment as environments
-from registry_store.environment import Environment
-from registry_store.revision import data_identity
+from dspy_registry.registry_store import environment as environments
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.revision import data_identity
 
 _shared: dict[tuple[int, int], Environment] = {}
 shared_lock = threading.RLock()  # taken before a gate, not inside one

@@ -12,10 +12,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from registry_store import lookup
-from registry_store.codec import Sealed
-from registry_store.errors import AmbiguousNameError, InvalidArgumentError
-from registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.errors import AmbiguousNameError, InvalidArgumentError
+from dspy_registry.registry_store.handles import Databases, Transaction
 
 SIZES: Final = ("small", "normal", "large", "very_large")
 SMALL_INPUT: Final = 100

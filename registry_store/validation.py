@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from registry_store.codec import encode
-from registry_store.errors import InvalidArgumentError, InvalidModuleError
-from registry_store.layout import (
+from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.errors import InvalidArgumentError, InvalidModuleError
+from dspy_registry.registry_store.layout import (
     LAST_VERSION,
     MAX_CAPABILITIES,
     MAX_DURATION_MS,
@@ -26,8 +26,8 @@ from registry_store.layout import (
     MAX_RECORD_BYTES,
     MAX_TERM_BYTES,
 )
-from registry_store.records import ModuleInfo, Requirements
-from registry_store.vocabulary import LEVELS, is_capability
+from dspy_registry.registry_store.records import ModuleInfo, Requirements
+from dspy_registry.registry_store.vocabulary import LEVELS, is_capability
 
 _SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
 _OWN_FIELDS = frozenset(("memory", "compute", "gpu"))

@@ -8,8 +8,8 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
 from typing import Any, Final
 
-from registry_store.errors import VocabularyError
-from registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_REACHED_WORDS, MAX_TERM_BYTES
+from dspy_registry.registry_store.errors import VocabularyError
+from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_REACHED_WORDS, MAX_TERM_BYTES
 
 LEVELS: Final = ("low", "medium", "high", "very_high")
 """Resource levels, lowest first."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from registry_store import errors
-from registry_store.errors import ProtocolError, RegistryError
-from registry_store.protocol import Failed
+from dspy_registry.registry_store import errors
+from dspy_registry.registry_store.errors import ProtocolError, RegistryError
+from dspy_registry.registry_store.protocol import Failed
 
 Argument = str | int | None | tuple[str, ...]
 

@@ -31,7 +31,7 @@ def registry_folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def seeded_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of a new registry holding the core modules; $DSPY_REGISTRY names it too. It may be damaged."""
-    from writer import RegistryWriter
+    from dspy_registry import RegistryWriter
 
     path = tmp_path / "seeded"
     with RegistryWriter(path):
@@ -42,6 +42,6 @@ def seeded_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def violations(folder: Path) -> list[str]:
     """What `check` finds; nothing where there is no registry."""
-    from registry_store.check import check
+    from dspy_registry.registry_store.check.checker import check
 
     return [str(violation) for violation in check(folder)] if (folder / "data.mdb").exists() else []

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 DESIGN = ROOT / "docs" / "design.md"
 INVARIANT = re.compile(r"^(?:#{2,6}\s+|(?:[-*]\s+)?\*\*)I(\d+)\b", re.MULTILINE)
 NAMED = re.compile(r"test_i(\d+)_")

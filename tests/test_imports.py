@@ -7,17 +7,28 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("registry_store", "writer", "readers")
-NEVER_IMPORTS = {
-    "registry_store": {"writer", "readers", "benchmarks", "tests"},
-    "writer": {"readers", "benchmarks", "tests"},
-    "readers": {"writer", "benchmarks", "tests"},
+from tests.support import ROOT
+
+PACKAGES = ("registry_store", "writer", "readers", "dspy_registry")
+ROOMS = ("registry_store", "writer", "readers")
+OWN_PARTS = ("cli", "demo", "integrations")
+# What each part of the package, and each other folder of the repository, may import of ours.
+MAY_IMPORT = {
+    "registry_store": {"registry_store"},
+    "writer": {"registry_store", "writer"},
+    "readers": {"registry_store", "readers"},
+    "dspy_registry": {*ROOMS, *OWN_PARTS},
+    "benchmarks": {*ROOMS, *OWN_PARTS, "benchmarks", "dspy_registry"},
+    "tests": {*ROOMS, *OWN_PARTS, "benchmarks", "tests", "dspy_registry"},
 }
+OURS = {*ROOMS, *OWN_PARTS, "benchmarks", "tests", "dspy_registry"}
+# For users: it imports the public face, as their programs do.
+A_USERS_PROGRAM = "dspy_registry/demo/acme.py"
 TAKES_A_MODULE_NAME = {"__import__", "find_spec", "import_module", "resolve_name", "run_module"}
 HEAVY = {"asyncio", "click", "dspy", "rich", "watchfiles"}
 LONGEST_FILE = 400
@@ -27,10 +38,15 @@ INDEX_HOSTS = tuple(".".join(parts).encode() for parts in (("pypi", "org"), ("py
 
 
 def sources(root: Path, package: str) -> Iterator[tuple[Path, ast.Module]]:
-    files = sorted((root / package).rglob("*.py"))
+    files = sorted(path for path in (root / package).rglob("*.py") if not in_a_linked_room(path, root))
     assert files, f"{root / package} holds no Python file: nothing would be checked"
     for path in files:
         yield path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def in_a_linked_room(path: Path, root: Path) -> bool:
+    """The rooms are links in the package; each is looked at where it really is."""
+    return any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(root))
 
 
 def literal_start(node: ast.expr) -> str:
@@ -71,14 +87,50 @@ def imported(node: ast.stmt | ast.expr) -> list[str]:
     return []
 
 
+def room_of(module: str) -> str:
+    """The part of the project that a module is in; the package itself is the public face."""
+    first, *rest = module.replace(":", ".").split(".")
+    return rest[0] if first == "dspy_registry" and rest and rest[0] in (*ROOMS, *OWN_PARTS) else first
+
+
 def forbidden_imports(root: Path) -> list[str]:
+    """Imports of a part that the importing one must not know, and of a room by its bare name."""
     return [
         f"{path}:{line} imports {module}"
-        for package, never in NEVER_IMPORTS.items()
+        for package, allowed in MAY_IMPORT.items()
         for path, tree in sources(root, package)
         for line, module in imports(tree)
-        if module.replace(":", ".").partition(".")[0] in never
+        if path.as_posix() != A_USERS_PROGRAM
+        and ((room_of(module) in OURS and room_of(module) not in allowed) or module.split(".")[0] in ROOMS)
     ]
+
+
+def import_circles(root: Path) -> list[list[str]]:
+    """A group of modules that import each other, type-checking imports included; the lazy face is left out."""
+    graph: dict[str, set[str]] = {}
+    for package in PACKAGES:
+        for path, tree in sources(root, package):
+            name = ".".join(path.with_suffix("").parts)
+            name = name if package == "dspy_registry" else f"dspy_registry.{name}"
+            graph[name.removesuffix(".__init__")] = {
+                target for node in ast.walk(tree) if isinstance(node, ast.stmt) for target in targets(node)
+            }
+    del graph["dspy_registry"]
+    try:
+        tuple(TopologicalSorter({name: goals & set(graph) for name, goals in graph.items()}).static_order())
+    except CycleError as error:
+        return [error.args[1]]
+    return []
+
+
+def targets(node: ast.stmt) -> Iterator[str]:
+    """What an import statement may load: the module, and each name in case it is a module too."""
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(level=0, module=str(module), names=names):
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in names)
 
 
 def lmdb_openers(root: Path) -> set[str]:
@@ -145,14 +197,38 @@ def crafted(tmp_path: Path) -> Path:
     """A small tree that keeps every rule; a self-test breaks one."""
     for package in KEPT_SHORT:
         (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("import registry_store\n")
+        (tmp_path / package / "__init__.py").write_text("import json\n")
     opener = tmp_path / "registry_store" / "environment.py"
     opener.write_text("import lmdb\nenvironment = lmdb.open('x')\n")
+    for room in ROOMS:
+        (tmp_path / "dspy_registry" / room).symlink_to(tmp_path / room)
     return tmp_path
 
 
 def test_packages_keep_the_import_rules() -> None:
     assert forbidden_imports(ROOT) == []
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    assert import_circles(ROOT) == []
+
+
+def test_a_circle_is_found(crafted: Path) -> None:
+    assert import_circles(crafted) == []
+    (crafted / "writer" / "one.py").write_text("def f():\n    from dspy_registry.writer import two\n")
+    (crafted / "writer" / "two.py").write_text("if TYPE_CHECKING:\n    from dspy_registry.writer.one import f\n")
+    assert set(import_circles(crafted)[0]) == {"dspy_registry.writer.one", "dspy_registry.writer.two"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_refuses_to_be_a_second_copy(room: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {room}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: {room} is a part of dspy_registry: import from dspy_registry, or dspy_registry.{room}."
+    )
 
 
 def test_only_the_environment_module_opens_lmdb() -> None:
@@ -169,21 +245,15 @@ def test_committed_files_name_no_package_index() -> None:
     assert naming_an_index(files) == []
 
 
-def test_importing_readers_loads_nothing_heavy(tmp_path: Path) -> None:
-    loaded = loaded_by("import readers", tmp_path)
-    assert {"readers", "registry_store", "lmdb"} <= loaded
-    assert loaded & (HEAVY | {"writer"}) == set()
-
-
-def test_importing_registry_store_loads_nothing_heavy(tmp_path: Path) -> None:
-    loaded = loaded_by("import registry_store", tmp_path)
-    assert "registry_store" in loaded
-    assert loaded & (HEAVY | {"writer", "readers"}) == set()
+def test_importing_the_face_loads_nothing(tmp_path: Path) -> None:
+    loaded = loaded_by("import dspy_registry", tmp_path)
+    assert "dspy_registry" in loaded
+    assert loaded & (HEAVY | {"lmdb", "msgspec"}) == set()
 
 
 def test_reading_loads_nothing_heavy(seeded_registry: Path, tmp_path: Path) -> None:
     reading = """
-from readers import Registry
+from dspy_registry import Registry
 with Registry() as registry:
     registry.get_module("dspy.ChainOfThought")
     registry.find(capabilities=("reasoning",), max_memory="medium")
@@ -191,7 +261,10 @@ with Registry() as registry:
     with registry.snapshot() as snapshot:
         snapshot.get_module("dspy.Predict")
 """
-    assert loaded_by(reading, tmp_path) & (HEAVY | {"writer"}) == set()
+    no_writer = "assert not [name for name in sys.modules if name.startswith('dspy_registry.writer')]"
+    loaded = loaded_by(f"{reading}\nimport sys\n{no_writer}", tmp_path)
+    assert "lmdb" in loaded
+    assert loaded & HEAVY == set()
 
 
 def test_a_tree_that_keeps_the_rules_passes(crafted: Path) -> None:
@@ -203,18 +276,22 @@ def test_a_tree_that_keeps_the_rules_passes(crafted: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "line"),
     [
-        ("registry_store", "import writer"),
-        ("registry_store", "def late(): from readers.registry import Registry"),
-        ("writer", "import readers.registry as registry"),
-        ("writer", "import importlib; importlib.import_module('readers.registry')"),
-        ("writer", "import importlib; importlib.import_module(name='readers')"),
-        ("readers", "from writer import RegistryWriter"),
-        ("readers", "if TYPE_CHECKING: from writer.client import WriterClient"),
-        ("readers", "__import__('writer')"),
-        ("readers", "part = 'client'; import_module(f'writer.{part}')"),
-        ("readers", "part = 'client'; import_module('writer.' + part)"),
-        ("readers", "pkgutil.resolve_name('writer:RegistryWriter')"),
+        ("registry_store", "import dspy_registry.writer"),
+        ("registry_store", "def late(): from dspy_registry.readers.registry import Registry"),
+        ("registry_store", "from dspy_registry import Registry"),
+        ("writer", "import dspy_registry.readers.registry as registry"),
+        ("writer", "import importlib; importlib.import_module('dspy_registry.readers.registry')"),
+        ("writer", "import importlib; importlib.import_module(name='dspy_registry.readers')"),
+        ("writer", "from dspy_registry.cli import console"),
+        ("readers", "from dspy_registry.writer.store import Store"),
+        ("readers", "if TYPE_CHECKING: from dspy_registry.writer.client.client import WriterClient"),
+        ("readers", "__import__('dspy_registry.writer')"),
+        ("readers", "part = 'client'; import_module(f'dspy_registry.writer.{part}')"),
+        ("readers", "part = 'client'; import_module('dspy_registry.writer.' + part)"),
+        ("readers", "pkgutil.resolve_name('dspy_registry.writer:RegistryWriter')"),
         ("readers", "import benchmarks"),
+        ("dspy_registry", "from readers.registry import Registry"),
+        ("tests", "import writer"),
     ],
 )
 def test_a_forbidden_import_is_found(crafted: Path, package: str, line: str) -> None:

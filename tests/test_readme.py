@@ -17,12 +17,26 @@ from typing import NamedTuple
 import click
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 README = ROOT / "README.md"
 PAGES = [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
+PACKAGES = (
+    "registry_store",
+    "writer",
+    "readers",
+    *(f"dspy_registry/{part}" for part in ("cli", "demo", "integrations")),
+)
 MODULES = [
     path.relative_to(ROOT).with_suffix("")
-    for package in ("registry_store", "writer", "readers")
+    for package in (
+        "registry_store",
+        "writer",
+        "readers",
+        "dspy_registry/cli",
+        "dspy_registry/demo",
+        "dspy_registry/integrations",
+    )
     for path in sorted((ROOT / package).rglob("*.py"))
     if path.name not in ("__init__.py", "__main__.py")
 ]
@@ -122,7 +136,8 @@ def test_docstring_examples_are_true(
     module: Path, seeded_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert failed_examples(importlib.import_module(".".join(module.parts))) == ""
+    parts = module.parts if module.parts[0] == "dspy_registry" else ("dspy_registry", *module.parts)
+    assert failed_examples(importlib.import_module(".".join(parts))) == ""
 
 
 def test_the_readme_shows_python_that_runs() -> None:
@@ -140,7 +155,7 @@ def test_no_python_block_escapes() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    from registry_store.cli import main
+    from dspy_registry.cli.program import main
 
     names = list(commands(main))
     assert {"serve", "get", "check"} <= set(names)

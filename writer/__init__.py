@@ -1,21 +1,6 @@
-"""The writing side: the one process that changes a registry, and what feeds it. Never imports readers."""
+"""The writer process, and the clients that other processes ask it with. Never imports readers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from writer.registry_writer import RegistryWriter
-
-if TYPE_CHECKING:
-    from writer.client import AsyncWriterClient, WriterClient
-
-__all__ = ["AsyncWriterClient", "RegistryWriter", "WriterClient"]
-
-
-def __getattr__(name: str) -> Any:
-    # The clients load the socket machinery, which an embedded writer does without.
-    if name in ("WriterClient", "AsyncWriterClient"):
-        from writer import client
-
-        return getattr(client, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if __name__ != "dspy_registry.writer":
+    raise ImportError(f"{__name__} is a part of dspy_registry: import from dspy_registry, or dspy_registry.writer.")

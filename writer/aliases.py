@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
-from registry_store.changes import Alias, alias_codec
-from registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.changes import Alias, alias_codec
+from dspy_registry.registry_store.errors import CorruptRecordError
 
 DAMAGED: Final = Alias("", "")
 """What an alias means whose bytes cannot be read: no module, until it is set anew or removed."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from registry_store import layout
-from registry_store.changes import (
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import (
     LARGEST_LISTED_CHANGE,
     Action,
     Change,
@@ -20,16 +20,16 @@ from registry_store.changes import (
     implications_codec,
     state_codec,
 )
-from registry_store.codec import seal_record
-from registry_store.errors import CorruptRecordError
-from registry_store.layers import defaults_codec, layer_codec
-from registry_store.names import ALL, lookup_keys, terms
-from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
-from registry_store.records import Provenance, StoredModule
-from writer.aliases import DAMAGED
-from writer.catalog import Catalog, load_vocabulary
-from writer.draft import Draft, Entry
-from writer.indexes import PostingChanges
+from dspy_registry.registry_store.codec import seal_record
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.layers import defaults_codec, layer_codec
+from dspy_registry.registry_store.names import ALL, lookup_keys, terms
+from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
+from dspy_registry.registry_store.records import Provenance, StoredModule
+from dspy_registry.writer.aliases import DAMAGED
+from dspy_registry.writer.catalog import Catalog, load_vocabulary
+from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.indexes import PostingChanges
 
 
 @dataclass

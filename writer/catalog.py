@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cached_property, lru_cache
 
-from registry_store import lookup
-from registry_store.changes import (
+from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.changes import (
     Alias,
     Implications,
     State,
@@ -15,12 +15,12 @@ from registry_store.changes import (
     implications_codec,
     state_codec,
 )
-from registry_store.codec import open_record
-from registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
-from registry_store.handles import Databases, Transaction
-from registry_store.history import past_records
-from registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
-from registry_store.layout import (
+from dspy_registry.registry_store.codec import open_record
+from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.history import past_records
+from dspy_registry.registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
+from dspy_registry.registry_store.layout import (
     META_DEFAULTS,
     META_STATE,
     META_VOCABULARY,
@@ -28,11 +28,11 @@ from registry_store.layout import (
     split_posting_key,
     versioned_key,
 )
-from registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
-from registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
-from registry_store.records import StoredModule
-from registry_store.vocabulary import Vocabulary
-from writer.aliases import AliasIndex, meaning_of
+from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
+from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
+from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.vocabulary import Vocabulary
+from dspy_registry.writer.aliases import AliasIndex, meaning_of
 
 
 class Catalog:

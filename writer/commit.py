@@ -16,18 +16,18 @@ from typing import Any, Final
 
 import lmdb
 
-from registry_store import layout
-from registry_store.changes import Change, State, change_codec, state_codec
-from registry_store.environment import Environment
-from registry_store.errors import StoreClosedError, StoreError
-from registry_store.handles import translated
-from registry_store.revision import RevisionFile, committed, under_way
-from writer import failpoints
-from writer.aliases import AliasIndex
-from writer.apply import Operations, apply
-from writer.catalog import Catalog
-from writer.draft import Draft
-from writer.lease import Lease
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import Change, State, change_codec, state_codec
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import StoreClosedError, StoreError
+from dspy_registry.registry_store.handles import translated
+from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.writer import failpoints
+from dspy_registry.writer.aliases import AliasIndex
+from dspy_registry.writer.apply import Operations, apply
+from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.lease import Lease
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from registry_store.records import ModuleInfo, Requirements
+from dspy_registry.registry_store.records import ModuleInfo, Requirements
 
 
 def _core(

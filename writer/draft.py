@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from registry_store.changes import Alias, Implications
-from registry_store.codec import encode
-from registry_store.errors import (
+from dspy_registry.registry_store.changes import Alias, Implications
+from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.errors import (
     ConflictError,
     CorruptRecordError,
     InvalidModuleError,
@@ -20,13 +20,13 @@ from registry_store.errors import (
     UnknownAliasError,
     UnknownModuleError,
 )
-from registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
-from registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX_ALIASES, MAX_ALIASES_OF_MODULE
-from registry_store.records import ModuleInfo
-from registry_store.validation import check_expected_version, name_problems, validate_encoded
-from registry_store.vocabulary import Vocabulary
-from writer.aliases import StagedAliases, standing_aliases
-from writer.catalog import Catalog
+from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
+from dspy_registry.registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX_ALIASES, MAX_ALIASES_OF_MODULE
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
+from dspy_registry.registry_store.vocabulary import Vocabulary
+from dspy_registry.writer.aliases import StagedAliases, standing_aliases
+from dspy_registry.writer.catalog import Catalog
 
 _SHADOWED = "a module has this full name, and full names always win"
 

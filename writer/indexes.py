@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
-from registry_store.layout import BLOCK_BITS, posting_key
-from registry_store.postings import BitMap, block_of, store_block
-from writer.catalog import Catalog
+from dspy_registry.registry_store.layout import BLOCK_BITS, posting_key
+from dspy_registry.registry_store.postings import BitMap, block_of, store_block
+from dspy_registry.writer.catalog import Catalog
 
 
 class PostingChanges:

@@ -14,9 +14,9 @@ import time
 import weakref
 from pathlib import Path
 
-from registry_store import access
-from registry_store.errors import StorePermissionError, WriterLockedError
-from registry_store.layout import LEASE_FILE
+from dspy_registry.registry_store import access
+from dspy_registry.registry_store.errors import StorePermissionError, WriterLockedError
+from dspy_registry.registry_store.layout import LEASE_FILE
 
 
 class Lease:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from registry_store.errors import InvalidModuleError
-from registry_store.layers import DISCOVERED, Layer
-from registry_store.records import to_plain
-from writer.draft import Draft
+from dspy_registry.registry_store.errors import InvalidModuleError
+from dspy_registry.registry_store.layers import DISCOVERED, Layer
+from dspy_registry.registry_store.records import to_plain
+from dspy_registry.writer.draft import Draft
 
 if TYPE_CHECKING:
-    from writer.discovery import DiscoveryReport
+    from dspy_registry.writer.discovery.report import DiscoveryReport
 
 
 @dataclass

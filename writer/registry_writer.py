@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from registry_store.errors import InvalidModuleError
-from registry_store.layers import CLIENT
-from registry_store.paths import registry_path
-from registry_store.progress import Progress
-from registry_store.records import ModuleInfo
-from registry_store.vocabulary import as_implications
-from writer import reconcile
-from writer.draft import Draft
-from writer.store import Store
+from dspy_registry.registry_store.errors import InvalidModuleError
+from dspy_registry.registry_store.layers import CLIENT
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.vocabulary import as_implications
+from dspy_registry.writer import reconcile
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.store import Store
 
 if TYPE_CHECKING:
-    from writer.discovery import DiscoveryReport
-    from writer.reconcile import Outcome
+    from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.reconcile import Outcome
 
 
 _PROBLEMS_SHOWN = 20

@@ -15,14 +15,14 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from registry_store import layout
-from registry_store.check import check_apart
-from registry_store.environment import Environment
-from registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
-from registry_store.paths import file_identity
-from writer.lease import Lease
-from writer.registry_writer import RegistryWriter
-from writer.store import make_folder
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.check.checker import check_apart
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
+from dspy_registry.registry_store.paths import file_identity
+from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.registry_writer import RegistryWriter
+from dspy_registry.writer.store import make_folder
 
 INCOMING: Final = ".restoring"
 _SHOWN: Final = 3

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from registry_store.codec import encode
-from registry_store.errors import CorruptRecordError, UnknownVersionError
-from registry_store.held import held
-from registry_store.history import KeptVersion, Versions, load_versions
-from registry_store.records import ModuleInfo
-from registry_store.sharing import attach, detach
+from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.errors import CorruptRecordError, UnknownVersionError
+from dspy_registry.registry_store.history import KeptVersion, Versions, load_versions
+from dspy_registry.registry_store.long_read import held
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.sharing import attach, detach
 
 if TYPE_CHECKING:
-    from writer.client import WriterClient
-    from writer.registry_writer import RegistryWriter
+    from dspy_registry.writer.client.client import WriterClient
+    from dspy_registry.writer.registry_writer import RegistryWriter
 
 
 class RolledBack(msgspec.Struct, frozen=True):

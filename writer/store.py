@@ -9,24 +9,24 @@ from pathlib import Path
 
 import lmdb
 
-from registry_store import access, disk, environment, layout, sharing
-from registry_store.changes import Implications, State, implications_codec, state_codec
-from registry_store.environment import Environment
-from registry_store.errors import (
+from dspy_registry.registry_store import access, disk, environment, layout, sharing
+from dspy_registry.registry_store.changes import Implications, State, implications_codec, state_codec
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import (
     FormatVersionError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
 )
-from registry_store.handles import translated
-from registry_store.layers import CORE, Layer
-from registry_store.records import to_plain
-from registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
-from registry_store.vocabulary import CORE_IMPLICATIONS
-from writer.commit import Committer, closed, settle
-from writer.core_modules import CORE_MODULES
-from writer.draft import Draft
-from writer.lease import Lease
+from dspy_registry.registry_store.handles import translated
+from dspy_registry.registry_store.layers import CORE, Layer
+from dspy_registry.registry_store.records import to_plain
+from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
+from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
+from dspy_registry.writer.commit import Committer, closed, settle
+from dspy_registry.writer.core_modules import CORE_MODULES
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.lease import Lease
 
 _REVISION_FILE_MODE = 0o644
 

@@ -10,7 +10,7 @@ from benchmarks.stores.files import DiskCache, RocksDict, SQLite
 from benchmarks.stores.peer import Opening, Peer
 from benchmarks.stores.servers import Manager, Redis
 from benchmarks.stores.shared_memory import UltraDictPeer, UltraDictStructs
-from readers import Registry
+from dspy_registry import Registry
 
 OURS: Final = "registry"
 

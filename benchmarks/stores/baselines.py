@@ -10,7 +10,7 @@ import lmdb
 import msgspec
 
 from benchmarks.datasets import MAP_SIZE
-from registry_store import ModuleInfo
+from dspy_registry import ModuleInfo
 
 try:  # as the registry does: by hand one would take the quicker one too
     from isal.isal_zlib import crc32

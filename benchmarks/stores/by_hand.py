@@ -12,14 +12,14 @@ from unittest import mock
 
 import lmdb
 
-from registry_store import ModuleInfo, layout
-from registry_store.codec import encode, seal_record
-from registry_store.layers import CLIENT
-from registry_store.names import terms
-from registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
-from registry_store.postings import BitMap, store_block
-from registry_store.records import Provenance
-from registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
+from dspy_registry import ModuleInfo, Provenance
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.codec import encode, seal_record
+from dspy_registry.registry_store.layers import CLIENT
+from dspy_registry.registry_store.names import terms
+from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
+from dspy_registry.registry_store.postings import BitMap, store_block
+from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
 
 Pairs = list[tuple[bytes, bytes, bytes]]
 """Database, key, value."""
@@ -43,7 +43,7 @@ class Commit:
 @contextmanager
 def captured() -> Iterator[list[Commit]]:
     """Everything that registries in this process commit meanwhile. What is committed is committed as always."""
-    from writer import commit
+    from dspy_registry.writer import commit
 
     commits: list[Commit] = []
     write = commit.write

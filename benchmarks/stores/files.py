@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.stores.peer import Opening, Peer, decode
 from benchmarks.stores.servers import ByGet
-from registry_store import ModuleInfo
+from dspy_registry import ModuleInfo
 
 MMAP_BYTES = 4 << 30
 _CACHE_KIB = 256 * 1024

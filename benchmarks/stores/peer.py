@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from registry_store import ModuleInfo
+from dspy_registry import ModuleInfo
 
 decode: Callable[[bytes], ModuleInfo] = msgspec.msgpack.Decoder(ModuleInfo).decode
 

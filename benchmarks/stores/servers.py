@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stores.peer import Opening, Peer, decode
-from registry_store import ModuleInfo
+from dspy_registry import ModuleInfo
 
 _START_TIMEOUT = 10.0  # seconds
 

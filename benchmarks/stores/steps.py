@@ -10,8 +10,8 @@ import msgspec
 
 from benchmarks.datasets import MAP_SIZE
 from benchmarks.stores.baselines import checksum
-from registry_store import ModuleInfo
-from registry_store.revision import RevisionFile
+from dspy_registry import ModuleInfo
+from dspy_registry.registry_store.revision import RevisionFile
 
 
 class Call:

@@ -1,9 +1,9 @@
-"""`python -m registry_store.check PATH`."""
+"""`python -m dspy_registry.registry_store.check PATH`."""
 
 from __future__ import annotations
 
 import sys
 
-from registry_store.check.run import main
+from dspy_registry.registry_store.check.checker import main
 
 sys.exit(main(sys.argv[1:]))

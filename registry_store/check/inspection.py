@@ -7,15 +7,15 @@ from typing import Final
 
 import msgspec
 
-from registry_store import layout
-from registry_store.changes import State, implications_codec, state_codec
-from registry_store.codec import open_record
-from registry_store.errors import CorruptRecordError, FormatVersionError, RegistryNotFoundError
-from registry_store.handles import Database, Databases, Transaction
-from registry_store.layers import Defaults, defaults_codec
-from registry_store.progress import Progress
-from registry_store.records import StoredModule
-from registry_store.vocabulary import Vocabulary
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import State, implications_codec, state_codec
+from dspy_registry.registry_store.codec import open_record
+from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryNotFoundError
+from dspy_registry.registry_store.handles import Database, Databases, Transaction
+from dspy_registry.registry_store.layers import Defaults, defaults_codec
+from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.vocabulary import Vocabulary
 
 # Numbers of docs/design.md.
 REVISION_WORD: Final = "I2"

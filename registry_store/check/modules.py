@@ -8,17 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from registry_store.changes import change_codec
-from registry_store.check.inspection import CHANGES, HISTORY, INDEXES, LAYERS, VALUES, Head, Violation, text
-from registry_store.codec import open_record
-from registry_store.errors import CorruptRecordError, InvalidModuleError
-from registry_store.layers import CLIENT
-from registry_store.layout import LAST_SEQUENCE, posting_key, revision_key, split_posting_key, versioned_key
-from registry_store.names import terms
-from registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
-from registry_store.postings import BitMap, block_of, load_block
-from registry_store.records import Provenance, StoredModule
-from registry_store.validation import validate_module
+from dspy_registry.registry_store.changes import change_codec
+from dspy_registry.registry_store.check.inspection import (
+    CHANGES,
+    HISTORY,
+    INDEXES,
+    LAYERS,
+    VALUES,
+    Head,
+    Violation,
+    text,
+)
+from dspy_registry.registry_store.codec import open_record
+from dspy_registry.registry_store.errors import CorruptRecordError, InvalidModuleError
+from dspy_registry.registry_store.layers import CLIENT
+from dspy_registry.registry_store.layout import (
+    LAST_SEQUENCE,
+    posting_key,
+    revision_key,
+    split_posting_key,
+    versioned_key,
+)
+from dspy_registry.registry_store.names import terms
+from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
+from dspy_registry.registry_store.postings import BitMap, block_of, load_block
+from dspy_registry.registry_store.records import Provenance, StoredModule
+from dspy_registry.registry_store.validation import validate_module
 
 _PROGRESS_EVERY = 125  # rows of names: a thousand modules
 _CHANGES_HELD = 64

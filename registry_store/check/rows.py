@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from registry_store.changes import Alias, Change, alias_codec, change_codec
-from registry_store.check.inspection import ALIASES, CHANGES, HISTORY, LAYERS, VALUES, Head, Violation, text
-from registry_store.codec import encode, open_record, unseal
-from registry_store.errors import CorruptRecordError
-from registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
-from registry_store.layout import CHANGES_KEPT, HISTORY_VERSIONS
-from registry_store.names import ALL
-from registry_store.validation import name_problems
+from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
+from dspy_registry.registry_store.check.inspection import (
+    ALIASES,
+    CHANGES,
+    HISTORY,
+    LAYERS,
+    VALUES,
+    Head,
+    Violation,
+    text,
+)
+from dspy_registry.registry_store.codec import encode, open_record, unseal
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
+from dspy_registry.registry_store.layout import CHANGES_KEPT, HISTORY_VERSIONS
+from dspy_registry.registry_store.names import ALL
+from dspy_registry.registry_store.validation import name_problems
 
 TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")
 

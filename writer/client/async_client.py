@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from registry_store.errors import StoreClosedError
-from registry_store.paths import registry_path, socket_path
-from registry_store.protocol import Answer, DaemonStatus
-from registry_store.records import ModuleInfo
-from writer.client import calls
-from writer.client.async_session import AsyncSession
-from writer.client.calls import Call
-from writer.client.session import check_timeout
+from dspy_registry.registry_store.errors import StoreClosedError
+from dspy_registry.registry_store.paths import registry_path, socket_path
+from dspy_registry.registry_store.protocol import Answer, DaemonStatus
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.writer.client import calls
+from dspy_registry.writer.client.async_session import AsyncSession
+from dspy_registry.writer.client.calls import Call
+from dspy_registry.writer.client.session import check_timeout
 
 if TYPE_CHECKING:
-    from registry_store.progress import Progress
-    from writer.discovery import DiscoveryReport
-    from writer.reconcile import Outcome
+    from dspy_registry.registry_store.progress import Progress
+    from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.reconcile import Outcome
 
 
 class AsyncWriterClient:

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Protocol, cast
 
-from registry_store import protocol, wire_errors
-from registry_store.errors import RegistryError
-from registry_store.protocol import Answer, Failed, FrameReader, Hello, frame
-from writer.client.session import not_permitted
+from dspy_registry.registry_store import protocol, wire_errors
+from dspy_registry.registry_store.errors import RegistryError
+from dspy_registry.registry_store.protocol import Answer, Failed, FrameReader, Hello, frame
+from dspy_registry.writer.client.session import not_permitted
 
 
 class Listener(Protocol):

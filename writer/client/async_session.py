@@ -6,20 +6,20 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from registry_store import protocol, wire_errors
-from registry_store.errors import (
+from dspy_registry.registry_store import protocol, wire_errors
+from dspy_registry.registry_store.errors import (
     ProtocolError,
     RegistryError,
     StoreClosedError,
     WriterTimeoutError,
     WriterUnavailableError,
 )
-from registry_store.protocol import Answer, BatchProgress, Failed
-from writer.client.async_link import Link, is_greeted, open_link
-from writer.client.calls import Call
-from writer.client.session import STARTING, Abandoned, Deadline, new_client_id, unavailable
-from writer.client.slots import Slots
-from writer.lease import lease_holder
+from dspy_registry.registry_store.protocol import Answer, BatchProgress, Failed
+from dspy_registry.writer.client.async_link import Link, is_greeted, open_link
+from dspy_registry.writer.client.calls import Call
+from dspy_registry.writer.client.session import STARTING, Abandoned, Deadline, new_client_id, unavailable
+from dspy_registry.writer.client.slots import Slots
+from dspy_registry.writer.lease import lease_holder
 
 _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats
 

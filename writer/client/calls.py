@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from registry_store import wire_errors
-from registry_store.errors import (
-    InvalidModuleError,
-    ProtocolError,
-    UnknownAliasError,
-    UnknownModuleError,
-)
-from registry_store.progress import Progress
-from registry_store.protocol import (
+from dspy_registry.registry_store import wire_errors
+from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
+from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
     Applied,
@@ -35,16 +30,16 @@ from registry_store.protocol import (
     Unregister,
     frame,
 )
-from registry_store.records import ModuleInfo
-from registry_store.validation import check_expected_version, name_problems, validate_encoded
-from registry_store.vocabulary import Vocabulary, as_implications
-from writer.limits import Limits
-from writer.parts import batch_problem
-from writer.reconcile import Outcome
-from writer.registry_writer import refuse_batch
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
+from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
+from dspy_registry.writer.daemon.batch_upload import batch_problem
+from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.reconcile import Outcome
+from dspy_registry.writer.registry_writer import refuse_batch
 
 if TYPE_CHECKING:
-    from writer.discovery import DiscoveryReport
+    from dspy_registry.writer.discovery.report import DiscoveryReport
 
 
 class Call:

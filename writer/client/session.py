@@ -11,8 +11,8 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from registry_store import protocol, wire_errors
-from registry_store.errors import (
+from dspy_registry.registry_store import protocol, wire_errors
+from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
     ProtocolError,
     RegistryError,
@@ -20,10 +20,10 @@ from registry_store.errors import (
     WriterTimeoutError,
     WriterUnavailableError,
 )
-from registry_store.protocol import Answer, BatchProgress, Failed, FrameReader, Hello, frame
-from registry_store.validation import is_time_limit
-from writer.client.calls import Call
-from writer.lease import lease_holder
+from dspy_registry.registry_store.protocol import Answer, BatchProgress, Failed, FrameReader, Hello, frame
+from dspy_registry.registry_store.validation import is_time_limit
+from dspy_registry.writer.client.calls import Call
+from dspy_registry.writer.lease import lease_holder
 
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _PAUSES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from registry_store import protocol, wire_errors
-from registry_store.errors import BusyError, ProtocolError, RegistryError
-from registry_store.protocol import (
+from dspy_registry.registry_store import protocol, wire_errors
+from dspy_registry.registry_store.errors import BusyError, ProtocolError, RegistryError
+from dspy_registry.registry_store.protocol import (
     Answer,
     ApplyDiscovery,
     BatchProgress,
@@ -26,13 +26,13 @@ from registry_store.protocol import (
     Welcome,
     frame,
 )
-from writer.daemon import socket_file
-from writer.daemon.answered import is_client_id
-from writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
-from writer.parts import Parts
+from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon.batch_upload import Parts
+from dspy_registry.writer.daemon.reply_cache import is_client_id
+from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 
 if TYPE_CHECKING:
-    from writer.daemon.server import Server
+    from dspy_registry.writer.daemon.server import Server
 
 _SIGN_OF_LIFE: Final = 1.0  # seconds from one to the next, of a request of which there is nothing new to say
 _REFUSED_AT_A_TIME: Final = 64

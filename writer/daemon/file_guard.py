@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from registry_store import layout
-from registry_store.errors import StoreError
-from registry_store.paths import file_identity
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.errors import StoreError
+from dspy_registry.registry_store.paths import file_identity
 
 # Looked at, never opened: closing lock.mdb anywhere in a process drops the locks that LMDB holds on it.
 _FILES: Final = (layout.DATA_FILE, layout.REVISION_FILE, layout.LEASE_FILE, layout.LOCK_FILE)

@@ -9,10 +9,10 @@ from typing import Any
 
 import lmdb
 
-from registry_store.errors import RegistryError
-from registry_store.protocol import Effect, Failed, Remembered, remembered_codec
-from writer.daemon.answered import Answered, find, following, overtaken
-from writer.draft import Draft
+from dspy_registry.registry_store.errors import RegistryError
+from dspy_registry.registry_store.protocol import Effect, Failed, Remembered, remembered_codec
+from dspy_registry.writer.daemon.reply_cache import Answered, find, following, overtaken
+from dspy_registry.writer.draft import Draft
 
 _log = logging.getLogger("dspy_registry")
 

@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import lmdb
 
-from registry_store.errors import BusyError, RegistryError, StoreError
-from writer.commit import Committer
-from writer.daemon.answered import Answered
-from writer.daemon.group import Group, Work
-from writer.limits import Limits
+from dspy_registry.registry_store.errors import BusyError, RegistryError, StoreError
+from dspy_registry.writer.commit import Committer
+from dspy_registry.writer.daemon.group import Group, Work
+from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.reply_cache import Answered
 
 # How long a group waits for as many requests as the last one had: clients answered together come back together.
 _PATIENCE: Final = 0.5  # of the last commit's duration

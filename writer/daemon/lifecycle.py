@@ -22,20 +22,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from registry_store.errors import RegistryError, StoreError
-from registry_store.paths import registry_path, socket_path
-from registry_store.protocol import DaemonStatus
-from writer.daemon import socket_file
-from writer.daemon.answered import Answered
-from writer.daemon.file_guard import FileGuard
-from writer.daemon.group import Work
-from writer.daemon.group_commit import GroupCommit
-from writer.daemon.server import Server
-from writer.daemon.upkeep import upkeep
-from writer.draft import Draft
-from writer.limits import Limits
-from writer.store import Store
-from writer.usage.sink import collect_usage
+from dspy_registry.registry_store.errors import RegistryError, StoreError
+from dspy_registry.registry_store.paths import registry_path, socket_path
+from dspy_registry.registry_store.protocol import DaemonStatus
+from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon.file_guard import FileGuard
+from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.maintenance import upkeep
+from dspy_registry.writer.daemon.reply_cache import Answered
+from dspy_registry.writer.daemon.server import Server
+from dspy_registry.writer.daemon.usage_sink import collect_usage
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.store import Store
 
 T = TypeVar("T")
 Extension = Callable[["Daemon"], None]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from registry_store import wire_errors
-from registry_store.errors import ConflictError, ProtocolError, RegistryError, UnknownModuleError
-from registry_store.layers import CLIENT
-from registry_store.nesting import is_shallow
-from registry_store.protocol import (
+from dspy_registry.registry_store import wire_errors
+from dspy_registry.registry_store.errors import ConflictError, ProtocolError, RegistryError, UnknownModuleError
+from dspy_registry.registry_store.layers import CLIENT
+from dspy_registry.registry_store.nesting import is_shallow
+from dspy_registry.registry_store.protocol import (
     UNREADABLE,
     Answer,
     Applied,
@@ -27,15 +27,15 @@ from registry_store.protocol import (
     SetImplications,
     Unregister,
 )
-from registry_store.records import ModuleInfo
-from registry_store.validation import validate_encoded
-from writer import reconcile
-from writer.daemon.group import Work
-from writer.draft import Draft
-from writer.registry_writer import register_all
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.validation import validate_encoded
+from dspy_registry.writer import reconcile
+from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.registry_writer import register_all
 
 if TYPE_CHECKING:
-    from writer.discovery import DiscoveryReport
+    from dspy_registry.writer.discovery.report import DiscoveryReport
 
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
@@ -183,7 +183,7 @@ def decode_module(encoded: bytes) -> ModuleInfo:
 
 def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     """A discovery report whose modules came apart from it. Raises ProtocolError."""
-    from writer.discovery import DiscoveryReport
+    from dspy_registry.writer.discovery.report import DiscoveryReport
 
     if not is_shallow(encoded):
         raise ProtocolError("a discovery report nests too deep to be read.")

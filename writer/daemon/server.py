@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from registry_store.protocol import DaemonStatus
-from writer.daemon import socket_file
-from writer.daemon.connection import Connection
-from writer.daemon.group_commit import GroupCommit
-from writer.limits import Limits
+from dspy_registry.registry_store.protocol import DaemonStatus
+from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon.connection import Connection
+from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.limits import Limits
 
 _RECEIVED_AT_ONCE: Final = 256 * 1024
 _PROGRESS_SECONDS: Final = 0.25

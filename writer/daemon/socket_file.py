@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
+from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
 
 _BACKLOG: Final = 1024
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from registry_store.errors import DiscoveryError
+from dspy_registry.registry_store.errors import DiscoveryError
 
 INSTALLED: Final = (".dist-info", ".egg-info", ".egg-link", ".pth")
 """How the names end that an installer leaves beside a package."""

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from registry_store.records import ModuleInfo, Requirements
-from registry_store.vocabulary import LEVELS
-from writer.core_modules import CORE_MODULES
-from writer.discovery.run import Parameter, Seen
+from dspy_registry.registry_store.records import ModuleInfo, Requirements
+from dspy_registry.registry_store.vocabulary import LEVELS
+from dspy_registry.writer.core_modules import CORE_MODULES
+from dspy_registry.writer.discovery.probe_run import Parameter, Seen
 
 MAX_DESCRIPTION: Final = 200
 MAX_PARAMETERS: Final = 64

@@ -25,11 +25,11 @@ from typing import Any, Final
 
 import msgspec
 
-from registry_store.errors import DiscoveryError, InvalidArgumentError
-from registry_store.records import ModuleInfo
-from writer.discovery.infer import one_line
-from writer.discovery.judge import DiscoveryFailure, Verdict, exit_text, judge
-from writer.discovery.run import Findings, run_probe
+from dspy_registry.registry_store.errors import DiscoveryError, InvalidArgumentError
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.writer.discovery.evaluate import DiscoveryFailure, Verdict, exit_text, judge
+from dspy_registry.writer.discovery.infer import one_line
+from dspy_registry.writer.discovery.probe_run import Findings, run_probe
 
 __all__ = ["DEFAULT_TIMEOUT", "DiscoveryFailure", "DiscoveryReport", "discover"]
 

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from registry_store.paths import registry_path
-from registry_store.sharing import attach, detach
-from registry_store.vocabulary import CORE_IMPLICATIONS
-from writer.catalog import Catalog
-from writer.draft import Draft
-from writer.manifests.folder import ManifestFolder
-from writer.manifests.records import ManifestError
-from writer.manifests.schema import manifest_schema
-from writer.manifests.stage import Loaded, stage_tree
-from writer.manifests.tree import Tree, compile_tree
-from writer.manifests.watch import ManifestWatch
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.sharing import attach, detach
+from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
+from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.manifests.folder import ManifestFolder
+from dspy_registry.writer.manifests.folder_watch import ManifestWatch
+from dspy_registry.writer.manifests.records import ManifestError
+from dspy_registry.writer.manifests.schema import manifest_schema
+from dspy_registry.writer.manifests.stage import Loaded, stage_tree
+from dspy_registry.writer.manifests.tree import Tree, compile_tree
 
 if TYPE_CHECKING:
     import os
 
-    from writer.daemon import Daemon
+    from dspy_registry.writer.daemon.lifecycle import Daemon
 
 __all__ = ["ManifestError", "TreeReport", "attach_manifests", "manifest_schema", "validate_tree"]
 

@@ -9,15 +9,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from registry_store.layers import Default
-from registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_TERM_BYTES
-from registry_store.records import from_plain
-from registry_store.validation import module_problems, name_problems
-from registry_store.vocabulary import is_capability
-from writer.manifests.lines import Path, shown_path
-from writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
-from writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
-from writer.manifests.text import Document
+from dspy_registry.registry_store.layers import Default
+from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_TERM_BYTES
+from dspy_registry.registry_store.records import from_plain
+from dspy_registry.registry_store.validation import module_problems, name_problems
+from dspy_registry.registry_store.vocabulary import is_capability
+from dspy_registry.writer.manifests.lines import Path, shown_path
+from dspy_registry.writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
+from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
+from dspy_registry.writer.manifests.text import Document
 
 _PART: Final = re.compile(r"[^.\[\]]+")
 

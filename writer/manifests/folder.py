@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from writer.manifests.check import check_document
-from writer.manifests.lines import shown_path
-from writer.manifests.records import LoadedFile, ManifestError, shown, unreadable
-from writer.manifests.scan import FoundFile, Places, Signature, scan, signature_of
-from writer.manifests.text import TextProblem, read_text
-from writer.manifests.tree import Tree
+from dspy_registry.writer.manifests.check import check_document
+from dspy_registry.writer.manifests.lines import shown_path
+from dspy_registry.writer.manifests.records import LoadedFile, ManifestError, shown, unreadable
+from dspy_registry.writer.manifests.scan import FoundFile, Places, Signature, scan, signature_of
+from dspy_registry.writer.manifests.text import TextProblem, read_text
+from dspy_registry.writer.manifests.tree import Tree
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 

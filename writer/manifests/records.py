@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from registry_store.changes import Implications
-from registry_store.layers import Default
-from writer.manifests.lines import Path, shown_path
+from dspy_registry.registry_store.changes import Implications
+from dspy_registry.registry_store.layers import Default
+from dspy_registry.writer.manifests.lines import Path, shown_path
 
 ERRORS_SHOWN: Final = 100
 """Of one file. A last one says how many more there are."""

@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from writer.manifests.links import LinkedPaths
-from writer.manifests.records import ManifestError
-from writer.manifests.text import SUFFIXES
+from dspy_registry.writer.manifests.links import LinkedPaths
+from dspy_registry.writer.manifests.records import ManifestError
+from dspy_registry.writer.manifests.text import SUFFIXES
 
 MAX_FILES: Final = 10_000
 MAX_PATH_BYTES: Final = 246  # with its prefix, a source then has at most 255 bytes

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from registry_store.layout import (
+from dspy_registry.registry_store.layout import (
     MAX_CAPABILITIES,
     MAX_DURATION_MS,
     MAX_IMPLIED_WORDS,

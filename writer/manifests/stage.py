@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from registry_store.changes import Implications
-from registry_store.codec import encode
-from registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
-from registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
-from writer.draft import Draft
-from writer.manifests.aliases import DeclaredAlias, declared_aliases
-from writer.manifests.lines import Path
-from writer.manifests.records import Declarations, ManifestError
-from writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
+from dspy_registry.registry_store.changes import Implications
+from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
+from dspy_registry.registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.manifests.aliases import DeclaredAlias, declared_aliases
+from dspy_registry.writer.manifests.lines import Path
+from dspy_registry.writer.manifests.records import Declarations, ManifestError
+from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
 
 Refused = dict[str, tuple[ManifestError, ...]]
 

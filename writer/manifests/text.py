@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
-from writer.manifests.lines import Lines, Path, Repeated, json_lines, shown_path, toml_lines
-from writer.manifests.yaml import YamlProblem, load_yaml, load_yaml_stream
+from dspy_registry.writer.manifests.lines import Lines, Path, Repeated, json_lines, shown_path, toml_lines
+from dspy_registry.writer.manifests.yaml import YamlProblem, load_yaml, load_yaml_stream
 
 if sys.version_info >= (3, 11):
     import tomllib

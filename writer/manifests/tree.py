@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from registry_store.changes import Implications
-from registry_store.vocabulary import find_cycle
-from writer.manifests.lines import Path
-from writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
+from dspy_registry.registry_store.changes import Implications
+from dspy_registry.registry_store.vocabulary import find_cycle
+from dspy_registry.writer.manifests.lines import Path
+from dspy_registry.writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
 
 NOTHING = Declarations()
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from writer.manifests.lines import Lines, Path
+from dspy_registry.writer.manifests.lines import Lines, Path
 
 MAX_NODES: Final = 250_000
 """Values in one document, those that aliases repeat counted each time."""

@@ -1,0 +1,132 @@
+"""DSPy Module Registry: which DSPy modules exist on this host, what they need and how to route them.
+
+Everything a user needs is imported from here. Each name is loaded when it is first asked for, so that `import
+dspy_registry` costs nothing, and a worker that only reads loads no asyncio, watchfiles, dspy or click. What is not in
+`__all__` may change in any release.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from dspy_registry.readers.registry import Registry
+    from dspy_registry.readers.routing import CostWeights, Recommendation
+    from dspy_registry.readers.snapshot import Snapshot
+    from dspy_registry.registry_store import errors
+    from dspy_registry.registry_store.changes import Change, ModuleChange
+    from dspy_registry.registry_store.errors import (
+        AmbiguousNameError,
+        BusyError,
+        ConflictError,
+        CorruptRecordError,
+        DiscoveryError,
+        ForkedSnapshotError,
+        FormatVersionError,
+        InvalidArgumentError,
+        InvalidModuleError,
+        ProtocolError,
+        RegistryError,
+        RegistryFullError,
+        RegistryNotFoundError,
+        StoreClosedError,
+        StoreError,
+        StorePermissionError,
+        UnknownAliasError,
+        UnknownModuleError,
+        UnknownVersionError,
+        VocabularyError,
+        WriterLockedError,
+        WriterTimeoutError,
+        WriterUnavailableError,
+    )
+    from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
+    from dspy_registry.registry_store.usage import Durations, ModuleUsage
+    from dspy_registry.writer.client.async_client import AsyncWriterClient
+    from dspy_registry.writer.client.client import WriterClient
+    from dspy_registry.writer.client.reporter import UsageReporter
+    from dspy_registry.writer.registry_writer import RegistryWriter
+
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # Reading
+    "Registry",
+    "Snapshot",
+    "Recommendation",
+    "CostWeights",
+    # Writing and reporting
+    "RegistryWriter",
+    "WriterClient",
+    "AsyncWriterClient",
+    "UsageReporter",
+    # Records
+    "ModuleInfo",
+    "Requirements",
+    "Provenance",
+    "StoredModule",
+    "Change",
+    "ModuleChange",
+    "ModuleUsage",
+    "Durations",
+    # Errors
+    "errors",
+    "RegistryError",
+    "UnknownModuleError",
+    "UnknownVersionError",
+    "UnknownAliasError",
+    "AmbiguousNameError",
+    "InvalidArgumentError",
+    "InvalidModuleError",
+    "VocabularyError",
+    "ConflictError",
+    "StoreError",
+    "RegistryNotFoundError",
+    "RegistryFullError",
+    "StorePermissionError",
+    "FormatVersionError",
+    "CorruptRecordError",
+    "StoreClosedError",
+    "ForkedSnapshotError",
+    "DiscoveryError",
+    "WriterLockedError",
+    "WriterUnavailableError",
+    "WriterTimeoutError",
+    "BusyError",
+    "ProtocolError",
+]
+
+_ERRORS: Final = "registry_store.errors"
+_RECORDS: Final = "registry_store.records"
+
+# Where each name is defined; what is not listed is an error.
+_HOMES: Final = {
+    "Registry": "readers.registry",
+    "Snapshot": "readers.snapshot",
+    "Recommendation": "readers.routing",
+    "CostWeights": "readers.routing",
+    "RegistryWriter": "writer.registry_writer",
+    "WriterClient": "writer.client.client",
+    "AsyncWriterClient": "writer.client.async_client",
+    "UsageReporter": "writer.client.reporter",
+    "ModuleInfo": _RECORDS,
+    "Requirements": _RECORDS,
+    "Provenance": _RECORDS,
+    "StoredModule": _RECORDS,
+    "Change": "registry_store.changes",
+    "ModuleChange": "registry_store.changes",
+    "ModuleUsage": "registry_store.usage",
+    "Durations": "registry_store.usage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, _ERRORS)}")
+    value = home if name == "errors" else getattr(home, name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

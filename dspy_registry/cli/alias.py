@@ -1,0 +1,68 @@
+"""`alias`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dspy_registry.cli import completion, console, tables
+from dspy_registry.cli.target import embedded_option, open_writer
+
+
+@click.group("alias", invoke_without_command=True, short_help="Further names of modules: list, set, remove.")
+@click.pass_context
+def alias(context: click.Context) -> None:
+    """Further names by which modules can be asked for."""
+    if context.invoked_subcommand is None:
+        raise click.UsageError("Say what to do: list, set or remove.", context)
+
+
+@alias.command("list", short_help="Print all aliases.")
+@console.path_option
+@console.json_option
+def list_aliases(path: Path | None, as_json: bool) -> None:
+    """Print all aliases, what each means, and which source declared it."""
+    from dspy_registry.registry_store.paths import registry_path
+    from dspy_registry.registry_store.sharing import attach, detach
+    from dspy_registry.writer.catalog import Catalog
+
+    environment = attach(registry_path(path))
+    try:
+        with environment.reading() as txn:
+            aliases = Catalog(txn, environment.dbs).aliases()
+    finally:
+        detach(environment)
+    rows = [(name, meaning.name, meaning.source) for name, meaning in sorted(aliases.items())]
+    columns = ("alias", "module", "source")
+    if as_json:
+        console.print_json({"aliases": [dict(zip(columns, row, strict=True)) for row in rows]})
+    elif rows:
+        tables.print_table(columns, rows)
+    else:
+        console.say("no aliases are declared")
+
+
+@alias.command("set", short_help="Declare an alias, or change what it means.")
+@click.argument("name", metavar="ALIAS", shell_complete=completion.aliases)
+@click.argument("module", shell_complete=completion.modules)
+@embedded_option
+@console.path_option
+@console.json_option
+def set_alias(name: str, module: str, embedded: bool, path: Path | None, as_json: bool) -> None:
+    """Let ALIAS mean MODULE, given by its full name."""
+    with open_writer(path, embedded) as writer:
+        revision = writer.set_alias(name, module)
+    console.print_done(f"{name} means {module}", {"revision": revision}, as_json=as_json)
+
+
+@alias.command("remove", short_help="Remove an alias.")
+@click.argument("name", metavar="ALIAS", shell_complete=completion.aliases)
+@embedded_option
+@console.path_option
+@console.json_option
+def remove_alias(name: str, embedded: bool, path: Path | None, as_json: bool) -> None:
+    """Remove ALIAS; the module stays."""
+    with open_writer(path, embedded) as writer:
+        revision = writer.remove_alias(name)
+    console.print_done(f"{name} means nothing any more", {"revision": revision}, as_json=as_json)

@@ -1,0 +1,31 @@
+"""`backup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dspy_registry.cli import console
+
+
+@click.command("backup", short_help="Copy the registry while it is in use.")
+@click.argument("folder", type=click.Path(path_type=Path))
+@console.path_option
+@console.json_option
+def backup(folder: Path, path: Path | None, as_json: bool) -> None:
+    """Copy the newest revision of the registry into FOLDER, which must be new or empty.
+
+    Readers and the daemon go on meanwhile. The copy is compacted, on the disk when the command ends, and a registry
+    of its own: `dspy-registry list --path FOLDER` shows what it holds. When it fails nothing is left of it.
+    """
+    import msgspec
+
+    from dspy_registry.registry_store.backup import backup as make
+
+    with console.spinner(f"backing up into {folder}", quiet=as_json):
+        made = make(folder, path)
+    if as_json:
+        console.print_json(msgspec.structs.asdict(made))
+    else:
+        click.echo(f"{made.path} holds revision {made.revision}: {made.modules:,} modules, {made.bytes:,} bytes")

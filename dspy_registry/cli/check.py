@@ -1,0 +1,36 @@
+"""`check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from dspy_registry.cli import console
+
+
+@click.command("check", short_help="Check every invariant of the registry.")
+@console.path_option
+@console.json_option
+def check(path: Path | None, as_json: bool) -> int:
+    """Check that records, indexes, aliases, history and change log agree, and that none is damaged.
+
+    A writer may be at work meanwhile. Exits with 1 when something is wrong.
+    """
+    from dspy_registry.registry_store.check.checker import check_apart
+    from dspy_registry.registry_store.errors import RegistryNotFoundError
+    from dspy_registry.registry_store.layout import DATA_FILE
+    from dspy_registry.registry_store.paths import registry_path
+
+    folder = registry_path(path)
+    if not (folder / DATA_FILE).exists():
+        raise RegistryNotFoundError(f"there is no registry in {folder}.")
+    # A process of its own looks, because reading a damaged file can kill the one that reads.
+    with console.spinner(f"checking {folder}", quiet=as_json):
+        violations = list(check_apart(folder))
+    if as_json:
+        console.print_json({"path": str(folder), "violations": [msgspec.to_builtins(found) for found in violations]})
+    else:
+        click.echo("\n".join(map(str, violations)) or f"{folder} is sound")
+    return 1 if violations else 0

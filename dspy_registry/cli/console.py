@@ -1,0 +1,145 @@
+"""What all commands share: their options, JSON for programs, errors, progress where someone is watching."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from dspy_registry.cli.tables import colour, printable
+from dspy_registry.registry_store.paths import ENVIRONMENT_VARIABLE
+from dspy_registry.registry_store.progress import Progress
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Folder(click.Path):
+    """A path that is given if it is asked for: an empty one would be the folder that the shell is in."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            self.fail("it is empty; name the registry's folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def path_option(command: Decorated) -> Decorated:
+    """`--path`: the registry's folder, None unless it or $DSPY_REGISTRY is given."""
+    return click.option(
+        "-p",
+        "--path",
+        type=Folder(path_type=Path),
+        envvar=ENVIRONMENT_VARIABLE,
+        show_envvar=True,
+        help="Folder of the registry.",
+    )(command)
+
+
+def json_option(command: Decorated) -> Decorated:
+    """`--json`: for programs. Errors are JSON too, on stderr."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")(command)
+
+
+# JSON
+
+
+def print_json(value: Any) -> None:
+    """One document, laid out to be read."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_json_line(value: Any) -> None:
+    """One document on one line."""
+    click.echo(msgspec.json.encode(value))
+
+
+def print_json_items(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
+    """One object: `head`, and under `key` a list with an item per line, which need not fit into memory at once."""
+    opening = "".join(f"{_json(name)}: {_json(value)},\n" for name, value in head.items())
+    click.echo(f"{{{opening}{_json(key)}: [", nl=False)
+    separator = "\n"
+    for item in items:
+        click.echo(f"{separator}{_json(item)}", nl=False)
+        separator = ",\n"
+    click.echo("\n]}")
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+# For people
+
+
+def local_time(milliseconds: int) -> str:
+    """Milliseconds since the epoch as local time."""
+    return datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def print_done(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
+    """What a change did: a sentence and the revision in which it is visible, or the facts."""
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(f"{printable(text)}, as of revision {facts['revision']}")
+
+
+def say(text: str) -> None:
+    """A line for whoever is watching, beside the answer: on stderr."""
+    click.echo(text, err=True, color=colour())
+
+
+def print_warning(text: str) -> None:
+    """A warning, on stderr."""
+    say(f"{click.style('warning:', fg='yellow', bold=True)} {printable(text)}")
+
+
+def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = False) -> None:
+    """What went wrong and what mends it, on stderr."""
+    if as_json:
+        error = {"error": {"type": kind, "message": message, "remedy": remedy}}
+        click.echo(msgspec.json.encode(error), err=True)
+        return
+    say(f"{click.style('error:', fg='red', bold=True)} {printable(message)}")
+    if remedy:
+        say(printable(remedy))
+
+
+# Progress, on stderr, and nothing where that is no terminal or when `quiet`
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """A bar, moved by calling what is yielded with (done, total)."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def spinner(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """A sign that work goes on, of which nobody knows how much is left."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(printable(what))):
+        yield

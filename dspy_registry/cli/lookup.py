@@ -1,0 +1,211 @@
+"""`get`, `list`, `find`, `route`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from dspy_registry.cli import completion, console, tables
+from dspy_registry.readers.observed import BASES, DECLARED
+from dspy_registry.readers.registry import Registry
+from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.records import StoredModule, to_plain
+from dspy_registry.registry_store.vocabulary import LEVELS
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_WORDS_COMPARED: Final = 10_000
+
+
+def _filters(command: Decorated) -> Decorated:
+    """The conditions of `list` and `find`, by the names that `Registry.find` has for them."""
+    level = click.Choice(LEVELS)
+    for option in reversed(
+        (
+            click.option(
+                "-c",
+                "--capability",
+                "capabilities",
+                multiple=True,
+                metavar="WORD",
+                help="Has this capability, or one that implies it. Repeat it for all of several.",
+                shell_complete=completion.capabilities,
+            ),
+            click.option("--category", metavar="WORD", help="Of this category.", shell_complete=completion.categories),
+            click.option(
+                "--pool", "pool_type", metavar="WORD", help="Run by this pool.", shell_complete=completion.pools
+            ),
+            click.option("--native/--no-native", default=None, help="Has, or has no native implementation."),
+            click.option("--gpu/--no-gpu", default=None, help="Needs, or needs no GPU."),
+            click.option("--max-memory", type=level, help="Needs at most this much memory."),
+            click.option("--max-compute", type=level, help="Needs at most this much compute."),
+            click.option("--names", is_flag=True, help="Print just the names, one a line."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("get", short_help="Show one module.")
+@click.argument("name", shell_complete=completion.modules)
+@click.option("--explain", is_flag=True, help="Also show which source gave each field.")
+@console.path_option
+@console.json_option
+def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
+    """Show one module: by its full name, an alias, or a short name (predict, Predict).
+
+    What --json prints can be given to `register` again.
+    """
+    with Registry(path) as registry, registry.snapshot() as snapshot:
+        stored = snapshot.describe(name)
+        given = _sources(snapshot, stored) if explain else None
+    if as_json:
+        console.print_json({**plain(stored), **({} if given is None else {"explained": given})})
+    else:
+        tables.print_fields(_rows(stored, given))
+
+
+def plain(stored: StoredModule) -> dict[str, Any]:
+    """A module for JSON, with what the registry keeps of it apart under `provenance`."""
+    kept = stored.provenance
+    provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source")}
+    return {**to_plain(stored.info), "provenance": provenance}
+
+
+def _sources(snapshot: Snapshot, stored: StoredModule) -> dict[str, str]:
+    from dspy_registry.readers.explain import sources
+
+    return sources(snapshot, stored)
+
+
+def _rows(stored: StoredModule, given: dict[str, str] | None) -> Iterator[tuple[object, ...]]:
+    shown = {**to_plain(stored.info), "estimated_duration": f"{stored.info.estimated_duration} ms"}
+    for field, value in shown.items():
+        keyed = {f"{field}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {field: value}
+        for key, item in keyed.items():
+            source = () if given is None or key == "name" else (f"({given[key]})",)
+            yield (key, item, *source)
+    kept = stored.provenance
+    yield "version", kept.version
+    yield "revision", kept.revision
+    yield "source", kept.source
+    yield "updated", console.local_time(kept.updated_at)
+
+
+@click.command("list", short_help="List modules, in registration order.")
+@_filters
+@console.path_option
+@console.json_option
+def list_modules(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> None:
+    """List modules, in registration order: all, or those that meet every condition.
+
+    Exits with 0 when there are none; `find` then exits with 1.
+    """
+    _show_found(path, conditions, names, as_json)
+
+
+@click.command("find", short_help="Find modules by what they can do and need.")
+@_filters
+@console.path_option
+@console.json_option
+def find(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> int:
+    """Find the modules that meet every condition, in registration order.
+
+    \b
+    dspy-registry find --capability reasoning --capability tool_use --max-memory medium
+    dspy-registry find --pool neural --no-gpu --names
+
+    Exits with 1 when there is none.
+    """
+    if all(condition in (None, ()) for condition in conditions.values()):
+        raise click.UsageError("Give at least one condition; `list` shows all modules.", click.get_current_context())
+    return 0 if _show_found(path, conditions, names, as_json) else 1
+
+
+def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool, as_json: bool) -> int:
+    """Print the modules that meet the conditions; how many there are."""
+    with Registry(path) as registry, registry.snapshot() as snapshot:
+        found = snapshot.find(**conditions)
+        stored = map(snapshot.describe, found)
+        hints = [] if found or as_json else _hints(snapshot, conditions["capabilities"])
+        if as_json:
+            items: Iterable[Any] = found if names_only else map(plain, stored)
+            console.print_json_items({"revision": snapshot.revision}, "modules", items)
+        elif names_only:
+            for name in found:
+                click.echo(name)
+        elif found:
+            columns = (*tables.MODULE_COLUMNS, "source")
+            spare = ("source", *tables.SPARE_MODULE_COLUMNS)
+            tables.print_table(columns, map(_row, stored), spare=spare)
+        else:
+            console.say("no module meets these conditions")
+    for hint in hints:
+        console.say(hint)
+    return len(found)
+
+
+def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
+    """The nearest capabilities that modules have, for those asked that none has."""
+    asked = [word for word in capabilities if not snapshot.find_by_capability(word)]
+    if not asked:
+        return []
+    known = list(islice(completion.words(snapshot._live(), snapshot._dbs, "capability", ""), _WORDS_COMPARED))
+    close = {word: difflib.get_close_matches(word, known, n=3) for word in asked}
+    return [
+        f"no module has the capability {word!r}." + (f" Did you mean {', '.join(near)}?" if near else "")
+        for word, near in close.items()
+    ]
+
+
+def _row(stored: StoredModule) -> tuple[object, ...]:
+    return (*tables.module_row(stored.info), stored.provenance.source)
+
+
+@click.command("route", short_help="Recommend how to route a call.")
+@click.argument("name", shell_complete=completion.modules)
+@click.option("--input-size", type=click.IntRange(min=0), metavar="N", help="Length of the input, in characters.")
+@click.option("--optimize-latency", is_flag=True, help="Prefer a native implementation where there is one.")
+@click.option(
+    "--basis",
+    type=click.Choice(BASES),
+    default=DECLARED,
+    show_default=True,
+    help="Take durations from declarations or from measured calls.",
+)
+@console.path_option
+@console.json_option
+def route(
+    name: str, input_size: int | None, optimize_latency: bool, basis: str, path: Path | None, as_json: bool
+) -> None:
+    """Recommend pool, timeout and cost of one call of a module.
+
+    \b
+    dspy-registry route dspy.ColBERTv2 --input-size 5000
+    """
+    with Registry(path) as registry:
+        module = registry.get_module(name)
+        recommended = registry.routing_recommendation(
+            module.name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
+        )
+    fields = {"name": module.name, **msgspec.structs.asdict(recommended)}
+    if as_json:
+        console.print_json(fields)
+        return
+    units = {"timeout": " ms", "estimated_cost": " compute-seconds"}
+    tables.print_fields(
+        (field, f"{_rounded(value)}{units[field]}" if field in units else _rounded(value))
+        for field, value in fields.items()
+        if value is not None
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """An estimate to four significant digits: none is more exact."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,0 +1,152 @@
+"""Modules from a file: JSON (one, a list, or one per line), YAML or TOML; also what `list` and `discover` print.
+
+Read as manifests are, and held to the same rules, so that a module means the same wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, Final, NamedTuple
+
+from dspy_registry.registry_store.errors import InvalidModuleError
+from dspy_registry.registry_store.records import ModuleInfo, from_plain
+from dspy_registry.writer.manifests.check import module_entry_problems
+from dspy_registry.writer.manifests.lines import Path, shown_path
+from dspy_registry.writer.manifests.text import Document, TextProblem, read_stream
+
+_IGNORED: Final = ("provenance", "explained", "changed")
+"""What `get --json` and `history --json` add to a module: the registry keeps it itself."""
+
+_BESIDE: Final = ("$schema", "revision", "failures", "python", "dspy_version", "registered")
+"""What stands beside `modules` in a manifest, and in what `list --json` and `discover --json` print."""
+
+_SECTIONS: Final = ("aliases", "implications", "defaults")
+_OF_MANIFESTS: Final = (
+    "register takes modules only; put the file into a folder and let `dspy-registry serve --manifests FOLDER` load it"
+)
+_PROBLEMS_SHOWN: Final = 20
+
+
+class _Place(NamedTuple):
+    """Where something stands: in which document, and where in it."""
+
+    document: Document
+    path: Path = ()
+
+    @property
+    def line(self) -> int:
+        return self.document.line_of(self.path) or self.document.first_line
+
+
+class _Found(NamedTuple):
+    place: _Place
+    entry: Any
+
+
+def read_modules(source: str, text: bytes) -> list[ModuleInfo]:
+    """The modules of a file's content; `source` is its name, whose suffix tells the format, JSON if none does.
+
+    Raises InvalidModuleError, naming every wrong field of every module with its line.
+    """
+    try:
+        documents = _parse(PurePath(source).suffix.lower(), text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        raise InvalidModuleError(source, (f"it cannot be read: line {line}: not UTF-8",)) from error
+    except TextProblem as problem:
+        told = [_told(one.line, "", one.message) for one in (problem, *problem.further)]
+        raise InvalidModuleError(source, _cut([f"it cannot be read: {told[0]}", *told[1:]])) from problem
+    found = [each for document in documents for each in _modules_of(document)]
+    problems = [problem for document in documents for problem in _beside_problems(document)]
+    problems += [problem for each in found for problem in _problems(each)]
+    problems += _named_twice(found)
+    if problems or not found:
+        raise InvalidModuleError(source, _cut(problems) or ("it holds no module",))
+    return [module_from(each.entry) for each in found]
+
+
+def module_from(fields: dict[str, Any]) -> ModuleInfo:
+    """The module of plain fields that were found to have no problem."""
+    return from_plain({field: value for field, value in fields.items() if field not in _IGNORED})
+
+
+def _parse(suffix: str, text: str) -> list[Document]:
+    if suffix in (".yaml", ".yml", ".toml"):
+        return read_stream(text, suffix)
+    if suffix in (".jsonl", ".ndjson"):
+        return read_stream(text, ".jsonl")
+    first, _, rest = text.partition("\n")
+    return read_stream(text, ".jsonl" if rest.strip() and _is_json(first) else ".json")
+
+
+def _is_json(line: str) -> bool:
+    try:
+        read_stream(line, ".json")
+    except TextProblem:
+        return False
+    return True
+
+
+# What a document holds
+
+
+def _modules_of(document: Document) -> list[_Found]:
+    data: Any = document.data
+    path: Path = ()
+    if _is_listing(data):
+        data, path = data.get("modules", []), ("modules",)
+    if isinstance(data, list):
+        return [_Found(_Place(document, (*path, index)), entry) for index, entry in enumerate(data)]
+    return [_Found(_Place(document, path), data)]
+
+
+def _is_listing(data: Any) -> bool:
+    """Whether modules stand under `modules`, as in a manifest; else the mapping is a module itself."""
+    return isinstance(data, dict) and (
+        "modules" in data or ("name" not in data and any(map(data.__contains__, _SECTIONS)))
+    )
+
+
+def _beside_problems(document: Document) -> Iterator[str]:
+    """What stands beside the modules and would be lost."""
+    if not _is_listing(document.data):
+        return
+    for key in document.data:
+        if key in _SECTIONS:
+            yield _told(document.line_of((key,)) or document.line_of((key, 0)), key, _OF_MANIFESTS)
+        elif key != "modules" and key not in _BESIDE:
+            yield _told(document.line_of((str(key),)), str(key), "unknown key; the modules stand under modules")
+
+
+def _problems(found: _Found) -> Iterator[str]:
+    document, path = found.place
+    entry = found.entry
+    if isinstance(entry, Mapping):
+        entry = {field: value for field, value in entry.items() if field not in _IGNORED}
+    of = f" of {entry['name']}" if isinstance(entry, dict) and isinstance(entry.get("name"), str) else ""
+    for problem in module_entry_problems(path, entry):
+        line = document.line_of(problem.path) or found.place.line
+        yield _told(line, f"{shown_path(problem.path)}{of}".lstrip(), problem.message)
+
+
+def _named_twice(found: list[_Found]) -> Iterator[str]:
+    first: dict[str, _Place] = {}
+    for place, entry in found:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and first.setdefault(name, place) is not place:
+            yield f"{name!r} stands there twice, {_shown(first[name])} and {_shown(place)}"
+
+
+def _shown(place: _Place) -> str:
+    where = f"as {shown_path(place.path)} " if place.path else ""
+    return f"{where}in line {place.line}"
+
+
+def _told(line: int, field: str, message: str) -> str:
+    return ": ".join(part for part in (f"line {line}" if line else "", field, message) if part)
+
+
+def _cut(problems: list[str]) -> list[str]:
+    more = len(problems) - _PROBLEMS_SHOWN
+    return [*problems[:_PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems

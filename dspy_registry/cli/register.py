@@ -1,0 +1,144 @@
+"""`register`, `unregister`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from dspy_registry.cli import completion, console
+from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.registry_store.errors import UnknownModuleError
+from dspy_registry.registry_store.vocabulary import LEVELS
+
+if TYPE_CHECKING:
+    from dspy_registry.registry_store.records import ModuleInfo
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_NEEDS: Final = ("memory", "compute", "gpu")
+
+
+def _fields(command: Decorated) -> Decorated:
+    """The fields of one module, None where not given."""
+    level = click.Choice(LEVELS)
+    for option in reversed(
+        (
+            click.option("--name", metavar="NAME", help="Register one module, of this full name."),
+            click.option("--category", metavar="WORD", shell_complete=completion.categories),
+            click.option(
+                "-c",
+                "--capability",
+                "capabilities",
+                multiple=True,
+                metavar="WORD",
+                help="Repeat it for each.",
+                shell_complete=completion.capabilities,
+            ),
+            click.option("--memory", type=level),
+            click.option("--compute", type=level),
+            click.option("--gpu/--no-gpu", default=None, help="Whether it needs a GPU."),
+            click.option("--pool", "pool_type", metavar="WORD", shell_complete=completion.pools),
+            click.option("--duration", "estimated_duration", type=int, metavar="MS", help="Typical milliseconds."),
+            click.option("--native/--no-native", "native_available", default=None, help="Has a native implementation."),
+            click.option("--example", "examples", multiple=True, metavar="TEXT", help="Repeat it for each."),
+            click.option("--metadata", metavar="JSON", help="An object of anything else."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("register", short_help="Register or update modules.")
+@click.argument("file", type=click.File("rb"), required=False)
+@_fields
+@click.option("--expected-version", type=click.IntRange(min=0), metavar="N", help="Only if it is at this version now.")
+@embedded_option
+@console.path_option
+@console.json_option
+def register(
+    file: IO[bytes] | None,
+    expected_version: int | None,
+    embedded: bool,
+    path: Path | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Register modules, or update them: those in FILE ("-": stdin), all or none; or one, from options.
+
+    FILE is JSON (one module, a list, or one a line), YAML or TOML, told by its suffix. What `get --json`,
+    `list --json` and `discover --json` print can be registered as it is.
+
+    \b
+    dspy-registry register modules.yaml
+    dspy-registry register --name acme.Summarise --capability summarisation --duration 1200
+    dspy-registry get Predict --json | jq '.estimated_duration = 900' | dspy-registry register -
+    """
+    modules = _modules(file, {field: value for field, value in fields.items() if value not in (None, ())})
+    if expected_version is not None and len(modules) != 1:
+        raise click.UsageError("--expected-version is for one module.", click.get_current_context())
+    with open_writer(path, embedded) as writer:
+        if len(modules) == 1:
+            revision = writer.register_module(modules[0], expected_version=expected_version)
+        else:
+            with console.progress("registering", quiet=as_json) as report:
+                revision = writer.register_modules(modules, progress=report)
+    what = modules[0].name if len(modules) == 1 else f"{len(modules)} modules"
+    facts = {"revision": revision, "names": [module.name for module in modules]}
+    console.print_done(f"registered {what}", facts, as_json=as_json)
+
+
+def _modules(file: IO[bytes] | None, fields: dict[str, Any]) -> list[ModuleInfo]:
+    from dspy_registry.cli.module_files import module_from, read_modules
+
+    context = click.get_current_context()
+    if (file is None) == (not fields):
+        raise click.UsageError("Give either a FILE or the fields of one module.", context)
+    if file is not None:
+        return read_modules(file.name, file.read())
+    if "name" not in fields:
+        raise click.UsageError("--name is missing.", context)
+    fields["requirements"] = {need: fields.pop(need) for need in _NEEDS if need in fields}
+    if "metadata" in fields:
+        fields["metadata"] = _json_object(fields["metadata"])
+    return [module_from(fields)]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    from dspy_registry.writer.manifests.text import TextProblem, read_text
+
+    try:
+        data = read_text(text, ".json").data
+        problem = "" if isinstance(data, dict) else f"it is a {type(data).__name__}"
+    except TextProblem as error:
+        data, problem = {}, error.message
+    if problem:
+        raise click.BadParameter(f"{text!r} is not a JSON object: {problem}", param_hint="--metadata")
+    return dict(data)
+
+
+@click.command("unregister", short_help="Remove modules.")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completion.modules)
+@embedded_option
+@console.path_option
+@console.json_option
+def unregister(names: tuple[str, ...], embedded: bool, path: Path | None, as_json: bool) -> int:
+    """Remove modules, by their full names, one after the other. Exits with 1 when one was not registered."""
+    removed: list[str] = []
+    unknown: list[str] = []
+    revision = None
+    with open_writer(path, embedded) as writer:
+        for name in dict.fromkeys(names):
+            try:
+                revision = writer.unregister_module(name)
+                removed.append(name)
+            except UnknownModuleError as error:
+                console.print_error(type(error).__name__, error.message, error.remedy, as_json=as_json)
+                unknown.append(name)
+    if as_json:
+        console.print_json({"revision": revision, "names": removed, "unknown": unknown})
+    elif removed:
+        console.print_done(f"unregistered {', '.join(removed)}", {"revision": revision}, as_json=False)
+    return 1 if unknown else 0

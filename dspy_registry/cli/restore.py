@@ -1,0 +1,39 @@
+"""`restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dspy_registry.cli import console
+
+
+@click.command("restore", short_help="Put a backup in the place of the registry.")
+@click.argument("backup", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--yes", is_flag=True, help="Do not ask: what the registry holds now is given up.")
+@console.path_option
+@console.json_option
+def restore(backup: Path, yes: bool, path: Path | None, as_json: bool) -> None:
+    """Put the data of BACKUP, a folder that `backup` made, in the place of the registry's.
+
+    Stop the daemon before, start it afterwards. Readers may go on: they drop what they keep, and read what was
+    restored. A backup that `check` finds fault with is refused.
+
+    \b
+    dspy-registry restore /backups/monday --path /var/lib/dspy-registry
+    """
+    import msgspec
+
+    from dspy_registry.registry_store.paths import registry_path
+    from dspy_registry.writer.restore import restore as put_in_place
+
+    folder = registry_path(path)
+    if not yes:
+        click.confirm(f"Give up what {folder} holds now?", abort=True, err=True)
+    with console.spinner(f"restoring {backup}", quiet=as_json):
+        done = put_in_place(backup, folder)
+    if as_json:
+        console.print_json(msgspec.structs.asdict(done))
+    else:
+        click.echo(f"{done.path} is at revision {done.revision} of {backup}: {done.modules:,} modules")

@@ -1,0 +1,51 @@
+"""`serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dspy_registry.cli import console
+from dspy_registry.cli.manifests import watch_options, watching
+
+if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.lifecycle import Daemon
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@click.command("serve", short_help="Run the writer daemon of a registry.")
+@watch_options
+@click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+@console.path_option
+def serve(group: str | None, log_level: str, path: Path | None, **watched: Any) -> None:
+    """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
+
+    Creates the registry if need be. The log goes to stderr; its line "process PID serves FOLDER" says that clients
+    can connect. Requests that were accepted are finished before it ends.
+    """
+    from dspy_registry.writer.daemon.lifecycle import serve as run
+
+    extension = watching(**watched)
+    _log_to_stderr(log_level)
+    run(path, ready=_say_ready, group=group, extensions=[extension])
+    logging.getLogger("dspy_registry").info("ended")
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("dspy_registry")
+    log.addHandler(handler)
+    log.setLevel(level.upper())
+
+
+def _say_ready(daemon: Daemon) -> None:
+    log = logging.getLogger("dspy_registry")
+    log.info("process %d serves %s at revision %d", os.getpid(), daemon.folder, daemon.revision)

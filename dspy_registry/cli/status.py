@@ -1,0 +1,105 @@
+"""`status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dspy_registry.cli import console, tables
+
+
+@click.command("status", short_help="Show the state of the registry and its daemon.")
+@console.path_option
+@console.json_option
+def status(path: Path | None, as_json: bool) -> int:
+    """Show what the registry holds and how its daemon is.
+
+    Exits with 1 when no daemon answers, or none that this user may ask.
+    """
+    from dspy_registry.registry_store.paths import registry_path
+
+    folder = registry_path(path)
+    facts: dict[str, Any] = {"registry": _stored(folder), "daemon": None, "unreachable": None}
+    facts.update(_daemon(folder))
+    if as_json:
+        console.print_json(facts)
+    else:
+        tables.print_fields(_rows(facts))
+    return 0 if facts["daemon"] else 1
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """What can be said without a daemon. Raises RegistryNotFoundError."""
+    from dspy_registry.registry_store.layout import DATA_FILE
+    from dspy_registry.registry_store.sharing import attach, detach
+    from dspy_registry.writer.catalog import Catalog
+    from dspy_registry.writer.lease import lease_holder
+
+    environment = attach(folder)
+    try:
+        with environment.reading() as txn:
+            state = Catalog(txn, environment.dbs).state
+            modules = txn.stat(environment.dbs.modules)["entries"]
+    finally:
+        detach(environment)
+    return {
+        "path": str(folder),
+        "revision": state.revision,
+        "committed_at": state.committed_at,
+        "modules": modules,
+        "data_bytes": (folder / DATA_FILE).stat().st_size,
+        "writer_pid": lease_holder(folder),
+    }
+
+
+def _daemon(folder: Path) -> dict[str, Any]:
+    """What the daemon says of itself, or why it cannot be asked."""
+    import msgspec
+
+    from dspy_registry.registry_store.errors import RegistryError
+    from dspy_registry.writer.client.client import WriterClient
+
+    try:
+        with WriterClient(folder) as client:
+            return {"daemon": msgspec.structs.asdict(client.status())}
+    except RegistryError as error:
+        said = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
+        return {"unreachable": said}
+
+
+def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    stored = facts["registry"]
+    for key, value in stored.items():
+        yield from _told(key, value)
+    daemon = facts["daemon"]
+    if daemon is None:
+        yield "daemon", _why_not(facts["unreachable"])
+        return
+    sections = daemon.get("sections", {})
+    values = {key: value for key, value in daemon.items() if key not in ("sections", "revision")}
+    for section, held in {"daemon": {**values, "uptime": f"{daemon['uptime']:.0f} s"}, **sections}.items():
+        keyed = (
+            {f"{section}.{key}": value for key, value in held.items()} if isinstance(held, dict) else {section: held}
+        )
+        for key, value in keyed.items():
+            yield from _told(key, value)
+
+
+def _why_not(unreachable: dict[str, str]) -> str:
+    if unreachable["type"] == "WriterUnavailableError":
+        return "none answers"
+    return f"cannot be asked: {unreachable['message']} {unreachable['remedy']}"
+
+
+def _told(key: str, value: Any) -> Iterator[tuple[str, object]]:
+    """A list of mappings, such as the errors of manifests, as its length and a row for each; a time as local time."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        yield key, len(value)
+        yield from ((key, ": ".join(str(part) for part in item.values() if part not in (None, ""))) for item in value)
+    elif key.endswith("_at") and isinstance(value, int):
+        yield key, console.local_time(value)
+    else:
+        yield key, value

@@ -1,0 +1,154 @@
+"""One reader process under load, for the demo: `python -m dspy_registry.demo.reader_process`.
+
+It looks up what a worker would look up before a call, as fast as it can, and checks of every read that could tell
+that it is no older than an update acknowledged before the read began. What it is told comes as one JSON line on
+stdin, what it found goes out as JSON lines on stdout; it ends when stdin does, so it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from dspy_registry.readers.registry import Registry
+from dspy_registry.readers.routing import timeout_ms
+
+ROUNDS_PER_SAMPLE: Final = 16
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What to read.
+
+    `live` are modules that are being updated: the number in place i of the file `marks` (64 bits each, native order)
+    is the `estimated_duration` of live[i] that was acknowledged last. The number after these is how many modules of
+    the capability `arriving` have been acknowledged. `steady` are modules that stay as they are. `report_every` is
+    in seconds.
+    """
+
+    path: str
+    marks: str
+    live: list[str]
+    steady: list[str]
+    arriving: str
+    report_every: float = 0.25
+
+
+class Report(msgspec.Struct):
+    """What happened since the last report; `samples` are nanoseconds of single reads, the clock's own cost included.
+
+    `revision` is the newest one seen, `stale` counts reads older than they may be; `error` is what ended the reader.
+    """
+
+    reads: int = 0
+    seconds: float = 0.0
+    stale: int = 0
+    revision: int = 0
+    samples: list[int] = []
+    error: str | None = None
+
+
+class Load:
+    """Rounds of look-ups, and what came of them."""
+
+    def __init__(self, registry: Registry, task: Task, marks: memoryview[int]) -> None:
+        self._registry = registry
+        self._live = list(enumerate(task.live))
+        self._steady = task.steady
+        self._arriving = task.arriving
+        self._marks = marks
+        self._names = (*task.live, *task.steady)
+        self._rounds = 0
+        self._began = time.perf_counter()
+        self.report = Report(samples=[])
+
+    def round(self) -> None:
+        """Every live module once by each look-up that shows its duration, the rest as a worker mixes them."""
+        registry, marks = self._registry, self._marks
+        stale = 0
+        for place, name in self._live:
+            acknowledged = marks[place]
+            stale += registry.get_module(name).estimated_duration < acknowledged
+            acknowledged = marks[place]
+            stale += registry.routing_recommendation(name).timeout < timeout_ms(acknowledged, 1.0)
+        acknowledged = marks[len(self._live)]
+        stale += len(registry.find_by_capability(self._arriving)) < acknowledged
+        for name in self._steady:
+            registry.get_module(name)
+            registry.routing_recommendation(name, input_size=5000, optimize_latency=True)
+            registry.find(capabilities=("reasoning",), pool_type="general", max_memory="medium")
+        self.report.stale += stale
+        self.report.reads += 2 * len(self._live) + 1 + 3 * len(self._steady)
+        self._rounds += 1
+        if self._rounds % ROUNDS_PER_SAMPLE == 0:
+            self._sample(self._names[self._rounds // ROUNDS_PER_SAMPLE % len(self._names)])
+
+    def _sample(self, name: str) -> None:
+        """Time one read of each kind alone."""
+        registry, clock = self._registry, time.perf_counter_ns
+        start = clock()
+        registry.get_module(name)
+        looked_up = clock()
+        registry.routing_recommendation(name, input_size=5000)
+        routed = clock()
+        registry.find_by_capability("reasoning")
+        found = clock()
+        self.report.reads += 3
+        self.report.samples += (looked_up - start, routed - looked_up, found - routed)
+
+    def take_report(self) -> Report:
+        """What happened since the last one was taken."""
+        now = time.perf_counter()
+        taken, self.report = self.report, Report(samples=[])
+        taken.seconds, self._began = now - self._began, now
+        taken.revision = self._registry.revision
+        return taken
+
+
+def run(task: Task, stopped: threading.Event) -> None:
+    """Read and report until told to stop."""
+    with Path(task.marks).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        marks = memoryview(mapped).cast("Q")
+        try:
+            with Registry(task.path) as registry:
+                load = Load(registry, task, marks)
+                while not stopped.is_set():
+                    until = time.perf_counter() + task.report_every
+                    while time.perf_counter() < until:
+                        load.round()
+                    _send(load.take_report())
+        finally:
+            marks.release()
+
+
+def _send(report: Report) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Take a task from stdin and work on it until stdin ends."""
+    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    stopped = threading.Event()
+
+    def wait_for_end() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock would hold up the interpreter's end
+        stopped.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    try:
+        run(task, stopped)
+    except (BrokenPipeError, KeyboardInterrupt):
+        pass
+    except Exception as error:
+        _send(Report(error=f"{type(error).__name__}: {error}"))
+
+
+if __name__ == "__main__":
+    main()

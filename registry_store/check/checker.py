@@ -1,0 +1,139 @@
+"""The whole registry, looked over in one snapshot: every invariant that stored bytes can violate.
+
+    python -m dspy_registry.registry_store.check PATH
+
+prints one JSON object a line and exits with 0 (sound), 1 (violated) or 2 (cannot be looked at). LMDB keeps no
+checksums of its own, so that reading a truncated file ends in SIGBUS and reading a scrambled one sometimes in SIGABRT:
+`check_apart` lets a process of its own take the first look at a file that is in doubt.
+
+Memory is bounded: the modules of one posting block are looked at together, and nothing is held of the others.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+from dspy_registry.registry_store.check.inspection import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from dspy_registry.registry_store.check.modules import postings_and_modules
+from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
+from dspy_registry.registry_store.long_read import held
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.sharing import attach, detach, share
+
+__all__ = ["check", "check_apart"]
+
+_SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
+    ("modules", postings_and_modules),
+    ("aliases", aliases),
+    ("layers", layers),
+    ("history", history),
+    ("changes", changes),
+    ("requests, usage", sealed_rows),
+)
+
+
+def check(target: str | os.PathLike[str] | Environment, progress: Progress | None = None) -> Iterator[Violation]:
+    """Every violated invariant of a registry: a folder, or an environment that is open.
+
+    All is read in one transaction, which a writer does not disturb; run the iterator to its end or close it.
+    `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
+    """
+    environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+    try:
+        yield from _check(environment, progress)
+    finally:
+        detach(environment)
+
+
+def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
+    """`check` in a process of its own: a file so damaged that reading it kills is one more violation.
+
+    Raises StoreError with what the other process said when it could not look at the registry at all.
+    """
+    import subprocess
+
+    command = [sys.executable, "-m", "dspy_registry.registry_store.check", os.fspath(registry_path(path))]
+    process = subprocess.run(command, capture_output=True, check=False)
+    decode = msgspec.json.Decoder(Violation).decode
+    if process.returncode in (0, 1):
+        yield from map(decode, process.stdout.splitlines())
+    elif process.returncode < 0:
+        whole_lines = process.stdout.rpartition(b"\n")[0]
+        yield from map(decode, whole_lines.splitlines())
+        name = signal.Signals(-process.returncode).name
+        yield Violation(VALUES, "data.mdb", f"reading it ends in {name}: it was cut short or overwritten")
+    else:
+        raise StoreError(process.stderr.decode("utf-8", "replace").strip() or "the check could not be run.")
+
+
+def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
+    before = _word(environment.folder)
+    with held(environment) as txn:
+        try:
+            head = load_head(txn, environment.dbs, progress)
+        except FormatVersionError:
+            raise
+        except (RegistryError, lmdb.Error) as error:
+            yield Violation(HEAD, "meta", f"{error} Nothing else was looked at.")
+            return
+        yield from _revision_file(environment.folder, head, before)
+        for name, section in _SECTIONS:
+            try:
+                yield from section(head)
+            except (lmdb.Error, CorruptRecordError) as error:
+                yield Violation(VALUES, name, f"cannot be read to its end ({error})")
+
+
+def _word(folder: Path) -> float | None:
+    """The revision word now; None when there is no sound revision file."""
+    try:
+        return RevisionFile(folder).word[()]
+    except StoreError:
+        return None
+
+
+def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[Violation]:
+    """The word is read before and after the transaction began, since a writer may be at work."""
+    try:
+        file = RevisionFile(folder)
+    except StoreError as error:
+        yield Violation(REVISION_WORD, "revision", str(error))
+        return
+    if file.registry_id != head.registry_id:
+        yield Violation(REVISION_WORD, "revision", "belongs to another registry than data.mdb")
+        return
+    revision, after = head.state.revision, file.word[()]
+    if after < committed(revision):
+        yield Violation(REVISION_WORD, "revision", f"its word {after} is older than revision {revision} of data.mdb")
+    if before is not None and before > under_way(revision + 1):
+        yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
+
+
+def main(arguments: list[str]) -> int:
+    """The command; its exit status."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m dspy_registry.registry_store.check PATH\n")
+        return 2
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # dying of a damaged file is foreseen here
+    found = 0
+    try:
+        for violation in check(arguments[0]):
+            found = 1
+            sys.stdout.buffer.write(msgspec.json.encode(violation) + b"\n")
+            sys.stdout.buffer.flush()
+    except RegistryError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return found

@@ -1,0 +1,196 @@
+"""The check finds every kind of damage, names the invariant, and finds nothing where nothing is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dspy_registry import FormatVersionError, ModuleInfo, RegistryNotFoundError, RegistryWriter, StoreError
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import Alias, alias_codec
+from dspy_registry.registry_store.check.checker import check, check_apart
+from dspy_registry.registry_store.postings import load_block, store_block
+from dspy_registry.registry_store.revision import RevisionFile
+from tests.conftest import violations
+from tests.support import raw_access
+from tests.support.damages import DAMAGE, exchange_a_member
+from tests.support.raw_access import Get, Put, opened, posting
+
+folder = raw_access.folder
+
+
+def found_in(folder: Path) -> set[tuple[str, str]]:
+    return {(violation.invariant, violation.where) for violation in check(folder)}
+
+
+def ids(rows: list[tuple[str, str, Any]]) -> list[str]:
+    return [f"{number}-{where}" for number, where, _ in rows]
+
+
+def damage_of(*numbers: str) -> Any:
+    rows = [row for row in DAMAGE if row[0] in numbers]
+    return pytest.mark.parametrize(("number", "where", "damage"), rows, ids=ids(rows))
+
+
+def assert_found(folder: Path, number: str, where: str, damage: Callable[[Get, Put], None]) -> None:
+    with opened(folder) as (get, put):
+        damage(get, put)
+    found = list(check(folder))
+    assert any(each.invariant == number and each.where.startswith(where) for each in found), found
+
+
+@damage_of("I5")
+def test_i5_an_index_that_disagrees_is_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
+@damage_of("I6")
+def test_i6_an_alias_that_leads_nowhere_is_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
+@damage_of("I7")
+def test_i7_layers_that_do_not_make_the_record_are_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
+@damage_of("I8")
+def test_i8_a_gap_in_history_is_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
+@damage_of("I9")
+def test_i9_a_change_log_that_disagrees_is_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
+@damage_of("I10")
+def test_i10_a_value_that_is_not_whole_is_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
+def test_i5_a_changed_index_is_only_what_is_reported(folder: Path) -> None:
+    with opened(folder) as (get, put):
+        exchange_a_member(get, put)
+    assert found_in(folder) == {("I5", "postings/capability:reasoning")}
+    assert list(check_apart(folder)) == list(check(folder))
+
+
+def test_i5_modules_are_found_in_every_block_of_a_posting(tmp_path: Path) -> None:
+    count = (1 << layout.BLOCK_BITS) + 100
+    with RegistryWriter(tmp_path) as writer:
+        writer.register_modules([ModuleInfo(f"a.M{i}", capabilities=(f"c{i % 7}",)) for i in range(count)])
+        for i in range(0, count, 500):
+            writer.unregister_module(f"a.M{i}")
+    assert violations(tmp_path) == []
+    with opened(tmp_path) as (get, put):
+        block = load_block(get("postings", posting("capability:c3", 1)))
+        block.remove(block[0])
+        put("postings", posting("capability:c3", 1), store_block(block))
+    assert found_in(tmp_path) == {("I5", "postings/capability:c3")}
+
+
+def test_i2_a_word_that_cannot_be_is_found(folder: Path) -> None:
+    file = RevisionFile(folder, writable=True)
+    right = file.word[()]
+    for wrong in (right - 1, right + 4, float("nan"), -1.0):
+        file.word[()] = wrong
+        assert found_in(folder) <= {("I2", "revision")}
+        assert (wrong == wrong) == (("I2", "revision") in found_in(folder))
+    for possible in (right + 1, right + 2, right + 3):  # of a commit under way
+        file.word[()] = possible
+        assert found_in(folder) == set()
+
+
+def test_i13_a_revision_file_of_another_registry_is_found(folder: Path) -> None:
+    with opened(folder) as (_, put):
+        put("meta", layout.META_ID, b"another registry")
+    assert found_in(folder) == {("I2", "revision")}
+    (folder / layout.REVISION_FILE).unlink()
+    assert found_in(folder) == {("I2", "revision")}
+
+
+def test_i18_another_format_is_refused_and_left_untouched(folder: Path) -> None:
+    with opened(folder) as (_, put):
+        put("meta", layout.META_FORMAT, b"7")
+    before = (folder / layout.DATA_FILE).read_bytes()
+    for refused in (lambda: list(check(folder)), lambda: RegistryWriter(folder)):
+        with pytest.raises(FormatVersionError, match="format version 7, this release reads 1") as caught:
+            refused()
+        assert (caught.value.found, caught.value.supported) == (7, 1)
+    assert (folder / layout.DATA_FILE).read_bytes() == before
+    with pytest.raises(StoreError, match="format version 7"):
+        list(check_apart(folder))
+
+
+def test_i10_a_file_cut_short_is_found_and_kills_only_the_process_that_looks(folder: Path) -> None:
+    with (folder / layout.DATA_FILE).open("r+b") as file:
+        file.truncate(5 * 4096)
+    last = list(check_apart(folder))[-1]
+    assert (last.invariant, last.where) == ("I10", "data.mdb")
+    assert "SIGBUS" in last.message or "SIGSEGV" in last.message
+
+
+def test_a_missing_registry_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RegistryNotFoundError):
+        list(check(tmp_path / "missing"))
+    with pytest.raises(StoreError, match="there is no registry"):
+        list(check_apart(tmp_path / "missing"))
+
+
+def test_an_open_environment_is_checked_while_its_writer_goes_on(registry_folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with RegistryWriter(registry_folder) as writer:
+        writer.register_modules([ModuleInfo(f"a.M{i}") for i in range(2500)])
+        found = check(writer.store.environment, lambda done, total: told.append((done, total)))
+        for number, _ in enumerate(found):
+            writer.register_module(ModuleInfo("a.More", estimated_duration=number))
+        assert told == [(0, 2506), (1000, 2506), (2000, 2506), (2506, 2506)]
+        walk = check(writer.store.environment)
+        assert next(walk, None) is None
+        abandoned = check(registry_folder)
+        abandoned.close()
+        assert writer.store.environment.open_snapshots == 0
+
+
+def test_as_a_command_it_prints_json_lines(folder: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> tuple[int, list[bytes], bytes]:
+        command = [sys.executable, "-m", "dspy_registry.registry_store.check", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    assert run(folder) == (0, [], b"")
+    with opened(folder) as (_, put):
+        put("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client")))
+    status, lines, _ = run(folder)
+    decoded = [msgspec.json.decode(line) for line in lines]
+    assert (status, decoded) == (
+        1,
+        [{"invariant": "I6", "where": "aliases/cot", "message": "means a.Ghost, which is not registered"}],
+    )
+    assert run()[0] == 2
+    assert run(tmp_path / "missing")[0] == 2
+
+
+@pytest.mark.stress
+def test_a_million_modules_are_checked_in_bounded_memory(tmp_path: Path) -> None:
+    """The address space beyond the map and the interpreter stays below 256 MiB."""
+    count = 1_000_000
+    with RegistryWriter(tmp_path) as writer:
+        writer.register_modules([ModuleInfo(f"a.M{i}", capabilities=(f"c{i % 100}",)) for i in range(count)])
+    script = (
+        "import resource, sys; from dspy_registry.registry_store.check.checker import check; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "from dspy_registry.registry_store.sharing import attach; "
+        "assert list(check(sys.argv[1])) == []; "
+        "import re; status = open('/proc/self/status').read(); "
+        "print(int(re.search(r'RssAnon:\\s+(\\d+)', status)[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True)
+    assert int(done.stdout) < 256 * 1024

@@ -1,0 +1,203 @@
+"""Every kind of damage to stored bytes, with the invariant it breaks and where the check must find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dspy_registry import ModuleChange, ModuleInfo, Provenance
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import Alias, State, alias_codec, implications_codec, state_codec
+from dspy_registry.registry_store.codec import encode, seal, seal_record
+from dspy_registry.registry_store.layers import Layer, layer_codec
+from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, store_row
+from dspy_registry.registry_store.postings import BitMap, load_block, store_block
+from tests.support.raw_access import (
+    Get,
+    Put,
+    change_at,
+    flipped,
+    posting,
+    rewrite_change,
+    rewritten,
+    sequence_of,
+    state,
+)
+
+
+def flip(database: str, key: bytes) -> Callable[[Get, Put], None]:
+    return lambda get, put: put(database, key, flipped(get(database, key)))
+
+
+def replace_record(name: str, /, **changes: Any) -> Callable[[Get, Put], None]:
+    return lambda get, put: put("modules", name.encode(), rewritten(get, name, **changes))
+
+
+def put_row(database: str, key: bytes, value: bytes | None) -> Callable[[Get, Put], None]:
+    return lambda _, put: put(database, key, value)
+
+
+def drop_sequence(get: Get, put: Put) -> None:
+    rename(get, put, sequence_of(get, "a.Twenty"), GONE)
+
+
+def name_twice(get: Get, put: Put) -> None:
+    rename(get, put, 3, "dspy.ReAct")
+
+
+def rename(get: Get, put: Put, sequence: int, name: str) -> None:
+    number, place = divmod(sequence, NAMES_PER_ROW)
+    names = load_row(get("sequences", layout.sequence_row_key(number)))
+    names[place] = name
+    put("sequences", layout.sequence_row_key(number), store_row(names))
+
+
+def row_of_names(number: int, *names: str) -> Callable[[Get, Put], None]:
+    return put_row("sequences", layout.sequence_row_key(number), seal("\0".join(names).encode()))
+
+
+def lose_a_member(get: Get, put: Put) -> None:
+    block = load_block(get("postings", posting("capability:reasoning")))
+    block.remove(sequence_of(get, "dspy.ReAct"))
+    put("postings", posting("capability:reasoning"), store_block(block))
+
+
+def gain_a_member(get: Get, put: Put) -> None:
+    block = load_block(get("postings", posting("capability:reasoning")))
+    block.add(sequence_of(get, "dspy.Predict"))
+    put("postings", posting("capability:reasoning"), store_block(block))
+
+
+def exchange_a_member(get: Get, put: Put) -> None:
+    lose_a_member(get, put)
+    gain_a_member(get, put)
+
+
+def misplace_a_block(get: Get, put: Put) -> None:
+    put("postings", posting("category:mine", 7), get("postings", posting("category:mine")))
+    put("postings", posting("category:mine"), None)
+
+
+def forget_an_implication(_: Get, put: Put) -> None:
+    put("meta", layout.META_VOCABULARY, implications_codec.dump({"client": {"x": ("y",)}}))
+
+
+def go_back(get: Get, put: Put) -> None:
+    put("meta", layout.META_STATE, state_codec.dump(State(state(get).revision - 1, 0, state(get).next_sequence)))
+
+
+def skip_a_revision(get: Get, put: Put) -> None:
+    put("meta", layout.META_STATE, state_codec.dump(State(state(get).revision + 1, 0, state(get).next_sequence)))
+
+
+def wrong_layer_source(get: Get, put: Put) -> None:
+    put("layers", layout.layer_key("a.Layered", "discovered"), layer_codec.dump(Layer("core", {})))
+
+
+def unlog_a_module(get: Get, put: Put) -> None:
+    rewrite_change(get, put, state(get).revision, modules=())
+
+
+def misreport_a_version(get: Get, put: Put) -> None:
+    change = change_at(get, state(get).revision)
+    modules = (ModuleChange("dspy.Predict", "updated", 9), *change.modules[1:])
+    rewrite_change(get, put, change.revision, modules=modules)
+
+
+def report_a_ghost(get: Get, put: Put) -> None:
+    change = change_at(get, state(get).revision)
+    ghost = ModuleChange("a.Ghost", "registered", 1)
+    rewrite_change(get, put, change.revision, modules=(*change.modules, ghost), keys=(*change.keys, "a.Ghost"))
+
+
+def bring_back(_: Get, put: Put) -> None:
+    info = ModuleInfo("a.Gone")
+    put("modules", b"a.Gone", seal_record(encode(info), Provenance(1, 1, 0, 0)))
+
+
+def change_of_another(get: Get, put: Put) -> None:
+    put("changes", layout.revision_key(4), get("changes", layout.revision_key(5)))
+
+
+DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
+    ("I5", "modules/a.Twenty", drop_sequence),
+    ("I5", "sequences/3", name_twice),
+    ("I5", "sequences/96", row_of_names(12, "", "", "", "a.Ghost")),
+    ("I5", "sequences/99", row_of_names(12, "", "", "", "a.Ghost")),
+    ("I5", "sequences/96", row_of_names(12, "", "")),
+    ("I5", "sequences/96", row_of_names(12, *"123456789")),
+    ("I5", "sequences/0", replace_record("dspy.Predict", sequence=1)),
+    ("I5", "postings/capability:reasoning", lose_a_member),
+    ("I5", "postings/capability:reasoning", gain_a_member),
+    ("I5", "postings/capability:reasoning", exchange_a_member),
+    ("I5", "postings/category:mine", misplace_a_block),
+    ("I5", "postings/category:none", put_row("postings", posting("category:none"), store_block(BitMap()))),
+    ("I5", "postings/pool:ghosts", put_row("postings", posting("pool:ghosts"), store_block(BitMap([77])))),
+    ("I5", "postings/junk", put_row("postings", b"junk", store_block(BitMap([1])))),
+    ("I5", "postings/capability:z", put_row("postings", posting("capability:z"), None)),
+    ("I5", "postings/category:", replace_record("dspy.ReAct", category="elsewhere")),
+    ("I5", "postings/capability:z", forget_an_implication),
+    ("I5", "modules/a.Gone", bring_back),
+    ("I6", "aliases/cot", put_row("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client")))),
+    ("I6", "aliases/", put_row("aliases", b"\xff\n", alias_codec.dump(Alias("dspy.Predict", "client")))),
+    ("I7", "layers/a.Layered", replace_record("a.Layered", source="core")),
+    ("I7", "layers/a.Layered", replace_record("a.Layered", estimated_duration=5)),
+    ("I7", "layers/a.Layered", wrong_layer_source),
+    ("I7", "modules/dspy.ReAct", put_row("layers", layout.layer_key("dspy.ReAct", "core"), None)),
+    (
+        "I7",
+        "layers/a.Ghost",
+        put_row("layers", layout.layer_key("a.Ghost", "core"), layer_codec.dump(Layer("core", {}))),
+    ),
+    ("I8", "modules/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 19), None)),
+    ("I8", "history/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 12), None)),
+    ("I8", "history/a.Twenty", replace_record("a.Twenty", version=30)),
+    (
+        "I8",
+        "history/a.Twenty/19",
+        lambda get, put: put("history", b"a.Twenty\0\0\0\0\x13", get("history", b"a.Twenty\0\0\0\0\x12")),
+    ),
+    (
+        "I8",
+        "history/a.Twenty",
+        lambda get, put: put("history", b"a.Twenty\0\0\0\0\x03", get("history", b"a.Twenty\0\0\0\0\x04")),
+    ),
+    ("I9", "changes", go_back),
+    ("I9", "changes", skip_a_revision),
+    ("I9", "changes", put_row("changes", layout.revision_key(1), None)),
+    ("I9", "changes/7", put_row("changes", layout.revision_key(6), None)),
+    ("I9", "changes/4", change_of_another),
+    ("I9", "changes/5", lambda get, put: rewrite_change(get, put, 5, everything=True)),
+    ("I9", "changes/5", lambda get, put: rewrite_change(get, put, 5, keys=("",))),
+    ("I9", "changes/5", lambda get, put: rewrite_change(get, put, 5, terms=("reasoning",))),
+    ("I9", "changes/5", lambda get, put: rewrite_change(get, put, 5, keys=("Twenty",))),
+    ("I9", "modules/dspy.Predict", unlog_a_module),
+    ("I9", "changes/", misreport_a_version),
+    ("I9", "changes/", report_a_ghost),
+    ("I9", "modules/dspy.ReAct", replace_record("dspy.ReAct", revision=999)),
+    ("I10", "modules/dspy.ReAct", flip("modules", b"dspy.ReAct")),
+    ("I10", "modules/dspy.ReAct", put_row("modules", b"dspy.ReAct", b"short")),
+    ("I10", "modules/dspy.ReAct", put_row("modules", b"dspy.ReAct", seal(b"\x93\x01\x02\xc4\x04"))),
+    ("I10", "modules/dspy.ReAct", replace_record("dspy.ReAct", name="dspy.Other")),
+    ("I10", "modules/dspy.ReAct", replace_record("dspy.ReAct", estimated_duration=-1)),
+    ("I10", "sequences/0", flip("sequences", layout.sequence_row_key(0))),
+    ("I10", "sequences/0", put_row("sequences", layout.sequence_row_key(0), seal(b"\xff"))),
+    ("I10", "postings/gpu:no", flip("postings", posting("gpu:no"))),
+    ("I10", "postings/gpu:no", put_row("postings", posting("gpu:no"), seal(b"junk!"))),
+    ("I10", "aliases/cot", flip("aliases", b"cot")),
+    ("I10", "layers/a.Layered/discovered", flip("layers", layout.layer_key("a.Layered", "discovered"))),
+    ("I10", "history/a.Twenty/12", flip("history", layout.versioned_key("a.Twenty", 12))),
+    ("I10", "changes/5", flip("changes", layout.revision_key(5))),
+    ("I10", "requests/client", put_row("requests", b"client", b"unsealed")),
+    ("I10", "usage/dspy.ReAct", put_row("usage", b"dspy.ReAct", b"unsealed")),
+    ("I10", "meta", flip("meta", layout.META_STATE)),
+    ("I10", "meta", flip("meta", layout.META_VOCABULARY)),
+    ("I10", "meta", put_row("meta", layout.META_DEFAULTS, b"unsealed")),
+    ("I10", "meta", put_row("meta", layout.META_STATE, None)),
+    ("I10", "meta", put_row("meta", layout.META_FORMAT, b"one")),
+    (
+        "I10",
+        "meta",
+        put_row("meta", layout.META_VOCABULARY, implications_codec.dump({"client": {"a": ("b",), "b": ("a",)}})),
+    ),
+]

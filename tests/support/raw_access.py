@@ -1,0 +1,96 @@
+"""A registry to be damaged, and raw access to its stored bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dspy_registry import Change, ModuleInfo, Provenance, RegistryWriter
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import State, change_codec, state_codec
+from dspy_registry.registry_store.codec import encode, open_record, seal_record
+from dspy_registry.registry_store.layers import Layer
+from dspy_registry.registry_store.sharing import attach, detach
+from tests.conftest import violations
+
+Put = Callable[[str, bytes, bytes | None], None]
+Get = Callable[[str, bytes], bytes]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A registry with something of everything in it, to be damaged."""
+    path = tmp_path / "damaged"
+    with RegistryWriter(path) as writer:
+        commit = writer.store.committer.commit
+        writer.set_alias("cot", "dspy.ChainOfThought")
+        for duration in range(20):
+            writer.register_module(ModuleInfo("a.Twenty", estimated_duration=duration, capabilities=("x",)))
+        writer.set_implications({"x": ("y",), "y": ("z",)})
+        writer.register_module(ModuleInfo("a.Gone"))
+        writer.unregister_module("a.Gone")
+        commit(lambda draft: draft.declare("a.Layered", Layer("manifest:b.toml", {"category": "mine"})))
+        commit(lambda draft: draft.declare("a.Layered", Layer("discovered", {"metadata": {"a": 1}})))
+        writer.register_module(ModuleInfo("dspy.Predict", category="other"))
+    assert violations(path) == []
+    return path
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[tuple[Get, Put]]:
+    """Raw access to the stored bytes, past everything that keeps them right."""
+    environment = attach(folder, writable=True)
+    try:
+        with environment.write_gate, environment.lmdb.begin(write=True) as txn:
+
+            def get(database: str, key: bytes) -> bytes:
+                value: bytes = txn.get(key, db=getattr(environment.dbs, database))
+                return value
+
+            def put(database: str, key: bytes, value: bytes | None) -> None:
+                handle = getattr(environment.dbs, database)
+                assert txn.delete(key, db=handle) if value is None else txn.put(key, value, db=handle)
+
+            yield get, put
+    finally:
+        detach(environment)
+
+
+def flipped(value: bytes, at: int = 3) -> bytes:
+    return value[:at] + bytes([value[at] ^ 0x10]) + value[at + 1 :]
+
+
+def rewritten(get: Get, name: str, /, **changes: Any) -> bytes:
+    """The record of a module with other fields or another provenance."""
+    stored = open_record(get("modules", name.encode()), name)
+    kept = {key: changes.pop(key) for key in tuple(changes) if key in Provenance.__struct_fields__}
+    info = msgspec.structs.replace(stored.info, **changes)
+    return seal_record(encode(info), msgspec.structs.replace(stored.provenance, **kept))
+
+
+def sequence_of(get: Get, name: str) -> int:
+    return open_record(get("modules", name.encode()), name).provenance.sequence
+
+
+def state(get: Get) -> State:
+    loaded: State = state_codec.load(get("meta", layout.META_STATE))
+    return loaded
+
+
+def posting(term: str, block: int = 0) -> bytes:
+    return layout.posting_key(term.encode(), block)
+
+
+def change_at(get: Get, revision: int) -> Change:
+    loaded: Change = change_codec.load(get("changes", layout.revision_key(revision)))
+    return loaded
+
+
+def rewrite_change(get: Get, put: Put, revision: int, **changes: Any) -> None:
+    changed = msgspec.structs.replace(change_at(get, revision), **changes)
+    put("changes", layout.revision_key(revision), change_codec.dump(changed))

@@ -1,0 +1,44 @@
+"""A reporter beside a registry, in this process or another, and what has arrived of its calls."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dspy_registry import Registry, RegistryWriter, UsageReporter
+from dspy_registry.registry_store.usage import calls_lost
+
+SELDOM = 3600.0
+"""An interval after which nothing is sent unless it is asked for."""
+
+
+@pytest.fixture
+def reporter(seeded_registry: Path) -> Iterator[UsageReporter]:
+    with UsageReporter(seeded_registry, interval=SELDOM) as reporter:
+        yield reporter
+
+
+def calls(path: Path, name: str = "dspy.Predict") -> int:
+    with Registry(path) as registry:
+        return registry.usage(name).calls
+
+
+def lost(path: Path) -> int:
+    with RegistryWriter(path) as writer, writer.store.environment.reading() as txn:
+        return calls_lost(txn, writer.store.environment.dbs)
+
+
+def worker(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A process of its own, with `path` being its first argument."""
+    head = "import sys\nfrom dspy_registry import UsageReporter\npath = sys.argv[1]\n"
+    return subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )

@@ -1,0 +1,42 @@
+"""Batches of usage as reporters send them, merged without a daemon; and waiting for one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dspy_registry import RegistryWriter
+from dspy_registry.registry_store.usage import Batch, read_batch
+from dspy_registry.writer.client.pending_calls import Pending
+from dspy_registry.writer.daemon.usage_merge import UsageMerger
+
+MINUTE = 60_000
+NOW = 1_800_000_000_000
+
+
+def batches(
+    calls: Iterable[tuple[Any, ...]], *, reporter: bytes | None = None, number: int = 1, now: int = NOW
+) -> list[Batch]:
+    """What a reporter sends of these calls, given as the arguments of `record`, all of which end at `now`."""
+    pending = Pending()
+    for call in calls:
+        name, duration, *rest = call
+        defaults = (True, None, 0, 0, None)
+        pending.add((name, duration, *rest, *defaults[len(rest) :]), now)
+    return [read_batch(payload) for _, payload in pending.take(reporter or os.urandom(16), number)]
+
+
+def merge(writer: RegistryWriter, sent: Iterable[Batch], *, merger: UsageMerger | None = None, now: int = NOW) -> int:
+    """Merge batches as the daemon does; the revision afterwards."""
+    merging = merger or UsageMerger()
+    return writer.store.committer.commit(lambda draft: merging.stage(draft, sent, now))
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Raises AssertionError when it does not come true: a limit for what hangs, not a measure."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)

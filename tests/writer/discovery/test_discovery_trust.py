@@ -1,0 +1,138 @@
+"""Nothing that the discovered interpreter leaves is believed before it is checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dspy_registry.writer.discovery import probe_run as discovery_run
+from dspy_registry.writer.discovery.evaluate import Verdict, judge
+from dspy_registry.writer.discovery.infer import infer, one_line, summary
+from dspy_registry.writer.discovery.probe_run import At, End, Failed, Parameter, Seen, Trace
+
+
+def seen(name: str, **changes: object) -> Seen:
+    facts = Seen(
+        key=name,
+        name=name,
+        kind="module",
+        path=name,
+        abstract=False,
+        mro=["dspy.Module"],
+        parameters=[],
+        doc=None,
+        init_doc=None,
+    )
+    return msgspec.structs.replace(facts, **changes)
+
+
+def judged(*records: discovery_run.Record, code: int | None = None) -> Verdict:
+    return judge("acme", [Trace(list(records), code=code)], "time is up")
+
+
+@pytest.mark.parametrize("name", ["dspy.Predict", "acme", "acme.", "acme.a b", "other.Acme", ""])
+def test_names_that_are_not_the_roots_are_refused(name: str) -> None:
+    verdict = judged(At("acme"), seen(name), seen("acme.Fine"), End())
+    assert [info.name for info in verdict.modules] == ["acme.Fine"]
+    assert list(verdict.failures) == [name]
+
+
+def test_what_is_said_of_names_is_safe_to_print() -> None:
+    verdict = judged(At("acme"), Failed("acme.\x1b[2J", "\x1b[31m", False), End())
+    assert verdict.failures == {"acme. [2J": "[31m"}
+
+
+def test_abstract_classes_are_left_out() -> None:
+    assert judged(At("acme"), seen("acme.Base", abstract=True), End()).modules == []
+
+
+def test_what_one_attempt_could_not_import_and_another_could_is_no_failure() -> None:
+    slow = Trace([At("acme"), At("acme.slow"), seen("acme.slow.Slow"), At("acme.stuck")])
+    quick = Trace([At("acme"), At("acme.user"), Failed("acme.slow", "halted", False), End()])
+    verdict = judge("acme", [slow, quick], "time is up")
+    assert verdict.failures == {"acme.stuck": "time is up"}
+    assert verdict.looked_through
+    assert [info.name for info in verdict.modules] == ["acme.slow.Slow"]
+
+
+def test_attempts_after_one_that_came_to_its_end_do_not_count() -> None:
+    whole = Trace([At("acme"), At("acme.slow"), seen("acme.slow.Slow"), End()])
+    left_out = Trace([At("acme"), At("acme.user"), Failed("acme.user", "halted", False)], code=-9)
+    verdict = judge("acme", [whole, left_out], "time is up")
+    assert verdict.failures == {}
+
+
+def test_a_root_that_was_not_looked_through_is_a_failure_as_a_whole() -> None:
+    verdict = judged(At("acme"), At("acme.b"), code=-11)
+    assert verdict.failures == {"acme": "acme.b: importing it ended the process: SIGSEGV"}
+    assert not verdict.looked_through
+
+
+def test_lines_that_are_not_understood_are_skipped_and_reported(tmp_path: Path) -> None:
+    journal = tmp_path / "1.0.jsonl"
+    good = msgspec.json.encode(seen("acme.Fine"))
+    bad = [b"\xff", b"{}", b'{"type":"at","module":7}', b"[" * 100_000, b'{"type":"at","mod']
+    journal.write_bytes(b"\n".join([*bad[:-1], good, msgspec.json.encode(End()), bad[-1]]))
+    trace = discovery_run._read(journal)
+    assert [type(record) for record in trace.records] == [Seen, End]
+    verdict = judge("acme", [trace], "time is up")
+    assert [info.name for info in verdict.modules] == ["acme.Fine"]
+    assert "not understood" in verdict.failures["acme"]
+    assert not verdict.looked_through
+
+
+def test_what_is_read_is_bounded(tmp_path: Path) -> None:
+    line = msgspec.json.encode(seen("acme.Fine")) + b"\n"
+    (tmp_path / "1.0.jsonl").write_bytes(line * 3)
+    trace = discovery_run._read(tmp_path / "1.0.jsonl", budget=2 * len(line))
+    assert len(trace.records) == 2
+    assert trace.garbled == "more than 8 MiB"
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_only_regular_files_are_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    plant(tmp_path / "1.0.jsonl")
+    assert discovery_run._read(tmp_path / "1.0.jsonl").records == []
+
+
+@pytest.mark.parametrize(
+    ("doc", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("\n   One.\n   Two.", "One."),
+        ("Experimental: may change.\n\n    What it is.\n", "What it is."),
+        ("    Experimental: may change.\n\nWhat it is.\n\n    More.", "What it is."),
+        (".. deprecated:: 3.4\n    Use RLM.\n\nRuns code.", "Runs code."),
+        ("\x1b[31mRed\x07", "[31mRed"),
+        ("w" * 201, "w" * 197 + "..."),
+    ],
+)
+def test_the_first_line_of_a_docstring(doc: str | None, expected: str | None) -> None:
+    assert summary(doc) == expected
+
+
+def test_one_line_has_no_control_characters() -> None:
+    assert one_line("a\r\nb\u2028c\ud800", 100).isprintable()
+
+
+def test_deprecation_and_unknown_parameters_are_told_apart() -> None:
+    facts = seen("acme.Old", parameters=None, doc=".. deprecated:: 1\n\nOld.")
+    metadata = infer(facts, "acme.Old", (), "acme", "acme", None).metadata
+    assert metadata["deprecated"] is True
+    assert "parameters" not in metadata
+    assert "version" not in metadata
+    hinted = infer(
+        seen("acme.New", parameters=[Parameter("tools", required=True)]),
+        "acme.New",
+        ("acme.Newer",),
+        "acme",
+        "acme",
+        None,
+    )
+    assert hinted.capabilities == ("tool_use",)
+    assert hinted.metadata["aliases"] == ["acme.Newer"]

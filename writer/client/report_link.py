@@ -1,0 +1,67 @@
+"""A reporter's connection to the writer daemon: one attempt at a time, since what is not sent now is sent later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dspy_registry.registry_store import wire_errors
+from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError, WriterTimeoutError
+from dspy_registry.registry_store.paths import socket_path
+from dspy_registry.registry_store.protocol import BatchProgress, Failed
+from dspy_registry.writer.client import calls
+from dspy_registry.writer.client.calls import Call
+from dspy_registry.writer.client.session import Deadline, Session, unavailable
+
+
+class Link:
+    """Used by one thread. Nothing is connected until `send`, and again when the connection was lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._session: _Session | None = None
+
+    def send(self, batch: bytes, timeout: float) -> RegistryError | None:
+        """Have the daemon merge a batch, which is durable then. What it has against this batch, if anything.
+
+        `timeout` is in seconds. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError when the
+        batch should be sent again later.
+        """
+        try:
+            if self._session is None:
+                self._session = _Session(self._folder, socket_path(self._folder))
+            return self._session.send(batch, timeout)
+        except RegistryError:
+            self.close()
+            raise
+        except TimeoutError as error:
+            self.close()
+            raise WriterTimeoutError(f"the writer daemon did not answer within {timeout:g} s.") from error
+        except OSError as error:
+            self.close()
+            raise unavailable(self._folder, lost=True) from error
+
+    def close(self) -> None:
+        """End the connection, if there is one. In a forked child the parent's goes on."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
+class _Session(Session):
+    """One that does not try again, nor waits for longer because the daemon is at work: there is nothing to lose."""
+
+    def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
+        return
+
+    def send(self, batch: bytes, timeout: float) -> RegistryError | None:
+        deadline = Deadline(timeout)
+        if self._socket is None and not self._try_to_connect(deadline):
+            raise unavailable(self._folder, lost=False)
+        self._last += 1
+        answer = self._exchange(calls.report_usage(batch), self._last, deadline)
+        if not isinstance(answer, Failed):
+            return None
+        error = wire_errors.unpack(answer)
+        if isinstance(error, InvalidArgumentError):
+            return error
+        raise error

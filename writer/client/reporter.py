@@ -1,0 +1,256 @@
+"""Reports what the modules of this process do: how often they are called, how long that takes, what it costs.
+
+`record` puts the call on a queue and returns. A thread of the reporter's own takes it from there, aggregates, and
+about once a second sends what there is to the writer daemon. Whatever goes wrong, `record` neither waits nor raises.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Final
+
+from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.validation import is_time_limit
+from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Call, Names, Pending
+from dspy_registry.writer.client.report_link import Link
+
+QUEUE_LENGTH: Final = 32_768
+"""Calls between two rounds of the thread that are measured. Those beyond are counted, and nothing else of them kept."""
+FLUSH_AT_EXIT: Final = 1.0
+"""Seconds that a process waits at its end for the daemon to take what is left."""
+_ANSWER_TIMEOUT: Final = 5.0
+_AT_ONCE: Final = 256
+_BREATH: Final = 0.0002
+_NO_NAME: Final = ""
+"""What is recorded under it is lost, and counted as that."""
+
+_log = logging.getLogger("dspy_registry")
+
+
+class UsageReporter:
+    """Reports calls to the writer daemon of the registry in `path` (None: $DSPY_REGISTRY, else the user's data folder).
+
+    A batch goes out every `interval` seconds. While there is no daemon, calls are aggregated in bounded memory and
+    sent when it is back. Threads may share a reporter, and after fork it works in parent and child. At the end of the
+    process what is left is sent, for which it waits a second at most; `close` does so earlier. Raises
+    InvalidArgumentError for an interval that is not above 0.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, interval: float = 1.0) -> None:
+        self.path = registry_path(path)
+        if not is_time_limit(interval):
+            raise InvalidArgumentError(f"interval is {interval!r}, it must be a number of seconds above 0.")
+        self._interval = min(interval, threading.TIMEOUT_MAX)
+        self._queue: deque[Call] = deque()
+        self._closed = False
+        self._begin()
+        _reporters.add(self)
+
+    def __repr__(self) -> str:
+        return f"UsageReporter({str(self.path)!r})"
+
+    def _begin(self) -> None:
+        """As new. In a forked child: what was pending is the parent's, and so is its connection."""
+        self._queue.clear()
+        self._room = 0  # until the thread runs, which the first call starts: a process without calls has none
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # around what is not the queue; re-entered by a signal handler that records
+        self._overflow: dict[Names, int] = {}  # calls by name that were only counted
+        self._overflow_errors: dict[Names, int] = {}
+        self._wake = threading.Event()
+        self._round = threading.Condition()
+        self._asked = self._answered = 0
+        self._working = threading.Lock()
+        self._id = os.urandom(16)
+        self._number = 0
+        self._pending = Pending()
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._link = Link(self.path)
+        self._delivered = True
+
+    # The request path
+
+    def record(
+        self,
+        name: Names,
+        duration_ms: float,
+        ok: bool = True,
+        input_chars: int | None = None,
+        tokens_in: int = 0,
+        tokens_out: int = 0,
+        cost_usd: float | None = None,
+    ) -> None:
+        """One call of a module has ended, after `duration_ms` milliseconds. Never waits, never raises.
+
+        `name` is the module's registered name, or several it may have, best first. `ok` is False for a call that
+        failed. `input_chars` is the length of the input in characters (None: not known); `cost_usd` is in US dollars
+        (None: not known).
+        """
+        queue = self._queue
+        if len(queue) < self._room:
+            queue.append((name, duration_ms, ok, input_chars, tokens_in, tokens_out, cost_usd))
+        else:
+            try:
+                with self._lock:
+                    (self._overflow if ok else self._overflow_errors)[name] += 1
+            except Exception:  # most often that it is not there yet
+                self._record_slowly((name, duration_ms, ok, input_chars, tokens_in, tokens_out, cost_usd))
+
+    def _record_slowly(self, call: Call) -> None:
+        """The first call of all, and the first of each module that finds the queue full."""
+        try:
+            with self._lock:
+                if self._thread is None and not self._closed:
+                    self._start()
+                    self._queue.append(call)
+                elif not self._closed:
+                    counts = self._overflow if call[2] else self._overflow_errors
+                    name = call[0] if len(counts) < NAMES_KEPT else _NO_NAME
+                    counts[name] = counts.get(name, 0) + 1
+        except Exception:  # nothing of a call, a name that cannot be a key least of all, may reach the program
+            with self._lock:
+                self._overflow[_NO_NAME] = self._overflow.get(_NO_NAME, 0) + 1
+
+    def _start(self) -> None:
+        self._room = QUEUE_LENGTH
+        self._thread = threading.Thread(target=self._run, name="dspy-registry usage", daemon=True)
+        _finish_with_multiprocessing()
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending: what is left goes out with `flush`
+            self._thread.start()
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            try:
+                self._work(_ANSWER_TIMEOUT)
+            except (
+                BaseException
+            ):  # whatever a value raises when it is looked at must not end the reports of this process
+                _log.exception("usage statistics could not be sent, and will be with the next")
+
+    def _work(self, timeout: float) -> None:
+        """One round: aggregate what waits, send what there is, tell those who wait for it."""
+        with self._round:
+            asked = self._asked
+        try:
+            with self._working:
+                self._delivered = False  # should anything below raise
+                self._gather()
+                self._delivered = self._send(timeout)
+        finally:
+            with self._round:
+                self._answered = max(self._answered, asked)
+                self._round.notify_all()
+
+    def _gather(self) -> None:
+        now = time.time_ns() // 1_000_000
+        queue = self._queue
+        for taken in range(len(queue)):  # not until it is empty: it may be filled as fast as this empties it
+            if taken % _AT_ONCE == _AT_ONCE - 1:
+                time.sleep(_BREATH)  # lets the program run, which waits for the interpreter otherwise
+            self._pending.add(queue.popleft(), now)
+        with self._lock:
+            succeeded, self._overflow = self._overflow, {}
+            failed, self._overflow_errors = self._overflow_errors, {}
+        for name, calls in succeeded.items():
+            self._pending.add_counts(name, calls, 0, now)
+        for name, calls in failed.items():
+            self._pending.add_counts(name, calls, calls, now)
+
+    def _send(self, timeout: float) -> bool:
+        """Whether everything has been delivered. A batch keeps its number until it is, so that it counts once."""
+        if not self._unsent and self._pending:
+            self._unsent.extend(self._pending.take(self._id, self._number + 1))
+            self._number = self._unsent[-1][0]
+        while self._unsent:
+            try:
+                refused = self._link.send(self._unsent[0][1], timeout)
+            except RegistryError as error:
+                _log.debug("usage statistics wait for the writer daemon: %s", error)
+                return False
+            if refused is not None:
+                _log.warning("usage statistics were refused and are dropped: %s", refused)
+            self._unsent.popleft()
+        return not self._pending
+
+    # The end
+
+    def flush(self, timeout: float = FLUSH_AT_EXIT) -> bool:
+        """Send everything recorded so far; whether it was delivered within `timeout` seconds.
+
+        False at once when no daemon answers; nothing is lost by it.
+        """
+        thread = self._thread
+        if thread is None:
+            return True
+        if not thread.is_alive():
+            return self._flush_here(timeout)
+        with self._round:
+            self._asked += 1
+            asked = self._asked
+            self._wake.set()
+            arrived = self._round.wait_for(lambda: self._answered >= asked, timeout)
+        return arrived and self._delivered
+
+    def _flush_here(self, timeout: float) -> bool:
+        if self._working.acquire(timeout=timeout):
+            self._working.release()
+            self._work(timeout)
+            return self._delivered
+        return False
+
+    def close(self, timeout: float = FLUSH_AT_EXIT) -> bool:
+        """`flush`, then stop: calls recorded from now on are ignored. Does nothing the second time."""
+        if self._closed:
+            return True
+        delivered = self.flush(timeout)
+        with self._lock:
+            self._closed = True
+            self._room = 0
+        self._wake.set()
+        self._link.close()
+        return delivered
+
+    def __enter__(self) -> UsageReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_reporters: weakref.WeakSet[UsageReporter] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for reporter in list(_reporters):
+        reporter._link.close()
+        reporter._begin()
+
+
+def _flush_all() -> None:
+    deadline = time.monotonic() + FLUSH_AT_EXIT
+    for reporter in list(_reporters):
+        reporter.flush(max(0.0, deadline - time.monotonic()))
+
+
+def _finish_with_multiprocessing() -> None:
+    """A child of multiprocessing may end without the handlers of atexit, but runs its own."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _flush_all, exitpriority=100)
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
+atexit.register(_flush_all)

@@ -1,0 +1,74 @@
+"""The parts of a batch while it is being received."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dspy_registry.registry_store.errors import BusyError, InvalidModuleError, ProtocolError, RegistryError
+from dspy_registry.writer.daemon.limits import Limits
+
+if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.group_commit import GroupCommit
+
+_BYTES_OF_ITS_OWN = 48  # of memory, for each module beside its encoded bytes
+
+
+class Parts:
+    """What one connection has sent of a batch. Beyond the limits nothing is held, and `take` says why."""
+
+    def __init__(self, queue: GroupCommit, limits: Limits) -> None:
+        self._queue = queue
+        self._limits = limits
+        self._modules: list[bytes] = []
+        self._bytes = 0
+        self._count = 0
+        self._refused: RegistryError | None = None
+
+    def add(self, modules: list[bytes]) -> None:
+        """Hold some more modules."""
+        self._count += len(modules)
+        if self._refused is None:
+            size = sum(map(len, modules)) + _BYTES_OF_ITS_OWN * len(modules)
+            self._modules += modules
+            self._bytes += size
+            self._queue.held_bytes += size
+            self._refuse_excess()
+
+    def take(self, count: int) -> tuple[list[bytes], int]:
+        """The batch, and the bytes that it holds, here no more. Raises what was wrong with it."""
+        received, refused = self._count, self._refused
+        modules, held = self._modules, self._bytes
+        if refused is not None or received != count:
+            self.drop()
+            raise refused or ProtocolError(f"a batch of {count} modules came as {received}.")
+        self.drop()
+        return modules, held
+
+    def drop(self) -> None:
+        """Hold nothing."""
+        self._queue.held_bytes -= self._bytes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._modules, self._bytes, self._count, self._refused = [], 0, 0, None
+
+    def _refuse_excess(self) -> None:
+        problem = batch_problem(self._count, self._bytes, self._limits)
+        error: RegistryError | None = None
+        if problem:
+            error = InvalidModuleError("a batch", (problem,))
+        elif self._queue.held_bytes > self._limits.held_bytes:
+            error = BusyError("the writer daemon has too much waiting to take this batch.")
+        if error is not None:
+            count = self._count
+            self.drop()
+            self._count, self._refused = count, error
+
+
+def batch_problem(count: int, size: int, limits: Limits) -> str:
+    """What is wrong with a batch of so many modules and bytes; empty when nothing."""
+    if count > limits.batch_modules:
+        return f"batch: {count} modules, at most {limits.batch_modules} are allowed"
+    if size > limits.batch_bytes:
+        return f"batch: {size} bytes encoded, the limit is {limits.batch_bytes}"
+    return ""

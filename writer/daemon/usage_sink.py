@@ -1,0 +1,108 @@
+"""Usage in the writer daemon: what arrives within a moment is merged by one work of the group commit.
+
+A batch is acknowledged when it is durable, so that a reporter whose daemon was killed sends it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from dspy_registry.registry_store.errors import BusyError
+from dspy_registry.registry_store.usage import read_batch
+from dspy_registry.writer.daemon.usage_merge import UsageMerger
+
+if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.lifecycle import Daemon
+
+PERIOD: Final = 0.5
+"""Seconds from one merge to the next; a batch that comes later than that is merged at once."""
+_HELD_BYTES: Final = 64 * 1024 * 1024
+_BATCH_BYTES: Final = 1024  # of memory, for a batch beside its encoded bytes
+_MERGED_BYTES: Final = 2 * 1024 * 1024
+"""Encoded bytes that one merge takes in. Decoded they are some 25 times as large."""
+
+_log = logging.getLogger("dspy_registry")
+
+
+def collect_usage(daemon: Daemon) -> None:
+    """Let a daemon take in what reporters send."""
+    sink = UsageSink(daemon)
+    daemon.usage_sink = sink.take
+    daemon.add_task(sink.run)
+    daemon.add_section("usage", sink.status)
+
+
+_Waiting: TypeAlias = "tuple[bytes, asyncio.Future[int]]"  # an encoded batch, and who waits for it
+
+
+class UsageSink:
+    """The batches that wait to be merged, encoded until then. Belongs to the daemon's loop."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._merger = UsageMerger()
+        self._waiting: deque[_Waiting] = deque()
+        self._held = 0
+        self._arrived = asyncio.Event()
+        self._batches = 0
+        self._merges = 0
+
+    def status(self) -> dict[str, int]:
+        """Since the start: batches taken in, and the merges that took them."""
+        return {"batches": self._batches, "merges": self._merges}
+
+    def take(self, payload: bytes) -> asyncio.Future[int]:
+        """Accept a batch; the future has the revision when it is durable. Raises InvalidArgumentError, BusyError."""
+        if self._held > _HELD_BYTES:
+            raise BusyError(f"the writer daemon holds {self._held} bytes of usage statistics, and takes no more.")
+        read_batch(payload)
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((payload, accepted))
+        self._held += len(payload) + _BATCH_BYTES
+        self._arrived.set()
+        return accepted
+
+    async def run(self) -> None:
+        """Merge, again and again; what waits at the end is merged before it ends."""
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                await self._merge_all()
+                await asyncio.sleep(PERIOD)
+        finally:
+            await self._merge_all()
+
+    async def _merge_all(self) -> None:
+        for _ in range(len(self._waiting)):  # at most; those that come meanwhile wait for the next time
+            if self._waiting:
+                await self._merge(self._portion())
+
+    def _portion(self) -> list[_Waiting]:
+        """The next batches, as many as are merged at once: so others need not wait for long, and memory has a bound."""
+        portion = [self._waiting.popleft()]
+        size = len(portion[0][0])
+        while self._waiting and size + len(self._waiting[0][0]) <= _MERGED_BYTES:
+            portion.append(self._waiting.popleft())
+            size += len(portion[-1][0])
+        return portion
+
+    async def _merge(self, portion: list[_Waiting]) -> None:
+        payloads = [payload for payload, _ in portion]
+        try:
+            # Decoded one by one, and anew when a group that failed is staged again.
+            done = await self._daemon.submit(lambda draft: self._merger.stage(draft, map(read_batch, payloads)))
+        except Exception as error:
+            _log.warning("usage statistics could not be merged, and will be sent again: %s", error)
+            for _, accepted in portion:
+                accepted.set_exception(error)
+            return
+        finally:
+            self._held -= sum(len(payload) + _BATCH_BYTES for payload in payloads)
+        self._batches += len(portion)
+        self._merges += 1
+        for _, accepted in portion:
+            accepted.set_result(done.revision)

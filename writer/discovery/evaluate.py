@@ -1,0 +1,142 @@
+"""What became of one root, judged by what the attempts at it left. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from dspy_registry.registry_store.errors import InvalidModuleError
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.validation import validate_module
+from dspy_registry.writer.discovery.facts import shortest_name
+from dspy_registry.writer.discovery.infer import infer, one_line
+from dspy_registry.writer.discovery.probe_run import At, End, Failed, Seen, Trace, Version
+
+MAX_REASON: Final = 500
+
+
+class DiscoveryFailure(msgspec.Struct, frozen=True):
+    """What could not be discovered: the dotted name of a package, module or class, and why."""
+
+    package: str
+    reason: str
+
+
+class Verdict(msgspec.Struct):
+    """`looked_through`: to the end, whatever single parts failed. `absent`: it is not installed."""
+
+    modules: list[ModuleInfo]
+    failures: dict[str, str]
+    looked_through: bool
+    absent: bool
+    version: str | None
+
+
+def judge(root: str, traces: Sequence[Trace], cut_short: str) -> Verdict:
+    """What was found under `root`; `cut_short` is the reason given for what was not finished."""
+    ended = next((i for i, trace in enumerate(traces) if _has(trace, End)), None)
+    # An attempt that came to its end left out no more than those after it.
+    counted = traces if ended is None else traces[: ended + 1]
+    failures, held_up, absent = _failures(counted, cut_short)
+    for trace in counted:
+        if trace.garbled is not None:
+            failures[root] = f"left {trace.garbled}"
+    if ended is not None:
+        failures = {**held_up, **failures}
+    elif counted and root not in failures:
+        where, why = next(reversed(held_up.items()), (root, cut_short))
+        failures[root] = why if where == root else f"{where}: {why}"
+    version = _version(counted)
+    looked_through = ended is not None and root not in failures
+    modules = _modules(root, counted, version, failures)
+    shown = {one_line(name, MAX_REASON): why for name, why in failures.items()}
+    return Verdict(modules, shown, looked_through, absent, version)
+
+
+def _has(trace: Trace, kind: type) -> bool:
+    return any(isinstance(record, kind) for record in trace.records)
+
+
+def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], dict[str, str], bool]:
+    """What failed, what attempts did not get beyond, and whether the root is not installed.
+
+    What one attempt failed at and another did not is no failure: it depended on what was left out.
+    """
+    failed: dict[str, str] = {}
+    held_up: dict[str, str] = {}
+    passed: set[str] = set()
+    absent = False
+    for trace in traces:
+        here = {r.name: one_line(r.reason, MAX_REASON) for r in trace.records if isinstance(r, Failed)}
+        absent = absent or any(isinstance(r, Failed) and r.absent for r in trace.records)
+        reached = [record.module for record in trace.records if isinstance(record, At)]
+        if reached and not _has(trace, End):
+            held_up[reached.pop()] = _ending(trace.code, cut_short)
+        passed.update(name for name in reached if name not in here)
+        failed = {**here, **failed}
+    gone = {name: why for name, why in failed.items() if name not in passed}
+    reported = {n: why for n, why in held_up.items() if n not in passed and n not in gone}
+    return gone, reported, absent
+
+
+def _ending(code: int | None, cut_short: str) -> str:
+    return cut_short if code is None else f"importing it ended the process: {exit_text(code)}"
+
+
+def exit_text(code: int) -> str:
+    """A process's end in words; a negative code is the signal that killed it."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _version(traces: Iterable[Trace]) -> str | None:
+    for trace in traces:
+        for record in trace.records:
+            if isinstance(record, Version) and record.version:
+                return one_line(record.version, 100)
+    return None
+
+
+def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: dict[str, str]) -> list[ModuleInfo]:
+    """Each concrete class once, under its public name; what cannot be registered is a failure."""
+    names: dict[str, set[str]] = {}
+    classes: dict[str, Seen] = {}
+    for trace in traces:
+        for record in trace.records:
+            if isinstance(record, Seen) and not record.abstract:
+                names.setdefault(record.key, set()).add(record.name)
+                classes.setdefault(record.key, record)
+    found: dict[str, ModuleInfo] = {}
+    for key, seen in classes.items():
+        name, aliases = _public_name(seen, names[key])
+        try:
+            info = infer(seen, name, aliases, root, root.partition(".")[0], version)
+            found.setdefault(name, _checked(info, root))
+        except (InvalidModuleError, ValueError) as error:
+            problems = error.problems if isinstance(error, InvalidModuleError) else (str(error),)
+            failures[name] = one_line("; ".join(problems), MAX_REASON)
+    return sorted(found.values(), key=lambda info: info.name)
+
+
+def _public_name(seen: Seen, names: Iterable[str]) -> tuple[str, list[str]]:
+    """The one to register it by, and the others it has in the same place."""
+    own = seen.path.rpartition(".")[2]
+    best = shortest_name(own, names)
+    place = best.rpartition(".")[0]
+    return best, [name for name in names if name != best and name.rpartition(".")[0] == place]
+
+
+def _checked(info: ModuleInfo, root: str) -> ModuleInfo:
+    """Raises ValueError for a name that nobody could import it by, or that is not the root's."""
+    if not all(part.isidentifier() for part in info.name.split(".")):
+        raise ValueError("the name is no import path")
+    if not info.name.startswith(f"{root}."):
+        raise ValueError(f"the name is not one of {root}")
+    return validate_module(info)

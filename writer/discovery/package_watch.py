@@ -1,0 +1,159 @@
+"""Discovery at the daemon's start, and whenever the packages of the watched environment change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from dspy_registry.writer.discovery.environment import Installed, import_folders, installed
+from dspy_registry.writer.discovery.report import DEFAULT_TIMEOUT, DiscoveryReport, discover
+from dspy_registry.writer.manifests.notices import Notices
+from dspy_registry.writer.reconcile import Outcome, apply_discovery
+
+if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.lifecycle import Daemon
+    from dspy_registry.writer.draft import Draft
+
+_RESCAN_SECONDS: Final = 10.0  # how often installed packages are looked at unasked
+_QUIET: Final = 1.5  # an installer takes seconds, and pauses
+_PATIENCE: Final = 60.0
+_PYTHON_SECONDS: Final = 30.0
+_RETRIES: Final = 3  # of what failed, though nothing has changed: it may have been slow
+
+_log = logging.getLogger("dspy_registry")
+
+
+class DiscoveryWatch:
+    """A task of the daemon. `run` it once."""
+
+    def __init__(
+        self, daemon: Daemon, packages: Sequence[str], python: str, timeout: float, then: Callable[[], None]
+    ) -> None:
+        self._daemon = daemon
+        self._packages = tuple(packages)
+        self._python = python
+        self._timeout = timeout
+        self._then = then
+        self._notices = Notices(lambda path: not path.endswith("__pycache__"), self._noticed)
+        self._wake = asyncio.Event()
+        self._noticed_at = 0.0
+        self._folders: tuple[str, ...] = ()
+        self._seen: Installed | None = None
+        self._retries = 0
+        self._report = DiscoveryReport(python=python)
+        self._outcome = Outcome()
+        self._error = ""
+        self._discovered_at = 0
+
+    def __repr__(self) -> str:
+        return f"DiscoveryWatch({self._python!r}, modules={len(self._report.modules)})"
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                except Exception as error:
+                    self._fail(error)
+                await self._sleep()
+        finally:
+            await self._notices.close()
+
+    def status(self) -> dict[str, Any]:
+        """For the daemon's status. `discovered_at` is in milliseconds since the epoch, None before the first time."""
+        return {
+            "python": self._report.python,
+            "dspy_version": self._report.dspy_version,
+            "modules": len(self._report.modules),
+            "failures": [msgspec.structs.asdict(failure) for failure in self._report.failures],
+            "refused": self._outcome.refused,
+            "error": self._error or None,
+            "revision": self._outcome.revision,
+            "discovered_at": self._discovered_at or None,
+        }
+
+    def _noticed(self, paths: set[str]) -> None:
+        self._noticed_at = asyncio.get_running_loop().time()
+        self._wake.set()
+
+    async def _sleep(self) -> None:
+        """Until a notice and the quiet after it, or until it is time to look unasked."""
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(_RESCAN_SECONDS, self._wake.set)
+        await self._wake.wait()
+        alarm.cancel()
+        self._wake.clear()
+        patience = loop.time() + _PATIENCE
+        while (now := loop.time()) < min(self._noticed_at + _QUIET, patience):
+            await asyncio.sleep(self._noticed_at + _QUIET - now)
+
+    async def _look(self) -> None:
+        """Discover, if what is installed is not what it was; what changes meanwhile is seen the next time."""
+        now = await asyncio.to_thread(installed, self._python, self._folders)
+        if now == self._seen and not self._error and not self._retries:
+            await self._notices.keep(self._folders)
+            return
+        self._retries = self._retries - 1 if now == self._seen else _RETRIES
+        self._folders = await asyncio.to_thread(import_folders, self._python, _PYTHON_SECONDS)
+        await self._notices.keep(self._folders)
+        seen = await asyncio.to_thread(installed, self._python, self._folders)
+        report = await asyncio.to_thread(discover, self._packages, python=self._python, timeout=self._timeout)
+        done = await self._daemon.submit(lambda draft: _stage(draft, report))
+        self._seen, self._error = seen, ""
+        self._retries = self._retries if report.failures else 0
+        self._report, self._outcome = report, done.result
+        self._outcome.revision = done.revision
+        self._discovered_at = time.time_ns() // 1_000_000
+        self._tell()
+        self._then()
+
+    def _tell(self) -> None:
+        report, outcome = self._report, self._outcome
+        for failure in report.failures:
+            _log.warning("discovery: %s: %s", failure.package, failure.reason)
+        for problem in outcome.refused:
+            _log.warning("discovery: %s", problem)
+        _log.info(
+            "discovery in %s: %d modules, %d declared, %d withdrawn, as of revision %d",
+            *(report.python, len(report.modules), len(outcome.declared), len(outcome.withdrawn), outcome.revision),
+        )
+
+    def _fail(self, error: Exception) -> None:
+        if str(error) != self._error:
+            self._error = str(error) or type(error).__name__
+            _log.error("discovery failed, what was found before stays: %s", self._error)
+
+
+def _stage(draft: Draft, report: DiscoveryReport) -> Outcome:
+    outcome = Outcome()
+    apply_discovery(draft, report, outcome)
+    return outcome
+
+
+def attach_discovery(
+    daemon: Daemon,
+    *,
+    packages: Sequence[str] = (),
+    python: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    then: Callable[[], None] = lambda: None,
+) -> DiscoveryWatch:
+    """Let the daemon discover modules, now and whenever packages are installed or removed; call it from an extension.
+
+    The arguments are those of `discovery.discover`; `timeout` None is its default. `then` is called in the loop's
+    thread after each discovery. The status says more under `discovery`. A discovery that fails changes nothing.
+    """
+    interpreter = os.fspath(python) if python is not None else sys.executable
+    limit = DEFAULT_TIMEOUT if timeout is None else timeout
+    watch = DiscoveryWatch(daemon, packages, interpreter, limit, then)
+    daemon.add_section("discovery", watch.status)
+    daemon.add_task(watch.run)
+    return watch
