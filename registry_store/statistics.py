@@ -29,7 +29,7 @@ HANG_FACTOR: Final = 20
 class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The whole state, as it is stored."""
 
-    window: Buckets = Buckets()
+    window: tuple[Buckets, Buckets] = (Buckets(), Buckets())
     completed: int = 0
     recent: Recent = msgspec.field(default_factory=Recent)
 
@@ -44,7 +44,7 @@ class Statistics:
 
     def __init__(self, kept: Kept | None = None) -> None:
         kept = kept or Kept()
-        self._window = Window(kept.window)
+        self._window = Window(*kept.window)
         self._completed = kept.completed
         self._recent = msgspec.structs.replace(kept.recent)
 
