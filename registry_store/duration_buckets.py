@@ -6,8 +6,9 @@ The buckets are those of `duration_sketch`; readers and reporters work with them
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
+from operator import mul
 from typing import Final
 
 from dspy_registry.registry_store.usage import Buckets
@@ -30,6 +31,13 @@ def key_of(milliseconds: float) -> int:
     if milliseconds < SHORTEST:
         return ZERO_KEY
     return math.ceil(math.log(min(milliseconds, LONGEST)) * _PER_LOG)
+
+
+def keys_of(durations: Sequence[float]) -> Iterator[int]:
+    """`key_of` for many, several times as quick."""
+    if durations and min(durations) >= SHORTEST and max(durations) <= LONGEST:
+        return map(math.ceil, map(mul, map(math.log, durations), repeat(_PER_LOG)))
+    return map(key_of, durations)
 
 
 def value_of(key: int) -> float:

@@ -6,17 +6,19 @@ their row, and whether the last call timed out. The rest are counts.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from dspy_registry.registry_store.duration_buckets import LONGEST, as_buckets, key_of
+from dspy_registry.registry_store.duration_buckets import LONGEST, as_buckets, key_of, keys_of
 from dspy_registry.registry_store.recent_calls import BLOCK
 from dspy_registry.registry_store.usage import Buckets, Count
 
 COUNTED_IN_ROW: Final = 3
 """Of timeouts in a row, so many enter the window: the rest of an outage says nothing more about durations."""
+_AT_ONCE: Final = 4096
 
 Milliseconds = Annotated[float, Meta(ge=0, le=LONGEST)]
 
@@ -39,28 +41,31 @@ class Evidence(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_un
 
 
 class Gathered:
-    """Calls of one module version and size while they are gathered; `evidence` is what is sent."""
+    """Calls of one module version and size while they are gathered; `evidence` is what is sent.
 
-    __slots__ = ("_beyond", "_completed", "_first", "_in_row", "_largest", "_last", "_later")
+    Durations are put into buckets many at a time: a reporter's thread competes with the calls that it counts.
+    """
+
+    __slots__ = ("_beyond", "_completed", "_durations", "_first", "_in_row", "_largest", "_later")
 
     def __init__(self) -> None:
-        self._completed: dict[int, int] = {}
-        self._last: list[float] = []
+        self._completed: Counter[int] = Counter()
+        self._durations: list[float] = []
+        """Not in buckets yet: the last two blocks at least, since their longest are told."""
         self._first: list[float] = []
-        self._later: dict[int, int] = {}
-        self._beyond: dict[int, int] = {}
+        self._later: Counter[int] = Counter()
+        self._beyond: Counter[int] = Counter()
         self._in_row = 0
         self._largest = 0.0
 
     def completed(self, milliseconds: float) -> None:
         """Count a call that completed. Its duration must be neither infinite nor NaN."""
-        milliseconds = _bounded(milliseconds)
-        key = key_of(milliseconds)
-        self._completed[key] = self._completed.get(key, 0) + 1
-        self._last.append(milliseconds)
-        if len(self._last) > 4 * BLOCK:
-            del self._last[: -2 * BLOCK]
-        self._in_row, self._largest = 0, 0.0
+        self._durations.append(milliseconds)
+        if len(self._durations) >= _AT_ONCE:
+            self._completed.update(keys_of(self._durations[: -2 * BLOCK]))
+            del self._durations[: -2 * BLOCK]
+        if self._in_row:
+            self._in_row, self._largest = 0, 0.0
 
     def timed_out(self, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds, neither infinite nor NaN."""
@@ -68,28 +73,23 @@ class Gathered:
         self._in_row += 1
         self._largest = max(self._largest, limit)
         if self._in_row > COUNTED_IN_ROW:
-            _count(self._beyond, limit)
-        elif self._completed:
-            _count(self._later, limit)
+            self._beyond[key_of(limit)] += 1
+        elif self._durations:
+            self._later[key_of(limit)] += 1
         else:
             self._first.append(limit)
 
     def evidence(self) -> Evidence:
         """All calls gathered."""
-        last, before = self._last[-BLOCK:], self._last[-2 * BLOCK : -BLOCK]
+        last, before = self._durations[-BLOCK:], self._durations[-2 * BLOCK : -BLOCK]
         return Evidence(
-            as_buckets(self._completed),
-            (max(last, default=0.0), max(before, default=0.0)),
+            as_buckets(self._completed + Counter(keys_of(self._durations))),
+            (_bounded(max(last, default=0.0)), _bounded(max(before, default=0.0))),
             tuple(self._first),
             as_buckets(self._later),
             as_buckets(self._beyond),
             (self._in_row, self._largest),
         )
-
-
-def _count(counts: dict[int, int], milliseconds: float) -> None:
-    key = key_of(milliseconds)
-    counts[key] = counts.get(key, 0) + 1
 
 
 def _bounded(milliseconds: float) -> float:

@@ -34,9 +34,10 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
         if self.in_block >= BLOCK:
             self.longest_before, self.longest_of_block, self.in_block = self.longest_of_block, 0.0, 0
         self.in_block += calls
-        self.longest_of_block = max(self.longest_of_block, milliseconds)
-        self.backoff = 0.0
-        self.in_row = 0
+        if milliseconds > self.longest_of_block:
+            self.longest_of_block = milliseconds
+        if self.in_row:
+            self.backoff, self.in_row = 0.0, 0
 
     def timed_out(self, limit: float, ceiling: float, calls: int = 1) -> None:
         """Count calls in a row that a caller ended, after `limit` ms at the longest; no backoff is above `ceiling`."""

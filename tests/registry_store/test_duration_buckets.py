@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_registry.registry_store import duration_buckets, duration_sketch
-from dspy_registry.registry_store.duration_buckets import as_buckets, by_key, every_nth, key_of, quantiles, value_of
+from dspy_registry.registry_store.duration_buckets import (
+    as_buckets,
+    by_key,
+    every_nth,
+    key_of,
+    keys_of,
+    quantiles,
+    value_of,
+)
 from dspy_registry.registry_store.duration_sketch import DurationSketch
 
 DURATIONS = st.one_of(st.floats(0, 0.01), st.floats(0, duration_sketch.LONGEST * 2))
@@ -39,6 +47,11 @@ def test_quantiles_are_those_of_the_sketch(durations: list[float]) -> None:
 @given(st.floats(duration_sketch.SHORTEST, duration_sketch.LONGEST))
 def test_a_bucket_stands_for_what_falls_into_it(duration: float) -> None:
     assert value_of(key_of(duration)) == pytest.approx(duration, rel=0.0101)
+
+
+@given(st.lists(DURATIONS))
+def test_keys_of_many_are_those_of_each(durations: list[float]) -> None:
+    assert list(keys_of(durations)) == [key_of(duration) for duration in durations]
 
 
 def test_what_lies_outside_counts_as_the_nearest() -> None:

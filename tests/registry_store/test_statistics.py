@@ -228,3 +228,11 @@ def test_a_report_travels(calls: list[Ended]) -> None:
 def test_durations_that_cannot_be_are_bounded(value: float) -> None:
     sent = reported(completed(value) + timed_out(value))
     assert msgspec.msgpack.decode(encode(sent), type=Evidence) == sent
+
+
+@given(st.integers(4000, 9000))
+def test_gathering_many_calls_loses_none(calls: int) -> None:
+    durations = [float(call % 97 + 1) for call in range(calls)]
+    sent = reported([Ended(duration, False) for duration in durations])
+    assert sum(count for _, count in sent.completed.counts) == calls
+    assert sent.recent == (max(durations[-16:]), max(durations[-32:-16]))
