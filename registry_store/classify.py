@@ -57,7 +57,10 @@ _MOST: Final = 64
 
 def kind_of(error: BaseException) -> str:
     """The kind of outcome (`outcome_kinds.KINDS`) that a call had which raised this. Never raises."""
-    kinds = [_own_kind(each) for each in _chain(error)]
+    try:
+        kinds = [_own_kind(each) for each in _chain(error)]
+    except Exception:  # what an exception carries is the program's own, and may raise in any operation
+        return ERROR
     if all(kind == CANCELLED for kind in kinds):
         return CANCELLED
     return next((kind for kind in kinds if kind not in (ERROR, CANCELLED)), ERROR)
@@ -120,7 +123,7 @@ def _held(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _attribute(holder: object, name: str) -> Any:
-    """None where there is none, or where it raises: exceptions are the program's own objects."""
+    """None: it has no such attribute, or reading it raises. Exceptions are the program's own objects."""
     try:
         return getattr(holder, name, None)
     except Exception:

@@ -17,7 +17,7 @@ from dspy_registry.registry_store.recent_calls import BLOCK
 from dspy_registry.registry_store.usage import Buckets, Count
 
 COUNTED_IN_ROW: Final = 3
-"""Of timeouts in a row, so many enter the window: the rest of an outage says nothing more about durations."""
+"""Timeouts in a row that enter the window: the rest of an outage says nothing more about durations."""
 _AT_ONCE: Final = 4096
 
 Milliseconds = Annotated[float, Meta(ge=0, le=LONGEST)]
@@ -26,7 +26,7 @@ Milliseconds = Annotated[float, Meta(ge=0, le=LONGEST)]
 class Evidence(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """Durations and limits are in milliseconds, those in buckets within 1 %.
 
-    `recent`: the longest of the last up to 16 completed calls, and of the up to 16 before; 0.0: there are none.
+    `recent`: the longest of the last up to 16 completed calls, and of the up to 16 before; 0.0: no such call.
     `first`: the limits of the timeouts before any call completed, three at most. `later`: the limits of the first
     three timeouts of each later row. `beyond`: the limits of all other timeouts. `last_row`: how many timeouts there
     were after the last completed call, and the largest limit of them.

@@ -36,7 +36,7 @@ UNJUDGED: Final = frozenset((CALLER, CANCELLED))
 
 
 def checked_kind(kind: str) -> str:
-    """The kind itself. Raises InvalidArgumentError, listing all, for a word that is none."""
+    """The kind itself. Raises InvalidArgumentError, listing all, for any other word."""
     if kind not in KINDS:
         raise InvalidArgumentError(f"outcome {kind!r} is not one of {', '.join(KINDS)}.")
     return kind

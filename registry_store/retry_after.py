@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 _DEEPEST: Final = 16
@@ -58,6 +57,8 @@ def _seconds(value: Any, unit: float, now: float) -> float | None:
 
 
 def _until(value: Any, now: float) -> float | None:
+    from email.utils import parsedate_to_datetime  # loads much, and dates are rare
+
     try:
         return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now)
     except (ValueError, OverflowError):

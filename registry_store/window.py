@@ -2,7 +2,7 @@
 
 The newer block is being filled; when it is full, it replaces the older one. So what is older is forgotten altogether.
 One sketch that is halved whenever it is full would keep enough of a slow past to hold the 99th percentile up for 6,500
-calls; two blocks let go of it after 1,200.
+calls; two blocks let go of it within 2,048.
 """
 
 from __future__ import annotations

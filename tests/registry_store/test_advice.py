@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,3 +68,10 @@ def test_what_a_process_saw_itself_never_shortens_a_limit(standing: Standing, lo
     together = standing.with_own(longest, backoff)
     assert observed_timeout(together, 1000, 1e6) >= max(observed_timeout(standing, 1000, 1e6), backoff)
     assert standing.with_own(0.0, 0.0) is standing
+
+
+@pytest.mark.parametrize("part", ["advice", "statistics", "own_calls", "classify", "retry_after"])
+def test_readers_and_reporters_load_no_heavy_library_for_it(part: str) -> None:
+    code = f"import dspy_registry.registry_store.{part}, json, sys; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+    assert not {"asyncio", "ddsketch", "dspy", "email.utils", "numpy"}.intersection(loaded)

@@ -49,6 +49,11 @@ class Raising(Exception):
         raise RuntimeError(name)
 
 
+class Incomparable(int):
+    def __ge__(self, other: object) -> NoReturn:
+        raise RuntimeError
+
+
 def caused(error: BaseException, cause: BaseException) -> BaseException:
     error.__cause__ = cause
     return error
@@ -179,6 +184,7 @@ def test_a_circle_of_causes_ends() -> None:
 def test_exceptions_whose_attributes_raise_are_errors() -> None:
     assert kind_of(Raising()) == "error"
     assert kind_of(WithStatus(response=Raising())) == "error"
+    assert kind_of(WithStatus(status_code=Incomparable(400))) == "error"
 
 
 # Libraries

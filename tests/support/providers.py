@@ -54,7 +54,7 @@ def heavy_tailed(shape: float) -> Durations:
 
 
 def drifting(factor: float, calls: int) -> Durations:
-    """Slows evenly, by `factor` within so many calls, and stays there."""
+    """Slows evenly, by `factor` within this number of calls, and stays slow."""
 
     def duration(random: Random, call: int) -> float:
         return usual(random, call) * factor ** min(1.0, call / calls)
@@ -83,7 +83,7 @@ def out(begin: int, end: int) -> Durations:
 
 
 def at_most(longest: float, durations: Durations) -> Durations:
-    """The same provider, which answers at the latest after so many milliseconds."""
+    """The same provider, which never takes longer than this, in milliseconds."""
     return lambda random, call: min(longest, durations(random, call))
 
 
