@@ -21,7 +21,8 @@ from dspy_registry.registry_store.window import Window
 CALLS_TO_JUDGE_LIMITS: Final = 40
 """Completed calls, before a timeout with a limit below the window's p90 is put down to the caller.
 
-More than `advice.ENOUGH_CALLS`: the limit advised is then never below the p90, so a caller who follows it is believed."""
+More than `advice.ENOUGH_CALLS`: an advised limit is then never below the p90, so a caller who obeys it is believed.
+"""
 HANG_FACTOR: Final = 20
 """A timeout counts as no longer than this times the p90, however large its limit was."""
 
