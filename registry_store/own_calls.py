@@ -1,7 +1,8 @@
 """What this process saw itself, by module, version and size: acted on at once, before it has been merged.
 
-A reporter that is not told a version counts a call under 0: the version in force, which only a reader knows. So what was
-counted under 0 belongs to the version in force at the first question, and is dropped at the first question under another.
+A reporter that is not told a version counts a call under 0: the version in force, which only a reader knows. So what
+was counted under 0 belongs to the version in force at the first question, and is dropped at the first question under
+another.
 """
 
 from __future__ import annotations
