@@ -1,0 +1,81 @@
+"""What this process saw itself, by module, version and size: acted on at once, before it has been merged.
+
+A reporter that is not told a version counts a call under 0: the version in force, which only a reader knows. So what
+was counted under 0 belongs to the version in force at the first question, and is dropped at the first question under
+another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from dspy_registry.registry_store.recent_calls import Recent
+from dspy_registry.registry_store.usage import SIZES
+
+IN_FORCE: Final = 0
+MOST_KEPT: Final = 4096
+
+
+class Own(NamedTuple):
+    """In milliseconds; 0.0: none. What `Standing.with_own` takes."""
+
+    longest: float = 0.0
+    backoff: float = 0.0
+
+
+_NOTHING: Final = Own()
+
+
+class OwnCalls:
+    """Bounded: what was counted first is forgotten first. Not safe for threads: its holder locks."""
+
+    def __init__(self) -> None:
+        self._recent: dict[tuple[str, int, str], Recent] = {}
+        self._in_force: dict[str, int] = {}
+
+    def completed(self, name: str, version: int, size: str, milliseconds: float) -> None:
+        """Count a call that completed."""
+        self._of(name, version, size).completed(milliseconds)
+
+    def timed_out(self, name: str, version: int, size: str, limit: float) -> None:
+        """Count a call that its caller ended after `limit` milliseconds.
+
+        The backoff has no ceiling here: the limit made of it is cut at the module's.
+        """
+        self._of(name, version, size).timed_out(limit, math.inf)
+
+    def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
+        """What was seen of this version; `in_force`: whether calls without a version are of it."""
+        found = [self._recent.get((name, version, size))]
+        if in_force and self._is_still(name, version):
+            found.append(self._recent.get((name, IN_FORCE, size)))
+        known = [recent for recent in found if recent is not None]
+        if not known:
+            return _NOTHING
+        return Own(max(recent.longest for recent in known), max(recent.backoff for recent in known))
+
+    def _of(self, name: str, version: int, size: str) -> Recent:
+        key = (name, version, size)
+        recent = self._recent.get(key)
+        if recent is None:
+            if len(self._recent) >= MOST_KEPT:
+                del self._recent[next(iter(self._recent))]
+            recent = self._recent[key] = Recent()
+        return recent
+
+    def _is_still(self, name: str, version: int) -> bool:
+        """Whether calls without a version are of this one; drops them when they were of another."""
+        if self._in_force.get(name, version) == version:
+            if any((name, IN_FORCE, size) in self._recent for size in SIZES):
+                self._adopt(name, version)
+            return True
+        del self._in_force[name]
+        for size in SIZES:
+            self._recent.pop((name, IN_FORCE, size), None)
+        return False
+
+    def _adopt(self, name: str, version: int) -> None:
+        if len(self._in_force) >= MOST_KEPT:
+            self._in_force.clear()  # who asks next adopts again
+        self._in_force[name] = version
