@@ -1,11 +1,9 @@
 """A FastAPI service whose every request is one reported call: `uvicorn tests.support.asgi_service:app`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
 
@@ -25,6 +23,6 @@ app.include_router(health_routes())
 
 
 @app.get("/call")
-def call(registry: Registry = Depends(get_registry)) -> dict[str, int]:
+def call(registry: Annotated[Registry, Depends(get_registry)]) -> dict[str, int]:
     reporter.record("dspy.Predict", 1.0)
     return {"timeout": registry.routing_recommendation("dspy.Predict").timeout, "pid": os.getpid()}
