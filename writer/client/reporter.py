@@ -239,18 +239,18 @@ def _begin_in_child() -> None:
         reporter._begin()
 
 
-def _flush_all() -> None:
-    deadline = time.monotonic() + FLUSH_AT_EXIT
-    for reporter in list(_reporters):
-        reporter.flush(max(0.0, deadline - time.monotonic()))
+def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
+    """Send what every reporter of this process holds; whether all of it was delivered within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    return all([reporter.flush(max(0.0, deadline - time.monotonic())) for reporter in list(_reporters)])
 
 
 def _finish_with_multiprocessing() -> None:
     """A child of multiprocessing may end without the handlers of atexit, but runs its own."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, _flush_all, exitpriority=100)
+        util.Finalize(None, flush_all, exitpriority=100)
 
 
 os.register_at_fork(after_in_child=_begin_in_child)
-atexit.register(_flush_all)
+atexit.register(flush_all)

@@ -1,0 +1,117 @@
+"""The buckets of a weighted label: which version a key draws, and how few keys move when weights change. Pure.
+
+A label with weights is a table of BUCKETS buckets, each of one version, stored as runs. A key is hashed to a bucket.
+When weights change, a version that shrinks gives up buckets and one that grows takes them: no other bucket changes
+its version, so exactly the share of keys moves that must.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from math import isfinite
+from typing import Any, Final
+
+BUCKETS: Final = 10_000
+MAX_VERSIONS: Final = 16
+"""Versions that one label may name."""
+
+Run = tuple[int, int]
+"""A version, and how many buckets in a row are of it."""
+
+
+def bucket_of(name: str, label: str, key: str) -> int:
+    """The bucket that a key draws for a label of a module, 0 to BUCKETS - 1. Other modules and labels draw others.
+
+    The first eight bytes of BLAKE2b over the three, as a number, modulo BUCKETS: it is the same in every process.
+    """
+    digest = blake2b(f"{name}\0{label}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % BUCKETS
+
+
+def version_at(runs: Iterable[Run], bucket: int) -> int:
+    """The version of a bucket."""
+    for version, length in runs:
+        bucket -= length
+        if bucket < 0:
+            return version
+    raise ValueError("the runs are shorter than the table")
+
+
+def shares(runs: Iterable[Run]) -> dict[int, int]:
+    """How many buckets each version has."""
+    counted: Counter[int] = Counter()
+    for version, length in runs:
+        counted[version] += length
+    return dict(counted)
+
+
+def heaviest(runs: Iterable[Run]) -> int:
+    """The version with most buckets, the newest of several: what a label means without a key."""
+    counted = shares(runs)
+    return max(counted, key=lambda version: (counted[version], version))
+
+
+def weight_problems(weights: Mapping[int, Any]) -> list[str]:
+    """What is wrong with the weights of a label, one line each."""
+    problems = [
+        f"the weight of version {version} is {weight!r}, it must be a number above 0"
+        for version, weight in weights.items()
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight) or weight <= 0
+    ]
+    if not weights:
+        problems.append("it names no version")
+    if len(weights) > MAX_VERSIONS:
+        problems.append(f"it names {len(weights)} versions, the limit is {MAX_VERSIONS}")
+    return problems
+
+
+def targets(weights: Mapping[int, float]) -> dict[int, int]:
+    """Buckets by version, BUCKETS in all: each its share, what rounding leaves goes to the largest remainders.
+
+    A version with a weight has at least one bucket.
+    """
+    total = sum(weights.values())
+    exact = {version: weight / total * BUCKETS for version, weight in weights.items()}
+    counts = {version: max(1, int(share)) for version, share in exact.items()}
+    order = sorted(exact, key=lambda version: (exact[version] - counts[version], version), reverse=True)
+    left = BUCKETS - sum(counts.values())
+    for version in order[: max(0, left)]:
+        counts[version] += 1
+    for _ in range(-left):  # versions of a tiny weight were given a bucket: the largest give it up
+        counts[max(counts, key=lambda version: (counts[version], version))] -= 1
+    return counts
+
+
+def assign(weights: Mapping[int, float], standing: Sequence[Run] = ()) -> tuple[Run, ...]:
+    """The runs for these weights, with as few buckets changed from the standing ones as there can be.
+
+    The table of a new label is in order of versions. Weights must have no `weight_problems`.
+    """
+    wanted = targets(weights)
+    if not standing:
+        return tuple(sorted(wanted.items()))
+    spare = {version: count - wanted.get(version, 0) for version, count in shares(standing).items()}
+    missing = [[version, wanted[version] - shares(standing).get(version, 0)] for version in sorted(wanted)]
+    takers = [taker for taker in missing if taker[1] > 0]
+    runs: list[Run] = []
+    for version, length in standing:
+        given = min(length, max(0, spare[version]))
+        spare[version] -= given
+        while given:
+            taker = takers[0]
+            taken = min(given, taker[1])
+            _append(runs, taker[0], taken)
+            given, taker[1], length = given - taken, taker[1] - taken, length - taken
+            if not taker[1]:
+                takers.pop(0)
+        _append(runs, version, length)
+    return tuple(runs)
+
+
+def _append(runs: list[Run], version: int, length: int) -> None:
+    if length and runs and runs[-1][0] == version:
+        runs[-1] = (version, runs[-1][1] + length)
+    elif length:
+        runs.append((version, length))
