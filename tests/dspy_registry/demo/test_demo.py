@@ -17,13 +17,9 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, RegistryWriter, UsageReporter
-from dspy_registry.demo.manifests import follow_manifests
-from dspy_registry.demo.process import DemoError
+from dspy_registry.demo.processes import DemoError, Witness
 from dspy_registry.demo.reader_process import Report, Task
-from dspy_registry.demo.run import start_daemon
-from dspy_registry.demo.stage import Demo
-from dspy_registry.demo.usage import observe
-from dspy_registry.demo.witness import Witness
+from dspy_registry.demo.stages import Demo, follow_manifests, observe, start_daemon
 from tests.support.command import COMMAND, run
 
 HAS_DSPY = importlib.util.find_spec("dspy") is not None
@@ -62,7 +58,7 @@ def test_demo_finds_no_stale_read() -> None:
 
 def check_manifests(told: dict[str, Any]) -> None:
     assert told["visible_after_ms"] > 0
-    assert told["mended_after_ms"] > 0
+    assert told["corrected_after_ms"] > 0
     declared = told["declared"]
     assert (declared["name"], declared["estimated_duration"]) == ("acme.Digest", 400)
     assert declared["provenance"]["source"] == "manifest:acme.toml"
@@ -85,7 +81,7 @@ def check_usage(told: dict[str, Any]) -> None:
     assert usages["dspy.Predict"]["calls"] == made["calls"] - made["errors"] >= 20
     seen = digest["durations"]["normal"]
     assert 0 < seen["p50"] <= seen["p99"]
-    assert told["declared"]["timeout"] == 420  # 350 ms, as the mended manifest says
+    assert told["declared"]["timeout"] == 420  # 350 ms, as the corrected manifest says
     assert told["observed"]["timeout"] == round(seen["p99"] * 1.2)
 
 
