@@ -8,6 +8,7 @@ import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.cli.waiting import when_started
 
 
 @click.group("alias", invoke_without_command=True, short_help="Further names of modules: list, set, remove.")
@@ -27,7 +28,7 @@ def list_aliases(path: Path | None, as_json: bool) -> None:
     from dspy_registry.registry_store.sharing import attach, detach
     from dspy_registry.writer.catalog import Catalog
 
-    environment = attach(registry_path(path))
+    environment = when_started(lambda: attach(registry_path(path)))
     try:
         with environment.reading() as txn:
             aliases = Catalog(txn, environment.dbs).aliases()

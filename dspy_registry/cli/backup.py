@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.cli.waiting import when_started
 
 
 @click.command("backup", short_help="Copy the registry while it is in use.")
@@ -24,7 +25,7 @@ def backup(folder: Path, path: Path | None, as_json: bool) -> None:
     from dspy_registry.registry_store.backup import backup as make
 
     with console.spinner(f"backing up into {folder}", quiet=as_json):
-        made = make(folder, path)
+        made = when_started(lambda: make(folder, path))
     if as_json:
         console.print_json(msgspec.structs.asdict(made))
     else:

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import console
+from dspy_registry.cli.waiting import when_started
 
 
 @click.command("check", short_help="Check every invariant of the registry.")
@@ -24,9 +25,13 @@ def check(path: Path | None, as_json: bool) -> int:
     from dspy_registry.registry_store.paths import registry_path
 
     folder = registry_path(path)
-    if not (folder / DATA_FILE).exists():
-        raise RegistryNotFoundError(f"there is no registry in {folder}.")
-    # A process of its own looks, because reading a damaged file can kill the one that reads.
+
+    def find_data_file() -> None:
+        if not (folder / DATA_FILE).exists():
+            raise RegistryNotFoundError(f"there is no registry in {folder}.")
+
+    when_started(find_data_file)
+    # A separate process looks, because reading a damaged file can kill the process that reads.
     with console.spinner(f"checking {folder}", quiet=as_json):
         violations = list(check_apart(folder))
     if as_json:

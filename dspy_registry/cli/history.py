@@ -10,7 +10,7 @@ import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.lookup import plain
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.history import Versions, changed_fields
 from dspy_registry.registry_store.records import StoredModule
@@ -38,7 +38,7 @@ def history(name: str, path: Path | None, as_json: bool) -> int:
     NAME is a full name, an alias or a short name; of a module that is no longer registered, its full name. Exits
     with 1 when nothing is kept of it, or a version is damaged.
     """
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         versions = snapshot._versions(name)
     rows = list(_rows(versions))
     if as_json:

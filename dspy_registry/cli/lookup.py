@@ -1,4 +1,4 @@
-"""`get`, `list`, `find`, `route`."""
+"""`get`, `list`, `find`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-import msgspec
 
 from dspy_registry.cli import completion, console, tables
-from dspy_registry.readers.observed import BASES, DECLARED
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.vocabulary import LEVELS
@@ -62,7 +60,7 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
 
     What --json prints can be given to `register` again.
     """
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         stored = snapshot.describe(name)
         given = _sources(snapshot, stored) if explain else None
     if as_json:
@@ -130,7 +128,7 @@ def find(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> in
 
 def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool, as_json: bool) -> int:
     """Print the modules that meet the conditions; how many there are."""
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
         stored = map(snapshot.describe, found)
         hints = [] if found or as_json else _hints(snapshot, conditions["capabilities"])
@@ -166,46 +164,3 @@ def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
 
 def _row(stored: StoredModule) -> tuple[object, ...]:
     return (*tables.module_row(stored.info), stored.provenance.source)
-
-
-@click.command("route", short_help="Recommend how to route a call.")
-@click.argument("name", shell_complete=completion.modules)
-@click.option("--input-size", type=click.IntRange(min=0), metavar="N", help="Length of the input, in characters.")
-@click.option("--optimize-latency", is_flag=True, help="Prefer a native implementation where there is one.")
-@click.option(
-    "--basis",
-    type=click.Choice(BASES),
-    default=DECLARED,
-    show_default=True,
-    help="Take durations from declarations or from measured calls.",
-)
-@console.path_option
-@console.json_option
-def route(
-    name: str, input_size: int | None, optimize_latency: bool, basis: str, path: Path | None, as_json: bool
-) -> None:
-    """Recommend pool, timeout and cost of one call of a module.
-
-    \b
-    dspy-registry route dspy.ColBERTv2 --input-size 5000
-    """
-    with Registry(path) as registry:
-        module = registry.get_module(name)
-        recommended = registry.routing_recommendation(
-            module.name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
-        )
-    fields = {"name": module.name, **msgspec.structs.asdict(recommended)}
-    if as_json:
-        console.print_json(fields)
-        return
-    units = {"timeout": " ms", "estimated_cost": " compute-seconds"}
-    tables.print_fields(
-        (field, f"{_rounded(value)}{units[field]}" if field in units else _rounded(value))
-        for field, value in fields.items()
-        if value is not None
-    )
-
-
-def _rounded(value: Any) -> Any:
-    """An estimate to four significant digits: none is more exact."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value

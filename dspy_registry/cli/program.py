@@ -53,7 +53,7 @@ COMMANDS: Final = {
     "register": ("register", "register"),
     "restore": ("restore", "restore"),
     "rollback": ("rollback", "rollback"),
-    "route": ("lookup", "route"),
+    "route": ("route", "route"),
     "schema": ("manifests", "schema"),
     "serve": ("serve", "serve"),
     "stats": ("stats", "stats"),

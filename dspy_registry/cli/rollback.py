@@ -8,6 +8,7 @@ import click
 
 from dspy_registry.cli import completion, console
 from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.cli.waiting import when_started
 
 
 @click.command("rollback", short_help="Register an earlier version of a module again.")
@@ -37,7 +38,7 @@ def rollback(name: str, version: int | None, embedded: bool, path: Path | None, 
     from dspy_registry.registry_store.paths import registry_path
     from dspy_registry.writer.rollback import read_versions, roll_back
 
-    versions = read_versions(registry_path(path), name)
+    versions = when_started(lambda: read_versions(registry_path(path), name))
     with open_writer(path, embedded) as writer:
         done = roll_back(writer, versions, version)
     what = f"{done.name} is as in version {done.restored} again: version {done.version}"

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import completion, console, tables
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.usage import ModuleUsage
 
 _COLUMNS: Final = (
@@ -44,7 +44,7 @@ def stats(names: tuple[str, ...], limit: int | None, hours: bool, path: Path | N
     Latencies are of calls that succeeded; a module's tokens and cost include those of the modules it calls. The
     last column draws how many calls there were, the newest on the right.
     """
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = [snapshot.usage(name) for name in names] if names else snapshot.usages()
         lost = snapshot.calls_lost()
     if names:

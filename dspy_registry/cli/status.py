@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dspy_registry.cli import console, tables
+from dspy_registry.cli.waiting import when_started
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
@@ -38,7 +39,7 @@ def _stored(folder: Path) -> dict[str, Any]:
     from dspy_registry.writer.catalog import Catalog
     from dspy_registry.writer.lease import lease_holder
 
-    environment = attach(folder)
+    environment = when_started(lambda: attach(folder))
     try:
         with environment.reading() as txn:
             state = Catalog(txn, environment.dbs).state

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import console
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import Change
 
 
@@ -21,7 +21,7 @@ from dspy_registry.registry_store.changes import Change
 @console.json_option
 def watch(since: int | None, timeout: float | None, count: int | None, path: Path | None, as_json: bool) -> None:
     """Print each change as it is committed, until interrupted; with --json, one object a line."""
-    with Registry(path) as registry:
+    with open_registry(path) as registry:
         changes = registry.watch(since, timeout=timeout)
         for number, change in enumerate(changes, 1):
             _show(change, as_json)
