@@ -17,8 +17,8 @@ from dspy_registry.cli.waiting import when_started
 def backup(folder: Path, path: Path | None, as_json: bool) -> None:
     """Copy the newest revision of the registry into FOLDER, which must be new or empty.
 
-    Readers and the daemon go on meanwhile. The copy is compacted, on the disk when the command ends, and a registry
-    of its own: `dspy-registry list --path FOLDER` shows what it holds. When it fails nothing is left of it.
+    Readers and the daemon go on meanwhile. The copy is compacted and synced to disk. It is a complete registry:
+    `dspy-registry list --path FOLDER` shows what it holds. A backup that fails leaves nothing behind.
     """
     import msgspec
 

@@ -22,7 +22,7 @@ _WORDS_COMPARED: Final = 10_000
 
 
 def _filters(command: Decorated) -> Decorated:
-    """The conditions of `list` and `find`, by the names that `Registry.find` has for them."""
+    """The conditions of `list` and `find`, named as the arguments of `Registry.find`."""
     level = click.Choice(LEVELS)
     for option in reversed(
         (
@@ -32,18 +32,18 @@ def _filters(command: Decorated) -> Decorated:
                 "capabilities",
                 multiple=True,
                 metavar="WORD",
-                help="Has this capability, or one that implies it. Repeat it for all of several.",
+                help="Has this capability, or one that implies it. Repeated: has all of them.",
                 shell_complete=completion.capabilities,
             ),
             click.option("--category", metavar="WORD", help="Of this category.", shell_complete=completion.categories),
             click.option(
                 "--pool", "pool_type", metavar="WORD", help="Run by this pool.", shell_complete=completion.pools
             ),
-            click.option("--native/--no-native", default=None, help="Has, or has no native implementation."),
-            click.option("--gpu/--no-gpu", default=None, help="Needs, or needs no GPU."),
+            click.option("--native/--no-native", default=None, help="Has a native implementation, or has none."),
+            click.option("--gpu/--no-gpu", default=None, help="Needs a GPU, or needs none."),
             click.option("--max-memory", type=level, help="Needs at most this much memory."),
             click.option("--max-compute", type=level, help="Needs at most this much compute."),
-            click.option("--names", is_flag=True, help="Print just the names, one a line."),
+            click.option("--names", is_flag=True, help="Print only the names, one per line."),
         )
     ):
         command = option(command)
@@ -58,7 +58,7 @@ def _filters(command: Decorated) -> Decorated:
 def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
     """Show one module: by its full name, an alias, or a short name (predict, Predict).
 
-    What --json prints can be given to `register` again.
+    `register` takes what --json prints.
     """
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         stored = snapshot.describe(name)
@@ -70,7 +70,7 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
 
 
 def plain(stored: StoredModule) -> dict[str, Any]:
-    """A module for JSON, with what the registry keeps of it apart under `provenance`."""
+    """A module for JSON: its fields, and under `provenance` what the registry recorded about it."""
     kept = stored.provenance
     provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source")}
     return {**to_plain(stored.info), "provenance": provenance}
@@ -103,7 +103,7 @@ def _rows(stored: StoredModule, given: dict[str, str] | None) -> Iterator[tuple[
 def list_modules(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> None:
     """List modules, in registration order: all, or those that meet every condition.
 
-    Exits with 0 when there are none; `find` then exits with 1.
+    Exits with 0 when no module meets them; `find` exits with 1.
     """
     _show_found(path, conditions, names, as_json)
 
@@ -119,7 +119,7 @@ def find(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> in
     dspy-registry find --capability reasoning --capability tool_use --max-memory medium
     dspy-registry find --pool neural --no-gpu --names
 
-    Exits with 1 when there is none.
+    Exits with 1 when no module meets them.
     """
     if all(condition in (None, ()) for condition in conditions.values()):
         raise click.UsageError("Give at least one condition; `list` shows all modules.", click.get_current_context())
@@ -127,7 +127,7 @@ def find(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> in
 
 
 def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool, as_json: bool) -> int:
-    """Print the modules that meet the conditions; how many there are."""
+    """Print the modules that meet the conditions; their number."""
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
         stored = map(snapshot.describe, found)
@@ -150,7 +150,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
 
 
 def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
-    """The nearest capabilities that modules have, for those asked that none has."""
+    """For each wanted capability that no module has: the nearest ones that some module has."""
     asked = [word for word in capabilities if not snapshot.find_by_capability(word)]
     if not asked:
         return []

@@ -18,16 +18,16 @@ from dspy_registry.cli.waiting import when_started
     "version",
     type=click.IntRange(min=1),
     metavar="VERSION",
-    help="This version, not the one before that in force.",
+    help="This version. Default: the one before the version in force.",
 )
 @embedded_option
 @console.path_option
 @console.json_option
 def rollback(name: str, version: int | None, embedded: bool, path: Path | None, as_json: bool) -> None:
-    """Register the record of an earlier version again: the one before that in force, or --to VERSION.
+    """Register an earlier version of a module again: the one before the version in force, or --to VERSION.
 
-    For a module that is no longer registered: its last version. NAME is as for `history`, which shows the versions.
-    A rollback is a new version, a client's; it is refused when somebody changes the module at the same time.
+    For a module that is no longer registered, the default is its last version. NAME is as for `history`, which shows
+    the versions. A rollback is a new version, from a client. It is refused when the module is changed meanwhile.
 
     \b
     dspy-registry history acme.Summarise
