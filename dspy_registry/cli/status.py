@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dspy_registry.cli import console, tables
-from dspy_registry.cli.waiting import when_started
+from dspy_registry.cli.waiting import attach_complete
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
@@ -35,11 +35,11 @@ def status(path: Path | None, as_json: bool) -> int:
 def _stored(folder: Path) -> dict[str, Any]:
     """What is known without a daemon. Raises RegistryNotFoundError."""
     from dspy_registry.registry_store.layout import DATA_FILE
-    from dspy_registry.registry_store.sharing import attach, detach
+    from dspy_registry.registry_store.sharing import detach
     from dspy_registry.writer.catalog import Catalog
     from dspy_registry.writer.lease import lease_holder
 
-    environment = when_started(lambda: attach(folder))
+    environment = attach_complete(folder)
     try:
         with environment.reading() as txn:
             state = Catalog(txn, environment.dbs).state

@@ -16,6 +16,7 @@ from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNo
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
+    from dspy_registry.registry_store.environment import Environment
 
 Value = TypeVar("Value")
 
@@ -73,3 +74,11 @@ def open_registry(path: Path | None) -> Registry:
         raise RegistryNotFoundError(f"the registry in {registry.path} is not complete yet.")
 
     return when_started(attempt)
+
+
+def attach_complete(path: Path | None) -> Environment:
+    """The environment of the registry, once it is complete, to be detached. Raises RegistryNotFoundError."""
+    from dspy_registry.registry_store.sharing import attach
+
+    with open_registry(path) as registry:
+        return attach(registry.path)

@@ -50,7 +50,7 @@ def _public_names(cls: type) -> Iterator[str]:
 
 
 def _names_in(module: ModuleType, cls: type) -> Iterator[str]:
-    """The class's names in a module with it in `__all__`, or, without `__all__`, in the packages around its definition."""
+    """Names of the class in a module: those in its `__all__`; without one, if the class is defined in or below it."""
     members = dict(vars(module))
     declared = members.get("__all__")
     listed = set(declared) if isinstance(declared, list | tuple) else None

@@ -113,9 +113,9 @@ def test_a_program_that_fails_fails_the_demo(tmp_path: Path) -> None:
 
 
 @contextmanager
-def long_demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A demo at the point where its readers read, and its folder."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+def long_demo() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A demo whose readers read, and its folder. The folder is not tmp_path, which may be too long for a socket."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*COMMAND, "demo", "--seconds", "60"],
         stdout=subprocess.PIPE,
@@ -154,8 +154,8 @@ def processes_in(folder: Path) -> dict[int, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    with long_demo(tmp_path) as (process, folder):
+def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals) -> None:
+    with long_demo() as (process, folder):
         assert len(processes_in(folder)) >= 3
         process.send_signal(number)
         assert process.wait(60) == 130
@@ -166,8 +166,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_reader_that_dies_fails_the_demo(tmp_path: Path) -> None:
-    with long_demo(tmp_path) as (process, folder):
+def test_a_reader_that_dies_fails_the_demo() -> None:
+    with long_demo() as (process, folder):
         reader = next(
             pid for pid, command in processes_in(folder).items() if "dspy_registry.demo.reader_process" in command
         )
