@@ -16,11 +16,11 @@ from benchmarks.report import Report, figure_text, load, save, show
 from benchmarks.rows import Result, Row
 from benchmarks.suite import FULL_SIZES, QUICK_SIZES, Clock, bench_of, chosen, file_system, run
 
-_PLAIN_WIDTH = 160  # of a pipe or a file, which has none of its own
+_PLAIN_WIDTH = 160  # of a pipe or a file, which has no width
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when everything could run, 2 when it was called wrongly, 1 when a row failed or nothing may be published."""
+    """0 when every row ran, 1 when one failed or the run must not be published, 2 for wrong arguments."""
     asked = _parsed(arguments)
     if asked.report_only:
         return _published(asked.json or RESULTS)
@@ -47,7 +47,7 @@ def _is_full(asked: argparse.Namespace) -> bool:
 
 
 def _published(file: Path) -> int:
-    """1 when the run in this file must not be published."""
+    """Publish the run in this file; 1 when it must not be published."""
     try:
         publish(load(file))
     except UnpublishableError as error:
@@ -82,7 +82,7 @@ def _measured(rows: list[Row], sizes: tuple[int, ...], asked: argparse.Namespace
         with bench_of(sizes, quick=asked.quick, say=clock.say, folder=asked.folder) as bench:
             about = machine(bench.folder, file_system(bench.folder))
             why = refusal(about)
-            if why and _is_full(asked) and not asked.json:  # minutes before it could no longer be helped
+            if why and _is_full(asked) and not asked.json:  # said before the minutes of measuring
                 console.print(f"This run will not be published: {why}", highlight=False)
             for row in rows:
                 clock.begin(row)

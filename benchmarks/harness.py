@@ -77,7 +77,7 @@ class Contender:
         return found
 
     def once(self, chunks: Sequence[Sequence[tuple[Any, ...]]], names: Namespace) -> None:
-        """All chunks, untimed, for whoever holds another clock."""
+        """Run all chunks without timing them, for a caller with another clock."""
         for chunk in chunks:
             self._batch(chunk, names)
 

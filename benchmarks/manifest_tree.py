@@ -22,7 +22,7 @@ class Tree:
         self.fill(0)
 
     def fill(self, duration: int) -> None:
-        """Write every file anew."""
+        """Write every file again."""
         for number in range(self.files):
             in_place(self.file(number), self.text(number, duration))
 

@@ -10,7 +10,7 @@ from benchmarks.stores import OURS, PEERS
 
 
 def compared(result: Result) -> tuple[str, str]:
-    """What the note says the figure is compared with, "" for nothing, and the rest of the note."""
+    """What the figure is compared with, "" for nothing, and the rest of the note."""
     first, _, rest = result.note.partition("; ")
     if first.startswith("times "):  # the figure says so: 1.5 x
         return first.removeprefix("times "), rest
@@ -23,12 +23,12 @@ def measured(result: Result) -> str:
 
 
 def verdict(result: Result) -> str:
-    """Whether the target was reached, what was missed in bold."""
+    """Whether the target was reached; a miss is bold."""
     return f"**{WORDS[False]}**" if result.reached is False else WORDS[result.reached]
 
 
 def brief_table(results: Iterable[Result]) -> str:
-    """Figures for whoever looks in passing. Circumstances are told only where nothing is compared."""
+    """The short table. It gives circumstances only for a row that is not compared with anything."""
     lines = ["| what | measured | target | |", "| --- | --- | --- | --- |"]
     for result in results:
         against, rest = compared(result)
@@ -38,7 +38,7 @@ def brief_table(results: Iterable[Result]) -> str:
 
 
 def figures_table(results: Iterable[Result]) -> str:
-    """All that is known of the figures but their percentiles, with the names of the rows."""
+    """All that is known of the figures except percentiles, with the names of the rows."""
     lines = ["| row | what | measured | target | |", "| --- | --- | --- | --- | --- |"]
     for result in results:
         what = result.title if result.figure is None else _with(result.title, compared(result)[1])

@@ -1,4 +1,4 @@
-"""What has to be measured in a process of its own, with nothing else loaded: `python -m benchmarks.probes WHAT …`."""
+"""What has to be measured in a fresh process with nothing else loaded: `python -m benchmarks.probes WHAT …`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _hold_registry(path: str, asked: str) -> None:
 
 
 def _hold_dict(path: str) -> None:
-    """What a worker does without a registry: every record in a dict of its own."""
+    """What a worker does without a registry: every record in its own dict."""
     import lmdb
     import msgspec
 

@@ -25,7 +25,7 @@ class Readers(Workers):
         super().__init__(_read, [(opening, list(names), barriers)] * count)
 
     def rates(self, count: int, seconds: float) -> list[float]:
-        """Reads per second of each of the first `count` processes, all reading for so many seconds from one barrier."""
+        """Reads per second of each of the first `count` processes, all reading for `seconds` from one barrier."""
         return [float(rate) for rate in self.ask(("rate", count, seconds), count)]
 
     def singles(self, count: int, reads: int, pause: float = 0.0) -> list[Summary]:
@@ -89,8 +89,8 @@ def _spin(seconds: float) -> None:
 class Writer:
     """A process that updates modules, one commit each, `per_second` times a second while `resume`d.
 
-    `sync_ms`: see `slow_sync`. Every so many commits, if not 0, a module that
-    was not there is registered instead, and the one registered before it removed the next time.
+    `sync_ms`: see `slow_sync`. Every `newcomer_every` commits (0: never) a new module is registered instead, and
+    removed the next time.
     """
 
     def __init__(

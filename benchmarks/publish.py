@@ -1,4 +1,4 @@
-"""What readers of README and docs/performance.md see: written by this module, from the raw output of a run."""
+"""Writes the benchmark sections of README and docs/performance.md from the raw output of a run."""
 
 from __future__ import annotations
 
@@ -18,42 +18,30 @@ README: Final = "README.md"
 PERFORMANCE: Final = "docs/performance.md"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
-README_ROWS: Final = (
-    "get_cached",
-    "routing_cached",
-    "get_uncached",
-    "peers_cached_redis",
-    "peers_cached_sqlite",
-    "beside_writer",
-    "sizes_cached",
-    "reader_memory",
-    "find_uncached",
-    "register_small",
-    "group_commit",
-    "manifest_saved_in_tree",
-    "usage_record",
-)
-"""What README shows, and with it every row whose target was missed."""
+README_ROWS: Final = ("get_cached", "beside_writer", "peers_cached_redis")
+"""The rows that README shows; all rows are on the page about performance."""
+README_CHART: Final = "latency-by-store"
 
 
 class UnpublishableError(ValueError):
-    """Nobody could tell from what the figures were measured."""
+    """The code that was measured is in no commit."""
 
 
 def refusal(machine: Mapping[str, Any]) -> str | None:
-    """Why figures from here are not published; None when they may be."""
+    """Why these figures must not be published; None when they may be."""
     commit = machine["commit"]
     if commit is None:
-        return "what was measured is in no git repository, so that no commit can be named"
+        return "the code that was measured is not in a git repository, so no commit can be named"
     if commit.endswith("-dirty"):
-        return f"what was measured is not what commit {commit.removesuffix('-dirty')} holds: commit, and measure again"
+        base = commit.removesuffix("-dirty")
+        return f"the code that was measured differs from commit {base}: commit it, then measure again"
     return None
 
 
 def publish(report: Report, root: Path = ROOT) -> None:
     """Draw the charts, and put charts and tables between the markers of README and docs/performance.md.
 
-    Raises UnpublishableError, before anything is written, for a run of what no commit holds.
+    Raises UnpublishableError, before anything is written, when the measured code is in no commit.
     """
     why = refusal(report.machine)
     if why:
@@ -64,12 +52,12 @@ def publish(report: Report, root: Path = ROOT) -> None:
 
 
 def sections(report: Report, charts: Mapping[str, str]) -> dict[str, str]:
-    """What stands between the markers of each page. `charts` are those that were drawn: caption by name of file."""
-    return {README: _readme(report, charts), PERFORMANCE: _performance(report)}
+    """The text between the markers of each page. `charts` are the drawn ones: caption by file name."""
+    return {README: _readme(report, charts), PERFORMANCE: _performance(report, charts)}
 
 
 def replace_section(page: Path, text: str) -> bool:
-    """Put text between the markers of a page; False when there is no page, or it has no markers."""
+    """Replace the text between the markers of a page; False when there is no page or it has no markers."""
     if not page.is_file():
         return False
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
@@ -81,18 +69,25 @@ def replace_section(page: Path, text: str) -> bool:
 
 
 def _readme(report: Report, charts: Mapping[str, str]) -> str:
-    pictures = [f"![{caption}]({(CHARTS / name).relative_to(ROOT).as_posix()}.svg)" for name, caption in charts.items()]
-    shown = [result for result in report.results if result.name in README_ROWS or result.reached is False]
-    more = f"Every row, with percentiles: [{PERFORMANCE}]({PERFORMANCE}#every-row)."
-    return "\n\n".join((_told(report), *pictures, brief_table(shown), more))
+    pictures = [_picture(README_CHART, charts[README_CHART], ".")] if README_CHART in charts else []
+    shown = [result for name in README_ROWS if (result := report.result(name)) is not None]
+    more = f"All rows, those that missed their target included: [{PERFORMANCE}]({PERFORMANCE}#every-row)."
+    return "\n\n".join((_circumstances(report), *pictures, brief_table(shown), more))
 
 
-def _performance(report: Report) -> str:
+def _picture(name: str, caption: str, to_root: str) -> str:
+    folder = f"{CHARTS.relative_to(ROOT).as_posix()}/"
+    return f"![{caption}]({'' if to_root == '.' else f'{to_root}/'}{folder}{name}.svg)"
+
+
+def _performance(report: Report, charts: Mapping[str, str]) -> str:
     steps = [result for result in report.results if result.name.startswith("steps_")]
     return "\n\n".join(
         (
-            _told(report, ".."),
+            _circumstances(report, ".."),
             *[steps_table(result) for result in steps if result.facts],
+            "## Charts",
+            *[_picture(name, caption, "..") for name, caption in charts.items()],
             "## Every row",
             figures_table([result for result in report.results if result not in steps]),
             "## Percentiles of single operations",
@@ -103,7 +98,7 @@ def _performance(report: Report) -> str:
     )
 
 
-def _told(report: Report, to_root: str = ".") -> str:
+def _circumstances(report: Report, to_root: str = ".") -> str:
     machine = report.machine
     raw = RESULTS.relative_to(ROOT).as_posix()
     return (

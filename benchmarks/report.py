@@ -28,7 +28,7 @@ class Report(msgspec.Struct):
     results: list[Result]
 
     def result(self, name: str) -> Result | None:
-        """The result of this name, None when the run did not make it."""
+        """The result of this name; None when the run has none."""
         return next((result for result in self.results if result.name == name), None)
 
 
@@ -54,15 +54,15 @@ def show(report: Report, console: Console) -> None:
 
 
 def summary_line(report: Report) -> str:
-    """How many targets were reached, on what."""
+    """How many targets were reached, and on which machine."""
     judged = [result for result in report.results if result.reached is not None]
     reached = sum(1 for result in judged if result.reached)
     unmeasured = sum(1 for result in report.results if result.figure is None)
-    told = f"{reached} of {len(judged)} targets reached"
+    line = f"{reached} of {len(judged)} targets reached"
     if unmeasured:
-        told += f", {unmeasured} not measured"
+        line += f", {unmeasured} not measured"
     machine = report.machine
-    return f"{told}; {report.seconds:.0f} s on {machine['cores']} cores of {machine['processor']}, {machine['python']}."
+    return f"{line}; {report.seconds:.0f} s on {machine['cores']} cores of {machine['processor']}, {machine['python']}."
 
 
 def figures_table(results: Iterable[Result]) -> Table:

@@ -20,10 +20,9 @@ Bound = Literal["at most", "at least"]
 class Result(msgspec.Struct, frozen=True):
     """One line of the report.
 
-    `figure` is in `unit` ("x": a ratio); None when it could not be measured, and `note` says why. Else the note begins
-    with what the figure is compared with ("times a dict", "more than a dict"), if it is, and tells the circumstances
-    after a semicolon. `limit` is None where there is nothing to reach and the line informs. `rounds` are the figures
-    of the single rounds.
+    `figure` is in `unit` ("x": a ratio). It is None when it could not be measured; then `note` says why. Otherwise the
+    note begins with what the figure is compared with ("times a dict", "more than a dict"), if anything; circumstances
+    follow a semicolon. `limit` is None where there is no target. `rounds` are the figures of the single rounds.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Bench:
         return min(size, self.largest)
 
     def dataset(self, size: int) -> Dataset:
-        """A registry of so many modules. Built once; whoever changes it works on a copy."""
+        """A registry of `size` modules. Built once; a row that changes it works on a copy."""
         key = ("registry", size)
         if key not in self._datasets:
             target = self.folder / f"registry-{size}"
@@ -89,7 +88,7 @@ class Bench:
         return self._datasets[key]
 
     def adopt(self, size: int, dataset: Dataset) -> None:
-        """Let a registry that a row has built be the data set of its size."""
+        """Use a registry that a row has built as the data set of its size."""
         self._datasets["registry", size] = dataset
 
     def plain(self, size: int) -> Dataset:
@@ -107,7 +106,7 @@ class Bench:
         return target
 
     def ticker(self, what: str, steps: int) -> Callable[[], None]:
-        """A function that moves the progress bar by one of so many steps."""
+        """A function that moves the progress bar by one of `steps`."""
         done = 0
 
         def tick() -> None:

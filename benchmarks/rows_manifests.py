@@ -26,7 +26,7 @@ from dspy_registry import Registry
 MANY: Final = 1_000
 TARGET_MS: Final = 200
 POLL: Final = 0.0002  # seconds
-LATE: Final = 2.5  # seconds in which a second commit would have come: the daemon looks anew every two
+LATE: Final = 2.5  # seconds in which a second commit would have come: the daemon looks again every two
 
 
 @contextmanager

@@ -23,7 +23,7 @@ LEAST, CHECKED = "hand-written", "hand-written, with a checksum"
 class Fresh:
     """A registry that has never been asked anything, before each pass.
 
-    Another one stays open, as in a worker: the process's LMDB environment is not opened anew each time.
+    Another one stays open, as in a worker: the process's LMDB environment is not opened again each time.
     """
 
     def __init__(self, path: Path, stack: ExitStack) -> None:

@@ -25,7 +25,7 @@ CALLS_PER_SECOND: Final = 1_000
 
 
 class Reporting(Workers):
-    """A worker that reports calls of modules, evenly, while it is told to."""
+    """A worker that reports calls of modules at an even rate until it is stopped."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         super().__init__(_report, [(path, list(names))])

@@ -76,7 +76,7 @@ def _register(name: str, wanted: int | None, shared: bool, bench: Bench) -> Iter
 
 
 def _bulk(bench: Bench) -> Iterator[Result]:
-    """Loads by hand and loads of ours in turn; the last of ours becomes the data set of its size."""
+    """Load by hand and with the registry in turn; the last registry becomes the data set of its size."""
     size = bench.largest
     title = f"register_modules of {size:,} modules"
     infos = list(modules(size))

@@ -1,4 +1,4 @@
-"""The writer daemon as users run it: `dspy-registry serve`, in a process of its own."""
+"""The writer daemon as users run it: `dspy-registry serve`, in a separate process."""
 
 from __future__ import annotations
 

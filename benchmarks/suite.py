@@ -51,16 +51,16 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
 )
-"""The bulk load comes first: it builds the largest data set, and is fair only while nothing else fills memory."""
+"""The bulk load comes first. It builds the largest data set, and is fair only while memory holds nothing else."""
 
 RESULT_NAMES: Final = tuple(name for row in ROWS for name in row.results)
 
 Say = Callable[[str, float], None]
-"""What is being done, and which share of it is."""
+"""Called with what is being done, and the share of it that is done."""
 
 
 def chosen(only: Collection[str]) -> list[Row]:
-    """The rows of these names, of rows or of results; all when none is given. Raises ValueError for an unknown one."""
+    """The rows that `only` names, or whose results it names; all when empty. Raises ValueError for an unknown name."""
     known = {row.name for row in ROWS} | set(RESULT_NAMES)
     unknown = sorted(set(only) - known)
     if unknown:
@@ -99,7 +99,7 @@ def disk_folder() -> Path:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that a folder is on; "" when it cannot be told."""
+    """The type of the file system that a folder is on; "" when it is unknown."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """The rows of one process under pytest-benchmark: `pytest benchmarks/`.
 
-What pytest-benchmark times is a pass of ours, of about a thousand operations; before each round whatever it is
-compared with makes the same pass. `extra_info` holds how many times as long ours took, the median over the rounds.
+pytest-benchmark times a pass of about a thousand operations of the registry. Before each round the other side makes
+the same pass. `extra_info` holds the registry's time as a multiple of the other's, the median over the rounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that do what they are told over a pipe. All are spawned, not forked: each is a worker of its own."""
+"""Processes that take requests over a pipe. All are spawned, not forked, as independent workers are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Workers:
             _answer(pipe)
 
     def ask(self, request: Any, count: int | None = None) -> list[Any]:
-        """The answers of the first `count` processes, of all when there is none, to a request sent to all of them."""
+        """The answers of the first `count` processes (None: all) to a request sent to all of them."""
         for pipe in self._pipes[:count]:
             pipe.send(request)
         return [_answer(pipe) for pipe in self._pipes[:count]]

@@ -111,7 +111,7 @@ MIXES: Final = (
 
 
 def capabilities_asked(infos: Iterable[ModuleInfo], count: int) -> list[str]:
-    """Capabilities that some of these modules have, each asked for as often as it is popular."""
+    """Capabilities that some of these modules have, each as often as modules have it."""
     there = sorted({word for info in infos for word in info.capabilities})
     weights = [1 / (CAPABILITIES.index(word) + 4) if word in CAPABILITIES else 0.25 for word in there]
     return random.Random(SEED + 4).choices(there, weights, k=count)

@@ -1,8 +1,8 @@
 """DSPy Module Registry: which DSPy modules exist on this host, what they need and how to route them.
 
-Everything a user needs is imported from here. Each name is loaded when it is first asked for, so that `import
-dspy_registry` costs nothing, and a worker that only reads loads no asyncio, watchfiles, dspy or click. What is not in
-`__all__` may change in any release.
+Everything a user needs is imported from here. A name is loaded when it is first used. So `import dspy_registry` costs
+nothing, and a worker that only reads loads no asyncio, watchfiles, dspy or click. Names that are not in `__all__` may
+change in any release.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 _ERRORS: Final = "registry_store.errors"
 _RECORDS: Final = "registry_store.records"
 
-# Where each name is defined; what is not listed is an error.
+# The module of each name; a name of `__all__` that is not listed here is an error class.
 _HOMES: Final = {
     "Registry": "readers.registry",
     "Snapshot": "readers.snapshot",
@@ -124,7 +124,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = importlib.import_module(f"{__name__}.{_HOMES.get(name, _ERRORS)}")
     value = home if name == "errors" else getattr(home, name)
-    globals()[name] = value  # found without this function from now on
+    globals()[name] = value  # Python finds it without this function from now on
     return value
 
 

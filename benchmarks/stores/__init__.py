@@ -26,7 +26,7 @@ PEERS: Final[tuple[type[Peer], ...]] = (
 
 
 def registry_opening(path: Path) -> Opening:
-    """How a process reads a registry of ours."""
+    """How a process reads our registry."""
     return Opening(OURS, partial(Registry, path), "store.get_module({})")
 
 

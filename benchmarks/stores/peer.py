@@ -51,7 +51,7 @@ class Peer(ABC):
 
     @abstractmethod
     def start(self, folder: Path, records: Iterable[tuple[str, bytes]]) -> None:
-        """Fill it with names and encoded records, in an empty folder of its own."""
+        """Fill it with names and encoded records, in an empty folder that it alone uses."""
 
     @abstractmethod
     def opening(self) -> Opening:

@@ -30,7 +30,7 @@ class ByGet:
 
 
 def open_redis(socket: str) -> ByGet:
-    """One connection of its own over the Unix socket: no pool to take it from, and the C parser of hiredis."""
+    """One kept connection over the Unix socket, without a pool, with the C parser of hiredis."""
     import redis
 
     client = redis.Redis(unix_socket_path=socket, single_connection_client=True)

@@ -8,12 +8,13 @@ import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.cli.waiting import attach_complete
 
 
 @click.group("alias", invoke_without_command=True, short_help="Further names of modules: list, set, remove.")
 @click.pass_context
 def alias(context: click.Context) -> None:
-    """Further names by which modules can be asked for."""
+    """Aliases: further names of modules."""
     if context.invoked_subcommand is None:
         raise click.UsageError("Say what to do: list, set or remove.", context)
 
@@ -22,12 +23,11 @@ def alias(context: click.Context) -> None:
 @console.path_option
 @console.json_option
 def list_aliases(path: Path | None, as_json: bool) -> None:
-    """Print all aliases, what each means, and which source declared it."""
-    from dspy_registry.registry_store.paths import registry_path
-    from dspy_registry.registry_store.sharing import attach, detach
+    """Print all aliases, the module of each, and which source declared it."""
+    from dspy_registry.registry_store.sharing import detach
     from dspy_registry.writer.catalog import Catalog
 
-    environment = attach(registry_path(path))
+    environment = attach_complete(path)
     try:
         with environment.reading() as txn:
             aliases = Catalog(txn, environment.dbs).aliases()
@@ -43,14 +43,14 @@ def list_aliases(path: Path | None, as_json: bool) -> None:
         console.say("no aliases are declared")
 
 
-@alias.command("set", short_help="Declare an alias, or change what it means.")
+@alias.command("set", short_help="Declare an alias, or change its module.")
 @click.argument("name", metavar="ALIAS", shell_complete=completion.aliases)
 @click.argument("module", shell_complete=completion.modules)
 @embedded_option
 @console.path_option
 @console.json_option
 def set_alias(name: str, module: str, embedded: bool, path: Path | None, as_json: bool) -> None:
-    """Let ALIAS mean MODULE, given by its full name."""
+    """Make ALIAS a name of MODULE, which is given by its full name."""
     with open_writer(path, embedded) as writer:
         revision = writer.set_alias(name, module)
     console.print_done(f"{name} means {module}", {"revision": revision}, as_json=as_json)
@@ -65,4 +65,4 @@ def remove_alias(name: str, embedded: bool, path: Path | None, as_json: bool) ->
     """Remove ALIAS; the module stays."""
     with open_writer(path, embedded) as writer:
         revision = writer.remove_alias(name)
-    console.print_done(f"{name} means nothing any more", {"revision": revision}, as_json=as_json)
+    console.print_done(f"{name} is no longer an alias", {"revision": revision}, as_json=as_json)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.cli.waiting import when_started
 
 
 @click.command("backup", short_help="Copy the registry while it is in use.")
@@ -16,15 +17,15 @@ from dspy_registry.cli import console
 def backup(folder: Path, path: Path | None, as_json: bool) -> None:
     """Copy the newest revision of the registry into FOLDER, which must be new or empty.
 
-    Readers and the daemon go on meanwhile. The copy is compacted, on the disk when the command ends, and a registry
-    of its own: `dspy-registry list --path FOLDER` shows what it holds. When it fails nothing is left of it.
+    Readers and the daemon go on meanwhile. The copy is compacted and synced to disk. It is a complete registry:
+    `dspy-registry list --path FOLDER` shows what it holds. A backup that fails leaves nothing behind.
     """
     import msgspec
 
     from dspy_registry.registry_store.backup import backup as make
 
     with console.spinner(f"backing up into {folder}", quiet=as_json):
-        made = make(folder, path)
+        made = when_started(lambda: make(folder, path))
     if as_json:
         console.print_json(msgspec.structs.asdict(made))
     else:

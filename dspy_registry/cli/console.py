@@ -1,4 +1,4 @@
-"""What all commands share: their options, JSON for programs, errors, progress where someone is watching."""
+"""What all commands share: options, JSON for programs, errors, and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Folder(click.Path):
-    """A path that is given if it is asked for: an empty one would be the folder that the shell is in."""
+    """A path that must not be empty: an empty one would mean the current folder."""
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
@@ -32,7 +32,7 @@ class Folder(click.Path):
 
 
 def path_option(command: Decorated) -> Decorated:
-    """`--path`: the registry's folder, None unless it or $DSPY_REGISTRY is given."""
+    """`--path`: the folder of the registry; None when neither it nor $DSPY_REGISTRY is given."""
     return click.option(
         "-p",
         "--path",
@@ -52,7 +52,7 @@ def json_option(command: Decorated) -> Decorated:
 
 
 def print_json(value: Any) -> None:
-    """One document, laid out to be read."""
+    """One document, indented."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
@@ -62,7 +62,7 @@ def print_json_line(value: Any) -> None:
 
 
 def print_json_items(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
-    """One object: `head`, and under `key` a list with an item per line, which need not fit into memory at once."""
+    """One object: `head`, and under `key` a list with an item per line. The items need not fit into memory."""
     opening = "".join(f"{_json(name)}: {_json(value)},\n" for name, value in head.items())
     click.echo(f"{{{opening}{_json(key)}: [", nl=False)
     separator = "\n"
@@ -85,7 +85,7 @@ def local_time(milliseconds: int) -> str:
 
 
 def print_done(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
-    """What a change did: a sentence and the revision in which it is visible, or the facts."""
+    """What a change did: a sentence and the revision that shows it, or the facts as JSON."""
     if as_json:
         print_json(facts)
     else:
@@ -93,7 +93,7 @@ def print_done(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """A line for whoever is watching, beside the answer: on stderr."""
+    """A line for people, on stderr, beside the answer on stdout."""
     click.echo(text, err=True, color=colour())
 
 
@@ -103,7 +103,7 @@ def print_warning(text: str) -> None:
 
 
 def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = False) -> None:
-    """What went wrong and what mends it, on stderr."""
+    """What went wrong and what helps, on stderr."""
     if as_json:
         error = {"error": {"type": kind, "message": message, "remedy": remedy}}
         click.echo(msgspec.json.encode(error), err=True)
@@ -113,12 +113,12 @@ def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = Fa
         say(printable(remedy))
 
 
-# Progress, on stderr, and nothing where that is no terminal or when `quiet`
+# Progress, on stderr: shown on a terminal only, and not when `quiet`
 
 
 @contextmanager
 def progress(what: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """A bar, moved by calling what is yielded with (done, total)."""
+    """A progress bar. Call what is yielded with (done, total) to move it."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -134,7 +134,7 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Progress]:
 
 @contextmanager
 def spinner(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """A sign that work goes on, of which nobody knows how much is left."""
+    """A spinner, for work of unknown length."""
     if quiet or not sys.stderr.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""`demo`: the whole of it at work, on real input, in a temporary registry."""
+"""`demo`: all parts at work, on real input, in a temporary registry."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import click
 
 from dspy_registry.cli import console
 
-FEWEST_READERS: Final = 2
-LONGEST_SECONDS: Final = 24 * 3600.0
+MIN_READERS: Final = 2
+MAX_SECONDS: Final = 24 * 3600.0
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-MOST_READERS: Final = max(64, 8 * _cores())
+MAX_READERS: Final = max(64, 8 * _cores())
 
 
 class _Seconds(click.FloatRange):
-    """A range, and a number: "nan" lies in every range."""
+    """A range that refuses "nan", which click accepts in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
@@ -31,27 +31,21 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-_DURATION: Final = _Seconds(0.5, LONGEST_SECONDS)
-_READERS: Final = click.IntRange(1, MOST_READERS)
-
-
 @click.command("demo", short_help="See it at work: a daemon, manifests, readers under load, live updates, statistics.")
+@click.option("--seconds", type=_Seconds(0.5, MAX_SECONDS), default=8.0, show_default=True, help="How long to read.")
 @click.option(
-    "--seconds", type=_Seconds(0.5, LONGEST_SECONDS), default=8.0, show_default=True, help="How long to read."
-)
-@click.option(
-    "--readers", type=click.IntRange(1, MOST_READERS), metavar="N", help="Reader processes. Default: one per core."
+    "--readers", type=click.IntRange(1, MAX_READERS), metavar="N", help="Reader processes. Default: one per core."
 )
 @console.json_option
 def demo(seconds: float, readers: int | None, as_json: bool) -> int:
-    """See the registry at work, on one of its own that is removed afterwards.
+    """See the registry at work, in a temporary folder that is removed afterwards.
 
-    A writer daemon is started, the installed DSPy is discovered, a manifest is saved, spoilt and mended, and
-    reader processes look up and route as fast as they can while a client keeps updating modules through the
-    daemon. Every read that could tell is checked: one older than an update acknowledged before it began is
-    stale. At last a DSPy program reports its calls, if DSPy is installed, and a router is told what they took.
+    The demo starts a writer daemon and discovers the installed DSPy. It saves a manifest, saves it with a mistake,
+    and corrects it. Then reader processes look up and route as fast as they can, while a client keeps updating
+    modules through the daemon. A read is stale if it misses an update that was acknowledged before the read began.
+    Last, if DSPy is installed, a DSPy program reports its calls, and routing uses their durations.
     Exits with 1 when there was a stale read or an error.
     """
     from dspy_registry.demo.run import run
 
-    return run(seconds, readers or max(FEWEST_READERS, _cores()), as_json=as_json)
+    return run(seconds, readers or max(MIN_READERS, _cores()), as_json=as_json)

@@ -19,7 +19,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def discovery_options(command: Decorated) -> Decorated:
-    """What to look through: `--package` (repeated), `--python`, `--timeout` (None: the default)."""
+    """`--package` (repeated), `--python` (None: this interpreter), `--timeout` (seconds; None: the default)."""
     for option in (
         click.option("--timeout", type=float, metavar="SECONDS", help="Time limit for the whole discovery."),
         click.option("--python", metavar="PATH", help="The workers' Python interpreter. Default: this one."),
@@ -46,8 +46,8 @@ def discover(
 ) -> int:
     """Find the modules, optimizers and retrievers of DSPy and of further packages in a Python environment.
 
-    Importing the packages runs their code. Without --register no registry is needed; exits with 1 when
-    nothing was found.
+    Importing the packages runs their code. Without --register no registry is needed, and the command exits with 1
+    when nothing was found.
 
     \b
     dspy-registry discover --package acme.pipelines --python /srv/worker/bin/python --register
@@ -102,4 +102,4 @@ def _dspy_of(report: DiscoveryReport) -> str:
         return f"{report.python} has DSPy {report.dspy_version}"
     if "dspy" in report.looked_through:
         return f"{report.python} has no DSPy"
-    return f"whether {report.python} has DSPy is not known"
+    return f"it is not known whether {report.python} has DSPy"

@@ -10,7 +10,7 @@ import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.lookup import plain
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.history import Versions, changed_fields
 from dspy_registry.registry_store.records import StoredModule
@@ -20,7 +20,7 @@ _SPARE: Final = ("revision", "source")
 
 
 class _Row(NamedTuple):
-    """One version: its record, None where that is damaged; the fields that changed, None where that cannot be told."""
+    """One version. `stored` is None for a damaged record, `changed` when there is no version before to compare with."""
 
     version: int
     stored: StoredModule | None
@@ -35,10 +35,10 @@ class _Row(NamedTuple):
 def history(name: str, path: Path | None, as_json: bool) -> int:
     """Show the versions kept of one module, newest first: the one in force, and the last 16 that it replaced.
 
-    NAME is a full name, an alias or a short name; of a module that is no longer registered, its full name. Exits
-    with 1 when nothing is kept of it, or a version is damaged.
+    NAME is a full name, an alias or a short name; for a module that is no longer registered, only its full name.
+    Exits with 1 when no version is kept, or a version is damaged.
     """
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         versions = snapshot._versions(name)
     rows = list(_rows(versions))
     if as_json:

@@ -1,4 +1,4 @@
-"""`get`, `list`, `find`, `route`."""
+"""`get`, `list`, `find`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-import msgspec
 
 from dspy_registry.cli import completion, console, tables
-from dspy_registry.readers.observed import BASES, DECLARED
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.vocabulary import LEVELS
@@ -24,7 +22,7 @@ _WORDS_COMPARED: Final = 10_000
 
 
 def _filters(command: Decorated) -> Decorated:
-    """The conditions of `list` and `find`, by the names that `Registry.find` has for them."""
+    """The conditions of `list` and `find`, named as the arguments of `Registry.find`."""
     level = click.Choice(LEVELS)
     for option in reversed(
         (
@@ -34,18 +32,18 @@ def _filters(command: Decorated) -> Decorated:
                 "capabilities",
                 multiple=True,
                 metavar="WORD",
-                help="Has this capability, or one that implies it. Repeat it for all of several.",
+                help="Has this capability, or one that implies it. Repeated: has all of them.",
                 shell_complete=completion.capabilities,
             ),
             click.option("--category", metavar="WORD", help="Of this category.", shell_complete=completion.categories),
             click.option(
                 "--pool", "pool_type", metavar="WORD", help="Run by this pool.", shell_complete=completion.pools
             ),
-            click.option("--native/--no-native", default=None, help="Has, or has no native implementation."),
-            click.option("--gpu/--no-gpu", default=None, help="Needs, or needs no GPU."),
+            click.option("--native/--no-native", default=None, help="Has a native implementation, or has none."),
+            click.option("--gpu/--no-gpu", default=None, help="Needs a GPU, or needs none."),
             click.option("--max-memory", type=level, help="Needs at most this much memory."),
             click.option("--max-compute", type=level, help="Needs at most this much compute."),
-            click.option("--names", is_flag=True, help="Print just the names, one a line."),
+            click.option("--names", is_flag=True, help="Print only the names, one per line."),
         )
     ):
         command = option(command)
@@ -60,9 +58,9 @@ def _filters(command: Decorated) -> Decorated:
 def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
     """Show one module: by its full name, an alias, or a short name (predict, Predict).
 
-    What --json prints can be given to `register` again.
+    `register` takes what --json prints.
     """
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         stored = snapshot.describe(name)
         given = _sources(snapshot, stored) if explain else None
     if as_json:
@@ -72,7 +70,7 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
 
 
 def plain(stored: StoredModule) -> dict[str, Any]:
-    """A module for JSON, with what the registry keeps of it apart under `provenance`."""
+    """A module for JSON: its fields, and under `provenance` what the registry recorded about it."""
     kept = stored.provenance
     provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source")}
     return {**to_plain(stored.info), "provenance": provenance}
@@ -105,7 +103,7 @@ def _rows(stored: StoredModule, given: dict[str, str] | None) -> Iterator[tuple[
 def list_modules(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> None:
     """List modules, in registration order: all, or those that meet every condition.
 
-    Exits with 0 when there are none; `find` then exits with 1.
+    Exits with 0 when no module meets them; `find` exits with 1.
     """
     _show_found(path, conditions, names, as_json)
 
@@ -121,7 +119,7 @@ def find(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> in
     dspy-registry find --capability reasoning --capability tool_use --max-memory medium
     dspy-registry find --pool neural --no-gpu --names
 
-    Exits with 1 when there is none.
+    Exits with 1 when no module meets them.
     """
     if all(condition in (None, ()) for condition in conditions.values()):
         raise click.UsageError("Give at least one condition; `list` shows all modules.", click.get_current_context())
@@ -129,8 +127,8 @@ def find(names: bool, path: Path | None, as_json: bool, **conditions: Any) -> in
 
 
 def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool, as_json: bool) -> int:
-    """Print the modules that meet the conditions; how many there are."""
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    """Print the modules that meet the conditions; their number."""
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
         stored = map(snapshot.describe, found)
         hints = [] if found or as_json else _hints(snapshot, conditions["capabilities"])
@@ -152,7 +150,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
 
 
 def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
-    """The nearest capabilities that modules have, for those asked that none has."""
+    """For each wanted capability that no module has: the nearest ones that some module has."""
     asked = [word for word in capabilities if not snapshot.find_by_capability(word)]
     if not asked:
         return []
@@ -166,46 +164,3 @@ def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
 
 def _row(stored: StoredModule) -> tuple[object, ...]:
     return (*tables.module_row(stored.info), stored.provenance.source)
-
-
-@click.command("route", short_help="Recommend how to route a call.")
-@click.argument("name", shell_complete=completion.modules)
-@click.option("--input-size", type=click.IntRange(min=0), metavar="N", help="Length of the input, in characters.")
-@click.option("--optimize-latency", is_flag=True, help="Prefer a native implementation where there is one.")
-@click.option(
-    "--basis",
-    type=click.Choice(BASES),
-    default=DECLARED,
-    show_default=True,
-    help="Take durations from declarations or from measured calls.",
-)
-@console.path_option
-@console.json_option
-def route(
-    name: str, input_size: int | None, optimize_latency: bool, basis: str, path: Path | None, as_json: bool
-) -> None:
-    """Recommend pool, timeout and cost of one call of a module.
-
-    \b
-    dspy-registry route dspy.ColBERTv2 --input-size 5000
-    """
-    with Registry(path) as registry:
-        module = registry.get_module(name)
-        recommended = registry.routing_recommendation(
-            module.name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
-        )
-    fields = {"name": module.name, **msgspec.structs.asdict(recommended)}
-    if as_json:
-        console.print_json(fields)
-        return
-    units = {"timeout": " ms", "estimated_cost": " compute-seconds"}
-    tables.print_fields(
-        (field, f"{_rounded(value)}{units[field]}" if field in units else _rounded(value))
-        for field, value in fields.items()
-        if value is not None
-    )
-
-
-def _rounded(value: Any) -> Any:
-    """An estimate to four significant digits: none is more exact."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -39,10 +39,10 @@ def manifests() -> None:
 @click.option("-p", "--path", type=console.Folder(path_type=Path), help="Also compare them with this registry.")
 @console.json_option
 def check(directory: Path, path: Path | None, as_json: bool) -> int:
-    """Check every manifest in DIRECTORY, each for itself and all against each other.
+    """Check every manifest in DIRECTORY, each alone and all together.
 
-    Needs no registry; with --path, what only a registry can tell is checked too, such as whether the modules exist
-    that aliases mean. Changes nothing. Exits with 1 when something is wrong.
+    Needs no registry. With --path, they are also checked against that registry: whether the modules exist that
+    aliases lead to, for example. Changes nothing. Exits with 1 when something is wrong.
     """
     from dspy_registry.writer.manifests.attach import validate_tree
     from dspy_registry.writer.manifests.folder_watch import plain_error
@@ -66,7 +66,7 @@ def watch_options(command: Decorated) -> Decorated:
     folder = click.Path(exists=True, file_okay=False, path_type=Path)
     for option in (
         discovery_options,
-        click.option("--discover", is_flag=True, help="Discover modules, now and whenever packages are installed."),
+        click.option("--discover", is_flag=True, help="Discover modules, now and when packages change."),
         click.option("--manifests", type=folder, metavar="DIR", help="Load the manifests in DIR and follow changes."),
     ):
         command = option(command)
@@ -76,13 +76,12 @@ def watch_options(command: Decorated) -> Decorated:
 def watching(
     *, manifests: Path | None, discover: bool, packages: tuple[str, ...], python: str | None, timeout: float | None
 ) -> Callable[[Daemon], None]:
-    """What makes a daemon follow manifests, if a folder is named, and installed packages, if it shall.
+    """The daemon's extension that follows the folder `manifests`, unless None, and with `discover` installed packages.
 
-    Raises click.UsageError when it is told how to discover, and not to, InvalidArgumentError for a time limit that is
-    none.
+    Raises click.UsageError for an option of discovery without `discover`, InvalidArgumentError for a bad time limit.
     """
     if not discover and (packages or python is not None or timeout is not None):
-        raise click.UsageError("--package, --python and --timeout go with --discover.")
+        raise click.UsageError("--package, --python and --timeout need --discover.")
     if timeout is not None:
         from dspy_registry.writer.discovery.report import check_timeout
 

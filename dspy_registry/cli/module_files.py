@@ -1,6 +1,6 @@
 """Modules from a file: JSON (one, a list, or one per line), YAML or TOML; also what `list` and `discover` print.
 
-Read as manifests are, and held to the same rules, so that a module means the same wherever it stands.
+The rules are those of manifests, so that a module means the same in both.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dspy_registry.writer.manifests.lines import Path, shown_path
 from dspy_registry.writer.manifests.text import Document, TextProblem, read_stream
 
 _IGNORED: Final = ("provenance", "explained", "changed")
-"""What `get --json` and `history --json` add to a module: the registry keeps it itself."""
+"""What `get --json` and `history --json` add to a module. The registry sets these itself."""
 
 _BESIDE: Final = ("$schema", "revision", "failures", "python", "dspy_version", "registered")
-"""What stands beside `modules` in a manifest, and in what `list --json` and `discover --json` print."""
+"""Keys beside `modules`, in a manifest or in the output of `list --json` and `discover --json`."""
 
 _SECTIONS: Final = ("aliases", "implications", "defaults")
 _OF_MANIFESTS: Final = (
@@ -29,7 +29,7 @@ _PROBLEMS_SHOWN: Final = 20
 
 
 class _Place(NamedTuple):
-    """Where something stands: in which document, and where in it."""
+    """A position: the document, and the path in it."""
 
     document: Document
     path: Path = ()
@@ -45,7 +45,7 @@ class _Found(NamedTuple):
 
 
 def read_modules(source: str, text: bytes) -> list[ModuleInfo]:
-    """The modules of a file's content; `source` is its name, whose suffix tells the format, JSON if none does.
+    """The modules of a file's content. `source` is its name; the suffix gives the format, JSON by default.
 
     Raises InvalidModuleError, naming every wrong field of every module with its line.
     """
@@ -55,8 +55,8 @@ def read_modules(source: str, text: bytes) -> list[ModuleInfo]:
         line = text.count(b"\n", 0, error.start) + 1
         raise InvalidModuleError(source, (f"it cannot be read: line {line}: not UTF-8",)) from error
     except TextProblem as problem:
-        told = [_told(one.line, "", one.message) for one in (problem, *problem.further)]
-        raise InvalidModuleError(source, _cut([f"it cannot be read: {told[0]}", *told[1:]])) from problem
+        messages = [_message(one.line, "", one.message) for one in (problem, *problem.further)]
+        raise InvalidModuleError(source, _cut([f"it cannot be read: {messages[0]}", *messages[1:]])) from problem
     found = [each for document in documents for each in _modules_of(document)]
     problems = [problem for document in documents for problem in _beside_problems(document)]
     problems += [problem for each in found for problem in _problems(each)]
@@ -67,7 +67,7 @@ def read_modules(source: str, text: bytes) -> list[ModuleInfo]:
 
 
 def module_from(fields: dict[str, Any]) -> ModuleInfo:
-    """The module of plain fields that were found to have no problem."""
+    """The module of plain fields that have no problem."""
     return from_plain({field: value for field, value in fields.items() if field not in _IGNORED})
 
 
@@ -102,21 +102,21 @@ def _modules_of(document: Document) -> list[_Found]:
 
 
 def _is_listing(data: Any) -> bool:
-    """Whether modules stand under `modules`, as in a manifest; else the mapping is a module itself."""
+    """Whether modules are listed under `modules`, as in a manifest; else the mapping is one module."""
     return isinstance(data, dict) and (
         "modules" in data or ("name" not in data and any(map(data.__contains__, _SECTIONS)))
     )
 
 
 def _beside_problems(document: Document) -> Iterator[str]:
-    """What stands beside the modules and would be lost."""
+    """Problems with keys beside the modules: their content would be lost."""
     if not _is_listing(document.data):
         return
     for key in document.data:
         if key in _SECTIONS:
-            yield _told(document.line_of((key,)) or document.line_of((key, 0)), key, _OF_MANIFESTS)
+            yield _message(document.line_of((key,)) or document.line_of((key, 0)), key, _OF_MANIFESTS)
         elif key != "modules" and key not in _BESIDE:
-            yield _told(document.line_of((str(key),)), str(key), "unknown key; the modules stand under modules")
+            yield _message(document.line_of((str(key),)), str(key), "unknown key; the modules belong under modules")
 
 
 def _problems(found: _Found) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _problems(found: _Found) -> Iterator[str]:
     of = f" of {entry['name']}" if isinstance(entry, dict) and isinstance(entry.get("name"), str) else ""
     for problem in module_entry_problems(path, entry):
         line = document.line_of(problem.path) or found.place.line
-        yield _told(line, f"{shown_path(problem.path)}{of}".lstrip(), problem.message)
+        yield _message(line, f"{shown_path(problem.path)}{of}".lstrip(), problem.message)
 
 
 def _named_twice(found: list[_Found]) -> Iterator[str]:
@@ -135,15 +135,15 @@ def _named_twice(found: list[_Found]) -> Iterator[str]:
     for place, entry in found:
         name = entry.get("name") if isinstance(entry, dict) else None
         if isinstance(name, str) and first.setdefault(name, place) is not place:
-            yield f"{name!r} stands there twice, {_shown(first[name])} and {_shown(place)}"
+            yield f"{name!r} is there twice, {_position(first[name])} and {_position(place)}"
 
 
-def _shown(place: _Place) -> str:
+def _position(place: _Place) -> str:
     where = f"as {shown_path(place.path)} " if place.path else ""
     return f"{where}in line {place.line}"
 
 
-def _told(line: int, field: str, message: str) -> str:
+def _message(line: int, field: str, message: str) -> str:
     return ": ".join(part for part in (f"line {line}" if line else "", field, message) if part)
 
 

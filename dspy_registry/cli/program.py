@@ -1,4 +1,4 @@
-"""`dspy-registry`: the program, and the table of its commands. A command's file is loaded when it is asked for."""
+"""`dspy-registry`: the program, and the table of its commands. The file of a command is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ DISTRIBUTION: Final = "dspy-module-registry"
 SHELLS: Final = ("bash", "zsh", "fish")
 COMPLETE_VARIABLE: Final = "_DSPY_REGISTRY_COMPLETE"
 
-DONE, NO, USED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
+DONE, NO, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXAMPLES: Final = """\b
 Examples:
-  dspy-registry demo                        see it at work, on a registry of its own
+  dspy-registry demo                        see it at work, in a temporary folder
   dspy-registry serve                       run the writer of this host
   dspy-registry list                        every module, as a table
-  dspy-registry get ChainOfThought          one module; short names will do
+  dspy-registry get ChainOfThought          one module; short names work too
   dspy-registry find --capability reasoning --max-memory medium
   dspy-registry route dspy.ColBERTv2 --input-size 5000
   dspy-registry rollback ChainOfThought     undo the last change of a module
-  dspy-registry discover --register         take in what this Python environment has
+  dspy-registry discover --register         register what this Python environment has
   dspy-registry get Predict --json | jq .estimated_duration
 
 \b
-Exit status: 0 done, 1 the answer is no or not found, 2 used wrongly.
+Exit status: 0 done, 1 the answer is no or not found, 2 wrong usage.
 The registry is --path, else $DSPY_REGISTRY, else the user's data directory."""
 
 
-# Each command, and where it is: the module in this package and the name in it.
+# Each command: the module of this package that defines it, and its name there.
 COMMANDS: Final = {
     "alias": ("alias", "alias"),
     "backup": ("backup", "backup"),
@@ -53,7 +53,7 @@ COMMANDS: Final = {
     "register": ("register", "register"),
     "restore": ("restore", "restore"),
     "rollback": ("rollback", "rollback"),
-    "route": ("lookup", "route"),
+    "route": ("route", "route"),
     "schema": ("manifests", "schema"),
     "serve": ("serve", "serve"),
     "stats": ("stats", "stats"),
@@ -64,7 +64,7 @@ COMMANDS: Final = {
 
 
 class CommandGroup(click.Group):
-    """Subcommands by the table, and errors the way this command line prints them.
+    """Loads subcommands by the table, and prints errors as this command line does.
 
     A subcommand's return value is the exit status; None is 0.
     """
@@ -74,7 +74,7 @@ class CommandGroup(click.Group):
         return sorted({*self.commands, *COMMANDS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, loaded now unless it was; None when there is none of this name."""
+        """The command, loaded now if needed; None when no command has this name."""
         if cmd_name not in self.commands and cmd_name in COMMANDS:
             module, name = COMMANDS[cmd_name]
             self.add_command(getattr(importlib.import_module(f"dspy_registry.cli.{module}"), name))
@@ -83,7 +83,7 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Adds the nearest names to the error for one that does not exist."""
+        """Adds the nearest names to the error for an unknown command."""
         name = args[0]
         if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
             close = difflib.get_close_matches(name, self.list_commands(ctx))
@@ -119,10 +119,10 @@ class CommandGroup(click.Group):
 
 
 def _fill_standard_streams() -> None:
-    """A closed one becomes /dev/null: else the next file that is opened, the registry's, would take its number."""
+    """Open /dev/null for a closed stream. Else the next file that is opened, the registry's, would get its number."""
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             setattr(sys, stream, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
@@ -135,7 +135,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
         return error.exit_code
     if isinstance(error, RegistryError):
         console.print_error(type(error).__name__, error.message, error.remedy, as_json=as_json)
-        return USED_WRONGLY if isinstance(error, InvalidArgumentError) else NO
+        return WRONG_USAGE if isinstance(error, InvalidArgumentError) else NO
     console.print_error(type(error).__name__, str(error), as_json=as_json)
     return NO
 
@@ -149,10 +149,10 @@ def _report(error: Exception, *, as_json: bool) -> int:
 @click.version_option(package_name=DISTRIBUTION, prog_name=PROGRAM)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Which DSPy modules exist on this host, what they can do and how to route them."""
+    """Find out which DSPy modules exist on this host, what they can do and how to route them."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
-        context.exit(USED_WRONGLY)
+        context.exit(WRONG_USAGE)
 
 
 @main.command("completion", short_help="Print the script that completes this command in a shell.")

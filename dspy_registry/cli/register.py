@@ -22,11 +22,11 @@ _NEEDS: Final = ("memory", "compute", "gpu")
 
 
 def _fields(command: Decorated) -> Decorated:
-    """The fields of one module, None where not given."""
+    """The fields of one module; None where not given."""
     level = click.Choice(LEVELS)
     for option in reversed(
         (
-            click.option("--name", metavar="NAME", help="Register one module, of this full name."),
+            click.option("--name", metavar="NAME", help="Register one module with this full name."),
             click.option("--category", metavar="WORD", shell_complete=completion.categories),
             click.option(
                 "-c",
@@ -44,7 +44,7 @@ def _fields(command: Decorated) -> Decorated:
             click.option("--duration", "estimated_duration", type=int, metavar="MS", help="Typical milliseconds."),
             click.option("--native/--no-native", "native_available", default=None, help="Has a native implementation."),
             click.option("--example", "examples", multiple=True, metavar="TEXT", help="Repeat it for each."),
-            click.option("--metadata", metavar="JSON", help="An object of anything else."),
+            click.option("--metadata", metavar="JSON", help="A JSON object of further data."),
         )
     ):
         command = option(command)
@@ -54,7 +54,12 @@ def _fields(command: Decorated) -> Decorated:
 @click.command("register", short_help="Register or update modules.")
 @click.argument("file", type=click.File("rb"), required=False)
 @_fields
-@click.option("--expected-version", type=click.IntRange(min=0), metavar="N", help="Only if it is at this version now.")
+@click.option(
+    "--expected-version",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Only if the module is at this version now; 0: not registered.",
+)
 @embedded_option
 @console.path_option
 @console.json_option
@@ -66,10 +71,10 @@ def register(
     as_json: bool,
     **fields: Any,
 ) -> None:
-    """Register modules, or update them: those in FILE ("-": stdin), all or none; or one, from options.
+    """Register or update modules: all modules in FILE ("-": stdin) or none, or one module given by options.
 
-    FILE is JSON (one module, a list, or one a line), YAML or TOML, told by its suffix. What `get --json`,
-    `list --json` and `discover --json` print can be registered as it is.
+    FILE is JSON (one module, a list, or one per line), YAML or TOML; the suffix gives the format. The output of
+    `get --json`, `list --json` and `discover --json` can be registered unchanged.
 
     \b
     dspy-registry register modules.yaml
@@ -125,7 +130,7 @@ def _json_object(text: str) -> dict[str, Any]:
 @console.path_option
 @console.json_option
 def unregister(names: tuple[str, ...], embedded: bool, path: Path | None, as_json: bool) -> int:
-    """Remove modules, by their full names, one after the other. Exits with 1 when one was not registered."""
+    """Remove modules by their full names, one after the other. Exits with 1 when one was not registered."""
     removed: list[str] = []
     unknown: list[str] = []
     revision = None

@@ -9,16 +9,16 @@ import click
 from dspy_registry.cli import console
 
 
-@click.command("restore", short_help="Put a backup in the place of the registry.")
+@click.command("restore", short_help="Replace the registry by a backup.")
 @click.argument("backup", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--yes", is_flag=True, help="Do not ask: what the registry holds now is given up.")
+@click.option("--yes", is_flag=True, help="Do not ask before the registry's data is replaced.")
 @console.path_option
 @console.json_option
 def restore(backup: Path, yes: bool, path: Path | None, as_json: bool) -> None:
-    """Put the data of BACKUP, a folder that `backup` made, in the place of the registry's.
+    """Replace the data of the registry by that of BACKUP, a folder that `backup` made.
 
-    Stop the daemon before, start it afterwards. Readers may go on: they drop what they keep, and read what was
-    restored. A backup that `check` finds fault with is refused.
+    Stop the daemon first, and start it again afterwards. Readers may go on: they drop what they have cached, and
+    read what was restored. A backup with violations that `check` finds is refused.
 
     \b
     dspy-registry restore /backups/monday --path /var/lib/dspy-registry
@@ -30,7 +30,7 @@ def restore(backup: Path, yes: bool, path: Path | None, as_json: bool) -> None:
 
     folder = registry_path(path)
     if not yes:
-        click.confirm(f"Give up what {folder} holds now?", abort=True, err=True)
+        click.confirm(f"Replace what {folder} holds now?", abort=True, err=True)
     with console.spinner(f"restoring {backup}", quiet=as_json):
         done = put_in_place(backup, folder)
     if as_json:

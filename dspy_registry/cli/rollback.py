@@ -8,6 +8,7 @@ import click
 
 from dspy_registry.cli import completion, console
 from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.cli.waiting import when_started
 
 
 @click.command("rollback", short_help="Register an earlier version of a module again.")
@@ -17,16 +18,16 @@ from dspy_registry.cli.target import embedded_option, open_writer
     "version",
     type=click.IntRange(min=1),
     metavar="VERSION",
-    help="This version, not the one before that in force.",
+    help="This version. Default: the one before the version in force.",
 )
 @embedded_option
 @console.path_option
 @console.json_option
 def rollback(name: str, version: int | None, embedded: bool, path: Path | None, as_json: bool) -> None:
-    """Register the record of an earlier version again: the one before that in force, or --to VERSION.
+    """Register an earlier version of a module again: the one before the version in force, or --to VERSION.
 
-    For a module that is no longer registered: its last version. NAME is as for `history`, which shows the versions.
-    A rollback is a new version, a client's; it is refused when somebody changes the module at the same time.
+    For a module that is no longer registered, the default is its last version. NAME is as for `history`, which shows
+    the versions. A rollback is a new version, from a client. It is refused when the module is changed meanwhile.
 
     \b
     dspy-registry history acme.Summarise
@@ -37,7 +38,7 @@ def rollback(name: str, version: int | None, embedded: bool, path: Path | None, 
     from dspy_registry.registry_store.paths import registry_path
     from dspy_registry.writer.rollback import read_versions, roll_back
 
-    versions = read_versions(registry_path(path), name)
+    versions = when_started(lambda: read_versions(registry_path(path), name))
     with open_writer(path, embedded) as writer:
         done = roll_back(writer, versions, version)
     what = f"{done.name} is as in version {done.restored} again: version {done.version}"

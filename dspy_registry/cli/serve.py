@@ -27,8 +27,8 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 def serve(group: str | None, log_level: str, path: Path | None, **watched: Any) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
-    Creates the registry if need be. The log goes to stderr; its line "process PID serves FOLDER" says that clients
-    can connect. Requests that were accepted are finished before it ends.
+    Creates the registry if there is none. The log goes to stderr; its line "process PID serves FOLDER" means that
+    clients can connect. Accepted requests are finished before the daemon ends.
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 

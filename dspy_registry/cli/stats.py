@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import completion, console, tables
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.usage import ModuleUsage
 
 _COLUMNS: Final = (
@@ -41,10 +41,10 @@ _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 def stats(names: tuple[str, ...], limit: int | None, hours: bool, path: Path | None, as_json: bool) -> None:
     """Show how modules are used: calls, failures, latencies, tokens and cost; the most used first.
 
-    Latencies are of calls that succeeded; a module's tokens and cost include those of the modules it calls. The
-    last column draws how many calls there were, the newest on the right.
+    Latencies are of calls that succeeded. A module's tokens and cost include those of the modules it calls. The last
+    column draws the number of calls over time, the newest on the right.
     """
-    with Registry(path) as registry, registry.snapshot() as snapshot:
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = [snapshot.usage(name) for name in names] if names else snapshot.usages()
         lost = snapshot.calls_lost()
     if names:
@@ -58,11 +58,11 @@ def stats(names: tuple[str, ...], limit: int | None, hours: bool, path: Path | N
     else:
         console.say("no calls were reported")
     if lost and not as_json:
-        console.print_warning(f"{lost:,} calls are not counted: their reporters or the daemon ran out of room for them")
+        console.print_warning(f"{lost:,} calls are not counted: their reporters or the daemon had no room for them")
 
 
 def plain(usage: ModuleUsage) -> dict[str, Any]:
-    """Usage for JSON, with what follows from it. The counts per period end with the current one."""
+    """Usage for JSON, with derived values. The counts per period end with the current period."""
     fields = msgspec.structs.asdict(usage)
     del fields["minutes"], fields["hours"]
     return {
@@ -98,13 +98,13 @@ def _milliseconds(value: float) -> str:
 
 
 def _drawn(usage: ModuleUsage, hours: bool) -> str:
-    """Twenty steps: of three minutes, or of two hours."""
+    """Calls over time in twenty steps, of three minutes or of two hours."""
     counts, each = (usage.calls_by_hour()[-2 * _STEPS :], 2) if hours else (usage.calls_by_minute(), 3)
     return sparkline([sum(counts[at : at + each]) for at in range(0, len(counts), each)])
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """One character for each count, the highest bar for the largest; a point where there was nothing."""
+    """One character for each count, the highest bar for the largest; a point for zero."""
     bars = _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else _PLAIN_BARS
     largest = max(counts, default=0)
     return "".join(bars[(count * len(bars) - 1) // largest] if count else "." for count in counts)

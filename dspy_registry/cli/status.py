@@ -9,15 +9,16 @@ from typing import Any
 import click
 
 from dspy_registry.cli import console, tables
+from dspy_registry.cli.waiting import attach_complete
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
 @console.path_option
 @console.json_option
 def status(path: Path | None, as_json: bool) -> int:
-    """Show what the registry holds and how its daemon is.
+    """Show what the registry holds and the state of its daemon.
 
-    Exits with 1 when no daemon answers, or none that this user may ask.
+    Exits with 1 when no daemon answers, or this user may not ask it.
     """
     from dspy_registry.registry_store.paths import registry_path
 
@@ -32,13 +33,13 @@ def status(path: Path | None, as_json: bool) -> int:
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-    """What can be said without a daemon. Raises RegistryNotFoundError."""
+    """What is known without a daemon. Raises RegistryNotFoundError."""
     from dspy_registry.registry_store.layout import DATA_FILE
-    from dspy_registry.registry_store.sharing import attach, detach
+    from dspy_registry.registry_store.sharing import detach
     from dspy_registry.writer.catalog import Catalog
     from dspy_registry.writer.lease import lease_holder
 
-    environment = attach(folder)
+    environment = attach_complete(folder)
     try:
         with environment.reading() as txn:
             state = Catalog(txn, environment.dbs).state
@@ -56,7 +57,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _daemon(folder: Path) -> dict[str, Any]:
-    """What the daemon says of itself, or why it cannot be asked."""
+    """The daemon's own status, or why it cannot be asked."""
     import msgspec
 
     from dspy_registry.registry_store.errors import RegistryError
@@ -66,14 +67,14 @@ def _daemon(folder: Path) -> dict[str, Any]:
         with WriterClient(folder) as client:
             return {"daemon": msgspec.structs.asdict(client.status())}
     except RegistryError as error:
-        said = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
-        return {"unreachable": said}
+        unreachable = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
+        return {"unreachable": unreachable}
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     stored = facts["registry"]
     for key, value in stored.items():
-        yield from _told(key, value)
+        yield from _field_rows(key, value)
     daemon = facts["daemon"]
     if daemon is None:
         yield "daemon", _why_not(facts["unreachable"])
@@ -85,7 +86,7 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
             {f"{section}.{key}": value for key, value in held.items()} if isinstance(held, dict) else {section: held}
         )
         for key, value in keyed.items():
-            yield from _told(key, value)
+            yield from _field_rows(key, value)
 
 
 def _why_not(unreachable: dict[str, str]) -> str:
@@ -94,8 +95,8 @@ def _why_not(unreachable: dict[str, str]) -> str:
     return f"cannot be asked: {unreachable['message']} {unreachable['remedy']}"
 
 
-def _told(key: str, value: Any) -> Iterator[tuple[str, object]]:
-    """A list of mappings, such as the errors of manifests, as its length and a row for each; a time as local time."""
+def _field_rows(key: str, value: Any) -> Iterator[tuple[str, object]]:
+    """Rows of one field. A list of mappings, such as manifest errors, gives its length, then a row each."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         yield key, len(value)
         yield from ((key, ": ".join(str(part) for part in item.values() if part not in (None, ""))) for item in value)

@@ -1,4 +1,4 @@
-"""Tables and fields for people, where nothing that is stored can steer the terminal.
+"""Tables and fields for people. Stored text cannot send control characters to the terminal.
 
 Rich is loaded for a terminal only. Elsewhere a table is aligned text, never cut, so that `grep` and `awk` can use it.
 """
@@ -39,7 +39,7 @@ def module_row(info: ModuleInfo) -> tuple[object, ...]:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()) -> None:
     """A table: drawn on a terminal, else aligned text under one line of headings.
 
-    A terminal that is too narrow does without the `spare` columns, the first of them first.
+    On a terminal that is too narrow, `spare` columns are left out, the first one first.
     """
     texts = [[printable(cell) for cell in row] for row in rows]
     table = [list(column) for column in zip(columns, *texts, strict=True)]
@@ -83,7 +83,7 @@ def _align(table: list[list[str]]) -> None:
 
 
 def _width(table: list[list[str]]) -> int:
-    """What a table takes at least, its wrapping columns at their longest word."""
+    """The least width of a table, with each wrapping column as wide as its longest word."""
     words = [[word for cell in column for word in (cell.split() if _wraps(column) else [cell])] for column in table]
     return sum(max(map(len, column), default=0) + 3 for column in words)
 
@@ -97,7 +97,7 @@ def _is_numeric(cells: list[str]) -> bool:
 
 
 def print_fields(fields: Iterable[Sequence[object]]) -> None:
-    """Rows of a name, a value and whatever else is said of it."""
+    """Rows of a name, a value and further cells about it."""
     for name, *cells in fields:
         label = click.style(f"{printable(name):<20}", fg="cyan", bold=True)
         first, *more = "  ".join(printable(cell) for cell in cells).split("\n")
@@ -107,7 +107,7 @@ def print_fields(fields: Iterable[Sequence[object]]) -> None:
 
 
 def printable(value: object) -> str:
-    """The text of a value for a person: what is stored must not steer the terminal."""
+    """The text of a value for a person, with control characters escaped."""
     if value in (None, "", (), [], {}):
         return "-"
     if isinstance(value, bool):
@@ -121,5 +121,5 @@ def printable(value: object) -> str:
 
 
 def colour() -> bool | None:
-    """False where colour is not wanted; None lets click look whether the stream is a terminal."""
+    """False where $NO_COLOR is set; None: click checks whether the stream is a terminal."""
     return False if os.environ.get("NO_COLOR") else None

@@ -1,4 +1,4 @@
-"""Where the commands that change something send it: to the daemon, or to a writer of their own."""
+"""Where the commands that change something send it: to the daemon, or to a writer in this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dspy_registry.cli.waiting import when_started
+
 if TYPE_CHECKING:
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.registry_writer import RegistryWriter
@@ -16,12 +18,12 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def embedded_option(command: Decorated) -> Decorated:
-    """`--embedded`: write from within this process."""
+    """`--embedded`: write in this process, without a daemon."""
     return click.option("--embedded", is_flag=True, help="Write directly: no daemon runs for this registry.")(command)
 
 
 def open_writer(path: Path | None, embedded: bool) -> WriterClient | RegistryWriter:
-    """A client of the daemon, or the registry's one writer. Both are context managers with the same calls.
+    """A client of the daemon, once it answers, or with `embedded` the writer. Both have the same calls.
 
     Raises WriterUnavailableError when no daemon runs, WriterLockedError when there is another writer.
     """
@@ -31,4 +33,10 @@ def open_writer(path: Path | None, embedded: bool) -> WriterClient | RegistryWri
         return RegistryWriter(path)
     from dspy_registry.writer.client.client import WriterClient
 
-    return WriterClient(path)
+    client = WriterClient(path)
+    try:
+        when_started(client.status)
+    except BaseException:
+        client.close()
+        raise
+    return client

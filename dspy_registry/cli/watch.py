@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import console
-from dspy_registry.readers.registry import Registry
+from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import Change
 
 
@@ -20,8 +20,8 @@ from dspy_registry.registry_store.changes import Change
 @console.path_option
 @console.json_option
 def watch(since: int | None, timeout: float | None, count: int | None, path: Path | None, as_json: bool) -> None:
-    """Print each change as it is committed, until interrupted; with --json, one object a line."""
-    with Registry(path) as registry:
+    """Print each change as it is committed, until interrupted; with --json, one object per line."""
+    with open_registry(path) as registry:
         changes = registry.watch(since, timeout=timeout)
         for number, change in enumerate(changes, 1):
             _show(change, as_json)
@@ -35,15 +35,15 @@ def _show(change: Change, as_json: bool) -> None:
         return
     when = f"{change.revision:>8}  {console.local_time(change.committed_at)}"
     if change.everything:
-        click.echo(f"{when}  the log no longer reaches back: reload everything")
+        click.echo(f"{when}  older changes are no longer logged: reload everything")
     elif not change.modules:
-        click.echo(f"{when}  names or capabilities mean something else")
+        click.echo(f"{when}  aliases or implied capabilities changed")
     for module in change.modules:
         click.echo(f"{when}  {module.action:<12}  {module.name}  version {module.version}")
 
 
 def _plain(change: Change) -> dict[str, Any]:
-    """Without the keys and terms, which are for caches."""
+    """The change without its keys and terms, which only caches need."""
     return {
         "revision": change.revision,
         "committed_at": change.committed_at,

@@ -1,1 +1,1 @@
-"""The demo: the main job on real input, with everything as its own process."""
+"""The demo: the registry at work on real input, each part in a separate process."""

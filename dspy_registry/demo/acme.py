@@ -1,6 +1,6 @@
 """The demo's DSPy program, with the one line that reports what its modules do.
 
-A copy of it runs in a folder of its own, as `acme`, so that its module is called what it would be in your project.
+A copy runs in another folder as `acme`, so that its module has the name it would have in your project.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dspy_registry.integrations.dspy import RegistryCallback
 
 ARTICLES: Final = 64
 EMPTY_EVERY: Final = 16
-CHARACTERS: Final = 400  # of an article: all are inputs of one size, `normal`
-SECONDS: Final = (0.004, 0.03)  # that the language model lets wait
+CHARACTERS: Final = 400  # of an article: all inputs have the same size class, `normal`
+SECONDS: Final = (0.004, 0.03)  # fewest and most that the language model takes
 SECONDS_TO_DELIVER: Final = 10.0
 
 
 class PacedLM(DummyLM):  # type: ignore[misc]
-    """Needs no network, and takes its time as one that does."""
+    """A language model that needs no network, and takes as long as one that does."""
 
     def __init__(self) -> None:
         super().__init__({"": {"reasoning": "It is about one thing.", "digest": "One thing."}})
@@ -36,7 +36,7 @@ class PacedLM(DummyLM):  # type: ignore[misc]
 
 
 class Digest(dspy.Module):  # type: ignore[misc]
-    """An article in one sentence. Raises ValueError for one that says nothing."""
+    """An article in one sentence. Raises ValueError for an empty article."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Digest(dspy.Module):  # type: ignore[misc]
 
 
 def main(path: str) -> None:
-    """Digest articles, and print how many calls and errors that were once the daemon has been told of them."""
+    """Digest articles; once the daemon has the statistics, print the number of calls and errors."""
     callback = RegistryCallback(path)
     dspy.configure(lm=PacedLM(), callbacks=[callback])
     digest = Digest()

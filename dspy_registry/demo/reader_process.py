@@ -1,8 +1,8 @@
 """One reader process under load, for the demo: `python -m dspy_registry.demo.reader_process`.
 
-It looks up what a worker would look up before a call, as fast as it can, and checks of every read that could tell
-that it is no older than an update acknowledged before the read began. What it is told comes as one JSON line on
-stdin, what it found goes out as JSON lines on stdout; it ends when stdin does, so it never outlives who started it.
+It looks up what a worker looks up before a call, as fast as it can. It checks each read that shows an updated value:
+the value must not be older than an update acknowledged before the read began. Its task is one JSON line on stdin, its
+reports are JSON lines on stdout. It ends when stdin is closed, so it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ ROUNDS_PER_SAMPLE: Final = 16
 class Task(msgspec.Struct, frozen=True):
     """What to read.
 
-    `live` are modules that are being updated: the number in place i of the file `marks` (64 bits each, native order)
-    is the `estimated_duration` of live[i] that was acknowledged last. The number after these is how many modules of
-    the capability `arriving` have been acknowledged. `steady` are modules that stay as they are. `report_every` is
-    in seconds.
+    `live` are modules that are being updated. The file `marks` holds 64-bit numbers in native byte order: number i is
+    the last acknowledged `estimated_duration` of live[i], and the number after these counts the acknowledged modules
+    with the capability `arriving`. `steady` are modules that do not change. `report_every` is in seconds.
     """
 
     path: str
@@ -41,9 +40,10 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What happened since the last report; `samples` are nanoseconds of single reads, the clock's own cost included.
+    """What happened since the last report, one line on stdout.
 
-    `revision` is the newest one seen, `stale` counts reads older than they may be; `error` is what ended the reader.
+    `samples` are nanoseconds of single reads, and include the cost of reading the clock. `revision` is the newest one
+    seen. `stale` counts reads that were too old. `error` is what ended the reader, None while it reads.
     """
 
     reads: int = 0
@@ -55,7 +55,7 @@ class Report(msgspec.Struct):
 
 
 class Load:
-    """Rounds of look-ups, and what came of them."""
+    """Rounds of look-ups, and the report on them."""
 
     def __init__(self, registry: Registry, task: Task, marks: memoryview[int]) -> None:
         self._registry = registry
@@ -66,10 +66,10 @@ class Load:
         self._names = (*task.live, *task.steady)
         self._rounds = 0
         self._began = time.perf_counter()
-        self.report = Report(samples=[])
+        self.report = Report()
 
     def round(self) -> None:
-        """Every live module once by each look-up that shows its duration, the rest as a worker mixes them."""
+        """Read each live module by each look-up that shows its duration, and the steady ones as a worker does."""
         registry, marks = self._registry, self._marks
         stale = 0
         for place, name in self._live:
@@ -105,14 +105,14 @@ class Load:
     def take_report(self) -> Report:
         """What happened since the last one was taken."""
         now = time.perf_counter()
-        taken, self.report = self.report, Report(samples=[])
+        taken, self.report = self.report, Report()
         taken.seconds, self._began = now - self._began, now
         taken.revision = self._registry.revision
         return taken
 
 
 def run(task: Task, stopped: threading.Event) -> None:
-    """Read and report until told to stop."""
+    """Read and report until `stopped` is set."""
     with Path(task.marks).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         marks = memoryview(mapped).cast("Q")
         try:
@@ -138,7 +138,7 @@ def main() -> None:
     stopped = threading.Event()
 
     def wait_for_end() -> None:
-        os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock would hold up the interpreter's end
+        os.read(sys.stdin.fileno(), 1)  # not through the buffer: its lock would delay the end of the interpreter
         stopped.set()
 
     threading.Thread(target=wait_for_end, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The demo's client: it keeps updating modules through the daemon, and tells the readers what was acknowledged."""
+"""The demo's client: it keeps updating modules through the daemon, and marks what was acknowledged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dspy_registry.writer.client.client import WriterClient
 
 ARRIVING: Final = "demo_arrival"
-"""A capability that more and more modules have."""
+"""The capability of the modules that are added while the readers read."""
 
 LIVE: Final = tuple(
     ModuleInfo(
@@ -37,7 +37,7 @@ PAUSE: Final = 0.002  # seconds between an acknowledgement and the next update
 
 
 class Marks:
-    """What has been acknowledged: one number per live module, then the number of arrivals. Readers map the file."""
+    """A file of what was acknowledged: a number per live module, then the count of new modules. Readers map it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,15 +47,15 @@ class Marks:
         self.numbers = memoryview(self._map).cast("Q")
 
     def close(self) -> None:
-        """Unmap; the file stays."""
+        """Unmap the file; it stays on disk."""
         self.numbers.release()
         self._map.close()
 
 
 class Updates:
-    """Updates in a thread of their own, each marked as acknowledged once it is, until `close`.
+    """Updates in a background thread until `close`. Each is marked once it is acknowledged.
 
-    `durations` has the nanoseconds from each call until its acknowledgement, `error` what went wrong.
+    `durations` has the nanoseconds from each call to its acknowledgement; `error` is what went wrong, or None.
     """
 
     def __init__(self, client: WriterClient, marks: Marks) -> None:
@@ -67,14 +67,14 @@ class Updates:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        """Register what will be updated, then begin."""
+        """Register the modules to update, then start the thread."""
         self._client.register_modules(LIVE)
         for place, info in enumerate(LIVE):
             self._marks.numbers[place] = info.estimated_duration
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the update under way."""
+        """Stop after the current update."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(SECONDS_TO_FINISH)
@@ -85,19 +85,19 @@ class Updates:
                 self._update(place, info)
                 if self._stopped.wait(PAUSE):
                     return
-        except Exception as error:  # whatever it is, the demo has failed and says so
+        except Exception as error:  # any error: the demo has failed and says so
             self.error = f"{type(error).__name__}: {error}"
 
     def _update(self, place: int, info: ModuleInfo) -> None:
         began = time.perf_counter_ns()
         self._client.register_module(info)
         self.durations.append(time.perf_counter_ns() - began)
-        # Only now: from here on a read that does not see it is stale.
+        # Marked after the acknowledgement: a read that begins later and does not see the update is stale.
         self._marks.numbers[place] = info.estimated_duration if place < len(LIVE) else self._marks.numbers[place] + 1
 
 
 def _endless() -> Iterator[tuple[int, ModuleInfo]]:
-    """(place among the marks, what to register): the live modules in turn, and an arrival now and then."""
+    """(place in the marks, module to register): the live modules in turn, and a new module after every tenth update."""
     number = 0
     while True:
         number += 1

@@ -1,1 +1,1 @@
-"""What connects the registry to other packages. Each module loads the one package that it is named after."""
+"""Connections to other packages. Each module loads only the package that it is named after."""

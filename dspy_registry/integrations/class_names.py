@@ -1,7 +1,7 @@
-"""The names under which a class may be registered, told from inside the process that uses it.
+"""The names under which a class may be registered, as seen by the process that uses it.
 
-As discovery names it: where it is public, by the shortest name. Discovery may have been given a part of a package
-only, or have seen other exports than this process, so all names are told and the writer takes the registered one.
+Discovery registers a class under its shortest public name. It may have looked through a part of a package only, or
+have seen other exports than this process. So all names are reported, and the writer takes the registered one.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-MOST_NAMES: Final = 8
+MAX_NAMES: Final = 8
 
 
 def class_names(cls: type) -> tuple[str, ...]:
-    """The names of a class, best first; the one it is defined under is always among them."""
+    """The names of a class, at most MAX_NAMES, best first. The name it is defined under is always one of them."""
     defined = defined_name(cls)
     if cls.__module__ == "__main__":
         return (defined, *_names_as_script(cls))
     public = sorted(set(_public_names(cls)), key=lambda name: _rank(name, cls.__name__))
-    return tuple(dict.fromkeys((*public[: MOST_NAMES - 1], defined)))
+    return tuple(dict.fromkeys((*public[: MAX_NAMES - 1], defined)))
 
 
 def defined_name(cls: type) -> str:
-    """Module and qualified name; a class made inside a function goes by the function."""
+    """Module and qualified name; for a class made inside a function, the name of the function comes before its own."""
     return f"{cls.__module__}.{cls.__qualname__}".replace(".<locals>", "")
 
 
@@ -50,7 +50,7 @@ def _public_names(cls: type) -> Iterator[str]:
 
 
 def _names_in(module: ModuleType, cls: type) -> Iterator[str]:
-    """Under which a module offers the class: it defines it, lists it, or is a package around where it is defined."""
+    """Names of the class in a module: those in its `__all__`; without one, if the class is defined in or below it."""
     members = dict(vars(module))
     declared = members.get("__all__")
     listed = set(declared) if isinstance(declared, list | tuple) else None

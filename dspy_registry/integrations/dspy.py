@@ -2,8 +2,8 @@
 
     dspy.configure(callbacks=[RegistryCallback(path)])
 
-Every call of a module is reported under the module's registry name, and every `compile` of an optimizer under the
-optimizer's. A call's duration, tokens and cost include those of the calls made inside it, which are reported too.
+Every call of a module is reported under the registry name of the module, every `compile` of an optimizer under the
+name of the optimizer. Duration, tokens and cost of a call include those of the calls inside it, which are reported too.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy_registry.integrations.class_names import class_names
 from dspy_registry.writer.client.reporter import UsageReporter
 
-_MOST_OPEN: Final = 100_000
+_MAX_OPEN: Final = 100_000
 _HISTORY_SEARCHED: Final = 32
-_DEEPEST: Final = 4
-_MOST_ITEMS: Final = 1_000
+_MAX_DEPTH: Final = 4
+_MAX_ITEMS: Final = 1_000
 
 _log = logging.getLogger("dspy_registry")
 Hook = TypeVar("Hook", bound=Callable[..., None])
 Spent = tuple[int, int, "float | None"]
-"""Of one call of a language model: tokens in, tokens out, US dollars."""
+"""One call of a language model: tokens in, tokens out, US dollars."""
 
 
 def _harmless(hook: Hook) -> Hook:
-    """Whatever goes wrong in a hook, the program does not notice."""
+    """Log every error of a hook instead of raising it into the program."""
 
     @functools.wraps(hook)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -46,7 +46,7 @@ def _harmless(hook: Hook) -> Hook:
 
 
 class _Call:
-    """A call that has begun: of a module or optimizer (`names`), or of something else on the way to one (None)."""
+    """A call that has begun. `names` are those of a module or optimizer; None for a call of anything else."""
 
     __slots__ = ("instance", "names", "parent", "size", "spent", "started")
 
@@ -55,15 +55,16 @@ class _Call:
         self.names = names
         self.size = size
         self.instance: Any = None
-        self.spent: list[Spent] = []  # of each LM call inside; appending needs no lock
+        self.spent: list[Spent] = []  # one entry per LM call inside; appending needs no lock
         self.started = time.perf_counter()
 
 
 class RegistryCallback(BaseCallback):  # type: ignore[misc]
     """Reports the module calls of a program to the writer daemon of the registry in `path`.
 
-    `path` None means $DSPY_REGISTRY, else the user's data directory; `reporter` is one to share instead. Nothing in
-    here waits for the daemon, or raises into the program. Programs that fork keep the callback.
+    `path` None means $DSPY_REGISTRY, else the user's data directory. `reporter` is one to share; with it, `path` is
+    not used. The attribute `reporter` is the one in use: `reporter.flush(seconds)` sends what waits. No hook waits
+    for the daemon or raises into the program. The callback works in forked children, and copies share its reporter.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, reporter: UsageReporter | None = None) -> None:
@@ -74,7 +75,7 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"RegistryCallback({str(self.reporter.path)!r})"
 
-    # DSPy copies callbacks along with what they are attached to; a copy reports through the same reporter.
+    # DSPy copies callbacks together with the object they are attached to. A copy uses the same reporter.
 
     def __copy__(self) -> RegistryCallback:
         return self
@@ -89,52 +90,52 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
 
     @_harmless
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A module is called."""
+        """Note that a call of a module has begun."""
         self._begin(call_id, _Call(self._parent(), self._names_of(instance), _characters(inputs)))
 
     @_harmless
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """It has returned or raised."""
+        """Report the call, which has returned or raised."""
         self._end(call_id, outputs, exception)
 
     @_harmless
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """An optimizer begins to compile."""
+        """Note that an optimizer has begun to compile."""
         self._begin(call_id, _Call(self._parent(), self._names_of(instance)))
 
     @_harmless
     def on_compile_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """It has finished."""
+        """Report that the optimizer has finished or failed."""
         self._end(call_id, None, exception)
 
-    # Language models: what they cost falls to every call around them
+    # Language models: their cost counts for every call around them
 
     @_harmless
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A language model is called."""
+        """Note that a call of a language model has begun."""
         call = _Call(self._parent())
         call.instance = instance
         self._begin(call_id, call)
 
     @_harmless
     def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """It has answered."""
+        """Add tokens and cost to every call around this one."""
         call = self._open.pop(call_id, None)
         spent = _spent(call.instance, outputs) if call is not None else None
         while spent is not None and call is not None:
             call.spent.append(spent)
             call = call.parent
 
-    # What only connects a call to the one around it
+    # Calls that only connect an inner call to an outer one
 
     @_harmless
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A tool is called; a module may be in it."""
+        """Note that a tool has begun; it may call modules."""
         self._begin(call_id, _Call(self._parent()))
 
     @_harmless
     def on_tool_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """It has returned or raised."""
+        """Note that the tool has returned or raised."""
         self._open.pop(call_id, None)
 
     on_evaluate_start = on_tool_start
@@ -144,13 +145,13 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     on_interpreter_tool_call_start = on_tool_start
     on_interpreter_tool_call_end = on_tool_end
 
-    # Beneath
+    # Open calls
 
     def _parent(self) -> _Call | None:
         return self._open.get(ACTIVE_CALL_ID.get())
 
     def _begin(self, call_id: str, call: _Call) -> None:
-        if len(self._open) >= _MOST_OPEN:  # calls whose end never came
+        if len(self._open) >= _MAX_OPEN:  # calls that never ended
             self._open.clear()
         self._open[call_id] = call
 
@@ -174,9 +175,9 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
 
 
 def _tracked(outputs: Any) -> tuple[int, int] | None:
-    """Tokens in and out as DSPy's `track_usage` told them, on the prediction of an outermost call; else None."""
-    told = getattr(outputs, "get_lm_usage", None)
-    usage = told() if callable(told) else None
+    """Tokens in and out that DSPy's `track_usage` put on the prediction of an outermost call; else None."""
+    get_usage = getattr(outputs, "get_lm_usage", None)
+    usage = get_usage() if callable(get_usage) else None
     if not usage:
         return None
     return _tokens(usage.values())
@@ -197,7 +198,7 @@ def _sum_of_tokens(spent: list[Spent]) -> tuple[int, int]:
 def _spent(lm: Any, outputs: Any) -> Spent | None:
     """Tokens in and out, and US dollars, of the LM call that returned `outputs`; None when DSPy kept no record.
 
-    An answer out of DSPy's cache has an entry in the history, without tokens: it cost nothing.
+    An answer from DSPy's cache has an entry in the history without tokens: it cost nothing.
     """
     for entry in reversed(lm.history[-_HISTORY_SEARCHED:]):
         if outputs is not None and (entry.get("outputs") is outputs or entry.get("response") is outputs):
@@ -209,11 +210,11 @@ def _spent(lm: Any, outputs: Any) -> Spent | None:
 
 
 def _characters(value: Any, depth: int = 0) -> int:
-    """Length of all texts in a call's input."""
+    """Characters of all texts in the input of a call."""
     if isinstance(value, str):
         return len(value)
-    if depth < _DEEPEST and isinstance(value, dict):
+    if depth < _MAX_DEPTH and isinstance(value, dict):
         value = list(value.values())
-    if depth < _DEEPEST and isinstance(value, list | tuple):
-        return sum(_characters(item, depth + 1) for item in value[:_MOST_ITEMS])
+    if depth < _MAX_DEPTH and isinstance(value, list | tuple):
+        return sum(_characters(item, depth + 1) for item in value[:_MAX_ITEMS])
     return 0

@@ -75,7 +75,8 @@ def test_a_run_is_drawn_and_put_between_the_markers(document: Path, tmp_path: Pa
     charts = tmp_path / "benchmarks" / "results"
     names = {chart.name for chart in charts.iterdir()}
     assert names == {f"{name}.{kind}" for name, _, _ in CHARTS for kind in ("svg", "png")}
-    assert all(f"benchmarks/results/{name}.svg" in text for name, _, _ in CHARTS)
+    shown = [name for name, _, _ in CHARTS if f"](benchmarks/results/{name}.svg)" in text]
+    assert shown == [publish.README_CHART]
     before = {chart.name: chart.read_bytes() for chart in charts.iterdir()}
     publish.publish(committed(document), tmp_path)
     assert readme.read_text(encoding="utf-8") == text
@@ -152,19 +153,23 @@ def test_the_pages_show_the_results_in_the_tree(tmp_path: Path) -> None:
         assert copy.read_text(encoding="utf-8") == (publish.ROOT / page).read_text(encoding="utf-8")
 
 
-def test_readme_shows_chosen_rows_and_those_missed(document: Path) -> None:
+def test_readme_shows_three_rows_and_one_chart_and_the_other_page_all(document: Path) -> None:
     assert set(publish.README_ROWS) <= set(suite.RESULT_NAMES)
-    assert len(publish.README_ROWS) < 16
+    assert len(publish.README_ROWS) == 3
     run = report.load(document)
     run.results = [
         Result("get_cached", "chosen", "at most", 2.0, 1.0),
         Result("other", "not chosen", "at most", 2.0, 1.0),
         Result("another", "missed", "at most", 2.0, 3.0),
     ]
-    pages = publish.sections(run, {})
+    charts = {name: caption for name, caption, _ in CHARTS}
+    pages = publish.sections(run, charts)
     readme, performance = pages[publish.README], pages[publish.PERFORMANCE]
-    assert [f"| {title} |" in readme for title in ("chosen", "not chosen", "missed")] == [True, False, True]
+    assert [f"| {title} |" in readme for title in ("chosen", "not chosen", "missed")] == [True, False, False]
+    assert "2 of 3 targets reached" in readme  # a missed target is counted there, and shown on the other page
     assert all(f"| {title} |" in performance for title in ("chosen", "not chosen", "missed"))
+    assert [name in readme for name in charts] == [name == publish.README_CHART for name in charts]
+    assert all(f"](../benchmarks/results/{name}.svg)" in performance for name in charts)
 
 
 def test_a_figure_is_told_with_what_it_is_compared_with() -> None:

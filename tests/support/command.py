@@ -22,7 +22,7 @@ def run(*arguments: str | Path, stdin: str = "", **environment: str) -> subproce
         capture_output=True,
         text=True,
         timeout=90,
-        env={**os.environ, **environment},
+        env={"DSPY_REGISTRY_WAIT": "0", **os.environ, **environment},
     )
 
 

@@ -339,7 +339,7 @@ def test_discover_that_cannot_look(arguments: list[str], kind: str) -> None:
 @pytest.mark.parametrize(
     ("looked_through", "version", "said"),
     [
-        ((), None, "whether python3 has DSPy is not known"),
+        ((), None, "it is not known whether python3 has DSPy"),
         (("dspy",), None, "python3 has no DSPy"),
         (("dspy",), "3.0.1", "python3 has DSPy 3.0.1"),
     ],

@@ -89,10 +89,10 @@ def test_what_list_and_discover_print_beside_the_modules_is_no_error() -> None:
         (
             "m.yaml",
             "- name: a\n- name: b\n- name: a\n",
-            "'a' stands there twice, as [0] in line 1 and as [2] in line 3",
+            "'a' is there twice, as [0] in line 1 and as [2] in line 3",
         ),
-        ("m.yaml", "name: a\n---\nname: a\n", "'a' stands there twice, in line 1 and in line 3"),
-        ("m.jsonl", '{"name": "a"}\n\n{"name": "a"}\n', "'a' stands there twice, in line 1 and in line 3"),
+        ("m.yaml", "name: a\n---\nname: a\n", "'a' is there twice, in line 1 and in line 3"),
+        ("m.jsonl", '{"name": "a"}\n\n{"name": "a"}\n', "'a' is there twice, in line 1 and in line 3"),
     ],
 )
 def test_two_entries_of_one_name_are_an_error_that_names_both_places(name: str, text: str, said: str) -> None:

@@ -17,13 +17,9 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, RegistryWriter, UsageReporter
-from dspy_registry.demo.manifests import follow_manifests
-from dspy_registry.demo.process import DemoError
+from dspy_registry.demo.processes import DemoError, Witness
 from dspy_registry.demo.reader_process import Report, Task
-from dspy_registry.demo.run import start_daemon
-from dspy_registry.demo.stage import Demo
-from dspy_registry.demo.usage import observe
-from dspy_registry.demo.witness import Witness
+from dspy_registry.demo.stages import Demo, follow_manifests, observe, start_daemon
 from tests.support.command import COMMAND, run
 
 HAS_DSPY = importlib.util.find_spec("dspy") is not None
@@ -62,7 +58,7 @@ def test_demo_finds_no_stale_read() -> None:
 
 def check_manifests(told: dict[str, Any]) -> None:
     assert told["visible_after_ms"] > 0
-    assert told["mended_after_ms"] > 0
+    assert told["corrected_after_ms"] > 0
     declared = told["declared"]
     assert (declared["name"], declared["estimated_duration"]) == ("acme.Digest", 400)
     assert declared["provenance"]["source"] == "manifest:acme.toml"
@@ -85,7 +81,7 @@ def check_usage(told: dict[str, Any]) -> None:
     assert usages["dspy.Predict"]["calls"] == made["calls"] - made["errors"] >= 20
     seen = digest["durations"]["normal"]
     assert 0 < seen["p50"] <= seen["p99"]
-    assert told["declared"]["timeout"] == 420  # 350 ms, as the mended manifest says
+    assert told["declared"]["timeout"] == 420  # 350 ms, as the corrected manifest says
     assert told["observed"]["timeout"] == round(seen["p99"] * 1.2)
 
 
@@ -117,9 +113,9 @@ def test_a_program_that_fails_fails_the_demo(tmp_path: Path) -> None:
 
 
 @contextmanager
-def long_demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A demo at the point where its readers read, and its folder."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+def long_demo() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A demo whose readers read, and its folder. The folder is not tmp_path, which may be too long for a socket."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*COMMAND, "demo", "--seconds", "60"],
         stdout=subprocess.PIPE,
@@ -158,8 +154,8 @@ def processes_in(folder: Path) -> dict[int, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    with long_demo(tmp_path) as (process, folder):
+def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals) -> None:
+    with long_demo() as (process, folder):
         assert len(processes_in(folder)) >= 3
         process.send_signal(number)
         assert process.wait(60) == 130
@@ -170,8 +166,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_reader_that_dies_fails_the_demo(tmp_path: Path) -> None:
-    with long_demo(tmp_path) as (process, folder):
+def test_a_reader_that_dies_fails_the_demo() -> None:
+    with long_demo() as (process, folder):
         reader = next(
             pid for pid, command in processes_in(folder).items() if "dspy_registry.demo.reader_process" in command
         )

@@ -1,0 +1,84 @@
+"""Waiting for a registry or a daemon that is just being started, as in `dspy-registry serve &` and then a command."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import click
+
+from dspy_registry.cli import console
+from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError, WriterUnavailableError
+
+if TYPE_CHECKING:
+    from dspy_registry.readers.registry import Registry
+    from dspy_registry.registry_store.environment import Environment
+
+Value = TypeVar("Value")
+
+VARIABLE: Final = "DSPY_REGISTRY_WAIT"
+DEFAULT_SECONDS: Final = 3.0
+"""About six times what a daemon needs to create a registry on a machine with nothing else to do."""
+
+_PAUSE: Final = 0.05  # seconds between two attempts
+
+
+def when_started(action: Callable[[], Value]) -> Value:
+    """What `action` returns. While there is no registry or no daemon, it is tried again for `wait_seconds()`.
+
+    Raises what the last attempt raises: RegistryNotFoundError, WriterUnavailableError.
+    """
+    deadline = time.monotonic() + wait_seconds()
+    try:
+        return action()
+    except (RegistryNotFoundError, WriterUnavailableError) as error:
+        if time.monotonic() >= deadline:
+            raise
+        first = error
+    context = click.get_current_context(silent=True)
+    with console.spinner(f"{first.message} Waiting for it", quiet=bool(context and context.params.get("as_json"))):
+        while time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            try:
+                return action()
+            except (RegistryNotFoundError, WriterUnavailableError):
+                pass
+    return action()
+
+
+def wait_seconds() -> float:
+    """Seconds to wait: $DSPY_REGISTRY_WAIT, else DEFAULT_SECONDS; 0: do not wait. Raises InvalidArgumentError."""
+    text = os.environ.get(VARIABLE, "")
+    try:
+        seconds = float(text or DEFAULT_SECONDS)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InvalidArgumentError(f"${VARIABLE} is {text!r}; it must be a number of seconds, 0 or more.")
+    return seconds
+
+
+def open_registry(path: Path | None) -> Registry:
+    """The registry, opened for reading once it is complete. Raises RegistryNotFoundError."""
+    from dspy_registry.readers.registry import Registry
+
+    def attempt() -> Registry:
+        registry = Registry(path)
+        if registry.revision:
+            return registry
+        registry.close()  # its first commit, which adds the core modules, is still to come
+        raise RegistryNotFoundError(f"the registry in {registry.path} is not complete yet.")
+
+    return when_started(attempt)
+
+
+def attach_complete(path: Path | None) -> Environment:
+    """The environment of the registry, once it is complete, to be detached. Raises RegistryNotFoundError."""
+    from dspy_registry.registry_store.sharing import attach
+
+    with open_registry(path) as registry:
+        return attach(registry.path)
