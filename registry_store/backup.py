@@ -20,9 +20,9 @@ import msgspec
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import State, state_codec
 from dspy_registry.registry_store.disk import sync, write_refusals
-from dspy_registry.registry_store.environment import Environment, create_lock_file
+from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
-from dspy_registry.registry_store.long_read import held
+from dspy_registry.registry_store.opening import create_lock_file
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
 from dspy_registry.registry_store.sharing import attach, detach
@@ -111,7 +111,7 @@ def _refuse_other_content(target: Path) -> None:
 def _copy(source: Environment, partial: Path) -> None:
     """LMDB's own copy of what one transaction sees, without the free pages."""
     mode = (source.folder / layout.DATA_FILE).stat().st_mode & 0o777
-    with (partial / layout.DATA_FILE).open("xb", buffering=0) as file, held(source) as txn:
+    with (partial / layout.DATA_FILE).open("xb", buffering=0) as file, source.long_read() as txn:
         if txn.get(layout.META_FORMAT, None, source.dbs.meta) is None:
             raise RegistryNotFoundError(f"the registry in {source.folder} is not complete yet.")
         os.fchmod(file.fileno(), mode)
@@ -145,4 +145,3 @@ def _put_in_place(partial: Path, target: Path) -> None:
     (partial / layout.DATA_FILE).rename(target / layout.DATA_FILE)
     sync(target)
     sync(target.parent)
-

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lmdb
 
-from dspy_registry.registry_store import access, disk, environment, layout, sharing
+from dspy_registry.registry_store import access, disk, layout, opening, sharing
 from dspy_registry.registry_store.changes import Implications, State, implications_codec, state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
@@ -60,9 +60,9 @@ class Store:
 
     def _open(self) -> None:
         if not (self.folder / layout.DATA_FILE).exists():
-            environment.create(self.folder, group=self._group)
+            opening.create(self.folder, group=self._group)
         elif not _has_its_lock_file(self.folder):
-            environment.create_lock_file(self.folder, group=self._group)
+            opening.create_lock_file(self.folder, group=self._group)
         self._environment = sharing.attach(self.folder, writable=True)
         try:
             self._environment.reap()

@@ -23,16 +23,10 @@ def alias(context: click.Context) -> None:
 @console.json_option
 def list_aliases(path: Path | None, as_json: bool) -> None:
     """Print all aliases, what each means, and which source declared it."""
-    from dspy_registry.registry_store.paths import registry_path
-    from dspy_registry.registry_store.sharing import attach, detach
-    from dspy_registry.writer.catalog import Catalog
+    from dspy_registry.readers.registry import Registry
 
-    environment = attach(registry_path(path))
-    try:
-        with environment.reading() as txn:
-            aliases = Catalog(txn, environment.dbs).aliases()
-    finally:
-        detach(environment)
+    with Registry(path) as registry, registry.snapshot() as snapshot:
+        aliases = snapshot.aliases()
     rows = [(name, meaning.name, meaning.source) for name, meaning in sorted(aliases.items())]
     columns = ("alias", "module", "source")
     if as_json:

@@ -23,7 +23,7 @@ from dspy_registry import (
     StorePermissionError,
 )
 from dspy_registry.registry_store import backup as module
-from dspy_registry.registry_store import environment, layout
+from dspy_registry.registry_store import layout, opening
 from dspy_registry.registry_store.backup import PARTIAL, Backup, backup
 from dspy_registry.registry_store.revision import NO_DATA_FILE, RevisionFile, data_identity
 from tests.conftest import violations
@@ -182,7 +182,7 @@ def test_of_two_backups_into_one_folder_one_is_made(busy: Path, tmp_path: Path) 
 
 def test_no_registry_no_backup(tmp_path: Path) -> None:
     (tmp_path / "unborn").mkdir()
-    environment.create(tmp_path / "unborn")
+    opening.create(tmp_path / "unborn")
     for source in (tmp_path / "none", tmp_path / "unborn"):
         with pytest.raises(RegistryNotFoundError):
             backup(tmp_path / "copy", source)
