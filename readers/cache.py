@@ -1,12 +1,12 @@
-"""What a reader has decoded and may serve again. Bounded; entries go when a change names them.
+"""What a reader has decoded and may return again. It is bounded, and a change drops the entries that it names.
 
-A record is kept from its second read on: keeping what is read once would cost more than reading it, fresh memory for
-each record, and its release when it makes room for the next. What was read once is marked. When more names have been
-read than fit, marks are given up, and one read in a few is kept: what is read often is kept soon all the same, and a
-working set that does not fit costs no more than no cache at all.
+A record is kept from its second read on. To keep every record would cost more than reading it again: each needs new
+memory, which is released when the next one takes its place. A name that was read once is marked. When more names were
+read than fit, the marks are given up and one read in sixteen is kept. What is read often is then still kept soon, and a
+working set that does not fit costs no more than having no cache.
 
-Look-ups pay nothing for the bound: there is no list of recent use. When the cache is full, the half that was kept
-first is forgotten.
+The bound costs a look-up nothing, because there is no list of recent use. A full cache forgets the half that it kept
+first.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from typing import Any, Final
 
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.revision import RETIRED
+from dspy_registry.registry_store.usage import ModuleUsage
 
-Answers = dict[Any, tuple[str, ...]]
+Results = dict[Any, tuple[str, ...]]
 
 _NAMES_PER_RECORD: Final = 8
 _ONE_IN: Final = 16
+_USAGES_KEPT: Final = 4096
 
 
 class Cache:
-    """Records by what was asked, and answers of queries. Not locked: its owner changes it inside the gate.
+    """Records by the name that was asked, and results of queries. It has no lock: its owner changes it inside the gate.
 
-    `size` bounds the records; the names in answers are bounded at eight times as many. 0: nothing is kept.
-    Answers are kept by capability, by category, and by all the arguments of `find`.
+    `size` is the most records that it keeps; its results hold at most eight times as many names. 0: nothing is kept.
+    Results are kept by capability, by category, and by all the arguments of `find`.
     """
 
     __slots__ = (
@@ -36,9 +39,9 @@ class Cache:
         "_declined",
         "_dependents",
         "_full_budget",
+        "by_arguments",
         "by_capability",
         "by_category",
-        "by_question",
         "marks",
         "marks_bound",
         "records",
@@ -51,23 +54,23 @@ class Cache:
         self._declined = 0
         self.records: dict[str, ModuleInfo] = {}
         self.marks: set[str] = set()
-        self.by_capability: Answers = {}
-        self.by_category: Answers = {}
-        self.by_question: Answers = {}
-        self._dependents: dict[str, list[tuple[Answers, Any]]] = {}
+        self.by_capability: Results = {}
+        self.by_category: Results = {}
+        self.by_arguments: Results = {}
+        self._dependents: dict[str, list[tuple[Results, Any]]] = {}
         self._budget = self._full_budget = size * _NAMES_PER_RECORD
 
     def __repr__(self) -> str:
-        answers = len(self.by_capability) + len(self.by_category) + len(self.by_question)
-        return f"Cache({len(self.records)} records, {answers} answers, size={self.size})"
+        results = len(self.by_capability) + len(self.by_category) + len(self.by_arguments)
+        return f"Cache({len(self.records)} records, {results} results, size={self.size})"
 
     @property
     def is_empty(self) -> bool:
         """Whether no look-up can hit."""
-        return not (self.records or self.by_capability or self.by_category or self.by_question)
+        return not (self.records or self.by_capability or self.by_category or self.by_arguments)
 
     def is_due(self, asked: str) -> bool:
-        """Whether what was read now is worth keeping; remembers that it was read."""
+        """Whether the record of this name is worth keeping. Remembers that it was read."""
         if asked in self.marks:
             return True
         if len(self.marks) < self.marks_bound:
@@ -87,40 +90,64 @@ class Cache:
             self.records = dict(islice(self.records.items(), (self.size + 1) // 2, None))
         self.records[asked] = info
 
-    def put_answer(self, answers: Answers, question: Any, terms: Iterable[str], names: tuple[str, ...]) -> None:
-        """Keep the answer of a query, in one of the three dictionaries, until one of these terms changes."""
+    def put_result(self, results: Results, arguments: Any, terms: Iterable[str], names: tuple[str, ...]) -> None:
+        """Keep a query's result in one of the three dictionaries, until one of these terms changes."""
         weight = len(names) + 1
         if weight > self._budget:
-            self.forget_answers()
+            self.forget_results()
             if weight > self._budget:
                 return
-        # Not given back when an answer is dropped: what is kept of the question elsewhere stays until all is forgotten.
+        # Not given back when a result is dropped: its entries in `_dependents` stay until everything is forgotten.
         self._budget -= weight
-        answers[question] = names
+        results[arguments] = names
         for term in terms:
-            self._dependents.setdefault(term, []).append((answers, question))
+            self._dependents.setdefault(term, []).append((results, arguments))
 
     def drop(self, change: Change) -> None:
-        """Forget whatever a change may have made untrue."""
+        """Forget everything that a change may have made untrue."""
         if change.everything:
             self.forget()
             return
         for key in change.keys:
             self.records.pop(key, None)
         for term in change.terms:
-            for answers, question in self._dependents.pop(term, ()):
-                answers.pop(question, None)
+            for results, arguments in self._dependents.pop(term, ()):
+                results.pop(arguments, None)
 
     def forget(self) -> None:
-        """Forget everything. The dictionaries stay the same objects, emptied."""
+        """Forget everything. The dictionaries are emptied and stay the same objects."""
         self.records.clear()
         self.marks.clear()
         self.marks_bound = self.size
-        self.forget_answers()
+        self.forget_results()
 
-    def forget_answers(self) -> None:
-        """Forget the answers of queries."""
-        for answers in (self.by_capability, self.by_category, self.by_question):
-            answers.clear()
+    def forget_results(self) -> None:
+        """Forget the results of queries."""
+        for results in (self.by_capability, self.by_category, self.by_arguments):
+            results.clear()
         self._dependents.clear()
         self._budget = self._full_budget
+
+
+class UsageCache:
+    """Usage by full name, as of one usage word. When the word has changed, a new cache takes its place.
+
+    Usage has its own cache because it changes every second, and the modules do not.
+    """
+
+    __slots__ = ("costs", "rows", "word")
+
+    def __init__(self, word: float = RETIRED) -> None:
+        self.word = word
+        self.rows: dict[str, ModuleUsage] = {}
+        self.costs: dict[str, float | None] = {}
+
+    def put(self, name: str, usage: ModuleUsage) -> None:
+        """Keep usage that was read in a transaction begun after `word` was read."""
+        self.rows[name] = usage
+        self.costs[name] = usage.cost_usd_per_call
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as many rows as it may."""
+        return len(self.rows) >= _USAGES_KEPT

@@ -1,8 +1,8 @@
-"""Keeping a cache in step with the revision word.
+"""Keeping a cache up to date with the revision word.
 
-A cache is valid at a word when everything in it is the newest committed value for whoever reads that word now. For an
-odd word that holds too: whatever the commit under way touches has been dropped and is not kept again (`pending`), and
-the rest is the same before and after it.
+A cache is valid at a word when a reader who sees that word may take all of it for the newest committed values. This
+holds for an odd word too. What the commit under way touches was dropped and is not kept again (`pending`); the rest is
+the same before and after that commit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TRIES: Final = 4
 
 
 class _Everything(frozenset[str]):
-    """The set that every key is in."""
+    """The set that holds every key."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -37,20 +37,20 @@ _EVERYTHING: Final = _Everything()
 class Freshness:
     """The state of one cache against one revision file. Use it inside the gate."""
 
-    __slots__ = ("_cache", "_environment", "_file", "_settled", "pending")
+    __slots__ = ("_cache", "_environment", "_file", "_followed_to", "pending")
 
     def __init__(self, environment: Environment, file: RevisionFile, cache: Cache) -> None:
         self._environment = environment
         self._file = file
         self._cache = cache
-        self._settled = -1  # every change up to this revision has been dropped from the cache
-        self.pending: frozenset[str] = _EVERYTHING  # keys and terms of which nothing may be kept now
+        self._followed_to = -1  # the cache has dropped what any change up to this revision touched
+        self.pending: frozenset[str] = _EVERYTHING  # keys and terms that must not be cached now
 
     def advance(self) -> float:
-        """Bring the cache up to the word as it is now; the word at which it is valid.
+        """Bring the cache up to the word as it is now. Returns the word at which it is valid.
 
-        RETIRED when the file was retired, when no writer can have stored the word, or when it moved on faster than it
-        could be followed.
+        Returns RETIRED when the file was retired, when no writer can have stored the word, or when the word changed
+        faster than it could be followed.
         """
         for _ in range(_TRIES):
             word = self._file.word[()]
@@ -67,24 +67,24 @@ class Freshness:
         announced = self._file.announcement(revision)
         if self._file.word[()] != word:
             return False
-        if revision < self._settled:  # older files were copied over these: no revision means what it meant
+        if revision < self._followed_to:  # older files were copied over these: the numbers mean other commits now
             self._cache.forget()
-            self._settled = -1
+            self._followed_to = -1
         self._drop_until(landed, announced)
         self.pending = _announced_keys(announced) if is_under_way else _NOTHING
         if is_under_way:
             self._cache.drop(announced or Change(revision, 0, everything=True))
-        self._settled = max(self._settled, revision)
+        self._followed_to = max(self._followed_to, revision)
         return True
 
     def _drop_until(self, landed: int, announced: Change | None) -> None:
-        """Drop what changed after `_settled`, up to `landed`: by the announcement, the log, or altogether."""
-        if landed <= self._settled:
+        """Drop what changed after `_followed_to`, up to `landed`: by the announcement, by the log, or everything."""
+        if landed <= self._followed_to:
             return
-        if landed == self._settled + 1 and announced is not None and announced.revision == landed:
+        if landed == self._followed_to + 1 and announced is not None and announced.revision == landed:
             self._cache.drop(announced)
             return
-        changes = self._logged(self._settled + 1, landed)
+        changes = self._logged(self._followed_to + 1, landed)
         if changes is None:
             self._cache.forget()
             return
@@ -92,7 +92,7 @@ class Freshness:
             self._cache.drop(change)
 
     def _logged(self, first: int, last: int) -> list[Change] | None:
-        """The changes of these revisions; None when the log no longer holds them all, or they are many."""
+        """The changes of these revisions. None: the log no longer holds all of them, or there are too many to read."""
         if first <= 0 or last - first >= _STEPS_WORTH_READING:
             return None
         with self._environment.reading() as txn:

@@ -1,4 +1,4 @@
-"""What `find` asks for, as terms, and its answer from the postings."""
+"""Query plans: the conditions of `find` as terms, and executing them on the postings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dspy_registry.registry_store.postings import BitMap, blocks_with, load_post
 from dspy_registry.registry_store.vocabulary import LEVELS
 
 Plan = tuple[tuple[str, ...], ...]
-"""All of these must hold; of each, any one term will do."""
+"""All elements must hold. An element holds for a module that has any one of its terms."""
 
 
 def plan_find(
@@ -24,7 +24,7 @@ def plan_find(
     max_memory: str | None,
     max_compute: str | None,
 ) -> Plan:
-    """The terms of a query, those that tend to be rarest first. Raises InvalidArgumentError for an unknown level."""
+    """The plan of a query, with the usually rarest terms first. Raises InvalidArgumentError for another level."""
     words = (capabilities,) if isinstance(capabilities, str) else tuple(capabilities or ())
     wanted: list[tuple[str, ...]] = [(f"capability:{word}",) for word in words]
     if category is not None:
@@ -41,19 +41,19 @@ def plan_find(
 
 
 def levels_up_to(level: str) -> tuple[str, ...]:
-    """The levels not above this one. Raises InvalidArgumentError listing the four."""
+    """This level and those below it. Raises InvalidArgumentError, which lists the four levels."""
     if level not in LEVELS:
         raise InvalidArgumentError(f"{level!r} is not one of {', '.join(LEVELS)}.")
     return LEVELS[: LEVELS.index(level) + 1]
 
 
 def dependencies(plan: Plan) -> tuple[str, ...]:
-    """The terms whose change may change the answer."""
+    """The terms whose change may change the result."""
     return tuple(term for terms in plan for term in terms) or (ALL,)
 
 
-def answer(txn: Transaction, dbs: Databases, plan: Plan) -> tuple[str, ...]:
-    """The names that fit, in registration order."""
+def execute(txn: Transaction, dbs: Databases, plan: Plan) -> tuple[str, ...]:
+    """The names of the modules that meet the plan, in registration order."""
     if not plan:
         return tuple(all_names(txn, dbs))
     matching: BitMap | None = None

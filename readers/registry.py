@@ -1,8 +1,8 @@
 """The registry as a worker process reads it.
 
-The hot path is written out in each method that has one: compare the revision word with the word at which the cache
-is valid, then look up a dict. No lock, no system call, no transaction. Whatever does not hit is read in
-`dspy_registry.readers.cold_reads`.
+Each method that has a hot path has it written out: compare the revision word with the word at which the cache is
+valid, then look up a dict. It takes no lock, makes no system call and begins no transaction. What the cache does not
+have is read in `cold_reads`. A method that `Queries` has too is documented there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.readers import observed as usage
 from dspy_registry.readers import routing, watch
-from dspy_registry.readers.cold_reads import Attached
+from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find
 from dspy_registry.readers.queries import not_a_name
@@ -37,14 +36,16 @@ DEFAULT_CACHE_SIZE: Final = 8192
 _FACTORS: Final = routing.INPUT_SIZES
 
 
-class Registry(Attached):
+class Registry(ColdReads):
     """A registry open for reading. Threads may share it; after fork it works in parent and child.
 
-    `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `cache_size` bounds
-    the decoded records kept by this object (0: none). `cost_weights` are those of `estimated_cost`.
-    `min_observed_calls` is how many calls it takes before `basis="observed"` believes them (0: one is enough). Every
-    read sees what was acknowledged, in any process, before it began. Raises RegistryNotFoundError,
-    StorePermissionError, FormatVersionError, InvalidArgumentError.
+    `path` is the registry's folder. None means $DSPY_REGISTRY; if that is empty or not set, `dspy-registry` in the
+    user's data directory ($XDG_DATA_HOME, else ~/.local/share). `cache_size` is the most decoded records that this
+    object keeps (0: none). `cost_weights` are the weights of `estimated_cost` (None: the defaults). The bases
+    `observed` and `auto` use what calls have shown once there are `min_observed_calls` of a size (0: one is enough).
+
+    Every read sees all changes that were acknowledged, in any process, before it began. Opening raises
+    RegistryNotFoundError, StorePermissionError, FormatVersionError, StoreError, InvalidArgumentError.
     """
 
     __slots__ = ()
@@ -75,11 +76,6 @@ class Registry(Attached):
     # Hot paths
 
     def get_module(self, name: str) -> ModuleInfo:
-        """The module of a full name, an alias or a short name (`predict`, `Predict`).
-
-        The record is shared by all who ask in this process: do not change its `metadata`. Raises UnknownModuleError
-        (a KeyError) with the closest names, AmbiguousNameError with the candidates.
-        """
         if self._word[()] == self._valid:
             try:
                 return self._records[name]
@@ -91,7 +87,6 @@ class Registry(Attached):
         return info
 
     def get_pool_type(self, name: str) -> str:
-        """The pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""
         if self._word[()] == self._valid:
             try:
                 return self._records[name].pool_type
@@ -100,7 +95,6 @@ class Registry(Attached):
         return self.get_module(name).pool_type
 
     def has_native(self, name: str) -> bool:
-        """Whether a native implementation exists; False for a missing module too."""
         if self._word[()] == self._valid:
             try:
                 return self._records[name].native_available
@@ -110,13 +104,8 @@ class Registry(Attached):
         return info is not None and info.native_available
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
-        """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input (x 0.5, 1, 2, 5).
-
-        Rounded half away from zero. `basis` is `declared`, `observed` (the median of calls with such an input, once
-        there are enough) or `auto`; see docs/statistics.md. Raises UnknownModuleError, InvalidArgumentError.
-        """
         if basis != DECLARED:
-            return usage.observed_duration(self, name, input_size, basis)
+            return super().estimate_duration(name, input_size, basis)
         if self._word[()] == self._valid:
             try:
                 return int(self._records[name].estimated_duration * _FACTORS[input_size] + 0.5)
@@ -132,14 +121,10 @@ class Registry(Attached):
         optimize_latency: bool = False,
         basis: str = DECLARED,
     ) -> Recommendation:
-        """Pool, timeout, whether to prefer the native implementation, and cost of one call.
-
-        `input_size` is a count of characters; None: not known. `basis` is `declared`, `observed` (the timeout from
-        the 99th percentile of calls with such an input, once there are enough) or `auto`; see docs/statistics.md.
-        Raises UnknownModuleError, InvalidArgumentError.
-        """
         if basis != DECLARED:
-            return usage.observed_recommendation(self, name, input_size, optimize_latency, basis)
+            return super().routing_recommendation(
+                name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
+            )
         try:
             info = self._records[name] if self._word[()] == self._valid else self.get_module(name)
         except KeyError:
@@ -156,22 +141,20 @@ class Registry(Attached):
         return self._usage_of(name).cost_usd_per_call
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
-        """Names of the modules with a capability, or one that implies it, in registration order; () when none."""
         if self._word[()] == self._valid:
             try:
                 return self._by_capability[capability]
             except KeyError:
                 pass
-        return self._ask(self._by_capability, capability, ((f"capability:{capability}",),))
+        return self._execute_and_keep(self._by_capability, capability, ((f"capability:{capability}",),))
 
     def find_by_category(self, category: str) -> tuple[str, ...]:
-        """Names of the modules of a category, in registration order; () when none."""
         if self._word[()] == self._valid:
             try:
                 return self._by_category[category]
             except KeyError:
                 pass
-        return self._ask(self._by_category, category, ((f"category:{category}",),))
+        return self._execute_and_keep(self._by_category, category, ((f"category:{category}",),))
 
     def find(
         self,
@@ -183,31 +166,26 @@ class Registry(Attached):
         max_memory: str | None = None,
         max_compute: str | None = None,
     ) -> tuple[str, ...]:
-        """Names of the modules that have all these capabilities and meet every other condition given.
-
-        None means that a condition is not asked. `max_memory` and `max_compute` are levels, inclusive. Raises
-        InvalidArgumentError for another level.
-        """
         if self._word[()] == self._valid:
             try:
-                # A third of the time goes into hashing the key, so the usual question has a short one.
+                # Hashing the key takes a third of the time, so the usual arguments have a short one.
                 if category is None and native is None and gpu is None and max_compute is None:
-                    return self._by_question[capabilities, pool_type, max_memory]
-                return self._by_question[capabilities, category, pool_type, native, gpu, max_memory, max_compute]
+                    return self._by_arguments[capabilities, pool_type, max_memory]
+                return self._by_arguments[capabilities, category, pool_type, native, gpu, max_memory, max_compute]
             except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
                 pass
         if capabilities is not None and not isinstance(capabilities, str):
             capabilities = tuple(capabilities)
-        asked = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
+        every = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
         is_usual = category is None and native is None and gpu is None and max_compute is None
-        question = (capabilities, pool_type, max_memory) if is_usual else asked
-        return self._ask(self._by_question, question, plan_find(*asked))
+        arguments = (capabilities, pool_type, max_memory) if is_usual else every
+        return self._execute_and_keep(self._by_arguments, arguments, plan_find(*every))
 
     # Consistency
 
     @property
     def revision(self) -> int:
-        """The newest committed revision."""
+        """The number of the newest commit; each commit adds 1."""
         word = self._word[()]
         if self._environment is not None and is_sound(word) and word % 2 == 0:
             return int(word) // 2
@@ -215,7 +193,7 @@ class Registry(Attached):
 
     @property
     def registry_id(self) -> bytes:
-        """Which registry this is: random, and new for each that was created or restored. Looked at once a second."""
+        """16 random bytes, new for each registry created or restored. A replacement is seen within a second."""
         self._catch_up()
         return self._file.registry_id
 
@@ -225,67 +203,60 @@ class Registry(Attached):
         return self._state().committed_at
 
     def snapshot(self) -> Snapshot:
-        """One revision, for any number of queries. Close it soon, and before forking."""
+        """The newest revision, for any number of queries. Close it soon, and before a fork.
+
+        Raises StoreError when no reader slot is free; a snapshot takes up to two.
+        """
         self._look_now()
         with shared_lock:  # nobody lets go of the environment before the snapshot has it
             return Snapshot(self._live(), self._weights, self._min_observed_calls)
 
     def watch(self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01) -> Iterator[Change]:
-        """Every change after revision `since` (None: from now on), as it is committed.
+        """Every change after revision `since`, as it is committed. None: from now on; 0: all that the log holds.
 
-        Ends when nothing has changed for `timeout` seconds (None: never). `poll` is the pause between two looks
-        at the revision word, in seconds. A change with `everything` stands for all that the log no longer holds.
-        Raises InvalidArgumentError for a number that is negative or none.
+        It ends when nothing has changed for `timeout` seconds (None: never). It looks at the revision word every `poll`
+        seconds. A change with `everything` stands for all that the log no longer holds. Raises InvalidArgumentError
+        for a negative number and for what is not a number.
         """
         return watch.changes(self, since, timeout, poll)
 
     def watch_async(
         self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01
     ) -> AsyncIterator[Change]:
-        """`watch` for asyncio."""
+        """`watch` for asyncio, with the same arguments and errors."""
         return watch.changes_async(self, since, timeout, poll)
 
     def describe(self, name: str) -> StoredModule:
-        """The module with its version, revision, time and source. Raises UnknownModuleError, AmbiguousNameError."""
         if not isinstance(name, str):
             raise not_a_name(name)
         self._catch_up()
-        with self._live().reading() as txn:
-            return lookup.describe(txn, self._live().dbs, name)
+        return self._in_transaction(lookup.load_stored, name)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
-        """The versions kept of a module, newest first: the one in force, and the last 16 that it replaced.
-
-        `name` is a full name, an alias or a short name. Of a module that was unregistered, by its full name, what is
-        still kept. Raises UnknownModuleError when that is nothing, AmbiguousNameError, CorruptRecordError naming
-        the version that is damaged.
-        """
         with self._brief_snapshot() as snapshot:
             return snapshot.history(name)
 
     def __len__(self) -> int:
         self._catch_up()
-        with self._live().reading() as txn:
-            entries: int = txn.stat(self._live().dbs.modules)["entries"]
-            return entries
+        return self._in_transaction(lookup.count_modules)
 
     @contextmanager
     def _brief_snapshot(self) -> Iterator[Snapshot]:
-        """A snapshot that no fork meets, since it lives inside the gate."""
-        with shared_lock:  # before the gate, as everywhere
+        """A snapshot inside the gate, so that no fork can happen while it is open."""
+        with shared_lock:  # before the gate: everything takes these two in this order
             self._catch_up()
             with self._live().gate, self.snapshot() as snapshot:
                 yield snapshot
 
     def __copy__(self) -> Registry:
-        """Itself: what is kept and the word it is valid at belong together. `dspy.Module.deepcopy` copies members."""
+        """Itself: the cache and the word it is valid at belong together. `dspy.Module.deepcopy` copies members."""
         return self
 
     def __deepcopy__(self, _: object) -> Registry:
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Registry], tuple[object, ...]]:
-        """Unpickled in another process, the same registry opened there."""
+        """Unpickling opens the same registry."""
         return _opened, (self.path, self._cache.size, CostWeights(**self._weights), self._min_observed_calls)
 
     def __enter__(self) -> Registry:

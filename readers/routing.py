@@ -17,14 +17,18 @@ INPUT_SIZES: Final[Mapping[str, float]] = {
     "large": 2.0,
     "very_large": 5.0,
 }
-"""Factor on the typical duration, by the word for the input's size."""
+"""What the typical duration is multiplied by, for each word for the input's size."""
 
 TIMEOUT_MARGIN: Final = 1.2
 COST_METADATA: Final = "cost_usd_per_call"
 
 
 class CostWeights(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a second on each level of compute costs, in compute-seconds; `gpu` multiplies it."""
+    """What one second on each level of compute costs, in compute-seconds. `gpu` multiplies it if a GPU is needed.
+
+    A compute-second is one second of the cheapest level. Only the ratios between the weights matter, so they may as
+    well be prices.
+    """
 
     low: float = 1.0
     medium: float = 2.0
@@ -34,11 +38,13 @@ class CostWeights(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True, gc=False):
-    """How to route one call.
+    """How to route one call. A copy: later changes of the registry do not change it.
 
-    `timeout` is in milliseconds. `estimated_cost` is in compute-seconds: compute weight x gpu weight x expected
-    seconds for this input. `declared_cost_usd` is what the module's metadata names under `cost_usd_per_call`,
-    `observed_cost_usd` the mean that usage has shown; None where there is none.
+    `pool_type` is the pool that should run it, `timeout` its time limit in milliseconds. `prefer_native` is True only
+    if the caller asked for low latency and the module has a native implementation. `estimated_cost` is in
+    compute-seconds: compute weight x gpu weight x expected seconds for this input. The last two are US dollars per
+    call: `declared_cost_usd` is `cost_usd_per_call` of the module's metadata (None: not declared), `observed_cost_usd`
+    the mean of the calls that reported their cost (None: no call did).
     """
 
     pool_type: str
@@ -50,7 +56,7 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False):
 
 
 def scaled_duration(base: int, input_size: str) -> int:
-    """Milliseconds for an input size, rounded half away from zero. Raises InvalidArgumentError listing the sizes."""
+    """Milliseconds for an input size; a half is rounded up. Raises InvalidArgumentError, which lists the sizes."""
     try:
         factor = INPUT_SIZES[input_size]
     except (KeyError, TypeError):
@@ -60,14 +66,14 @@ def scaled_duration(base: int, input_size: str) -> int:
 
 
 def size_factor(input_size: int | None) -> float:
-    """Factor on the timeout for an input of so many characters; None: unknown, as for a small one."""
+    """What the timeout is multiplied by for an input of this many characters. None: not known, as for a small one."""
     if input_size is None or input_size <= LARGE_INPUT:
         return 1.0
     return 3.0 if input_size > VERY_LARGE_INPUT else 1.5
 
 
 def timeout_ms(base: float, factor: float) -> int:
-    """The original's formula: round(base x size factor x 1.2)."""
+    """The timeout for a duration of `base` milliseconds: round(base x factor x 1.2)."""
     return round(base * factor * TIMEOUT_MARGIN)
 
 
@@ -78,7 +84,7 @@ def recommend(
     weights: Mapping[str, float],
     observed_cost_usd: float | None,
 ) -> Recommendation:
-    """A recommendation from what is declared. `weights` are those of CostWeights, by name."""
+    """A recommendation from what the module declares. `weights` are those of CostWeights, by name."""
     base = info.estimated_duration
     factor = 1.0
     if input_size is not None:
@@ -105,18 +111,18 @@ def recommend(
 
 def _wrong_size(input_size: object) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"input_size is {input_size!r}; here it is how many characters the input has, 0 or more, None if not known.",
+        f"input_size is {input_size!r}; here it is the input's length in characters, 0 or more, or None if not known.",
         remedy="Words such as 'large' are for estimate_duration.",
     )
 
 
 def compute_weight(info: ModuleInfo, weights: Mapping[str, float]) -> float:
-    """Compute-seconds that a second of this module costs."""
+    """Compute-seconds that one second of this module costs."""
     needs = info.requirements
     return weights[needs.compute] * (weights["gpu"] if needs.gpu else 1.0)
 
 
 def declared_cost(metadata: Mapping[str, Any]) -> float | None:
-    """US dollars per call that a module declares, None where it declares none."""
+    """US dollars per call that a module declares. None: it declares no cost."""
     cost = metadata.get(COST_METADATA)
     return float(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) else None

@@ -1,31 +1,39 @@
-"""A snapshot: any number of queries, all of one revision."""
+"""A snapshot: any number of queries, all of one revision. A method that `Queries` has too is documented there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NoReturn
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
-from dspy_registry.readers.plan import Plan, answer
+from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries, not_a_name
 from dspy_registry.registry_store import layout, lookup
-from dspy_registry.registry_store.changes import Change, State, change_codec, state_codec
+from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
 from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
-from dspy_registry.registry_store.handles import Transaction, leak, translated
-from dspy_registry.registry_store.history import Versions, load_versions
+from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
+from dspy_registry.registry_store.history import Versions, kept_names, load_versions
+from dspy_registry.registry_store.layers import field_sources
+from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.scan import items_from, items_with_prefix
 from dspy_registry.registry_store.sharing import defer, detach, share
 from dspy_registry.registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 
 class Snapshot(Queries):
-    """The registry as it was when the snapshot was taken. Close it soon: what it sees cannot be reclaimed meanwhile.
+    """The registry at one revision; get one from `Registry.snapshot`. Close it soon: it keeps disk space from reuse.
 
-    Use it from one thread at a time, and not across fork. `len`, iteration and every query are of `revision`.
+    `revision` is the number of its commit. `len`, iteration and every query are of that revision. Use it from one
+    thread at a time, and not across a fork: a child that uses it gets ForkedSnapshotError. After `close` everything
+    raises StoreClosedError.
     """
 
     __slots__ = (
@@ -51,27 +59,27 @@ class Snapshot(Queries):
                 self._dbs = environment.dbs
                 self._generation = environment.generation
                 environment.open_snapshots += 1
-                self._txn = txn  # from here on it is for `close` to give all of it back
+                self._txn = txn  # from here on, `close` gives all of it back
         except BaseException as error:
             if self._txn is None:
                 detach(environment)
             if isinstance(error, lmdb.Error):
                 raise translated(error, environment.folder) from error
             raise
-        self.revision = self._state().revision
+        self.revision = self._in_transaction(lookup.load_state).revision
 
     def __repr__(self) -> str:
         state = "closed" if self._txn is None else f"revision {self.revision}"
         return f"Snapshot({str(self._environment.folder)!r}, {state})"
 
     def close(self) -> None:
-        """End the snapshot; every memoryview from `raw` is dead from now on. Does nothing the second time."""
+        """End the snapshot. No view from `raw` may be used from now on. A second call does nothing."""
         txn, self._txn = self._txn, None
         if txn is not None:
             _end(self._environment, self._generation, txn, self._view)
 
     def __reduce_ex__(self, _: object) -> NoReturn:
-        raise TypeError("a snapshot is of one process and one `with`: it cannot be copied or pickled")
+        raise TypeError("a snapshot belongs to one process and one `with`: it cannot be copied or pickled")
 
     def __enter__(self) -> Snapshot:
         return self
@@ -84,10 +92,10 @@ class Snapshot(Queries):
             defer(partial(_end, self._environment, self._generation, self._txn, self._view))
 
     def raw(self, name: str) -> memoryview:
-        """The stored bytes of a module's record, checksum included, without a copy.
+        """The stored bytes of a module's record with their checksum, without a copy.
 
-        A view into the map, valid only inside the snapshot: read after it has closed, it may show anything or crash
-        the process. `name` is a full name. Raises UnknownModuleError.
+        It is a view into the map, valid only while the snapshot is open. Used after that, it may show any bytes or
+        crash the process. `name` is a full name. Raises UnknownModuleError.
         """
         self._live()
         value = self._view.get(name.encode(), None, self._dbs.modules) if lookup.is_askable(name) else None
@@ -97,74 +105,110 @@ class Snapshot(Queries):
         return view
 
     def describe(self, name: str) -> StoredModule:
-        """The module with its version, revision, time and source. Raises UnknownModuleError, AmbiguousNameError."""
         if not isinstance(name, str):
             raise not_a_name(name)
-        return lookup.describe(self._live(), self._dbs, name)
+        return self._in_transaction(lookup.load_stored, name)
+
+    def explain(self, name: str) -> dict[str, str]:
+        """The source of each field of a module, by field; a new dict.
+
+        A source is `core`, `discovered`, `defaults:<file>`, `manifest:<file>` or `client`; `unset` means that no
+        source declares the field. Requirements and metadata have an entry for each key, as in `requirements.memory`.
+        `name` is a full name, an alias or a short name. Raises UnknownModuleError, AmbiguousNameError.
+        """
+        stored = self.describe(name)
+        return field_sources(stored, self._in_transaction(lookup.load_layers, stored.info.name).values())
+
+    def versions(self, name: str) -> Versions:
+        """What `history` returns, not decoded yet: a damaged version is found when it is loaded.
+
+        `name` and errors are as for `history`, CorruptRecordError aside.
+        """
+        return self._in_transaction(load_versions, name)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
-        """The versions kept of a module, newest first: the one in force, and the last 16 that it replaced.
-
-        `name` is a full name, an alias or a short name. Of a module that was unregistered, by its full name, what is
-        still kept. Raises UnknownModuleError when that is nothing, AmbiguousNameError, CorruptRecordError naming
-        the version that is damaged.
-        """
-        return tuple(kept.load() for kept in self._versions(name).kept)
-
-    def _versions(self, name: str) -> Versions:
-        """The same, not decoded yet."""
-        try:
-            return load_versions(self._live(), self._dbs, name)
-        except lmdb.Error as error:
-            raise translated(error, self._environment.folder) from error
+        return tuple(kept.load() for kept in self.versions(name).kept)
 
     def usages(self) -> list[ModuleUsage]:
-        """What real calls had shown of each module that had some, registered or not, most used first."""
-        return load_all(self._live(), self._dbs)
+        return self._in_transaction(load_all)
 
     def calls_lost(self) -> int:
-        """Calls over the registry's life that no statistics hold: there was no room to keep them until then."""
-        return calls_lost(self._live(), self._dbs)
+        """How many calls no statistics hold, over the registry's life: there was no room to keep them. 0: none."""
+        return self._in_transaction(calls_lost)
 
-    def _usage_of(self, name: str) -> ModuleUsage:
-        return load_usage(self._live(), self._dbs, name) or ModuleUsage(name)
+    # What there is to ask for
+
+    def words(self, kind: str, start: str = "") -> Iterator[str]:
+        """The words of a kind that modules have and that begin with `start`, in alphabetical order, each once.
+
+        `kind` is `capability`, `category` or `pool`; of another kind there are no words. Implied capabilities are
+        among them. The iterator reads on as it is used: use it while the snapshot is open.
+        """
+        return self._guarded(words_in_use(self._live(), self._dbs, kind, start))
+
+    def names_starting(self, start: str = "") -> Iterator[str]:
+        """The full names of modules that begin with `start`, in alphabetical order.
+
+        The iterator reads on as it is used: use it while the snapshot is open.
+        """
+        return (key.decode() for key, _ in self._rows(self._dbs.modules, start))
+
+    def unregistered_names(self, start: str = "") -> Iterator[str]:
+        """The full names that begin with `start` and that only the history still has, in alphabetical order.
+
+        The iterator reads on as it is used: use it while the snapshot is open.
+        """
+        names = self._guarded(kept_names(self._live(), self._dbs, start))
+        return (name for name in names if self._live().get(name.encode(), None, self._dbs.modules) is None)
+
+    def aliases(self, start: str = "") -> dict[str, Alias]:
+        """The aliases that begin with `start`: the full name each means, and the source that declared it. A copy.
+
+        Raises CorruptRecordError.
+        """
+        return {key.decode(): alias_codec.load(value) for key, value in self._rows(self._dbs.aliases, start)}
 
     @property
     def committed_at(self) -> int:
         """When this revision was committed, in milliseconds since the epoch."""
-        return self._state().committed_at
+        return self._in_transaction(lookup.load_state).committed_at
 
     def changes_since(self, revision: int) -> list[Change]:
-        """All changes after a revision up to this one, oldest first.
+        """The changes after a revision up to this one, oldest first; [] if there are none.
 
-        One with `everything` stands for those that the log no longer holds; it is empty when there are none, and one
-        of `everything` when `revision` is of another registry's future.
+        A change with `everything` stands for those that the log no longer holds. A `revision` above this one gets just
+        one such change: it is another registry's.
         """
         if revision == self.revision:
             return []
-        cursor = self._live().cursor(self._dbs.changes)
-        if revision > self.revision or not cursor.set_range(layout.revision_key(revision + 1)):
+        first = layout.revision_key(max(0, revision + 1))
+        rows = items_from(self._live(), self._dbs.changes, first)
+        logged: list[Change] = [change_codec.load(value) for _, value in self._guarded(rows)]
+        if revision > self.revision or not logged:
             return [Change(self.revision, self.committed_at, everything=True)]
-        logged: list[Change] = [change_codec.load(value) for _, value in cursor]
         if logged[0].revision > revision + 1:
             skipped = Change(logged[0].revision - 1, logged[0].committed_at, everything=True)
             return [skipped, *logged]
         return logged
 
     def __len__(self) -> int:
-        entries: int = self._live().stat(self._dbs.modules)["entries"]
-        return entries
-
-    def _state(self) -> State:
-        state: State = state_codec.load(self._live().get(layout.META_STATE, None, self._dbs.meta))
-        return state
+        return self._in_transaction(lookup.count_modules)
 
     def _live(self) -> Transaction:
         if self._txn is None:
-            raise StoreClosedError("the snapshot is closed.", remedy="Query inside its `with`.")
+            raise StoreClosedError("the snapshot is closed.", remedy="Query it inside its `with`.")
         if self._generation != self._environment.generation:
             raise ForkedSnapshotError("the snapshot belongs to the process this one was forked from.")
         return self._txn
+
+    def _in_transaction(
+        self, read: Callable[Concatenate[Transaction, Databases, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `read` returns, called with the snapshot's transaction."""
+        try:
+            return read(self._live(), self._dbs, *args, **kwargs)
+        except lmdb.Error as error:
+            raise translated(error, self._environment.folder) from error
 
     def _fetch(self, name: str) -> ModuleInfo | None:
         txn = self._live()
@@ -178,21 +222,35 @@ class Snapshot(Queries):
             raise translated(error, self._environment.folder) from error
         if value is None:
             return lookup.find_info(txn, self._dbs, name)
-        # `info_of`, without the call where all is well.
+        # `info_of`, but without a call for intact bytes.
         return decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
 
-    def _unknown(self, name: object) -> UnknownModuleError:
-        return lookup.unknown(self._live(), self._dbs, name)
+    def _rows(self, database: Database, start: str) -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose key begins with `start`, in key order."""
+        prefix = start.encode("utf-8", "surrogatepass")  # a surrogate begins no stored key
+        return self._guarded(items_with_prefix(self._live(), database, prefix))
 
-    def _answer(self, plan: Plan) -> tuple[str, ...]:
+    def _guarded(self, items: Iterator[T]) -> Iterator[T]:
+        """What is read from the snapshot's transaction, step by step; an error of ours once the snapshot is closed."""
         try:
-            return answer(self._live(), self._dbs, plan)
+            for item in items:
+                yield item
+                self._live()
         except lmdb.Error as error:
             raise translated(error, self._environment.folder) from error
 
+    def _unknown(self, name: object) -> UnknownModuleError:
+        return self._in_transaction(lookup.unknown, name)
+
+    def _usage_of(self, name: str) -> ModuleUsage:
+        return self._in_transaction(load_usage, name) or ModuleUsage(name)
+
+    def _execute(self, plan: Plan) -> tuple[str, ...]:
+        return self._in_transaction(execute, plan)
+
 
 def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
-    """Two transactions on one commit: one copies values out, which is quicker for small ones, one gives views."""
+    """Two transactions on one commit. One copies values, which is quicker for small ones; the other gives views."""
     while True:
         txn, view = environment.begin_reading(), environment.begin_reading(buffers=True)
         if txn.id() == view.id():
@@ -202,11 +260,5 @@ def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
 
 
 def _end(environment: Environment, generation: int, txn: Transaction, view: Transaction) -> None:
-    with environment.gate:
-        if generation == environment.generation:
-            environment.open_snapshots -= 1  # first: interrupted after that, the transactions end with their objects
-            txn.abort()
-            view.abort()
-        else:  # inherited through fork: its slot is the parent's
-            leak(txn, view)
+    environment.end_long_read(generation, txn, view)
     detach(environment)

@@ -1,4 +1,4 @@
-"""Following the change log: one look at the revision word every few milliseconds, the log when it has moved."""
+"""Following the change log: look at the revision word every few milliseconds, and read the log when it has changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """How far a watcher has come, and in which registry: a restored one has revisions of its own."""
+    """How far a watcher has come, and in which registry: a restored one counts its own revisions."""
 
     def __init__(self, registry: Registry, since: int | None, timeout: float | None) -> None:
         self._registry = registry
@@ -24,7 +24,7 @@ class Follower:
         self._quiet_since = time.monotonic()
 
     def news(self) -> list[Change]:
-        """What was committed since the last look, oldest first; one of `everything` for what is no longer logged."""
+        """The changes since the last look, oldest first. One with `everything` stands for all no longer in the log."""
         registry = self._registry
         registry_id = registry.registry_id
         if registry_id == self._registry_id and registry.revision == self._seen:
@@ -40,12 +40,12 @@ class Follower:
         return found
 
     def is_over(self) -> bool:
-        """Whether it has been quiet for as long as the watcher cares to wait."""
+        """Whether nothing has changed for the watcher's whole timeout."""
         return self._timeout is not None and time.monotonic() - self._quiet_since >= self._timeout
 
 
 def _refuse_negative(**numbers: object) -> None:
-    """At the call, not when the first change is asked for. NaN is refused too: no time ever reaches it."""
+    """Called by `watch` itself, not when the first change is read. NaN is refused too: no time ever reaches it."""
     for argument, value in numbers.items():
         if value is not None and not (isinstance(value, int | float) and value >= 0):
             meaning = "a revision" if argument == "since" else "a number of seconds"

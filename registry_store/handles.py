@@ -1,4 +1,4 @@
-"""The named databases of an open environment, and what LMDB's errors mean. `environment` opens; this never does."""
+"""What LMDB gives us, by name: the databases of an environment, and its errors as errors of ours."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.disk import FREE_SPACE, full, is_full
 from dspy_registry.registry_store.errors import (
-    FormatVersionError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
     StorePermissionError,
 )
-from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
 Database = Any
@@ -38,37 +35,7 @@ class Databases(NamedTuple):
     usage: Database
 
 
-def open_databases(env: Any, *, writable: bool) -> Databases:
-    """Raises FormatVersionError before anything is created in a registry of another format."""
-    try:
-        return _open_databases(env, writable)
-    except lmdb.ReadersFullError:
-        env.reader_check()  # frees the slots of dead readers
-        return _open_databases(env, writable)
-
-
-def _open_databases(env: Any, writable: bool) -> Databases:
-    _refuse_other_formats(env)
-    return Databases(*[env.open_db(name, create=writable) for name in layout.DATABASES])
-
-
-def _refuse_other_formats(env: Any) -> None:
-    try:
-        meta = env.open_db(layout.META, create=False)
-    except lmdb.NotFoundError:  # not complete yet
-        return
-    with env.begin(db=meta) as txn:
-        found = txn.get(layout.META_FORMAT)
-    if found is not None and found.isdigit() and int(found) != layout.FORMAT_VERSION:
-        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
-
-
-def file_identities(folder: Path) -> tuple[FileIdentity | None, FileIdentity | None]:
-    """Those of data.mdb and lock.mdb."""
-    return file_identity(folder / layout.DATA_FILE), file_identity(folder / layout.LOCK_FILE)
-
-
-_DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start anew in another folder."
+_DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start a new registry in another folder."
 _REMEDIES: Final[dict[type[Exception], str]] = {
     lmdb.ReadersFullError: "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two.",
     lmdb.MapFullError: "Recreate the registry where more address space is allowed (ulimit -v).",
@@ -90,8 +57,8 @@ _PERMISSION_REMEDY: Final = (
 
 
 def translated(error: lmdb.Error, folder: Path) -> Exception:
-    """The error of ours for one of LMDB's, with the remedy."""
-    said = f"{folder}: {str(error).removeprefix(f'{folder}: ')}."  # where it opens, LMDB names the path itself
+    """Our error for one of LMDB's, with its remedy."""
+    said = f"{folder}: {str(error).removeprefix(f'{folder}: ')}."  # on opening, LMDB names the path itself
     if error.code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
         return StorePermissionError(said, remedy=_PERMISSION_REMEDY)
     if error.code == errno.ENOSPC or (error.code == errno.EIO and is_full(folder)):
@@ -106,11 +73,3 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
     if "closed" in str(error).lower():
         return StoreClosedError(f"{folder} was closed.")
     return StoreError(said, remedy=_REMEDIES.get(type(error)))
-
-
-def leak(*inherited: Any) -> None:
-    """Keep LMDB's objects of a parent process alive for good: freeing one would free the parent's reader slot."""
-    import ctypes
-
-    for held in inherited:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))

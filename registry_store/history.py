@@ -1,4 +1,4 @@
-"""The versions that are kept of a module: the one in force, and those that it replaced. Both sides read them."""
+"""The versions kept of a module: the one in force, and those that were replaced. Readers and writer read them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import MERGED_FIELDS
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
+from dspy_registry.registry_store.scan import groups_with_prefix
 
 
 class KeptVersion(NamedTuple):
@@ -32,7 +33,7 @@ class KeptVersion(NamedTuple):
 
 
 class Versions(NamedTuple):
-    """What is kept of a module: `kept` newest first, never empty. `in_force` is 0 when it is not registered."""
+    """The versions kept of a module, newest first; at least one. `in_force` is a version; 0: it is not registered."""
 
     name: str
     in_force: int
@@ -40,10 +41,10 @@ class Versions(NamedTuple):
 
 
 def load_versions(txn: Transaction, dbs: Databases, asked: str) -> Versions:
-    """All versions that are kept of a full name, an alias or a short name; of an unregistered module by its full name.
+    """The versions kept of a full name, an alias or a short name. An unregistered module is found by its full name.
 
-    Damaged records are found only when they are loaded. Raises UnknownModuleError when there is none,
-    AmbiguousNameError.
+    Records are not decoded yet, so `KeptVersion.load` finds a damaged one. Raises UnknownModuleError when nothing is
+    kept, AmbiguousNameError.
     """
     name = lookup.resolve(txn, dbs, asked) or (asked if lookup.is_askable(asked) else "")
     past = tuple(KeptVersion(name, *row) for row in past_records(txn, dbs, name)) if name else ()
@@ -57,7 +58,7 @@ def load_versions(txn: Transaction, dbs: Databases, asked: str) -> Versions:
 
 
 def _version_of(record: bytes, last: int) -> int:
-    """The version of a module's record; that of a damaged one follows from the last that it replaced."""
+    """The version of the record in force. `last` is the version that it replaced, for a record that is damaged."""
     try:
         return open_record(record, "").provenance.version
     except CorruptRecordError:
@@ -76,23 +77,20 @@ def past_records(txn: Transaction, dbs: Databases, name: str) -> Iterator[tuple[
 
 
 def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
-    """Full names that begin so and of which the history keeps something, registered or not, in key order."""
-    cursor = txn.cursor(dbs.history)
-    found = cursor.set_range(start.encode()) if start else cursor.first()
-    while found and cursor.key().startswith(start.encode()):
-        name = cursor.key()[: -len(layout.versioned_key("", 0))]
+    """The full names that begin with `start` and have replaced versions, registered or not, in key order."""
+    prefix = start.encode("utf-8", "surrogatepass")  # a surrogate begins no stored key
+    for name in groups_with_prefix(txn, dbs.history, prefix, len(layout.versioned_key("", 0))):
         yield name.decode()
-        found = cursor.set_range(name + b"\1")
 
 
 def changed_fields(before: ModuleInfo, after: ModuleInfo) -> tuple[str, ...]:
-    """Which fields differ; of requirements and metadata which keys, as in `requirements.memory`."""
+    """The fields that differ; for requirements and metadata the keys, as in `requirements.memory`."""
     old, new = _flat(before), _flat(after)
     return tuple(field for field in {**new, **old} if old.get(field) != new.get(field))
 
 
 def _flat(info: ModuleInfo) -> dict[str, bytes]:
-    """As bytes: 1 is not True."""
+    """Encoded, because 1 equals True but its bytes differ."""
     flat = {}
     for field, value in to_plain(info).items():
         keyed = {f"{field}.{key}": part for key, part in value.items()} if field in MERGED_FIELDS else {field: value}

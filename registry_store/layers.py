@@ -1,11 +1,11 @@
-"""Layers: what each source declares of a module, and how they make one record. Pure.
+"""Layers: what each source declares of a module, and how layers make one record. Pure.
 
-Precedence, highest first: client, manifest, core, discovered. A client registers whole records, so nothing is added
-to what it declares. The others declare the fields they name; a lower layer fills in what the higher leave out.
+Precedence, highest first: client, manifest, core, defaults, discovered. A client registers whole records, so nothing
+is added to what it declares. The others declare single fields; a lower layer fills in what the higher ones leave out.
 Mappings (requirements, metadata) are merged key by key.
 
-Defaults for discovered modules come between core and discovered: rules that match names by a pattern. What they give
-a module is kept as a layer of its own, which goes when the module is no longer discovered.
+Defaults are rules for discovered modules whose name matches a pattern. What they give a module is stored as a layer,
+which goes when the module is no longer discovered.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import msgspec
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.records import CLIENT as CLIENT
-from dspy_registry.registry_store.records import ModuleInfo, from_plain
+from dspy_registry.registry_store.records import ModuleInfo, StoredModule, from_plain, to_plain
 
 CORE: Final = "core"
 DISCOVERED: Final = "discovered"
 MANIFEST_PREFIX: Final = "manifest:"
 DEFAULTS_PREFIX: Final = "defaults:"
+
+UNSET: Final = "unset"
+"""What `field_sources` calls the source of a field that no source declares."""
 
 MERGED_FIELDS: Final = ("requirements", "metadata")
 
@@ -36,7 +39,7 @@ class Layer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Default(msgspec.Struct, frozen=True, array_like=True):
-    """A rule: discovered modules whose name matches the pattern (`*` and `?` match dots too) get these fields."""
+    """A rule: discovered modules whose name matches the pattern get these fields. `*` and `?` match dots too."""
 
     match: str
     fields: dict[str, Any]
@@ -49,7 +52,7 @@ defaults_codec = Sealed(Defaults, "the defaults")
 
 
 def rank(source: str) -> int:
-    """Precedence of a source: the larger wins."""
+    """The precedence of a source: the larger wins."""
     if source.startswith(MANIFEST_PREFIX):
         return 3
     if source.startswith(DEFAULTS_PREFIX):
@@ -58,12 +61,12 @@ def rank(source: str) -> int:
 
 
 def _ascending(layers: Iterable[Layer]) -> list[Layer]:
-    """Weakest first. Of defaults, those of the later source win."""
+    """Lowest precedence first. Among defaults, the source that is later in the alphabet wins."""
     return sorted(layers, key=lambda layer: (rank(layer.source), layer.source))
 
 
 def with_defaults(name: str, layers: Mapping[str, Layer], defaults: Defaults) -> dict[str, Layer]:
-    """The layers of a module, with what the defaults give it now instead of what they gave it before."""
+    """The layers of a module, with the layers that the defaults give it now in place of the former ones."""
     found = {source: layer for source, layer in layers.items() if not source.startswith(DEFAULTS_PREFIX)}
     if DISCOVERED not in found:
         return found
@@ -86,9 +89,9 @@ def _overlay(fields: dict[str, Any], declared: Mapping[str, Any]) -> None:
 
 
 def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
-    """The module that the layers (at least one, none of a client) make together, and its source.
+    """The module that these layers make together, and its source: the highest that declares it. Defaults declare none.
 
-    The source is the highest that declares the module; defaults declare none.
+    There must be at least one layer, and no client's.
     """
     fields: dict[str, Any] = {}
     source = DISCOVERED
@@ -98,13 +101,28 @@ def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
     return from_plain({**fields, "name": name}), source
 
 
-def explain(layers: Iterable[Layer]) -> dict[str, str]:
-    """Which source gave each field (`metadata.x` for merged keys); fields that none names are absent."""
-    given: dict[str, str] = {}
+def field_sources(stored: StoredModule, layers: Iterable[Layer]) -> dict[str, str]:
+    """The source of each field of a module that has these layers; for requirements and metadata, of each key.
+
+    A client registers whole records, so it is the source of all fields of its modules.
+    """
+    is_clients = stored.provenance.source == CLIENT
+    declared = {} if is_clients else _declared(layers)
+    found = {}
+    for field, value in to_plain(stored.info).items():
+        keys = [f"{field}.{key}" for key in value] if field in MERGED_FIELDS else [field]
+        found.update({key: CLIENT if is_clients else declared.get(key, UNSET) for key in keys})
+    del found["name"]
+    return found
+
+
+def _declared(layers: Iterable[Layer]) -> dict[str, str]:
+    """The source of each field that a layer declares; for merged fields, of each key."""
+    found: dict[str, str] = {}
     for layer in _ascending(layers):
         for field, value in layer.fields.items():
             if field in MERGED_FIELDS and isinstance(value, Mapping):
-                given.update({f"{field}.{key}": layer.source for key in value})
+                found.update({f"{field}.{key}": layer.source for key in value})
             else:
-                given[field] = layer.source
-    return given
+                found[field] = layer.source
+    return found

@@ -1,28 +1,51 @@
-"""Look-ups inside one transaction: a record by its name, a name by whatever was asked. Both sides use them."""
+"""Look-ups inside one transaction: a record by its name, and a name by what was asked. Readers and writer use them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
-from dspy_registry.registry_store.changes import alias_codec
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import State, alias_codec, state_codec
 from dspy_registry.registry_store.codec import INTACT, corrupt, crc32, decode_info, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.layers import Layer, layer_codec
 from dspy_registry.registry_store.names import DSPY_PREFIX, last_part, short_term, snake_case
 from dspy_registry.registry_store.order import load_names
 from dspy_registry.registry_store.postings import BitMap, load_posting, stored_blocks
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.scan import items_from, items_with_prefix
 
 _CANDIDATES_SHOWN = 8
 _CANDIDATES_EXAMINED = 10_000
 _NEIGHBOURS = 200
 
 
+def load_state(txn: Transaction, dbs: Databases) -> State:
+    """The registry's head. Raises CorruptRecordError."""
+    state: State = state_codec.load(txn.get(layout.META_STATE, None, dbs.meta))
+    return state
+
+
+def count_modules(txn: Transaction, dbs: Databases) -> int:
+    """How many modules are registered."""
+    entries: int = txn.stat(dbs.modules)["entries"]
+    return entries
+
+
+def load_layers(txn: Transaction, dbs: Databases, name: str) -> dict[str, Layer]:
+    """What sources other than clients declare of the module of this full name, by source. Raises CorruptRecordError."""
+    rows = items_with_prefix(txn, dbs.layers, layout.layer_key(name, ""))
+    layers: list[Layer] = [layer_codec.load(value) for _, value in rows]
+    return {layer.source: layer for layer in layers}
+
+
 def load_info(txn: Transaction, dbs: Databases, name: str) -> ModuleInfo | None:
-    """The module of this full name, None when there is none. Raises CorruptRecordError."""
+    """The module of this full name. None: there is none. Raises CorruptRecordError."""
     value = txn.get(name.encode(), None, dbs.modules) if name else None
     return None if value is None else info_of(value, name)
 
@@ -38,7 +61,10 @@ def info_of(value: bytes, name: str) -> ModuleInfo:
 
 
 def find_info(txn: Transaction, dbs: Databases, asked: str) -> ModuleInfo | None:
-    """The module of a full name, an alias or a short name. Raises AmbiguousNameError, CorruptRecordError."""
+    """The module of a full name, an alias or a short name. None: there is none.
+
+    Raises AmbiguousNameError, CorruptRecordError.
+    """
     info = load_info(txn, dbs, asked) if is_askable(asked) else None
     if info is not None:
         return info
@@ -46,7 +72,7 @@ def find_info(txn: Transaction, dbs: Databases, asked: str) -> ModuleInfo | None
     return load_info(txn, dbs, resolved) if resolved else None
 
 
-def describe(txn: Transaction, dbs: Databases, asked: str) -> StoredModule:
+def load_stored(txn: Transaction, dbs: Databases, asked: str) -> StoredModule:
     """The module with its provenance. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
     name = resolve(txn, dbs, asked)
     value = txn.get(name.encode(), None, dbs.modules) if name else None
@@ -56,10 +82,10 @@ def describe(txn: Transaction, dbs: Databases, asked: str) -> StoredModule:
 
 
 def resolve(txn: Transaction, dbs: Databases, asked: str) -> str | None:
-    """The full name of what was asked, None when nothing fits.
+    """The full name of the module that was asked for. None: there is none.
 
-    The full name comes first, then declared aliases, then the last dotted part, then the snake_case of it. What fits
-    several modules means the one directly in `dspy.`; else AmbiguousNameError lists them.
+    A full name comes first, then an alias, then the last dotted part, then its snake_case. A short name of several
+    modules means the one directly in `dspy.`; without such a one AmbiguousNameError lists them.
     """
     if not is_askable(asked):
         return None
@@ -85,7 +111,7 @@ def _encodes(asked: str) -> bool:
 
 
 def _resolve_short(txn: Transaction, dbs: Databases, asked: str) -> str | None:
-    if "." in asked:  # one part only: `lookup_keys` names no other string whose answer a change may alter
+    if "." in asked:  # short names have one part: `lookup_keys` lists only those as changed by a change
         return None
     word = snake_case(asked)
     by_last_part = DSPY_PREFIX + asked
@@ -116,7 +142,7 @@ def _the_one(asked: str, candidates: Sequence[str]) -> str:
 
 
 def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleError:
-    """The error for a missing module, with the closest known names: of its neighbours in key order, and of dspy."""
+    """The error for a missing module, with the closest names among its neighbours in key order and those in `dspy.`."""
     if not isinstance(asked, str) or not is_askable(asked):
         return UnknownModuleError(str(asked))
     known = dict.fromkeys((*_names_from(txn, dbs, asked), *_names_from(txn, dbs, DSPY_PREFIX)))
@@ -127,11 +153,5 @@ def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleErr
 
 def _names_from(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
     """Names around a place in key order."""
-    prefix = start[: max(1, len(start) // 2)].encode()
-    cursor = txn.cursor(dbs.modules)
-    found = cursor.set_range(prefix)
-    for _ in range(_NEIGHBOURS):
-        if not found:
-            return
-        yield cursor.key().decode()
-        found = cursor.next()
+    rows = items_from(txn, dbs.modules, start[: max(1, len(start) // 2)].encode())
+    return (key.decode() for key, _ in islice(rows, _NEIGHBOURS))

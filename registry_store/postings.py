@@ -1,9 +1,9 @@
-"""Postings: which modules a term has, as compressed bitmaps of registration sequences.
+"""Postings: the modules of each term, as compressed bitmaps of registration sequences.
 
-Ascending order of a bitmap is registration order, and intersecting terms is a machine operation. A posting is cut
-into blocks of 2**BLOCK_BITS consecutive sequences; a block holds the sequences as they are, so that the union of a
-term's blocks is its posting. An empty block is not stored, and one with a single sequence, such as nearly every short
-name has, is just that number.
+A bitmap's ascending order is registration order, and terms are intersected by machine instructions. A posting is cut
+into blocks of 2**BLOCK_BITS consecutive sequences. A block holds the sequences themselves, so the union of a term's
+blocks is its posting. An empty block is not stored. A block of one sequence is stored as that number; nearly every
+short name has such a block.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import BLOCK_BITS, posting_key
 from dspy_registry.registry_store.order import past_last
+from dspy_registry.registry_store.scan import groups_with_prefix, items_from
 
 __all__ = [
     "BitMap",
@@ -27,11 +28,12 @@ __all__ = [
     "load_posting",
     "store_block",
     "stored_blocks",
+    "words_in_use",
 ]
 
 _LONE_BYTES: Final = 4
 _FEW: Final = 64
-_FEW_BLOCKS: Final = 64  # asked for one by one: for more, walking through those that a term has is quicker
+_FEW_BLOCKS: Final = 64  # up to this many are asked for one by one; for more, a scan of the term's blocks is quicker
 
 
 def block_of(sequence: int) -> int:
@@ -40,7 +42,7 @@ def block_of(sequence: int) -> int:
 
 
 def store_block(block: BitMap) -> bytes:
-    """The stored bytes of a block that is not empty."""
+    """The bytes to store for a block that is not empty."""
     if len(block) == 1:
         return seal(block.min().to_bytes(_LONE_BYTES, "big"))
     block.run_optimize()
@@ -48,20 +50,20 @@ def store_block(block: BitMap) -> bytes:
 
 
 def load_block(value: bytes) -> BitMap:
-    """The block of its stored bytes. Raises CorruptRecordError."""
+    """The block in these stored bytes. Raises CorruptRecordError."""
     if crc32(value) != INTACT:
         unseal(value, "a posting")
     if len(value) == _LONE_BYTES + CHECKSUM_BYTES:
         return BitMap((int.from_bytes(value[:_LONE_BYTES], "big"),))
     try:
-        return BitMap.deserialize(value)  # it knows where it ends: the checksum need not be cut off
+        return BitMap.deserialize(value)  # it stops at its own end, before the checksum
     except (ValueError, IndexError) as error:
         raise CorruptRecordError(f"a posting cannot be decoded ({error}).") from error
 
 
 def load_posting(txn: Transaction, dbs: Databases, term: str, blocks: Iterable[int]) -> BitMap:
-    """The modules of a term in these blocks; empty when it has none."""
-    if "\0" in term:  # no term of ours, but it would match the keys of one
+    """The modules of a term in these blocks; empty if it has none there."""
+    if "\0" in term:  # no term holds it, and it would match keys of another term
         return BitMap()
     encoded = term.encode("utf-8", "surrogatepass")  # a surrogate matches nothing that is stored
     if isinstance(blocks, range) and len(blocks) > _FEW_BLOCKS:
@@ -72,24 +74,29 @@ def load_posting(txn: Transaction, dbs: Databases, term: str, blocks: Iterable[i
 
 
 def _walk(txn: Transaction, dbs: Databases, term: bytes, blocks: range) -> Iterator[bytes]:
-    """The stored blocks of a term: as many steps as it has, though numbers without a block be many thousands."""
-    cursor = txn.cursor(dbs.postings)
+    """The stored blocks of a term. It takes as many steps as the term has blocks in the range, not as the range has."""
     last = posting_key(term, blocks[-1])
-    if cursor.set_range(posting_key(term, blocks[0])):
-        for key, value in cursor:
-            if bytes(key) > last:
-                return
-            yield value
+    for key, value in items_from(txn, dbs.postings, posting_key(term, blocks[0])):
+        if key > last:
+            return
+        yield value
 
 
 def stored_blocks(txn: Transaction, dbs: Databases) -> range:
-    """The numbers of all blocks that there may be."""
+    """The numbers of all blocks that may be stored."""
     past = past_last(txn, dbs)
     return range(block_of(past - 1) + 1) if past else range(0)
 
 
 def blocks_with(sequences: BitMap, blocks: range) -> Iterable[int]:
-    """Of these blocks, those that hold one of the sequences, as far as that is quick to tell."""
+    """The blocks that hold one of the sequences; all blocks, if there are too many sequences to tell quickly."""
     if len(sequences) > _FEW:
         return blocks
     return sorted({block_of(sequence) for sequence in sequences})
+
+
+def words_in_use(txn: Transaction, dbs: Databases, kind: str, start: str) -> Iterator[str]:
+    """The words of a kind of term that begin with `start` and that some module has, in key order."""
+    prefix = f"{kind}:{start}".encode("utf-8", "surrogatepass")
+    for term in groups_with_prefix(txn, dbs.postings, prefix, len(posting_key(b"", 0))):
+        yield term.decode().partition(":")[2]

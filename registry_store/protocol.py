@@ -12,7 +12,7 @@ are only ever added at the end.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -197,6 +197,10 @@ class BatchProgress(Message, frozen=True, tag=4):
     id: int
     done: int
     total: int
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how much is done and how much there is. It is called often, so it must be quick."""
 
 
 class DaemonStatus(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
-"""One environment per folder and process, shared by all who read or write there, and let go of across a fork.
+"""One environment for each folder in a process, shared by its readers and writer, and closed across a fork.
 
-LMDB refuses to open a folder twice in a process, so environments are counted. Before a fork every environment without
-a snapshot is closed, in parent and child alike; whoever needs it next opens it again.
+LMDB refuses to open a folder twice in a process, so the users of an environment are counted. Before a fork every
+environment without a snapshot is closed, for parent and child alike. Its next use opens it again.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from dspy_registry.registry_store import environment as environments
+from dspy_registry.registry_store import opening
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.revision import data_identity
 
 _shared: dict[tuple[int, int], Environment] = {}
-shared_lock = threading.RLock()  # taken before a gate, not inside one
+shared_lock = threading.RLock()  # taken before a gate, never inside one
 _deferred: deque[Callable[[], None]] = deque()
 
 
 def defer(close: Callable[[], None]) -> None:
-    """For finalizers, which run anywhere, inside a gate too: do this when next no lock is held."""
+    """Call `close` later, when no lock is held. For finalizers, which may run inside a gate."""
     _deferred.append(close)
 
 
 def run_deferred() -> None:
-    """Close what finalizers left. Only where no gate is held."""
+    """Close what finalizers deferred. Call it where no gate is held."""
     while _deferred:
         try:
             close = _deferred.popleft()
-        except IndexError:  # another thread was quicker
+        except IndexError:  # another thread took it
             return
         close()
 
 
 def attach(folder: Path, *, writable: bool = False) -> Environment:
-    """The process's environment for this folder, opened if need be.
+    """The process's environment for this folder, opened if it is not.
 
     Raises RegistryNotFoundError, StorePermissionError, StoreError.
     """
     run_deferred()
     with shared_lock:
-        key = data_identity(folder)  # a registry put in the place of another is not the other
+        key = data_identity(folder)  # a registry that replaced another has another data file
         environment = _shared.get(key)
         if environment is None:
             _let_go_of_replaced(folder)
@@ -56,17 +56,17 @@ def attach(folder: Path, *, writable: bool = False) -> Environment:
 
 
 def lock_file_fits(folder: Path) -> bool:
-    """Whether lock.mdb belongs to data.mdb; not when the latter was put in the place of another under live readers."""
+    """Whether lock.mdb belongs to data.mdb. It does not if data.mdb was replaced while readers were at work."""
     run_deferred()
     with shared_lock:
         if data_identity(folder) in _shared:
             return True
         _let_go_of_replaced(folder)
-        return environments.lock_file_fits(folder)
+        return opening.lock_file_fits(folder)
 
 
 def share(environment: Environment) -> Environment:
-    """The same environment for one more user, who will `detach` it."""
+    """The same environment, for one more user who will `detach` it."""
     run_deferred()
     with shared_lock:
         environment.users += 1
@@ -74,7 +74,7 @@ def share(environment: Environment) -> Environment:
 
 
 def detach(environment: Environment) -> None:
-    """Give an environment back; the last one closes it."""
+    """Give an environment back. The last user closes it."""
     with shared_lock:
         environment.users -= 1
         if environment.users:
@@ -86,7 +86,7 @@ def detach(environment: Environment) -> None:
 
 
 def _let_go_of_replaced(folder: Path) -> None:
-    """LMDB opens no second environment on one lock.mdb, though its data file be another. Its readers open anew."""
+    """Retire environments of a data file that was replaced, because LMDB opens one lock.mdb only once."""
     for key, environment in list(_shared.items()):
         if environment.folder == folder and not environment.writable:
             with environment.gate:
@@ -101,8 +101,8 @@ _gated: list[Environment] = []
 
 
 def _before_fork() -> None:
-    """Wait until no transaction is alive, in any order of locks: whoever holds a gate may be waiting for sharing."""
-    run_deferred()  # a snapshot that nobody holds any more must not cost the child its environment
+    """Wait until no transaction is alive. Never block on a gate: its holder may be waiting for `shared_lock`."""
+    run_deferred()  # a dropped snapshot must not cost the child its environment
     while True:
         shared_lock.acquire()
         if all(_gate(environment) for environment in list(_shared.values())):
@@ -110,7 +110,7 @@ def _before_fork() -> None:
         _release_gates()
         time.sleep(0.001)
     for environment in _gated:
-        if environment.settle() and not environment.open_snapshots:
+        if environment.wait_for_short_reads() and not environment.open_snapshots:
             environment.close()
 
 
@@ -126,7 +126,7 @@ def _gate(environment: Environment) -> bool:
 
 def _release_gates() -> None:
     for environment in _gated:
-        environment.resume()
+        environment.allow_short_reads()
         environment.gate.release()
         environment.write_gate.release()
     _gated.clear()
@@ -135,7 +135,7 @@ def _release_gates() -> None:
 
 def _after_fork_in_child() -> None:
     for environment in _gated:
-        if environment.lmdb is not None:
+        if environment.is_open:
             environment.orphan()
     _release_gates()
 

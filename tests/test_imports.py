@@ -198,7 +198,7 @@ def crafted(tmp_path: Path) -> Path:
     for package in KEPT_SHORT:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("import json\n")
-    opener = tmp_path / "registry_store" / "environment.py"
+    opener = tmp_path / "registry_store" / "opening.py"
     opener.write_text("import lmdb\nenvironment = lmdb.open('x')\n")
     for room in ROOMS:
         (tmp_path / "dspy_registry" / room).symlink_to(tmp_path / room)
@@ -232,7 +232,7 @@ def test_a_room_refuses_to_be_a_second_copy(room: str) -> None:
 
 
 def test_only_the_environment_module_opens_lmdb() -> None:
-    assert lmdb_openers(ROOT) == {"registry_store/environment.py"}
+    assert lmdb_openers(ROOT) == {"registry_store/opening.py"}
 
 
 def test_files_stay_short() -> None:
@@ -269,7 +269,7 @@ with Registry() as registry:
 
 def test_a_tree_that_keeps_the_rules_passes(crafted: Path) -> None:
     assert forbidden_imports(crafted) == []
-    assert lmdb_openers(crafted) == {"registry_store/environment.py"}
+    assert lmdb_openers(crafted) == {"registry_store/opening.py"}
     assert long_files(crafted) == []
 
 

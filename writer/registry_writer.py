@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.paths import registry_path
-from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.writer import reconcile

@@ -10,7 +10,6 @@ import msgspec
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import CorruptRecordError, UnknownVersionError
 from dspy_registry.registry_store.history import KeptVersion, Versions, load_versions
-from dspy_registry.registry_store.long_read import held
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.sharing import attach, detach
 
@@ -35,7 +34,7 @@ def read_versions(folder: Path, name: str) -> Versions:
     """What is kept of a module now. Raises UnknownModuleError, AmbiguousNameError, RegistryNotFoundError."""
     environment = attach(folder)
     try:
-        with held(environment) as txn:
+        with environment.long_read() as txn:
             return load_versions(txn, environment.dbs, name)
     finally:
         detach(environment)

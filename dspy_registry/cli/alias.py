@@ -8,7 +8,7 @@ import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.target import embedded_option, open_writer
-from dspy_registry.cli.waiting import attach_complete
+from dspy_registry.cli.waiting import open_registry
 
 
 @click.group("alias", invoke_without_command=True, short_help="Further names of modules: list, set, remove.")
@@ -24,15 +24,8 @@ def alias(context: click.Context) -> None:
 @console.json_option
 def list_aliases(path: Path | None, as_json: bool) -> None:
     """Print all aliases, the module of each, and which source declared it."""
-    from dspy_registry.registry_store.sharing import detach
-    from dspy_registry.writer.catalog import Catalog
-
-    environment = attach_complete(path)
-    try:
-        with environment.reading() as txn:
-            aliases = Catalog(txn, environment.dbs).aliases()
-    finally:
-        detach(environment)
+    with open_registry(path) as registry, registry.snapshot() as snapshot:
+        aliases = snapshot.aliases()
     rows = [(name, meaning.name, meaning.source) for name, meaning in sorted(aliases.items())]
     columns = ("alias", "module", "source")
     if as_json:

@@ -2,80 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.history import kept_names
 from dspy_registry.registry_store.names import DSPY_PREFIX
-from dspy_registry.registry_store.paths import registry_path
-from dspy_registry.registry_store.sharing import attach, detach
 
-Source = Callable[[Transaction, Databases, str], Iterator[str]]
+if TYPE_CHECKING:
+    from dspy_registry.readers.snapshot import Snapshot
+
+Source = Callable[["Snapshot", str], Iterable[str]]
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
 
 OFFERED: Final = 200
 
 
-def _names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
+def _names(snapshot: Snapshot, start: str) -> Iterator[str]:
     """Full names that begin so; when there is none, those in `dspy.` whose own part does."""
     found = False
     for prefix in (start, DSPY_PREFIX + start):
         if not found:
-            for key in _keys(txn, dbs.modules, prefix.encode()):
+            for name in snapshot.names_starting(prefix):
                 found = True
-                yield key.decode()
+                yield name
 
 
-def _kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
+def _kept_names(snapshot: Snapshot, start: str) -> Iterator[str]:
     """Names of modules, then those of which only the history knows."""
-    yield from _names(txn, dbs, start)
-    for name in kept_names(txn, dbs, start):
-        if txn.get(name.encode(), None, dbs.modules) is None:
-            yield name
+    return chain(_names(snapshot, start), snapshot.unregistered_names(start))
 
 
-def _aliases(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
-    return (key.decode() for key in _keys(txn, dbs.aliases, start.encode()))
-
-
-def _keys(txn: Transaction, database: Any, prefix: bytes) -> Iterator[bytes]:
-    cursor = txn.cursor(database)
-    found = cursor.set_range(prefix) if prefix else cursor.first()
-    while found and cursor.key().startswith(prefix):
-        yield cursor.key()
-        found = cursor.next()
-
-
-def words(txn: Transaction, dbs: Databases, kind: str, start: str) -> Iterator[str]:
-    """What modules have of a kind (capability, category, pool), as far as it begins so."""
-    cursor = txn.cursor(dbs.postings)
-    prefix = f"{kind}:{start}".encode()
-    found = cursor.set_range(prefix)
-    while found and cursor.key().startswith(prefix):
-        term = cursor.key().partition(b"\0")[0]
-        yield term.decode().partition(":")[2]
-        # Past every block of this term.
-        found = cursor.set_range(layout.posting_key(term, 0xFFFF) + b"\0")
+def _aliases(snapshot: Snapshot, start: str) -> Iterable[str]:
+    return snapshot.aliases(start)
 
 
 def _words(kind: str) -> Source:
-    return lambda txn, dbs, start: words(txn, dbs, kind, start)
+    return lambda snapshot, start: snapshot.words(kind, start)
 
 
 def _completion(source: Source) -> Completion:
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        from dspy_registry.readers.registry import Registry
+
         try:
-            environment = attach(registry_path(context.params.get("path")))
-            try:
-                with environment.reading() as txn:
-                    return list(islice(source(txn, environment.dbs, incomplete), OFFERED))
-            finally:
-                detach(environment)
+            with Registry(context.params.get("path")) as registry, registry.snapshot() as snapshot:
+                return list(islice(source(snapshot, incomplete), OFFERED))
         except Exception:  # whatever it is, a traceback amid someone's prompt is no answer
             return []
 

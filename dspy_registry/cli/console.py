@@ -15,7 +15,7 @@ import msgspec
 
 from dspy_registry.cli.tables import colour, printable
 from dspy_registry.registry_store.paths import ENVIRONMENT_VARIABLE
-from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.protocol import Progress
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

@@ -39,7 +39,7 @@ def history(name: str, path: Path | None, as_json: bool) -> int:
     Exits with 1 when no version is kept, or a version is damaged.
     """
     with open_registry(path) as registry, registry.snapshot() as snapshot:
-        versions = snapshot._versions(name)
+        versions = snapshot.versions(name)
     rows = list(_rows(versions))
     if as_json:
         head = {"name": versions.name, "registered": bool(versions.in_force)}

@@ -62,7 +62,7 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
     """
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         stored = snapshot.describe(name)
-        given = _sources(snapshot, stored) if explain else None
+        given = snapshot.explain(name) if explain else None
     if as_json:
         console.print_json({**plain(stored), **({} if given is None else {"explained": given})})
     else:
@@ -74,12 +74,6 @@ def plain(stored: StoredModule) -> dict[str, Any]:
     kept = stored.provenance
     provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source")}
     return {**to_plain(stored.info), "provenance": provenance}
-
-
-def _sources(snapshot: Snapshot, stored: StoredModule) -> dict[str, str]:
-    from dspy_registry.readers.explain import sources
-
-    return sources(snapshot, stored)
 
 
 def _rows(stored: StoredModule, given: dict[str, str] | None) -> Iterator[tuple[object, ...]]:
@@ -154,7 +148,7 @@ def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
     asked = [word for word in capabilities if not snapshot.find_by_capability(word)]
     if not asked:
         return []
-    known = list(islice(completion.words(snapshot._live(), snapshot._dbs, "capability", ""), _WORDS_COMPARED))
+    known = list(islice(snapshot.words("capability"), _WORDS_COMPARED))
     close = {word: difflib.get_close_matches(word, known, n=3) for word in asked}
     return [
         f"no module has the capability {word!r}." + (f" Did you mean {', '.join(near)}?" if near else "")

@@ -26,9 +26,8 @@ from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
-from dspy_registry.registry_store.long_read import held
 from dspy_registry.registry_store.paths import registry_path
-from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
 from dspy_registry.registry_store.sharing import attach, detach, share
 
@@ -80,7 +79,7 @@ def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
     before = _word(environment.folder)
-    with held(environment) as txn:
+    with environment.long_read() as txn:
         try:
             head = load_head(txn, environment.dbs, progress)
         except FormatVersionError:

@@ -13,7 +13,7 @@ from dspy_registry.registry_store.codec import open_record
 from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryNotFoundError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction
 from dspy_registry.registry_store.layers import Defaults, defaults_codec
-from dspy_registry.registry_store.progress import Progress
+from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.registry_store.vocabulary import Vocabulary
 

@@ -11,7 +11,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Snapshot, StoreError
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.environment import create
+from dspy_registry.registry_store.opening import create
 from tests.support.processes import child, requests, run, say
 
 

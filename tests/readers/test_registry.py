@@ -69,7 +69,7 @@ def test_modules_that_go_amid_an_iteration_are_left_out(registry_folder: Path) -
 
 def test_reprs_are_worth_reading(folder: Path) -> None:
     with Registry(folder) as registry, registry.snapshot() as snapshot:
-        assert repr(registry) == f"Registry({str(folder)!r}, Cache(0 records, 0 answers, size=8192))"
+        assert repr(registry) == f"Registry({str(folder)!r}, Cache(0 records, 0 results, size=8192))"
         assert repr(snapshot) == f"Snapshot({str(folder)!r}, revision {snapshot.revision})"
 
 
@@ -145,7 +145,7 @@ def test_an_input_that_has_no_such_size_is_an_error_that_names_the_argument(
     queries: Any, size: Any, basis: str
 ) -> None:
     for _ in range(2):
-        with pytest.raises(InvalidArgumentError, match=r"input_size is .*how many characters"):
+        with pytest.raises(InvalidArgumentError, match=r"input_size is .*input's length in characters"):
             queries.routing_recommendation("dspy.Predict", input_size=size, basis=basis)
 
 

@@ -123,7 +123,7 @@ def test_a_small_cache_bounds_what_is_held_and_answers_the_same(folder: Path) ->
             cache = registry._cache
             assert len(cache.records) <= size
             assert len(cache.marks) <= size
-            held = (cache.by_capability, cache.by_category, cache.by_question)
+            held = (cache.by_capability, cache.by_category, cache.by_arguments)
             assert sum(len(names) for answers in held for names in answers.values()) <= 8 * size
 
 
@@ -138,7 +138,7 @@ def test_what_a_cache_holds_stays_bounded_however_often_things_change(registry_f
                 registry.find_by_capability(f"never_{i}")
         cache = registry._cache
         assert sum(map(len, cache._dependents.values())) <= 8 * 64 * 3  # one entry for each term of an answer
-        assert len(cache.by_capability) + len(cache.by_question) <= 8 * 64
+        assert len(cache.by_capability) + len(cache.by_arguments) <= 8 * 64
 
 
 def test_watching_yields_every_change_in_order(registry_folder: Path) -> None:

@@ -23,7 +23,7 @@ from dspy_registry import (
     StorePermissionError,
 )
 from dspy_registry.registry_store import backup as module
-from dspy_registry.registry_store import environment, layout
+from dspy_registry.registry_store import layout, opening
 from dspy_registry.registry_store.backup import PARTIAL, Backup, backup
 from dspy_registry.registry_store.revision import NO_DATA_FILE, RevisionFile, data_identity
 from tests.conftest import violations
@@ -182,7 +182,7 @@ def test_of_two_backups_into_one_folder_one_is_made(busy: Path, tmp_path: Path) 
 
 def test_no_registry_no_backup(tmp_path: Path) -> None:
     (tmp_path / "unborn").mkdir()
-    environment.create(tmp_path / "unborn")
+    opening.create(tmp_path / "unborn")
     for source in (tmp_path / "none", tmp_path / "unborn"):
         with pytest.raises(RegistryNotFoundError):
             backup(tmp_path / "copy", source)
@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_nothing(busy: Path, tmp_path: Path, room: str, is_ne
 
 def back_up_and_die(path: str, folder: str, step: int) -> None:
     """Killed where the N-th file or folder is about to be synced: first within `.partial`, then on the way out."""
-    sync = module._sync
+    sync = module.sync
 
     def die(path: Path) -> None:
         nonlocal step
@@ -238,7 +238,7 @@ def back_up_and_die(path: str, folder: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         sync(path)
 
-    module._sync = die
+    module.sync = die
     backup(folder, path)
 
 

@@ -32,7 +32,7 @@ from dspy_registry import (
 )
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check, check_apart
-from dspy_registry.registry_store.environment import create
+from dspy_registry.registry_store.opening import create
 from tests.support.processes import ROOT, child, run, say
 
 WORD = "findable_in_the_file"
@@ -239,7 +239,7 @@ def test_data_and_revision_file_of_two_registries_are_told_apart(folder: Path, t
     with RegistryWriter(tmp_path / "other"):
         pass
     shutil.copy(tmp_path / "other" / layout.REVISION_FILE, folder / layout.REVISION_FILE)
-    with pytest.raises(StoreError, match="data and revision file are not of one registry"):
+    with pytest.raises(StoreError, match="belong to different registries"):
         Registry(folder)
     with RegistryWriter(folder), Registry(folder) as registry:
         assert len(registry) == 67

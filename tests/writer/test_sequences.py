@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryFullError, RegistryWriter, StoreError, UnknownModuleError
-from dspy_registry.readers.plan import answer, plan_find
+from dspy_registry.readers.plan import execute, plan_find
 from dspy_registry.registry_store.changes import State, state_codec
 from dspy_registry.registry_store.codec import seal
 from dspy_registry.registry_store.layout import BLOCK_BITS, LAST_SEQUENCE, META_STATE, sequence_row_key
@@ -140,7 +140,7 @@ def test_look_ups_visit_the_blocks_of_a_term_and_not_all_numbers(nearly_full: Pa
         with environment.reading() as txn:
             counted = Counted(txn, visited)
             plan = plan_find("reasoning", None, "general", None, False, "medium", "high")
-            assert answer(counted, environment.dbs, plan)[-1] == "a.One"
+            assert execute(counted, environment.dbs, plan)[-1] == "a.One"
             assert resolve(counted, environment.dbs, "Two") == "a.Two"
             assert resolve(counted, environment.dbs, "predict") == "dspy.Predict"
             assert resolve(counted, environment.dbs, "nothing") is None

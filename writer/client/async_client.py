@@ -19,7 +19,7 @@ from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import check_timeout
 
 if TYPE_CHECKING:
-    from dspy_registry.registry_store.progress import Progress
+    from dspy_registry.registry_store.protocol import Progress
     from dspy_registry.writer.discovery.report import DiscoveryReport
     from dspy_registry.writer.reconcile import Outcome
 

@@ -9,7 +9,6 @@ import msgspec
 
 from dspy_registry.registry_store import wire_errors
 from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
-from dspy_registry.registry_store.progress import Progress
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -19,6 +18,7 @@ from dspy_registry.registry_store.protocol import (
     Done,
     Failed,
     Part,
+    Progress,
     ReadStatus,
     Register,
     RegisterMany,

@@ -12,7 +12,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, VocabularyError
-from dspy_registry.readers.explain import sources
 from dspy_registry.writer.discovery.report import DiscoveryReport
 from dspy_registry.writer.manifests.check import check_document
 from dspy_registry.writer.manifests.folder import load
@@ -107,14 +106,14 @@ def test_each_field_is_explained_by_the_source_that_gave_it(subject: Subject) ->
         }
     )
     with subject.reader.snapshot() as snapshot:
-        given = sources(snapshot, snapshot.describe(name))
+        given = snapshot.explain(name)
     assert given["estimated_duration"] == given["requirements.vram"] == "manifest:sub/a.yaml"
     assert given["category"] == given["requirements.compute"] == "core"
     assert given["metadata.pool"] == "defaults:b.yaml"
     assert given["metadata.discovered_from"] == "discovered"
     subject.writer.register_module(ModuleInfo(name))
     with subject.reader.snapshot() as snapshot:
-        assert set(sources(snapshot, snapshot.describe(name)).values()) == {"client"}
+        assert set(snapshot.explain(name).values()) == {"client"}
 
 
 def test_defaults_leave_what_core_declares(subject: Subject) -> None:

@@ -1,0 +1,208 @@
+"""A registry that is kept open: following its revision word, and opening it again when it was restored or replaced.
+
+Everything here happens inside the gate, which keeps transactions from crossing a fork. The hot paths of `Registry` look
+only at plain attributes that are set here. `_word` and `_valid` are equal as long as everything cached is the newest
+there is. `_valid` equals no word while the cache is empty: a look-up that cannot hit costs more than none.
+`_followed` is the word whose changes the cache has seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from dspy_registry.readers.cache import Cache, Results, UsageCache
+from dspy_registry.readers.freshness import Freshness
+from dspy_registry.readers.queries import Queries
+from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import (
+    FormatVersionError,
+    RegistryNotFoundError,
+    StoreClosedError,
+    StoreError,
+)
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
+from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
+
+_LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
+_ATTACH_TRIES: Final = 20
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Attachment(Queries):
+    """What a `Registry` keeps open and follows. Without the reads themselves."""
+
+    __slots__ = (
+        "_by_arguments",
+        "_by_capability",
+        "_by_category",
+        "_cache",
+        "_environment",
+        "_file",
+        "_followed",
+        "_freshness",
+        "_look_again_at",
+        "_min_observed_calls",
+        "_records",
+        "_usage",
+        "_usage_word",
+        "_valid",
+        "_weights",
+        "_word",
+        "path",
+    )
+
+    path: Path
+    _word: memoryview[float]
+    _valid: float
+    _followed: float
+    _records: dict[str, ModuleInfo]
+    _by_capability: Results
+    _by_category: Results
+    _by_arguments: Results
+    _look_again_at: float
+    _weights: Mapping[str, float]
+    _min_observed_calls: int
+    _usage: UsageCache
+    _usage_word: memoryview[float]
+
+    def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
+        self.path = path
+        self._weights = weights
+        self._min_observed_calls = min_observed_calls
+        self._cache = Cache(cache_size)
+        self._environment: Environment | None = None
+        self._open()
+
+    def close(self) -> None:
+        """Close the registry; its snapshots stay open. A second call does nothing."""
+        environment = self._environment
+        if environment is None:
+            return
+        with environment.gate:  # no thread is reading then
+            if self._environment is not environment:
+                return
+            self._environment = None
+            self._valid = self._followed = RETIRED
+            self._cache.forget()
+        detach(environment)
+
+    def _live(self) -> Environment:
+        environment = self._environment
+        if environment is None:
+            raise StoreClosedError(f"{self!r} was closed.", remedy="Open another Registry.")
+        return environment
+
+    def _in_transaction(
+        self, read: Callable[Concatenate[Transaction, Databases, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `read` returns, called with a read transaction of the newest commit."""
+        environment = self._live()
+        with environment.reading() as txn:
+            return read(txn, environment.dbs, *args, **kwargs)
+
+    def _in_gate(self, work: Callable[[], T]) -> T:
+        """Bring the cache up to the word, then do `work` inside the gate. Returns what `work` returns.
+
+        Only `with` may take the gate: a signal's handler can raise between any other two steps, and a gate that
+        stays taken would stop every other thread and every fork.
+        """
+        run_deferred()
+        while True:
+            environment = self._live()
+            with environment.gate:
+                if environment is self._environment and self._is_in_step():
+                    return work()
+            self._reopen()
+
+    def _catch_up(self) -> None:
+        """Make the cache valid for the word as it is now, of the registry that is in the folder now."""
+        self._in_gate(lambda: None)
+
+    def _is_in_step(self) -> bool:
+        """Bring the cache up to the word. False: the registry was restored or replaced, and must be opened again."""
+        if self._word[()] != self._followed:
+            self._followed = self._freshness.advance()
+            self._offer()
+            if is_retired(self._word[()]):
+                return False
+        environment = self._live()
+        if environment.is_retired:
+            return False
+        now = time.monotonic()
+        if now > self._look_again_at or not environment.is_open:
+            if not self._file.is_current():
+                return False
+            self._look_again_at = now + _LOOK_FOR_REPLACEMENT_EVERY
+        return True
+
+    def _look_now(self) -> None:
+        """Look at once whether the folder still holds the same registry."""
+        self._look_again_at = 0.0
+        self._catch_up()
+
+    def _reopen(self) -> None:
+        """Open the registry that is in the folder now, and forget the former one. Call it outside any gate."""
+        with shared_lock:
+            former = self._live()
+            with former.gate:  # no read of the former registry may fill the cache of the new one
+                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_retired:
+                    return
+                self._valid = self._followed = RETIRED
+                if not former.writable and not former.open_snapshots:
+                    former.close()  # if files were copied over these, its slots and pages have changed
+                self._open()
+            detach(former)
+
+    def _open(self) -> None:
+        for _ in range(_ATTACH_TRIES):
+            environment = attach(self.path)
+            try:
+                file = RevisionFile(self.path)
+                if _belongs(environment, file):
+                    break
+            except BaseException:
+                detach(environment)
+                raise
+            detach(environment)
+            time.sleep(0.01)  # it is being replaced at this moment
+        else:
+            raise StoreError(f"{self.path}: data.mdb and the revision file belong to different registries.")
+        cache = Cache(self._cache.size)  # only now: if opening failed, the former cache is still in use
+        self._cache = cache
+        self._environment = environment
+        self._file = file
+        self._freshness = Freshness(environment, file, cache)
+        self._records = cache.records
+        self._by_capability = cache.by_capability
+        self._by_category = cache.by_category
+        self._by_arguments = cache.by_arguments
+        self._look_again_at = time.monotonic() + _LOOK_FOR_REPLACEMENT_EVERY
+        self._valid = self._followed = RETIRED
+        self._word = file.word
+        self._usage = UsageCache()
+        self._usage_word = file.usage_word
+
+    def _offer(self) -> None:
+        """Let the hot paths see what the cache holds now."""
+        self._records = self._cache.records
+        self._valid = RETIRED if self._cache.is_empty else self._followed
+
+
+def _belongs(environment: Environment, file: RevisionFile) -> bool:
+    """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
+    with environment.reading() as txn:
+        meta = environment.dbs.meta
+        version = txn.get(layout.META_FORMAT, None, meta)
+        if version is None:
+            raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
+        if int(version) != layout.FORMAT_VERSION:
+            raise FormatVersionError(int(version), layout.FORMAT_VERSION)
+        return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)
