@@ -1,0 +1,35 @@
+"""Reading the rows of a database whose keys begin alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dspy_registry.registry_store.handles import Database, Transaction
+
+
+def items_from(txn: Transaction, database: Database, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of each row from this key on, in key order. An empty key means all rows."""
+    cursor = txn.cursor(database)
+    if cursor.set_range(key):  # of an empty key, LMDB's binding makes the first
+        yield from cursor
+
+
+def items_with_prefix(txn: Transaction, database: Database, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of each row whose key begins with `prefix`, in key order. An empty prefix means all rows."""
+    for key, value in items_from(txn, database, prefix):
+        if not key.startswith(prefix):
+            return
+        yield key, value
+
+
+def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail: int) -> Iterator[bytes]:
+    """Each distinct key without its last `tail` bytes, of the keys that begin with `prefix`, in key order.
+
+    The tail begins with a 0, and nothing before it holds one: so the next group is found without reading this one.
+    """
+    cursor = txn.cursor(database)
+    found = cursor.set_range(prefix)
+    while found and cursor.key().startswith(prefix):
+        group = cursor.key()[:-tail]
+        yield group
+        found = cursor.set_range(group + b"\1")
