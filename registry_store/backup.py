@@ -8,7 +8,6 @@ It is made in a folder `.partial` within its own, and data.mdb is moved out last
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,20 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import lmdb
 import msgspec
 
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment, create_lock_file
-from dspy_registry.registry_store.errors import (
-    InvalidArgumentError,
-    RegistryError,
-    RegistryNotFoundError,
-    StoreError,
-    StorePermissionError,
-)
-from dspy_registry.registry_store.handles import translated
+from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
 from dspy_registry.registry_store.long_read import held
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
@@ -38,7 +30,8 @@ from dspy_registry.registry_store.sharing import attach, detach
 PARTIAL: Final = ".partial"
 
 _EMPTY_FOLDER: Final = "Name a new folder, or an empty one."
-_ROOM: Final = "Nothing is left of the backup. Free disk space, or name another folder."
+_OTHER_FOLDER: Final = "Name a folder this user may write to."
+_NO_ROOM: Final = "Nothing is left of the backup. Free disk space, or name another folder."
 
 
 class Backup(msgspec.Struct, frozen=True):
@@ -65,7 +58,7 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
     target = Path(folder).expanduser().absolute()
     source = attach(registry_path(path))
     try:
-        with _refusals(target), _partial(target) as partial:
+        with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), _partial(target) as partial:
             _copy(source, partial)
             state, modules = _complete(partial)
             _put_in_place(partial, target)
@@ -122,12 +115,7 @@ def _copy(source: Environment, partial: Path) -> None:
         if txn.get(layout.META_FORMAT, None, source.dbs.meta) is None:
             raise RegistryNotFoundError(f"the registry in {source.folder} is not complete yet.")
         os.fchmod(file.fileno(), mode)
-        try:
-            source.lmdb.copyfd(file.fileno(), compact=True, txn=txn)
-        except lmdb.Error as error:
-            if error.code in errno.errorcode:  # of writing; LMDB's own codes, of reading, are negative
-                raise
-            raise translated(error, source.folder) from error
+        source.copy_to(file.fileno(), txn)
 
 
 def _complete(partial: Path) -> tuple[State, int]:
@@ -136,13 +124,10 @@ def _complete(partial: Path) -> tuple[State, int]:
     registry_id = os.urandom(ID_BYTES)
     environment = attach(partial, writable=True)
     try:
-        with environment.write_gate:
-            with environment.gate:
-                environment.open()
-            with environment.lmdb.begin(write=True, db=environment.dbs.meta) as txn:
-                txn.put(layout.META_ID, registry_id)
-                state: State = state_codec.load(txn.get(layout.META_STATE))
-                modules: int = txn.stat(environment.dbs.modules)["entries"]
+        with environment.writing(environment.dbs.meta) as txn:
+            txn.put(layout.META_ID, registry_id)
+            state: State = state_codec.load(txn.get(layout.META_STATE))
+            modules: int = txn.stat(environment.dbs.modules)["entries"]
     finally:
         detach(environment)
     mode = (partial / layout.DATA_FILE).stat().st_mode & 0o777
@@ -153,34 +138,11 @@ def _complete(partial: Path) -> tuple[State, int]:
 def _put_in_place(partial: Path, target: Path) -> None:
     """data.mdb last, when all else is on the disk."""
     for name in (layout.LOCK_FILE, layout.REVISION_FILE, layout.DATA_FILE):
-        _sync(partial / name)
+        sync(partial / name)
     for name in (layout.LOCK_FILE, layout.REVISION_FILE):
         (partial / name).rename(target / name)
-    _sync(target)
+    sync(target)
     (partial / layout.DATA_FILE).rename(target / layout.DATA_FILE)
-    _sync(target)
-    _sync(target.parent)
+    sync(target)
+    sync(target.parent)
 
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _refusals(target: Path) -> Iterator[None]:
-    """The system's refusals to write, as errors of ours that name the backup."""
-    try:
-        yield
-    except RegistryError:
-        raise
-    except PermissionError as error:
-        remedy = "Name a folder this user may write to."
-        raise StorePermissionError(f"{target} cannot be written: {error.strerror}.", remedy=remedy) from error
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error.strerror or error}.", remedy=_ROOM) from error
-    except lmdb.Error as error:
-        raise StoreError(f"{target} cannot be written: {error}.", remedy=_ROOM) from error

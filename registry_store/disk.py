@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import lmdb
+
 from dspy_registry.registry_store.errors import RegistryError, StoreError, StorePermissionError
 
 FREE_SPACE: Final = "Free disk space, then repeat the change."
@@ -49,3 +51,26 @@ def _explained(error: OSError, folder: Path) -> StoreError:
             f"{folder} is on a read-only file system.", remedy="Mount it writable, or name a folder elsewhere."
         )
     return StoreError(f"{folder}: {error.strerror or error}.", remedy="Name a folder that this user can write to.")
+
+
+@contextmanager
+def write_refusals(target: Path, *, not_permitted: str, no_room: str) -> Iterator[None]:
+    """Raises what the system says of writing to `target` as an error of ours, with one of these two remedies."""
+    try:
+        yield
+    except RegistryError:
+        raise
+    except PermissionError as error:
+        raise StorePermissionError(f"{target} cannot be written: {error.strerror}.", remedy=not_permitted) from error
+    except (OSError, lmdb.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StoreError(f"{target} cannot be written: {why}.", remedy=no_room) from error
+
+
+def sync(path: Path) -> None:
+    """Make a file's content durable, or a folder's entries. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

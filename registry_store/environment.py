@@ -176,15 +176,67 @@ class Environment:
     def reap(self) -> None:
         """Free the reader slots of processes that died, so that the pages they saw are used again.
 
-        Raises StoreError when the files are not those that were opened: who reads by another lock.mdb is not seen, and
-        what it reads would be overwritten.
+        Raises StoreError when data.mdb or lock.mdb is not the file that was opened. Readers that use another lock.mdb
+        are not seen, and the pages they read would be overwritten.
         """
         if file_identities(self.folder) != self._files:
             raise StoreError(
                 f"data.mdb or lock.mdb in {self.folder} was deleted or replaced while the registry is in use.",
                 remedy="Stop every process that uses this registry, then start the writer again.",
             )
-        self.lmdb.reader_check()
+        with self.gate:
+            self.open()
+            self.lmdb.reader_check()
+
+    # Writing
+
+    def begin_writing(self, database: Database = None) -> Transaction:
+        """A write transaction for a caller that holds `write_gate` and commits or aborts it.
+
+        `database` is the one for calls that name none; None: LMDB's unnamed one. Raises StoreError.
+        """
+        with self.gate:
+            self.open()
+        try:
+            return self.lmdb.begin(write=True, db=database)
+        except lmdb.Error as error:
+            raise translated(error, self.folder) from error
+
+    @contextmanager
+    def writing(self, database: Database = None) -> Iterator[Transaction]:
+        """A write transaction for the length of a `with`, inside `write_gate`. See `begin_writing`.
+
+        It is committed at the end, and aborted when anything is raised. Raises StoreError.
+        """
+        with self.write_gate:
+            txn = self.begin_writing(database)
+            try:
+                yield txn
+                txn.commit()
+            except lmdb.Error as error:
+                txn.abort()
+                raise translated(error, self.folder) from error
+            except BaseException:
+                txn.abort()
+                raise
+
+    def transaction_numbers(self) -> tuple[int, int]:
+        """The number of the newest transaction, first as data.mdb has it, then as lock.mdb counts it."""
+        newest: int = self.lmdb.info()["last_txnid"]
+        with self.writing() as txn:
+            return newest, txn.id() - 1
+
+    def copy_to(self, descriptor: int, txn: Transaction) -> None:
+        """Write LMDB's own copy of what a read transaction sees to an open file, without the free pages.
+
+        Raises lmdb.Error with an error number of the system when the file cannot be written, else StoreError.
+        """
+        try:
+            self.lmdb.copyfd(descriptor, compact=True, txn=txn)
+        except lmdb.Error as error:
+            if error.code in errno.errorcode:  # LMDB's own codes, of reading, are negative
+                raise
+            raise translated(error, self.folder) from error
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:

@@ -2,8 +2,8 @@
 
     stage the draft -> write it into the transaction -> odd word -> durable commit -> even word -> acknowledge
 
-Everything that can be refused is refused before the odd word. A commit that fails after it leaves the word odd:
-readers stay right, and the next commit first finds out what landed.
+Whatever can be refused is refused before the odd word. A commit that fails after it leaves the word odd. Readers stay
+right, and the next commit first finds out what landed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from dspy_registry.writer.lease import Lease
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
-_COMMITS_BETWEEN_REAPINGS: Final = 64  # how long what a dead reader saw takes up room
+_COMMITS_BETWEEN_REAPINGS: Final = 64  # until then, pages that a dead reader saw take up room
 
 
 class Committer:
-    """Commits drafts, one at a time. Threads may share it. Whoever has one has the lease: it is not given up before."""
+    """Commits drafts, one at a time. Threads may share it. It holds the lease for as long as it lives."""
 
     def __init__(self, environment: Environment, revision_file: RevisionFile, lease: Lease) -> None:
         self._environment = environment
         self._lease = lease
         self._revision_file = revision_file
-        self._is_settled = True  # the word says what landed
+        self._is_word_right = True  # the word says what landed
         self._is_disk_broken = False
         self._is_closed = False
         self._since_reaping = 0
@@ -54,7 +54,7 @@ class Committer:
             return Catalog(txn, self._environment.dbs).state.revision
 
     def close(self) -> None:
-        """Wait for the commit under way, and refuse those that come after it: the lease is about to go."""
+        """Wait for the commit under way, and refuse all later ones: the lease is given up next."""
         with self._environment.write_gate:
             self._is_closed = True
 
@@ -67,12 +67,12 @@ class Committer:
     def commit(self, stage: Callable[[Draft], None]) -> int:
         """Let `stage` fill a draft and make it durable; the revision in which it is visible.
 
-        What `stage` raises is raised, and nothing is changed. A draft that changes nothing that can be read
-        makes no new revision. Raises StoreError when the disk refuses.
+        An exception of `stage` is raised, and nothing is changed. A draft makes no new revision when readers cannot
+        see a difference. Raises StoreError when the disk refuses, StoreClosedError after `close`.
         """
         with self._environment.write_gate:
             self._make_ready()
-            txn = self._begin()
+            txn = self._environment.begin_writing()
             try:
                 catalog = Catalog(txn, self._environment.dbs, self._aliases)
                 draft = Draft(catalog)
@@ -94,18 +94,11 @@ class Committer:
                 raise
             return operations.change.revision if operations.change else catalog.state.revision
 
-    def _begin(self) -> Any:
-        with self._environment.gate:
-            self._environment.open()
-        try:
-            return self._environment.lmdb.begin(write=True)
-        except lmdb.Error as error:
-            raise translated(error, self._environment.folder) from error
-
     def _land(self, txn: Any, operations: Operations) -> None:
         change = operations.change
         failpoints.reach("before_odd_word")
-        self._is_settled = False  # whatever is raised from here on, a KeyboardInterrupt too, the next commit settles it
+        # Whatever is raised from here on, a KeyboardInterrupt too, the next commit recovers the word.
+        self._is_word_right = False
         if change is not None:
             self._revision_file.announce(change)
         failpoints.reach("before_commit")
@@ -115,26 +108,26 @@ class Committer:
             self._revision_file.conclude(change.revision)
         if layout.USAGE in operations.puts:
             self._revision_file.usage_word[()] += 1.0
-        self._is_settled = True
+        self._is_word_right = True
         failpoints.reach("before_acknowledgement")
 
     def _make_ready(self) -> None:
-        """What must be so before a commit: a lease, a word that says what landed, no slots of dead readers."""
+        """A commit needs the lease and a word that says what landed. Dead readers' slots are freed now and then."""
         if self._is_closed or not self._lease.is_held:
             raise closed(self._environment.folder)
-        if not self._is_settled:
+        if not self._is_word_right:
             self._recover()
-        if self._since_reaping >= _COMMITS_BETWEEN_REAPINGS and self._environment.lmdb is not None:
+        if self._since_reaping >= _COMMITS_BETWEEN_REAPINGS:
             self._environment.reap()
             self._since_reaping = 0
         self._since_reaping += 1
 
     def _recover(self) -> None:
-        """After a commit that failed: LMDB must be opened anew before it can be trusted again."""
+        """After a commit that failed. LMDB can be trusted again only after it was closed and opened."""
         if self._is_disk_broken:
             raise StoreError(
                 f"{self._environment.folder}: the disk failed to write a commit, and what it holds now is not known.",
-                remedy="Look for disk errors in the system log, and whether the disk is full, then start a new writer.",
+                remedy="Look for disk errors in the system log, and for a full disk. Then start a new writer.",
             )
         with self._environment.gate:
             if self._environment.open_snapshots:
@@ -144,45 +137,33 @@ class Committer:
                 )
             self._environment.close()
             self._environment.open()
-        settle(self._environment, self._revision_file)
-        self._is_settled = True
+        recover_word(self._environment, self._revision_file)
+        self._is_word_right = True
 
 
 def closed(folder: Path) -> StoreClosedError:
-    """The error for a writer that writes no more."""
+    """The error for a writer that may not write any longer."""
     return StoreClosedError(
         f"the writer of {folder} is closed, or belongs to the process this one was forked from.",
-        remedy="Open a writer of your own, or send changes with WriterClient.",
+        remedy="Open another writer, or send changes with WriterClient.",
     )
 
 
-def settle(environment: Environment, revision_file: RevisionFile) -> bool:
-    """Make the word say what really landed; False when word and registry have nothing to do with each other.
+def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
+    """Make the word say what really landed. False when word and registry have nothing to do with each other.
 
-    A commit that was announced and did not land is followed by an empty one of the same revision: its odd word
-    has been seen with its announcement, and must never be seen with another.
+    A commit that was announced and did not land is followed by an empty one of the same revision. Readers may have
+    seen its odd word with its announcement, and must never see that word with another announcement.
     """
     with environment.write_gate:
-        with environment.gate:
-            environment.open()
-        txn = environment.lmdb.begin(write=True)
-        try:
+        with environment.writing() as txn:
             state = Catalog(txn, environment.dbs).state
             word = revision_file.word[()]
             if word == under_way(state.revision + 1):
                 state = State(state.revision + 1, state.committed_at, state.next_sequence)
                 _put_empty_commit(txn, environment, state)
-                txn.commit()
-            else:
-                txn.abort()
-                if word not in (committed(state.revision), under_way(state.revision)):
-                    return False
-        except lmdb.Error as error:
-            txn.abort()
-            raise translated(error, environment.folder) from error
-        except BaseException:
-            txn.abort()
-            raise
+            elif word not in (committed(state.revision), under_way(state.revision)):
+                return False
         revision_file.conclude(state.revision)
         revision_file.usage_word[()] += 1.0  # statistics may have landed without it
         return True
@@ -212,7 +193,7 @@ def _handle(environment: Environment, name: bytes) -> Any:
 
 
 def _put_all(txn: Any, database: Any, puts: dict[bytes, bytes]) -> None:
-    """In key order. A load that dwarfs what is there is merged with it and appended, which fills pages to the brim."""
+    """In key order. A load larger than what is stored is merged with it and appended: that fills the pages."""
     if len(puts) >= _WORTH_REBUILDING and len(puts) > txn.stat(database)["entries"]:
         puts = {**dict(txn.cursor(database)), **puts}
         txn.drop(database, delete=False)
@@ -225,7 +206,7 @@ def _put_all(txn: Any, database: Any, puts: dict[bytes, bytes]) -> None:
 
 
 def _drop_old_changes(txn: Any, environment: Environment, revision: int) -> None:
-    """Bound the change log, many entries at a time so that most commits do not touch its oldest pages."""
+    """Bound the change log. Many entries go at once, so that most commits do not touch its oldest pages."""
     if revision % _DROPPED_AT_ONCE or revision <= layout.CHANGES_KEPT:
         return
     oldest_kept = layout.revision_key(revision - layout.CHANGES_KEPT)

@@ -17,15 +17,18 @@ import msgspec
 
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check_apart
+from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
+from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError
 from dspy_registry.registry_store.paths import file_identity
+from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.registry_writer import RegistryWriter
 from dspy_registry.writer.store import make_folder
 
 INCOMING: Final = ".restoring"
 _SHOWN: Final = 3
+_NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -47,7 +50,7 @@ def restore(backup: Path, folder: Path) -> Restored:
     with (backup / layout.DATA_FILE).open("rb") as data, _as_owner(folder):
         lease = Lease(folder)
         try:
-            with _refusals(folder):
+            with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
                 _put_in_place(data, folder)
         finally:
             lease.release()
@@ -77,9 +80,8 @@ def _refuse_unsound(backup: Path, folder: Path) -> None:
         raise InvalidArgumentError(f"{backup} is the registry itself.", remedy="Name the folder of a backup.")
     violations = [str(violation) for violation in check_apart(backup)]
     if violations:
-        more = f" and {len(violations) - _SHOWN} more" if len(violations) > _SHOWN else ""
         raise StoreError(
-            f"{backup} is not sound: {'; '.join(violations[:_SHOWN])}{more}.",
+            f"{backup} is not sound: {listed(violations, _SHOWN, '; ')}.",
             remedy="Nothing was changed. Restore another backup.",
         )
 
@@ -97,15 +99,7 @@ def _put_in_place(data: BinaryIO, folder: Path) -> None:
     finally:
         with suppress(FileNotFoundError):
             incoming.unlink()
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)
 
 
 def _modules(environment: Environment) -> int:
@@ -113,15 +107,3 @@ def _modules(environment: Environment) -> int:
         entries: int = txn.stat(environment.dbs.modules)["entries"]
     return entries
 
-
-@contextmanager
-def _refusals(folder: Path) -> Iterator[None]:
-    """The system's refusals, as errors of ours that name the registry."""
-    try:
-        yield
-    except PermissionError as error:
-        remedy = "Restore as the daemon's user."
-        raise StorePermissionError(f"{folder} cannot be written: {error.strerror}.", remedy=remedy) from error
-    except OSError as error:
-        remedy = "The registry is as it was. Free disk space, then repeat it."
-        raise StoreError(f"{folder} cannot be written: {error.strerror or error}.", remedy=remedy) from error

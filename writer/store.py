@@ -23,7 +23,7 @@ from dspy_registry.registry_store.layers import CORE, Layer
 from dspy_registry.registry_store.records import to_plain
 from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
-from dspy_registry.writer.commit import Committer, closed, settle
+from dspy_registry.writer.commit import Committer, closed, recover_word
 from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
@@ -32,10 +32,10 @@ _REVISION_FILE_MODE = 0o644
 
 
 class Store:
-    """A registry open for writing by this process, and by this process alone.
+    """A registry that this process, and no other, has open for writing.
 
-    Creates it when it is not there, and seeds the core modules; `group` is one that may read what is created.
-    Raises WriterLockedError, StorePermissionError, FormatVersionError, StoreError.
+    A missing registry is created, with the core modules. `group` is the number of a Unix group that may read what is
+    created; None: no group. Raises WriterLockedError, StorePermissionError, FormatVersionError, StoreError.
     """
 
     def __init__(self, folder: Path, group: int | None = None) -> None:
@@ -44,7 +44,7 @@ class Store:
         self._committer: Committer | None = None
         with disk.explained(folder):
             make_folder(folder, group)
-            with sharing.shared_lock:  # no fork in between: a child must not keep a lease it knows nothing of
+            with sharing.shared_lock:  # no fork in between: a child would keep a lease that it does not know
                 self._lease = Lease(folder, group)
                 _stores.add(self)
             try:
@@ -67,15 +67,15 @@ class Store:
         try:
             self._environment.reap()
             _ensure_identity(self._environment)
-            revision_file = _settled_revision_file(self._environment)
+            revision_file = _own_revision_file(self._environment)
             committer = Committer(self._environment, revision_file, self._lease)
-            if committer.is_unused:  # not: at revision 0, where a seeding that was killed has left it behind
+            if committer.is_unused:  # not "at revision 0": a seeding that was killed may have raised the revision
                 committer.commit(seed)
             self._committer = committer
         except BaseException:
             sharing.detach(self._environment)
             raise
-        # Given back with the lease if nobody closes it: a commit under way in another thread holds that, too.
+        # Detached with the lease if nobody closes the store: a commit under way in another thread holds the lease.
         self._unclosed = weakref.finalize(self._lease, sharing.defer, partial(sharing.detach, self._environment))
         self._unclosed.atexit = False
 
@@ -88,15 +88,15 @@ class Store:
 
     @property
     def environment(self) -> Environment:
-        """The environment, for reads of the writer's own."""
+        """The environment, for the writer's reads."""
         return self._environment
 
     def close(self) -> None:
-        """Give up environment and lease. Does nothing the second time."""
+        """Detach the environment and release the lease. Does nothing the second time."""
         committer, self._committer = self._committer, None
         if committer is not None:
             committer.close()
-            self._give_back()
+            self._detach()
             self._lease.release()
 
     def disown(self) -> None:
@@ -104,9 +104,9 @@ class Store:
         if self._committer is not None:
             self._committer = None
             self._environment.writable = False
-            self._give_back()
+            self._detach()
 
-    def _give_back(self) -> None:
+    def _detach(self) -> None:
         if self._unclosed.detach() is not None:
             sharing.detach(self._environment)
 
@@ -123,7 +123,7 @@ os.register_at_fork(after_in_child=_disown_all)
 
 
 def make_folder(folder: Path, group: int | None = None) -> None:
-    """The registry's folder; one that is there keeps its owner and mode. Raises StorePermissionError, StoreError."""
+    """Make the registry's folder. An existing one keeps its owner and mode. Raises StorePermissionError, StoreError."""
     if folder.is_dir():
         return
     try:
@@ -145,12 +145,12 @@ def _admit_to_new_folder(folder: Path, group: int | None) -> None:
     try:
         access.admit(folder, group, access.FOLDER)
     except BaseException:
-        folder.rmdir()  # the next writer would take it for one whose owner and mode somebody chose
+        folder.rmdir()  # the next writer would believe that somebody chose its owner and mode
         raise
 
 
 def _has_its_lock_file(folder: Path) -> bool:
-    """Not where data.mdb came without one, or was put in the place of another whose readers live on."""
+    """False where data.mdb came without lock.mdb, or replaced another data.mdb that still has readers."""
     if not (folder / layout.LOCK_FILE).exists():
         return False
     try:
@@ -168,7 +168,7 @@ def seed(draft: Draft) -> None:
 
 
 def _ensure_identity(env: Environment) -> None:
-    """Check the format; give a registry that was just created, or not wholly so, its first head."""
+    """Check the format. A registry whose creation is new or was cut short gets its first head."""
     with env.reading() as txn:
         found = txn.get(layout.META_FORMAT, None, env.dbs.meta)
     if found is None:
@@ -179,18 +179,18 @@ def _ensure_identity(env: Environment) -> None:
 
 def _write_first_head(env: Environment) -> None:
     core: dict[str, Implications] = {CORE: dict(CORE_IMPLICATIONS)}
-    with env.write_gate, env.lmdb.begin(write=True, db=env.dbs.meta) as txn:
+    with env.writing(env.dbs.meta) as txn:
         txn.put(layout.META_ID, os.urandom(ID_BYTES))
         txn.put(layout.META_STATE, state_codec.dump(State(0, 0, 0)))
         txn.put(layout.META_VOCABULARY, implications_codec.dump(core))
         txn.put(layout.META_FORMAT, b"%d" % layout.FORMAT_VERSION)
 
 
-def _settled_revision_file(env: Environment) -> RevisionFile:
-    """A revision file of this writer's own, saying what landed. The one that was there is retired, whatever it says.
+def _own_revision_file(env: Environment) -> RevisionFile:
+    """A new revision file of this writer, which says what landed. The former one is retired, whatever it says.
 
-    Nobody can tell whether the files were copied over by older ones, these very inodes, since the last writer: then
-    a revision that readers have seen comes again with other content. So they drop what they keep when a writer opens.
+    The files may have been copied over by older ones since the last writer, and their inodes do not tell. Then a
+    revision that readers have seen comes again with other content. So readers drop their caches when a writer opens.
     """
     _refuse_foreign_lock_file(env)
     with env.reading() as txn:
@@ -198,7 +198,7 @@ def _settled_revision_file(env: Environment) -> RevisionFile:
     try:
         file = RevisionFile(env.folder, writable=True)
         belongs = file.registry_id == registry_id and file.data_identity == data_identity(env.folder)
-        if belongs and settle(env, file):
+        if belongs and recover_word(env, file):
             create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
             return RevisionFile(env.folder, writable=True)
     except RegistryNotFoundError:
@@ -210,10 +210,8 @@ def _settled_revision_file(env: Environment) -> RevisionFile:
 
 
 def _refuse_foreign_lock_file(env: Environment) -> None:
-    """A data.mdb restored beside the lock.mdb of live readers: LMDB would take the older of its two newest commits."""
-    newest = env.lmdb.info()["last_txnid"]
-    with env.write_gate, env.lmdb.begin(write=True) as txn:
-        counted = txn.id() - 1
+    """LMDB would go by the older of the two newest commits: a data.mdb was restored beside live readers' lock.mdb."""
+    newest, counted = env.transaction_numbers()
     if counted != newest:
         raise StoreError(
             f"{env.folder}: lock.mdb is of another data.mdb (it counts {counted} transactions, data.mdb {newest}).",
@@ -223,7 +221,7 @@ def _refuse_foreign_lock_file(env: Environment) -> None:
 
 def _new_identity(env: Environment) -> RevisionFile:
     registry_id = os.urandom(ID_BYTES)
-    with env.write_gate, env.lmdb.begin(write=True, db=env.dbs.meta) as txn:
+    with env.writing(env.dbs.meta) as txn:
         txn.put(layout.META_ID, registry_id)
         state = state_codec.load(txn.get(layout.META_STATE))
     create_revision_file(env.folder, registry_id, state.revision, _REVISION_FILE_MODE)

@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_nothing(busy: Path, tmp_path: Path, room: str, is_ne
 
 def back_up_and_die(path: str, folder: str, step: int) -> None:
     """Killed where the N-th file or folder is about to be synced: first within `.partial`, then on the way out."""
-    sync = module._sync
+    sync = module.sync
 
     def die(path: Path) -> None:
         nonlocal step
@@ -238,7 +238,7 @@ def back_up_and_die(path: str, folder: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         sync(path)
 
-    module._sync = die
+    module.sync = die
     backup(folder, path)
 
 
