@@ -145,4 +145,3 @@ def _put_in_place(partial: Path, target: Path) -> None:
     (partial / layout.DATA_FILE).rename(target / layout.DATA_FILE)
     sync(target)
     sync(target.parent)
-

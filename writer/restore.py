@@ -106,4 +106,3 @@ def _modules(environment: Environment) -> int:
     with environment.reading() as txn:
         entries: int = txn.stat(environment.dbs.modules)["entries"]
     return entries
-

@@ -70,7 +70,7 @@ class ClientRequest(Work):
         """The error, to be raised in the client."""
         return wire_errors.pack(self.id, error)
 
-    def settle(self, answer: Answer) -> None:
+    def resolve(self, answer: Answer) -> None:
         """Send the answer. One that was given before may bear the same id only."""
         self._reply(self, answer)
 

@@ -25,7 +25,7 @@ class DiscoveryFailure(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Verdict(msgspec.Struct):
+class Evaluation(msgspec.Struct):
     """`looked_through`: to the end, whatever single parts failed. `absent`: it is not installed."""
 
     modules: list[ModuleInfo]
@@ -35,7 +35,7 @@ class Verdict(msgspec.Struct):
     version: str | None
 
 
-def judge(root: str, traces: Sequence[Trace], cut_short: str) -> Verdict:
+def evaluate(root: str, traces: Sequence[Trace], cut_short: str) -> Evaluation:
     """What was found under `root`; `cut_short` is the reason given for what was not finished."""
     ended = next((i for i, trace in enumerate(traces) if _has(trace, End)), None)
     # An attempt that came to its end left out no more than those after it.
@@ -53,7 +53,7 @@ def judge(root: str, traces: Sequence[Trace], cut_short: str) -> Verdict:
     looked_through = ended is not None and root not in failures
     modules = _modules(root, counted, version, failures)
     shown = {one_line(name, MAX_REASON): why for name, why in failures.items()}
-    return Verdict(modules, shown, looked_through, absent, version)
+    return Evaluation(modules, shown, looked_through, absent, version)
 
 
 def _has(trace: Trace, kind: type) -> bool:

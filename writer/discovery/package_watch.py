@@ -8,18 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.writer.discovery.environment import Installed, import_folders, installed
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.discovery.python_environment import Installed, import_folders, installed
 from dspy_registry.writer.discovery.report import DEFAULT_TIMEOUT, DiscoveryReport, discover
+from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.manifests.notices import Notices
 from dspy_registry.writer.reconcile import Outcome, apply_discovery
-
-if TYPE_CHECKING:
-    from dspy_registry.writer.daemon.lifecycle import Daemon
-    from dspy_registry.writer.draft import Draft
 
 _RESCAN_SECONDS: Final = 10.0  # how often installed packages are looked at unasked
 _QUIET: Final = 1.5  # an installer takes seconds, and pauses
@@ -34,9 +32,9 @@ class DiscoveryWatch:
     """A task of the daemon. `run` it once."""
 
     def __init__(
-        self, daemon: Daemon, packages: Sequence[str], python: str, timeout: float, then: Callable[[], None]
+        self, host: Host, packages: Sequence[str], python: str, timeout: float, then: Callable[[], None]
     ) -> None:
-        self._daemon = daemon
+        self._host = host
         self._packages = tuple(packages)
         self._python = python
         self._timeout = timeout
@@ -106,7 +104,7 @@ class DiscoveryWatch:
         await self._notices.keep(self._folders)
         seen = await asyncio.to_thread(installed, self._python, self._folders)
         report = await asyncio.to_thread(discover, self._packages, python=self._python, timeout=self._timeout)
-        done = await self._daemon.submit(lambda draft: _stage(draft, report))
+        done = await self._host.submit(lambda draft: _stage(draft, report))
         self._seen, self._error = seen, ""
         self._retries = self._retries if report.failures else 0
         self._report, self._outcome = report, done.result
@@ -139,7 +137,7 @@ def _stage(draft: Draft, report: DiscoveryReport) -> Outcome:
 
 
 def attach_discovery(
-    daemon: Daemon,
+    host: Host,
     *,
     packages: Sequence[str] = (),
     python: str | os.PathLike[str] | None = None,
@@ -153,7 +151,7 @@ def attach_discovery(
     """
     interpreter = os.fspath(python) if python is not None else sys.executable
     limit = DEFAULT_TIMEOUT if timeout is None else timeout
-    watch = DiscoveryWatch(daemon, packages, interpreter, limit, then)
-    daemon.add_section("discovery", watch.status)
-    daemon.add_task(watch.run)
+    watch = DiscoveryWatch(host, packages, interpreter, limit, then)
+    host.add_section("discovery", watch.status)
+    host.add_task(watch.run)
     return watch

@@ -1,7 +1,7 @@
 """Finds the DSPy modules, optimizers and retrievers of the workers' Python environment.
 
 What is looked at runs in a process of its own (`run`, `probe`), and nothing it
-says is believed before it is checked (`judge`, `infer`).
+says is believed before it is checked (`evaluate`, `infer`).
 
 Each module found carries in its metadata:
   discovered_from  the root it was found under: "dspy", or the name given as a package
@@ -27,7 +27,7 @@ import msgspec
 
 from dspy_registry.registry_store.errors import DiscoveryError, InvalidArgumentError
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.writer.discovery.evaluate import DiscoveryFailure, Verdict, exit_text, judge
+from dspy_registry.writer.discovery.evaluate import DiscoveryFailure, Evaluation, evaluate, exit_text
 from dspy_registry.writer.discovery.infer import one_line
 from dspy_registry.writer.discovery.probe_run import Findings, run_probe
 
@@ -118,28 +118,28 @@ def _is_dotted(name: str) -> bool:
 def _report(
     roots: Sequence[str], findings: Findings, python: str, cut_short: str, failures: dict[str, str]
 ) -> DiscoveryReport:
-    verdicts: dict[str, Verdict] = {}
+    evaluations: dict[str, Evaluation] = {}
     for order, root in enumerate(roots):
-        verdicts[root] = verdict = judge(root, findings.traces[order], cut_short)
+        evaluations[root] = evaluation = evaluate(root, findings.traces[order], cut_short)
         if not findings.traces[order]:
-            in_turn = root == "dspy" or verdicts["dspy"].looked_through
-            verdict.failures[root] = cut_short if in_turn else _WITHOUT_DSPY
-        failures.update(verdict.failures)
-    known = {r: v for r, v in verdicts.items() if v.absent or v.looked_through}
+            in_turn = root == "dspy" or evaluations["dspy"].looked_through
+            evaluation.failures[root] = cut_short if in_turn else _WITHOUT_DSPY
+        failures.update(evaluation.failures)
+    known = {r: v for r, v in evaluations.items() if v.absent or v.looked_through}
     return DiscoveryReport(
-        modules=tuple(_distinct(verdicts)),
+        modules=tuple(_distinct(evaluations)),
         failures=tuple(DiscoveryFailure(name, reason) for name, reason in failures.items()),
         python=findings.executable or python,
-        dspy_version=verdicts["dspy"].version,
+        dspy_version=evaluations["dspy"].version,
         probed=tuple(r for r, v in known.items() if v.absent or not v.failures),
         looked_through=tuple(known),
     )
 
 
-def _distinct(verdicts: Mapping[str, Verdict]) -> Iterator[ModuleInfo]:
+def _distinct(evaluations: Mapping[str, Evaluation]) -> Iterator[ModuleInfo]:
     """Roots may overlap: a class goes by the name it has in the first."""
     owners: dict[str, str] = {}
-    for root, verdict in verdicts.items():
-        for info in verdict.modules:
+    for root, evaluation in evaluations.items():
+        for info in evaluation.modules:
             if owners.setdefault(info.metadata["class"], root) == root:
                 yield info

@@ -6,9 +6,9 @@ declared last stays. `docs/manifests.md` says what a file may contain.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,18 +16,14 @@ from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.manifests.declarations import ManifestError
 from dspy_registry.writer.manifests.folder import ManifestFolder
 from dspy_registry.writer.manifests.folder_watch import ManifestWatch
-from dspy_registry.writer.manifests.records import ManifestError
 from dspy_registry.writer.manifests.schema import manifest_schema
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 from dspy_registry.writer.manifests.tree import Tree, compile_tree
-
-if TYPE_CHECKING:
-    import os
-
-    from dspy_registry.writer.daemon.lifecycle import Daemon
 
 __all__ = ["ManifestError", "TreeReport", "attach_manifests", "manifest_schema", "validate_tree"]
 
@@ -72,13 +68,13 @@ def _sorted(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
     return tuple(sorted(errors, key=lambda error: (error.file, not error.line, error.line)))
 
 
-def attach_manifests(daemon: Daemon, directory: str | os.PathLike[str]) -> ManifestWatch:
+def attach_manifests(host: Host, directory: str | os.PathLike[str]) -> ManifestWatch:
     """Let the daemon load a folder of manifests and follow its changes; call it from an extension of the daemon.
 
     The status says more under `manifests`. A folder that is not there is an error there and in the log, and what its
     manifests declared when they were last loaded stays in force.
     """
-    watch = ManifestWatch(daemon, Path(directory))
-    daemon.add_section("manifests", watch.status)
-    daemon.add_task(watch.run)
+    watch = ManifestWatch(host, Path(directory))
+    host.add_section("manifests", watch.status)
+    host.add_task(watch.run)
     return watch

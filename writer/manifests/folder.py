@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.writer.manifests.check import check_document
+from dspy_registry.writer.manifests.declarations import LoadedFile, ManifestError, shown, unreadable
+from dspy_registry.writer.manifests.folder_scan import FoundFile, Places, Signature, scan, signature_of
 from dspy_registry.writer.manifests.lines import shown_path
-from dspy_registry.writer.manifests.records import LoadedFile, ManifestError, shown, unreadable
-from dspy_registry.writer.manifests.scan import FoundFile, Places, Signature, scan, signature_of
 from dspy_registry.writer.manifests.text import TextProblem, read_text
 from dspy_registry.writer.manifests.tree import Tree
+from dspy_registry.writer.manifests.validate import validate_document
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
@@ -128,7 +128,7 @@ def load(file: str, content: bytes, suffix: str) -> LoadedFile:
     if not content.strip():
         return unreadable(file, _EMPTY)
     try:
-        return check_document(file, read_text(content.decode("utf-8-sig"), suffix))
+        return validate_document(file, read_text(content.decode("utf-8-sig"), suffix))
     except UnicodeDecodeError as error:
         return unreadable(file, "is not UTF-8", content.count(b"\n", 0, error.start) + 1)
     except TextProblem as problem:

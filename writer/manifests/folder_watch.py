@@ -12,18 +12,16 @@ import asyncio
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from dspy_registry.writer.manifests.aliases import are_disturbed
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.manifests.declarations import ManifestError
+from dspy_registry.writer.manifests.declared_aliases import are_disturbed
 from dspy_registry.writer.manifests.folder import ManifestFolder, Reading
+from dspy_registry.writer.manifests.folder_scan import Places
 from dspy_registry.writer.manifests.links import checkout_locks
 from dspy_registry.writer.manifests.notices import Notices
-from dspy_registry.writer.manifests.records import ManifestError
-from dspy_registry.writer.manifests.scan import Places
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
-
-if TYPE_CHECKING:
-    from dspy_registry.writer.daemon.lifecycle import Daemon
 
 RESCAN_SECONDS: Final = 2.0
 """How often the folder is looked through unasked: some file systems tell nobody of changes."""
@@ -66,8 +64,8 @@ class Burst:
 class ManifestWatch:
     """A task of the daemon. `run` it once; `look_again` when what manifests refer to may have changed."""
 
-    def __init__(self, daemon: Daemon, folder: Path) -> None:
-        self._daemon = daemon
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._host = host
         self._folder = ManifestFolder(folder)
         self._places = Places(frozenset(), frozenset(), frozenset(), frozenset())
         self._notices = Notices(self._matters, self._noticed)
@@ -214,16 +212,16 @@ class ManifestWatch:
 
     def _is_disturbed(self) -> bool:
         """Whether commits of others bear on what manifests declare."""
-        revision = self._daemon.revision
+        revision = self._host.revision
         if self._loaded.needs_registry:
             return revision != self._revision
-        found = are_disturbed(self._daemon.store.environment, self._loaded.aliases, self._followed, revision)
+        found = are_disturbed(self._host.environment, self._loaded.aliases, self._followed, revision)
         self._followed = revision
         return found
 
     async def _commit(self, reading: Reading) -> None:
         tree = reading.tree
-        done = await self._daemon.submit(lambda draft: stage_tree(draft, tree))
+        done = await self._host.submit(lambda draft: stage_tree(draft, tree))
         self._is_due, self._failure = False, ""
         before, self._loaded = self._loaded.errors, done.result
         self._files, self._revision = frozenset(tree.files), done.revision

@@ -17,9 +17,9 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
 from dspy_registry.registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
 from dspy_registry.writer.draft import Draft
-from dspy_registry.writer.manifests.aliases import DeclaredAlias, declared_aliases
+from dspy_registry.writer.manifests.declarations import Declarations, ManifestError
+from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, declared_aliases
 from dspy_registry.writer.manifests.lines import Path
-from dspy_registry.writer.manifests.records import Declarations, ManifestError
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
 
 Refused = dict[str, tuple[ManifestError, ...]]

@@ -14,8 +14,8 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.vocabulary import find_cycle
+from dspy_registry.writer.manifests.declarations import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path
-from dspy_registry.writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
 
 NOTHING = Declarations()
 

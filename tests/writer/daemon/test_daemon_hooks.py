@@ -1,4 +1,4 @@
-"""What runs inside a daemon: extensions with their tasks, sections and sinks, and its upkeep."""
+"""What runs inside a daemon: extensions with their tasks, sections and sinks, and its maintenance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from dspy_registry import ConflictError, InvalidArgumentError, Registry, WriterClient
-from dspy_registry.writer.daemon.lifecycle import Daemon, Submitted
+from dspy_registry.writer.daemon.host import Submitted
+from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.daemon.maintenance import reap
 from dspy_registry.writer.draft import Draft
 from tests.support.daemon_process import PATIENT, module

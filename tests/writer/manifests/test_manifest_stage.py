@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, VocabularyError
 from dspy_registry.readers.explain import sources
 from dspy_registry.writer.discovery.report import DiscoveryReport
-from dspy_registry.writer.manifests.check import check_document
+from dspy_registry.writer.manifests.declarations import unreadable
 from dspy_registry.writer.manifests.folder import load
-from dspy_registry.writer.manifests.records import unreadable
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 from dspy_registry.writer.manifests.text import read_text
 from dspy_registry.writer.manifests.tree import Tree
+from dspy_registry.writer.manifests.validate import validate_document
 from tests.conftest import violations
 
 
@@ -27,7 +27,9 @@ def tree(unknown: tuple[str, ...] = (), **texts: str) -> Tree:
     files = {}
     for file, text in sorted(texts.items()):
         name = f"{file}.yaml"
-        files[name] = unreadable(name, "broken") if text == "broken" else check_document(name, read_text(text, ".yaml"))
+        files[name] = (
+            unreadable(name, "broken") if text == "broken" else validate_document(name, read_text(text, ".yaml"))
+        )
     return Tree(files, unknown)
 
 

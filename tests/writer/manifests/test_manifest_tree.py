@@ -9,10 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary, find_cycle
-from dspy_registry.writer.manifests.check import check_document
-from dspy_registry.writer.manifests.records import ERRORS_SHOWN, Declarations, LoadedFile, ManifestError, unreadable
+from dspy_registry.writer.manifests.declarations import (
+    ERRORS_SHOWN,
+    Declarations,
+    LoadedFile,
+    ManifestError,
+    unreadable,
+)
 from dspy_registry.writer.manifests.text import read_text
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree, is_unknown
+from dspy_registry.writer.manifests.validate import validate_document
 
 CORE = (dict(CORE_IMPLICATIONS),)
 
@@ -23,7 +29,7 @@ def declaring(*names: str, aliases: str = "", implications: str = "") -> str:
 
 
 def loaded(file: str, text: str) -> LoadedFile:
-    return check_document(file, read_text(text, ".yaml")) if text != "broken" else unreadable(file, "broken", 1)
+    return validate_document(file, read_text(text, ".yaml")) if text != "broken" else unreadable(file, "broken", 1)
 
 
 def tree(**texts: str) -> Tree:

@@ -13,7 +13,7 @@ from dspy_registry.registry_store.changes import change_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import revision_key
-from dspy_registry.writer.manifests.records import Declarations
+from dspy_registry.writer.manifests.declarations import Declarations
 
 _MOST_FOLLOWED: Final = 1000
 """Revisions; looking at the aliases themselves then costs less."""

@@ -14,8 +14,8 @@ from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
+from dspy_registry.writer.manifests.declarations import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
-from dspy_registry.writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
 from dspy_registry.writer.manifests.text import Document
 
@@ -30,7 +30,7 @@ class Problem(NamedTuple):
     first: Path | None = None
 
 
-def check_document(file: str, document: Document) -> LoadedFile:
+def validate_document(file: str, document: Document) -> LoadedFile:
     """What the document declares, or all that is wrong with it."""
     problems = list(_problems(document.data))
     if not problems:

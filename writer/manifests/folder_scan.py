@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
+from dspy_registry.writer.manifests.declarations import ManifestError
 from dspy_registry.writer.manifests.links import LinkedPaths
-from dspy_registry.writer.manifests.records import ManifestError
 from dspy_registry.writer.manifests.text import SUFFIXES
 
 MAX_FILES: Final = 10_000
