@@ -197,12 +197,10 @@ def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
 def _is_next_version(message: Register, draft: Draft) -> bool:
     """Whether the version after the expected one stands, and is this record: no version is ever given twice."""
     info, encoded = validate_encoded(decode_module(message.module))
-    standing = draft.module(info.name)
+    current = draft.module(info.name)
     expected = message.expected_version
     return (
-        standing is not None
-        and expected is not None
-        and (standing.version, standing.encoded) == (expected + 1, encoded)
+        current is not None and expected is not None and (current.version, current.encoded) == (expected + 1, encoded)
     )
 
 

@@ -41,25 +41,25 @@ class Loaded(msgspec.Struct, frozen=True):
 
 def stage_tree(draft: Draft, tree: Tree) -> Loaded:
     """Stage what the tree declares. A file that the registry refuses is held, and the rest is tried without it."""
-    standing = standing_declarations(draft)
+    in_force = declarations_in_force(draft)
     others = [words for source, words in draft.all_implications().items() if not source.startswith(MANIFEST_PREFIX)]
     refused: Refused = {}
     while True:
-        plan = compile_tree(tree, standing, others, refused)
+        plan = compile_tree(tree, in_force, others, refused)
         child = draft.child()
-        found = _Staging(child, tree, plan, standing).run()
+        found = _Staging(child, tree, plan, in_force).run()
         if not found:
             break
         for error in found:
             refused[error.file] = (*refused.get(error.file, ()), error)
     if child.has_effect:
         draft.absorb(child)
-    kept = (standing.get(file, NOTHING) for file in plan.held)
+    kept = (in_force.get(file, NOTHING) for file in plan.held)
     modules = sum(len(declared.modules) for declared in (*plan.effective.values(), *kept))
     return Loaded(modules, plan.held, plan.errors, bool(refused), declared_aliases(plan.effective))
 
 
-def standing_declarations(draft: Draft) -> dict[str, Declarations]:
+def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     """What the registry holds of manifests, by file."""
     modules: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     aliases: dict[str, dict[str, str]] = defaultdict(dict)
@@ -90,11 +90,11 @@ def _file(source: str) -> str:
 class _Staging:
     """One attempt. `run` returns what the registry refuses; then the draft is of no use."""
 
-    def __init__(self, draft: Draft, tree: Tree, plan: Plan, standing: Mapping[str, Declarations]) -> None:
+    def __init__(self, draft: Draft, tree: Tree, plan: Plan, in_force: Mapping[str, Declarations]) -> None:
         self._draft = draft
         self._tree = tree
         self._effective = plan.effective
-        self._old = {file: declared for file, declared in standing.items() if file not in plan.held}
+        self._old = {file: declared for file, declared in in_force.items() if file not in plan.held}
         self._errors: list[ManifestError] = []
 
     def run(self) -> list[ManifestError]:

@@ -42,22 +42,22 @@ class Plan(msgspec.Struct, frozen=True):
 
 def compile_tree(
     tree: Tree,
-    standing: Mapping[str, Declarations],
+    in_force: Mapping[str, Declarations],
     others: Sequence[Implications] = (),
     refused: Mapping[str, tuple[ManifestError, ...]] | None = None,
 ) -> Plan:
     """Decide about each file.
 
-    `standing` is what is in force by file, `others` the implications declared elsewhere (core, clients), `refused` what
-    the registry itself objected to. A file that is in `standing` and neither effective nor held has gone.
+    `in_force` is what is in force by file, `others` the implications declared elsewhere (core, clients), `refused` what
+    the registry itself objected to. A file that is in `in_force` and neither effective nor held has gone.
     """
     refused = refused or {}
     errors = [*tree.errors, *(error for found in refused.values() for error in found)]
     errors += [error for loaded in tree.files.values() for error in loaded.errors]
-    held = {file for file in standing if is_unknown(file, tree.unknown)} | set(refused)
+    held = {file for file in in_force if is_unknown(file, tree.unknown)} | set(refused)
     held |= {file for file, loaded in tree.files.items() if loaded.declared is None}
     while True:
-        claims = _claims(tree, standing, held)
+        claims = _claims(tree, in_force, held)
         found = [*_conflicts(tree, claims, held), *_cycles(tree, claims, held, others)]
         if not found:
             break
@@ -72,9 +72,9 @@ def is_unknown(file: str, unknown: Iterable[str]) -> bool:
     return any(not place or file == place or file.startswith(f"{place}/") for place in unknown)
 
 
-def _claims(tree: Tree, standing: Mapping[str, Declarations], held: set[str]) -> dict[str, Declarations]:
+def _claims(tree: Tree, in_force: Mapping[str, Declarations], held: set[str]) -> dict[str, Declarations]:
     """What each file declares, of held ones what they declared last; sorted by file."""
-    claims = {file: standing.get(file, NOTHING) for file in held}
+    claims = {file: in_force.get(file, NOTHING) for file in held}
     for file, loaded in tree.files.items():
         if file not in held and loaded.declared is not None:
             claims[file] = loaded.declared
