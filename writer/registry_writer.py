@@ -86,7 +86,8 @@ class RegistryWriter:
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare, and re-index in the same commit.
 
-        Implications of core and manifests stay. Returns the revision in which this is visible. Raises VocabularyError naming everything that is malformed or beyond the limits, or a cycle.
+        Implications of core and manifests stay. Returns the revision in which this is visible. Raises VocabularyError
+        naming everything that is malformed, beyond the limits, or part of a cycle.
         """
         words = as_implications(implications)
         return self._commit(lambda draft: draft.set_implications(CLIENT, words))
