@@ -1,7 +1,7 @@
 """Manifests: files that declare modules, aliases, implications, and defaults for discovered modules.
 
-The files of one folder are one tree. It comes into force as a whole, but for files that are wrong: what these
-declared last stays. `docs/manifests.md` says what a file may contain.
+The files of one folder are one tree. It comes into force as a whole, except files with errors: what such a file
+declared last stays in force. `docs/manifests.md` says what a file may contain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["ManifestError", "TreeReport", "attach_manifests", "manifest_schema",
 
 
 class TreeReport(msgspec.Struct, frozen=True):
-    """What a folder of manifests declares: how many files and modules, and everything that is wrong."""
+    """What a folder of manifests declares: how many files and modules there are, and all errors."""
 
     directory: str
     files: int
@@ -40,8 +40,9 @@ class TreeReport(msgspec.Struct, frozen=True):
 def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike[str] | None = None) -> TreeReport:
     """Check a folder of manifests, and change nothing.
 
-    Without a registry, as the daemon would on its first start with the folder; an alias of a module that no manifest
-    declares is then no error: it may be discovered, or a client's. With one, as the daemon of that registry would now.
+    With a registry, it is checked as the daemon of that registry would now. `registry` None: as a daemon would at its
+    first start with the folder. Then an alias of a module that no manifest declares is no error, because the module may
+    be discovered, or registered by a client.
     """
     folder = ManifestFolder(Path(directory))
     tree = folder.read().tree
@@ -54,7 +55,7 @@ def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike
 
 
 def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:
-    """On a draft that nobody commits."""
+    """Stage the tree on a draft that is not committed."""
     environment = attach(registry_path(registry))
     try:
         with environment.reading() as txn:
@@ -64,15 +65,15 @@ def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:
 
 
 def _sorted(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
-    """By file and line; what has no line, such as how many more there are, is the last of its file."""
+    """Sorted by file and line. Errors without a line, such as "and N more", are the last of their file."""
     return tuple(sorted(errors, key=lambda error: (error.file, not error.line, error.line)))
 
 
 def attach_manifests(host: Host, directory: str | os.PathLike[str]) -> ManifestWatch:
-    """Let the daemon load a folder of manifests and follow its changes; call it from an extension of the daemon.
+    """Let the daemon load a folder of manifests and follow its changes. Call it from an extension of the daemon.
 
-    The status says more under `manifests`. A folder that is not there is an error there and in the log, and what its
-    manifests declared when they were last loaded stays in force.
+    The status has a section `manifests`. A missing folder is an error in that section and in the log, and what its
+    manifests declared last stays in force.
     """
     watch = ManifestWatch(host, Path(directory))
     host.add_section("manifests", watch.status)

@@ -1,7 +1,7 @@
-"""YAML, as far as a manifest needs it: plain data, by the core schema of YAML 1.2. Pure.
+"""YAML for manifests: plain data, by the core schema of YAML 1.2. Pure.
 
-Not PyYAML's own construction: that one takes `no` for false and 1:30 for 90, keeps the last of two equal keys, and
-lets aliases multiply without bound. Nothing here creates an object of a class that a file names.
+PyYAML's construction is not used: it reads `no` as false and 1:30 as 90, keeps the last of two equal keys, and lets
+aliases multiply without bound. Nothing here creates an object of a class that a file names.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import yaml
 from dspy_registry.writer.manifests.lines import Lines, Path
 
 MAX_NODES: Final = 250_000
-"""Values in one document, those that aliases repeat counted each time."""
+"""Values in one document. A value that aliases repeat counts each time."""
 
 _TAG: Final = "tag:yaml.org,2002:"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlProblem(ValueError):
-    """`found`: what is wrong, each with its line, which counts from 1; 0: it cannot be known."""
+    """`found` are the problems, each with its line. Lines count from 1, 0: not known."""
 
     def __init__(self, *found: tuple[str, int]) -> None:
         super().__init__("; ".join(message for message, _ in found))
@@ -56,7 +56,7 @@ def load_yaml(text: str, max_depth: int) -> tuple[Any, Lines]:
 
 
 def load_yaml_stream(text: str, max_depth: int) -> Iterator[tuple[Any, Lines]]:
-    """The same of each document of a stream. Raises YamlProblem."""
+    """The data and lines of each document of a stream. Raises YamlProblem."""
     with _loading(text, max_depth) as loader:
         while loader.check_node():
             yield _Construction(max_depth).document(loader.get_node())
@@ -97,7 +97,7 @@ class _Construction:
         self._max_depth = max_depth
         self._left = MAX_NODES
         self._lines: Lines = {}
-        self._repeated: dict[tuple[str, int], None] = {}  # one that a merge reads again counts once
+        self._repeated: dict[tuple[str, int], None] = {}  # a dict: a problem that a merge finds again counts once
 
     def document(self, node: yaml.Node | None) -> tuple[Any, Lines]:
         data = None if node is None else self._value(node, (), 1)
@@ -145,7 +145,7 @@ class _Construction:
         return {**merged, **own}
 
     def _merged(self, node: yaml.Node, path: Path, depth: int) -> dict[Any, Any]:
-        """What `<<` names: a mapping or a list of them, of which the earlier wins."""
+        """The mapping that `<<` names, or a list of mappings, where earlier ones win."""
         several = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[Any, Any] = {}
         for one in several:

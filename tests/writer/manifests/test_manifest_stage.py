@@ -262,7 +262,7 @@ def test_a_held_file_keeps_everything_it_declared(subject: Subject) -> None:
     subject.load(a=text)
     revision = subject.reader.revision
     loaded = subject.load(a="broken")
-    assert (loaded.modules, loaded.held) == (1, {"a.yaml"})
+    assert (loaded.modules, loaded.retained) == (1, {"a.yaml"})
     assert subject.reader.revision == revision
     subject.discover(ModuleInfo("acme.B"))
     assert subject.reader["acme.B"].pool_type == "x"
