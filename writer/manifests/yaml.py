@@ -81,15 +81,27 @@ def _loading(text: str, max_depth: int) -> Iterator[Any]:
 
 
 def _refuse_depth(text: str, max_depth: int) -> None:
-    """Before composing, which recurses."""
+    """Called before composing, which recurses."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > max_depth:
-                raise YamlProblem((f"nested deeper than {max_depth} levels", _line(event.start_mark)))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+                raise _too_deep(max_depth, event.start_mark)
+    except yaml.MarkedYAMLError as error:
+        # LibYAML has a limit for brackets, and reads ahead: it may meet its limit before this meets ours.
+        mark = error.problem_mark
+        if mark is not None and _open_brackets(text[: mark.index]) > max_depth:
+            raise _too_deep(max_depth, mark) from error
+        raise
+
+
+def _too_deep(max_depth: int, mark: Any) -> YamlProblem:
+    return YamlProblem((f"nested deeper than {max_depth} levels", _line(mark)))
+
+
+def _open_brackets(text: str) -> int:
+    return sum(map(text.count, "[{")) - sum(map(text.count, "]}"))
 
 
 class _Construction:
@@ -112,7 +124,7 @@ class _Construction:
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         if depth > self._max_depth:  # an alias inside what it names
-            raise _problem(f"nested deeper than {self._max_depth} levels", node)
+            raise _too_deep(self._max_depth, node.start_mark)
         kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if node.tag != f"{_TAG}{kind}":
             raise _problem(f"the tag {node.tag} is not supported", node)
