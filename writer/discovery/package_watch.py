@@ -1,4 +1,4 @@
-"""Discovery at the daemon's start, and whenever the packages of the watched environment change."""
+"""Discovery at the daemon's start, and after each change of the packages in the watched environment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.manifests.notices import Notices
 from dspy_registry.writer.reconcile import Outcome, apply_discovery
 
-_RESCAN_SECONDS: Final = 10.0  # how often installed packages are looked at unasked
+_RESCAN_SECONDS: Final = 10.0  # between looks at the installed packages without a notice
 _QUIET: Final = 1.5  # an installer takes seconds, and pauses
 _PATIENCE: Final = 60.0
 _PYTHON_SECONDS: Final = 30.0
-_RETRIES: Final = 3  # of what failed, though nothing has changed: it may have been slow
+_RETRIES: Final = 3  # of a discovery with failures, though nothing has changed: imports may have been slow
 
 _log = logging.getLogger("dspy_registry")
 
@@ -83,7 +83,7 @@ class DiscoveryWatch:
         self._wake.set()
 
     async def _sleep(self) -> None:
-        """Until a notice and the quiet after it, or until it is time to look unasked."""
+        """Until a notice and the quiet after it, or until it is time to look without one."""
         loop = asyncio.get_running_loop()
         alarm = loop.call_later(_RESCAN_SECONDS, self._wake.set)
         await self._wake.wait()
@@ -94,7 +94,7 @@ class DiscoveryWatch:
             await asyncio.sleep(self._noticed_at + _QUIET - now)
 
     async def _look(self) -> None:
-        """Discover, if what is installed is not what it was; what changes meanwhile is seen the next time."""
+        """Discover if the installed packages have changed. Changes during a discovery are seen the next time."""
         now = await asyncio.to_thread(installed, self._python, self._folders)
         if now == self._seen and not self._error and not self._retries:
             await self._notices.keep(self._folders)
@@ -144,10 +144,10 @@ def attach_discovery(
     timeout: float | None = None,
     then: Callable[[], None] = lambda: None,
 ) -> DiscoveryWatch:
-    """Let the daemon discover modules, now and whenever packages are installed or removed; call it from an extension.
+    """Let the daemon discover modules now, and whenever packages are installed or removed. Call it from an extension.
 
-    The arguments are those of `discovery.discover`; `timeout` None is its default. `then` is called in the loop's
-    thread after each discovery. The status says more under `discovery`. A discovery that fails changes nothing.
+    The arguments are those of `discover`; `timeout` None is its default. `then` is called in the loop's thread
+    after each discovery. The status has a section `discovery`. A discovery that fails changes nothing.
     """
     interpreter = os.fspath(python) if python is not None else sys.executable
     limit = DEFAULT_TIMEOUT if timeout is None else timeout
