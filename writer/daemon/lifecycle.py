@@ -21,13 +21,13 @@ from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
-from dspy_registry.writer.daemon.connection import Service
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.server import Server
+from dspy_registry.writer.daemon.service import Service
 from dspy_registry.writer.daemon.usage_sink import collect_usage
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
@@ -69,7 +69,7 @@ class Daemon:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._store: Store | None = None
         self._queue: GroupCommit | None = None
-        self._service: Service | None = None
+        self._server: Server | None = None
         self._stop: asyncio.Event | None = None
         self._failure: StoreError | None = None
         self._started = 0.0
@@ -146,12 +146,12 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         """The state of the daemon: its pid, revision, queue lengths and errors. Only while it runs, in its loop."""
-        queue, service = self.queue, self._service
+        queue, server = self.queue, self._server
         return DaemonStatus(
             pid=os.getpid(),
             revision=queue.revision,
             uptime=time.monotonic() - self._started,
-            connections=len(service.connections) if service else 0,
+            connections=server.connection_count if server else 0,
             queued=queue.queued,
             requests=queue.requests,
             groups=queue.groups,
@@ -167,8 +167,8 @@ class Daemon:
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
         self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        self._service = Service(self._queue, self._limits, self._group, self.status, self._take_usage)
-        server = Server(self.socket_path, self._service)
+        service = Service(self._queue, self._limits, self._group, self.status, self._take_usage)
+        self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         try:
             for extension in (collect_usage, *self._extensions):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from dspy_registry.writer.daemon import socket_file
-from dspy_registry.writer.daemon.connection import Connection, Service
+from dspy_registry.writer.daemon.connection import Connection, Connections
+from dspy_registry.writer.daemon.service import Service
 
 _PROGRESS_SECONDS: Final = 0.25
 
@@ -18,12 +19,13 @@ class Server:
     def __init__(self, path: Path, service: Service) -> None:
         self._path = path
         self._service = service
+        self._connections = Connections()
         self._listening: asyncio.Server | None = None
         self._progress: asyncio.TimerHandle | None = None
         service.watch_progress = self._watch_progress
 
     def __repr__(self) -> str:
-        return f"Server({str(self._path)!r}, {len(self._service.connections)} connections)"
+        return f"Server({str(self._path)!r}, {self.connection_count} connections)"
 
     async def listen(self) -> None:
         """Accept clients. Call it again when the socket was removed. Raises StoreError."""
@@ -31,7 +33,14 @@ class Server:
             self._listening.close()
         listener = socket_file.bind(self._path, self._service.group)
         loop = self._service.loop
-        self._listening = await loop.create_unix_server(lambda: Connection(self._service), sock=listener)
+        self._listening = await loop.create_unix_server(
+            lambda: Connection(self._service, self._connections), sock=listener
+        )
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return len(self._connections.open)
 
     @property
     def is_reachable(self) -> bool:
@@ -41,7 +50,7 @@ class Server:
     def close_silent(self) -> None:
         """Close the connections that have kept the daemon waiting. Called from time to time."""
         now = self._service.loop.time()
-        for connection in list(self._service.connections):
+        for connection in list(self._connections.open):
             connection.close_if_silent(now)
 
     def _watch_progress(self) -> None:
@@ -55,7 +64,7 @@ class Server:
             self._watch_progress()
             return
         now = self._service.loop.time()
-        waiting = [connection for connection in list(self._service.connections) if connection.tell_progress(now)]
+        waiting = [connection for connection in list(self._connections.open) if connection.tell_progress(now)]
         if waiting:
             self._watch_progress()
 
@@ -65,17 +74,16 @@ class Server:
         if self._listening is not None:
             socket_file.unlink(self._path)
             self._listening.close()
-        for connection in self._service.connections:
+        for connection in self._connections.open:
             connection.stop_reading()
 
     async def close(self) -> None:
         """Close each connection when its answers are written, or when `Limits.farewell` has passed."""
-        service = self._service
-        for connection in list(service.connections):
+        for connection in list(self._connections.open):
             connection.close()
-        if service.connections:
+        if self._connections.open:
             try:
-                await asyncio.wait_for(service.last_closed.wait(), service.limits.farewell)
+                await asyncio.wait_for(self._connections.last_closed.wait(), self._service.limits.farewell)
             except asyncio.TimeoutError:
-                for connection in list(service.connections):
+                for connection in list(self._connections.open):
                     connection.abort()
