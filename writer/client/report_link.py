@@ -13,7 +13,7 @@ from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import Deadline, Session, unavailable
 
 
-class Link:
+class ReportLink:
     """A link for one thread. `send` connects, at first and after the connection was lost."""
 
     def __init__(self, folder: Path) -> None:

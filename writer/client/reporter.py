@@ -21,7 +21,7 @@ from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryEr
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.validation import is_time_limit
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Call, Names, Pending
-from dspy_registry.writer.client.report_link import Link
+from dspy_registry.writer.client.report_link import ReportLink
 
 QUEUE_LENGTH: Final = 32_768
 """Calls between two rounds of the thread that are kept with their values. Further calls are only counted."""
@@ -74,7 +74,7 @@ class UsageReporter:
         self._number = 0
         self._pending = Pending()
         self._unsent: deque[tuple[int, bytes]] = deque()
-        self._link = Link(self.path)
+        self._link = ReportLink(self.path)
         self._delivered = True
 
     # The request path

@@ -43,14 +43,14 @@ def evaluate(root: str, traces: Sequence[Trace], cut_short: str) -> Evaluation:
     ended = next((i for i, trace in enumerate(traces) if _has(trace, End)), None)
     # Attempts after one that came to its end leave out more than it did.
     counted = traces if ended is None else traces[: ended + 1]
-    failures, held_up, absent = _failures(counted, cut_short)
+    failures, stuck, absent = _failures(counted, cut_short)
     for trace in counted:
         if trace.garbled is not None:
             failures[root] = f"left {trace.garbled}"
     if ended is not None:
-        failures = {**held_up, **failures}
+        failures = {**stuck, **failures}
     elif counted and root not in failures:
-        where, why = next(reversed(held_up.items()), (root, cut_short))
+        where, why = next(reversed(stuck.items()), (root, cut_short))
         failures[root] = why if where == root else f"{where}: {why}"
     version = _version(counted)
     looked_through = ended is not None and root not in failures
@@ -69,7 +69,7 @@ def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], 
     A part that failed in one attempt and not in another is no failure: it depended on what was left out.
     """
     failed: dict[str, str] = {}
-    held_up: dict[str, str] = {}
+    stuck: dict[str, str] = {}
     passed: set[str] = set()
     absent = False
     for trace in traces:
@@ -77,11 +77,11 @@ def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], 
         absent = absent or any(isinstance(r, Failed) and r.absent for r in trace.records)
         reached = [record.module for record in trace.records if isinstance(record, At)]
         if reached and not _has(trace, End):
-            held_up[reached.pop()] = _ending(trace.code, cut_short)
+            stuck[reached.pop()] = _ending(trace.code, cut_short)
         passed.update(name for name in reached if name not in here)
         failed = {**here, **failed}
     gone = {name: why for name, why in failed.items() if name not in passed}
-    reported = {n: why for n, why in held_up.items() if n not in passed and n not in gone}
+    reported = {n: why for n, why in stuck.items() if n not in passed and n not in gone}
     return gone, reported, absent
 
 

@@ -205,7 +205,7 @@ def _read(path: Path, budget: int = MAX_BYTES) -> Trace:
         try:
             records.append(_decoder.decode(line))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            garbled = f"something that is not understood ({error})"
+            garbled = f"a record that cannot be decoded ({error})"
     return Trace(records, garbled, size=len(data))
 
 
@@ -217,7 +217,7 @@ def _bytes(path: Path, budget: int) -> tuple[bytes, str | None]:
         return b"", None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b"", "what is no file"
+            return b"", "something that is no regular file"
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(budget + 1)
     finally:
