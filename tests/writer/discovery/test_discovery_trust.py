@@ -81,7 +81,7 @@ def test_lines_that_are_not_understood_are_skipped_and_reported(tmp_path: Path) 
     assert [type(record) for record in trace.records] == [Seen, End]
     evaluation = evaluate("acme", [trace], "time is up")
     assert [info.name for info in evaluation.modules] == ["acme.Fine"]
-    assert "not understood" in evaluation.failures["acme"]
+    assert "cannot be decoded" in evaluation.failures["acme"]
     assert not evaluation.looked_through
 
 
