@@ -1,4 +1,4 @@
-"""The writer process, and the clients that other processes ask it with. Never imports readers."""
+"""The writer process, and the clients by which other processes use it. Never imports readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aliases by the module that they mean, which is not how they are stored: kept by the writer, and staged by a draft."""
+"""Aliases by the module that they mean: an index that the writer keeps, and the changes that a draft stages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dspy_registry.registry_store.changes import Alias, alias_codec
 from dspy_registry.registry_store.errors import CorruptRecordError
 
 DAMAGED: Final = Alias("", "")
-"""What an alias means whose bytes cannot be read: no module, until it is set anew or removed."""
+"""The meaning of an alias whose bytes cannot be read: no module, until it is set again or removed."""
 
 _UNREAD: Final = -1
 
@@ -25,10 +25,10 @@ def meaning_of(value: bytes) -> Alias:
 
 
 class AliasIndex:
-    """The aliases of each module, kept from one commit to the next: a registration must not read all that there are.
+    """The aliases of each module, kept from one commit to the next, so that a registration need not read all aliases.
 
-    It is right for one revision. Only this writer changes aliases, and each change of one makes a revision, so where
-    the registry has another than `follow` was told of, a commit has failed, and all are read anew.
+    It is right for one revision. Only this writer changes aliases, and each change makes a revision. When the registry
+    has a revision that `follow` was not told of, a commit has failed, and all aliases are read again.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class AliasIndex:
         self._by_name: dict[str, dict[str, None]] = {}
 
     def of(self, name: str, revision: int, read: Callable[[], Iterable[tuple[str, Alias]]]) -> Collection[str]:
-        """The aliases of a module in the revision that stands; `read` gives all there are."""
+        """The aliases of a module in this revision. `read` gives all aliases."""
         if self._revision != revision:
             self._revision = _UNREAD
             by_name: dict[str, dict[str, None]] = defaultdict(dict)
@@ -46,21 +46,21 @@ class AliasIndex:
         return self._by_name.get(name, ())
 
     def follow(self, before: int, after: int, staged: StagedAliases) -> None:
-        """A commit has made one revision of another. Interrupted, it leaves the index unread."""
+        """A commit led from one revision to the next. An interrupt in here leaves the index unread."""
         if self._revision != before:
             return
         self._revision = _UNREAD
         for name, changes in staged.by_name.items():
-            standing = standing_aliases(self._by_name.get(name, ()), changes)
-            if standing:
-                self._by_name[name] = standing
+            current = aliases_after(self._by_name.get(name, ()), changes)
+            if current:
+                self._by_name[name] = current
             else:
                 self._by_name.pop(name, None)
         self._revision = after
 
 
 class StagedAliases:
-    """Aliases that a draft sets, or removes (None); and for each module touched, whether an alias now means it."""
+    """Aliases that a draft sets or removes (None). For each module touched: whether an alias means it afterwards."""
 
     def __init__(self) -> None:
         self.meanings: dict[str, Alias | None] = {}
@@ -71,7 +71,7 @@ class StagedAliases:
         return bool(self.meanings)
 
     def put(self, alias: str, old: Alias | None, new: Alias | None) -> None:
-        """Let an alias mean something else than it did."""
+        """Change what an alias means. None: it is not declared."""
         if old is not None:
             self.by_name.setdefault(old.name, {})[alias] = False
         if new is not None:
@@ -87,6 +87,6 @@ class StagedAliases:
         self.added += later.added
 
 
-def standing_aliases(below: Iterable[str], changes: Mapping[str, bool]) -> dict[str, None]:
+def aliases_after(below: Iterable[str], changes: Mapping[str, bool]) -> dict[str, None]:
     """The aliases of a module, from those it had and what has changed."""
     return {alias: None for alias in (*below, *changes) if changes.get(alias, True)}

@@ -1,6 +1,6 @@
-"""From a draft to the operations that write it: records, indexes, history and the change log. Pure but for reading.
+"""From a draft to the operations that write it: records, indexes, history and the change log. It reads, and is pure.
 
-All of these follow from what each changed module was and is, so that they cannot disagree (invariant I5).
+All of them follow from what each changed module was and is, so that they cannot disagree (invariant I5).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from dspy_registry.writer.indexes import PostingChanges
 
 @dataclass
 class Operations:
-    """What to put into and delete from each named database, and the change that this makes.
+    """The puts and deletes of each named database, and the change for the log.
 
-    `change` is None when no reader can see a difference: then there is no new revision either.
+    `change` is None when no reader can see a difference. Then there is no new revision.
     """
 
     puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
@@ -64,7 +64,8 @@ class _Application:
         self._postings = PostingChanges()
         self._changes: list[ModuleChange] = []
         self._keys: dict[str, None] = {}
-        # Rows of names that change; also when a module goes and comes back in one draft, which logs an update.
+        # Rows of names that change. A module that is removed and registered in one draft changes them, too: it logs
+        # an update.
         self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()
         declared = draft.implications
@@ -79,7 +80,7 @@ class _Application:
             except CorruptRecordError:
                 if entry is not None:
                     raise
-                self._clear_away(name)
+                self._remove_damaged(name)
             else:
                 self._module(name, stored, entry)
         self._reindex_for_vocabulary()
@@ -114,9 +115,9 @@ class _Application:
             self._result.deletes[layout.MODULES].append(name.encode())
         self._log(name, stored, entry)
 
-    def _clear_away(self, name: str) -> None:
-        """Unregister a module whose record is damaged: what it was has to be found in the indexes."""
-        sequence, terms = self._catalog.remains(name)
+    def _remove_damaged(self, name: str) -> None:
+        """Unregister a module whose record is damaged: its terms have to be found in the indexes."""
+        sequence, terms = self._catalog.indexed_parts(name)
         self._result.deletes[layout.MODULES].append(name.encode())
         if sequence is not None:
             self._postings.remove(sequence, terms)
@@ -186,7 +187,7 @@ class _Application:
         return self._order[number]
 
     def _reindex_for_vocabulary(self) -> None:
-        """Modules whose capabilities imply other words now than before, beside those of the draft."""
+        """Re-index modules outside the draft whose capabilities imply other words now than before."""
         if self._implications is None:
             return
         self._result.puts[layout.META][layout.META_VOCABULARY] = self._implications
@@ -238,7 +239,7 @@ class _Application:
                     self._result.puts[layout.LAYERS][layout.layer_key(name, source)] = dumped
 
     def _conclude(self) -> None:
-        """The change, its entry in the log, and the head that says it landed."""
+        """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
         if not (self._changes or self._keys or self._postings):
             return
         change = self._change()
@@ -256,7 +257,7 @@ class _Application:
                 self._result.puts[layout.REQUESTS][client] = answers(visible_in)
 
     def _usage(self) -> None:
-        """Statistics make no revision: no reader's cache of modules depends on them."""
+        """Statistics make no revision: no cache of modules depends on them."""
         for key, row in self._draft.usage.items():
             if row is None:
                 self._result.deletes[layout.USAGE].append(key)
@@ -268,7 +269,7 @@ class _Application:
             return Change(self._revision, self._now, everything=True)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
         for changed in self._changes:
-            # A damaged alias may have meant any of them, to a reader that still keeps what it found.
+            # A damaged alias may have meant any module, and a reader may still have it cached.
             aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
             for key in (*lookup_keys(changed.name), *aliases):
                 self._keys[key] = None

@@ -1,4 +1,4 @@
-"""The registry as it stands, read through the write transaction. Decides nothing, changes nothing."""
+"""The committed registry, read through the write transaction. It decides nothing and changes nothing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from dspy_registry.registry_store.layout import (
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
 from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
 
 
 class Catalog:
-    """Reads of one transaction. `aliases` is what is kept of aliases from commits before."""
+    """Reads of one transaction. `aliases` is the index kept from earlier commits; None: a new one."""
 
     def __init__(self, txn: Transaction, dbs: Databases, aliases: AliasIndex | None = None) -> None:
         self._txn = txn
@@ -51,7 +52,7 @@ class Catalog:
         return bool(self._txn.stat(database)["entries"])
 
     def module(self, name: str) -> StoredModule | None:
-        """The stored module of this full name."""
+        """The stored module of this full name, or None. Raises CorruptRecordError."""
         value = self._txn.get(name.encode(), None, self._dbs.modules)
         return None if value is None else open_record(value, name)
 
@@ -61,11 +62,11 @@ class Catalog:
         return value
 
     def last_version(self, name: str) -> int:
-        """The highest version a module that is not registered ever had; 0: it never was."""
+        """The highest version of a module that is not registered any longer. 0: it never was."""
         return next((version for version, _ in past_records(self._txn, self._dbs, name)), 0)
 
-    def remains(self, name: str) -> tuple[int | None, list[str]]:
-        """The sequence and the terms of a module whose record cannot be read. Looks through all indexes."""
+    def indexed_parts(self, name: str) -> tuple[int | None, list[str]]:
+        """The sequence and the terms of a module whose record cannot be read. Reads all indexes."""
         sequence = next((sequence for sequence, named in self._order() if named == name), None)
         if sequence is None:
             return None, []
@@ -83,7 +84,7 @@ class Catalog:
                 yield from enumerate(load_row(value), int.from_bytes(key, "big") * NAMES_PER_ROW)
 
     def names_in_row(self, number: int) -> list[str]:
-        """The names of a row of sequences, GONE where there is none: a list to change, of the full length."""
+        """The names of a row of sequences, GONE where there is no module. A copy, of the full length."""
         value = self._txn.get(sequence_row_key(number), None, self._dbs.sequences)
         if value is None:
             return [GONE] * NAMES_PER_ROW
@@ -94,7 +95,7 @@ class Catalog:
         return names + [GONE] * (NAMES_PER_ROW - len(names))
 
     def _names_from_records(self, number: int) -> list[str]:
-        """A damaged row, made anew: each record says its own sequence. Looks through all records."""
+        """A damaged row, rebuilt: each record holds its sequence. Reads all records."""
         names = [GONE] * NAMES_PER_ROW
         for key, value in self._txn.cursor(self._dbs.modules):
             with suppress(CorruptRecordError):
@@ -116,35 +117,29 @@ class Catalog:
         return {layer.source: layer for _, layer in self._layers_from(prefix)}
 
     def layers_from(self, source_prefix: str) -> Iterator[tuple[str, Layer]]:
-        """(name, layer) of every layer whose source begins so."""
+        """(name, layer) of every layer whose source begins with `source_prefix`."""
         for name, layer in self._layers_from(b""):
             if layer.source.startswith(source_prefix):
                 yield name, layer
 
     def _layers_from(self, prefix: bytes) -> Iterator[tuple[str, Layer]]:
-        cursor = self._txn.cursor(self._dbs.layers)
-        found = cursor.set_range(prefix)
-        while found:
-            key, value = cursor.item()
-            if not key.startswith(prefix):
-                return
+        for key, value in items_with_prefix(self._txn, self._dbs.layers, prefix):
             yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value)
-            found = cursor.next()
 
     def alias(self, alias: str) -> Alias | None:
-        """What an alias means; DAMAGED where that cannot be read."""
+        """What an alias means: None when it is not declared, DAMAGED when it cannot be read."""
         value = self._txn.get(alias.encode(), None, self._dbs.aliases)
         return None if value is None else meaning_of(value)
 
     def aliases_of(self, name: str) -> Collection[str]:
-        """The aliases of a module; of "", those that are damaged."""
+        """The aliases of a module. The name "" gives the damaged aliases."""
         return self._alias_index.of(name, self.state.revision, self._meanings)
 
     def _meanings(self) -> Iterator[tuple[str, Alias]]:
         return ((key.decode(), meaning_of(value)) for key, value in self._txn.cursor(self._dbs.aliases))
 
     def aliases(self) -> dict[str, Alias]:
-        """All declared aliases: reads them all. Raises CorruptRecordError."""
+        """All declared aliases: reads every one. Raises CorruptRecordError."""
         rows = self._txn.cursor(self._dbs.aliases)
         return {key.decode(): alias_codec.load(value) for key, value in rows}
 
@@ -154,7 +149,7 @@ class Catalog:
         return int(self._txn.stat(self._dbs.aliases)["entries"])
 
     def implications(self) -> dict[str, Implications]:
-        """Capability implications by source."""
+        """Capability implications, by source."""
         stored: dict[str, Implications] = implications_codec.load(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
         return stored
 
@@ -169,41 +164,37 @@ class Catalog:
         return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
 
     def usage_row(self, key: bytes) -> bytes | None:
-        """What is stored in `usage` under a key."""
+        """The row of `usage` under a key, or None."""
         row: bytes | None = self._txn.get(key, None, self._dbs.usage)
         return row
 
     def usage_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values of `usage` whose key begins so."""
-        cursor = self._txn.cursor(self._dbs.usage)
-        found = cursor.set_range(prefix)
-        while found and cursor.key().startswith(prefix):
-            yield cursor.item()
-            found = cursor.next()
+        """(key, value) of each row of `usage` whose key begins with `prefix`."""
+        return items_with_prefix(self._txn, self._dbs.usage, prefix)
 
     def unregistered_usage(self) -> int:
-        """About how many rows of `usage` are of no registered module; less than 0: some modules have none."""
+        """About how many rows of `usage` are of unregistered modules. Below 0: some modules have no row."""
         rows, modules = (self._txn.stat(database)["entries"] for database in (self._dbs.usage, self._dbs.modules))
         return int(rows - modules)
 
     def registered_name(self, asked: str) -> str | None:
-        """The full name of the one registered module that `asked` means."""
+        """The full name of the one registered module that `asked` means. None: it means no module, or several."""
         try:
             return lookup.resolve(self._txn, self._dbs, asked)
         except AmbiguousNameError:
             return None
 
     def unknown(self, asked: object) -> UnknownModuleError:
-        """The error for a name that no module has, with the closest ones that modules have."""
+        """The error for a name that no module has, with the closest known names."""
         return lookup.unknown(self._txn, self._dbs, asked)
 
     def block(self, key: bytes) -> BitMap:
-        """The block of a posting under this key; empty when it is not stored."""
+        """The block of a posting under this key. Empty when it is not stored."""
         value = self._txn.get(key, None, self._dbs.postings)
         return BitMap() if value is None else load_block(value)
 
     def names_with(self, capability: str) -> tuple[str, ...]:
-        """Names of all modules indexed under a capability."""
+        """The names of all modules indexed under a capability."""
         blocks = stored_blocks(self._txn, self._dbs)
         posting = load_posting(self._txn, self._dbs, f"capability:{capability}", blocks)
         return load_names(self._txn, self._dbs, posting)
@@ -211,5 +202,5 @@ class Catalog:
 
 @lru_cache(maxsize=4)
 def load_vocabulary(stored: bytes) -> Vocabulary:
-    """The vocabulary of all sources in these bytes: kept, because nearly every commit needs the same one."""
+    """The vocabulary of all sources in these bytes. Cached: nearly every commit needs the same one."""
     return Vocabulary.combined(implications_codec.load(stored))

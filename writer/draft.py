@@ -1,12 +1,12 @@
-"""A draft: what a group of requests makes of the registry, before any of it is written.
+"""A draft: the changes of a group of requests, before any of them is written.
 
-Requests are staged one after the other; each sees what those before it did. A request is staged on a draft of its
-own over the group's, and absorbed when it has succeeded as a whole: one that fails leaves no trace.
+Requests are staged one after the other, and each sees the changes of those before it. A request is staged on a child
+of the group's draft, which is absorbed when the whole request has succeeded. A request that fails leaves no trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
@@ -25,14 +25,14 @@ from dspy_registry.registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
 from dspy_registry.registry_store.vocabulary import Vocabulary
-from dspy_registry.writer.aliases import StagedAliases, standing_aliases
+from dspy_registry.writer.aliases import StagedAliases, aliases_after
 from dspy_registry.writer.catalog import Catalog
 
 _SHADOWED = "a module has this full name, and full names always win"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A module as the draft has it. `encoded` are the module's bytes, `past` its replaced versions in this draft."""
+    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft."""
 
     info: ModuleInfo
     encoded: bytes
@@ -60,23 +60,23 @@ class Draft:
 
     @property
     def has_effect(self) -> bool:
-        """Whether anything is staged here, its parent's apart."""
+        """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
         return bool(self.modules or self.layers or self.usage or self.aliases) or is_declared
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
-        """Store what a client was answered, together with the effect; None forgets the client.
+        """Store the answers to a client in the commit of their effects. None: forget the client.
 
-        `answers` is given the revision in which this draft is visible. Remembering alone makes no revision.
+        `answers` is called with the revision in which this draft is visible. Stored answers alone make no revision.
         """
         self.requests[client] = answers
 
     def child(self) -> Draft:
-        """A draft for one request; `absorb` it when the request has succeeded."""
+        """A draft for one request. `absorb` it when the request has succeeded."""
         return Draft(self.catalog, self)
 
     def absorb(self, child: Draft) -> None:
-        """Take over what a child has staged."""
+        """Take over all changes of a child."""
         self.modules.update(child.modules)
         self.dropped.update(child.dropped)
         self.layers.update(child.layers)
@@ -87,15 +87,20 @@ class Draft:
         self.defaults = child.defaults if child.defaults is not None else self.defaults
         self.next_sequence = child.next_sequence
 
-    # What stands
-
-    def module(self, name: str) -> Entry | None:
-        """The module as it stands in this draft."""
+    def _with_parents(self) -> Iterator[Draft]:
+        """This draft, then each draft beneath it."""
         draft: Draft | None = self
         while draft is not None:
+            yield draft
+            draft = draft._parent
+
+    # The registry as this draft leaves it
+
+    def module(self, name: str) -> Entry | None:
+        """The module of this full name, or None. Raises CorruptRecordError."""
+        for draft in self._with_parents():
             if name in draft.modules:
                 return draft.modules[name]
-            draft = draft._parent
         stored = self.catalog.module(name)
         if stored is None:
             return None
@@ -103,57 +108,51 @@ class Draft:
         return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
-        """The layers of a module as they stand, by source."""
-        draft: Draft | None = self
-        while draft is not None:
+        """The layers of a module, by source."""
+        for draft in self._with_parents():
             if name in draft.layers:
                 return draft.layers[name]
-            draft = draft._parent
         return self.catalog.layers(name)
 
     def usage_row(self, key: bytes) -> bytes | None:
-        """What stands in `usage` under a key."""
-        draft: Draft | None = self
-        while draft is not None:
+        """The row of `usage` under a key, or None."""
+        for draft in self._with_parents():
             if key in draft.usage:
                 return draft.usage[key]
-            draft = draft._parent
         return self.catalog.usage_row(key)
 
     def all_aliases(self) -> dict[str, Alias]:
-        """All aliases as they stand: reads them all."""
+        """All aliases: reads every one."""
         below = self._parent.all_aliases() if self._parent else self.catalog.aliases()
         changed = {**below, **self.aliases.meanings} if self.aliases else below
         return {alias: meaning for alias, meaning in changed.items() if meaning is not None}
 
     def alias(self, alias: str) -> Alias | None:
-        """What an alias means as it stands."""
-        draft: Draft | None = self
-        while draft is not None:
+        """What an alias means, or None."""
+        for draft in self._with_parents():
             if alias in draft.aliases.meanings:
                 return draft.aliases.meanings[alias]
-            draft = draft._parent
         return self.catalog.alias(alias)
 
     def aliases_of(self, name: str) -> Collection[str]:
-        """The aliases of a module as they stand."""
+        """The aliases of a module."""
         below = self._parent.aliases_of(name) if self._parent else self.catalog.aliases_of(name)
         changes = self.aliases.by_name.get(name)
-        return standing_aliases(below, changes) if changes else below
+        return aliases_after(below, changes) if changes else below
 
     def alias_count(self) -> int:
-        """How many aliases there are as they stand."""
+        """How many aliases there are."""
         below = self._parent.alias_count() if self._parent else self.catalog.alias_count
         return below + self.aliases.added
 
     def all_implications(self) -> dict[str, Implications]:
-        """Implications by source as they stand."""
+        """Implications, by source."""
         if self.implications is not None:
             return self.implications
         return self._parent.all_implications() if self._parent else self.catalog.implications()
 
     def all_defaults(self) -> Defaults:
-        """Rules for discovered modules, by source, as they stand."""
+        """Rules for discovered modules, by source."""
         if self.defaults is not None:
             return self.defaults
         return self._parent.all_defaults() if self._parent else self.catalog.defaults
@@ -161,44 +160,44 @@ class Draft:
     # Requests
 
     def register(self, info: ModuleInfo, expected_version: int | None = None) -> None:
-        """A client's record. Raises InvalidArgumentError, InvalidModuleError, ConflictError."""
+        """Register a client's record. Raises InvalidArgumentError, InvalidModuleError, ConflictError."""
         check_expected_version(expected_version)
         info, encoded = validate_encoded(info)
-        standing = self.module(info.name)
-        version = standing.version if standing else 0
+        current = self.module(info.name)
+        version = current.version if current else 0
         if expected_version is not None and expected_version != version:
             raise ConflictError(info.name, expected_version, version)
-        self._put(info, encoded, CLIENT, standing)
+        self._put(info, encoded, CLIENT, current)
 
     def unregister(self, name: str) -> None:
         """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
         if name_problems(name):
             raise UnknownModuleError(name)
         try:
-            standing = self.module(name)
-        except CorruptRecordError:  # `apply` clears away what is left of it
-            standing = None
+            current = self.module(name)
+        except CorruptRecordError:  # `apply` removes what is left of it
+            current = None
         else:
-            if standing is None:
+            if current is None:
                 raise self.catalog.unknown(name)
         if self.layers_of(name):
             self.layers[name] = {}
-        self._drop(name, standing)
+        self._drop(name, current)
 
     def declare(self, name: str, layer: Layer) -> None:
         """Set what a source other than a client declares of a module. Raises InvalidModuleError."""
         self.relayer(name, {**self.layers_of(name), layer.source: layer})
 
     def withdraw(self, name: str, source: str) -> None:
-        """Remove what a source declares; a module that nothing else declares goes with it."""
-        standing = self.layers_of(name)
-        if source in standing:
-            self.relayer(name, {key: layer for key, layer in standing.items() if key != source})
+        """Remove what a source declares. A module that no other source declares is removed too."""
+        current = self.layers_of(name)
+        if source in current:
+            self.relayer(name, {key: layer for key, layer in current.items() if key != source})
 
     def set_alias(self, alias: str, name: str, source: str = CLIENT) -> None:
-        """Raises InvalidModuleError for an alias that is malformed, a module's full name, or one too many.
+        """Let `alias` resolve to the module `name`. Raises UnknownModuleError for a missing module.
 
-        UnknownModuleError for a missing module.
+        Raises InvalidModuleError for an alias that is malformed or a module's full name, or when there are too many.
         """
         problems = name_problems(alias)
         if not problems and self.module(alias) is not None:
@@ -209,42 +208,42 @@ class Draft:
             raise UnknownModuleError(name)
         if self.module(name) is None:
             raise self.catalog.unknown(name)
-        standing, meaning = self.alias(alias), Alias(name, source)
-        if standing != meaning:
-            self._refuse_one_too_many(alias, name, standing)
-            self.aliases.put(alias, standing, meaning)
+        current, meaning = self.alias(alias), Alias(name, source)
+        if current != meaning:
+            self._refuse_one_too_many(alias, name, current)
+            self.aliases.put(alias, current, meaning)
 
-    def _refuse_one_too_many(self, alias: str, name: str, standing: Alias | None) -> None:
+    def _refuse_one_too_many(self, alias: str, name: str, current: Alias | None) -> None:
         problems = []
-        if (standing is None or standing.name != name) and len(self.aliases_of(name)) >= MAX_ALIASES_OF_MODULE:
+        if (current is None or current.name != name) and len(self.aliases_of(name)) >= MAX_ALIASES_OF_MODULE:
             problems.append(f"{name} has {MAX_ALIASES_OF_MODULE} aliases, and no module may have more")
-        if standing is None and self.alias_count() >= MAX_ALIASES:
+        if current is None and self.alias_count() >= MAX_ALIASES:
             problems.append(f"there are {MAX_ALIASES} aliases, and no registry may have more")
         if problems:
             raise InvalidModuleError(f"alias {alias!r}", problems)
 
     def remove_alias(self, alias: str) -> None:
-        """Raises UnknownAliasError when it is not declared."""
-        standing = None if name_problems(alias) else self.alias(alias)
-        if standing is None:
+        """Remove an alias. Raises UnknownAliasError when it is not declared."""
+        current = None if name_problems(alias) else self.alias(alias)
+        if current is None:
             raise UnknownAliasError(alias)
-        self.aliases.put(alias, standing, None)
+        self.aliases.put(alias, current, None)
 
     def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the implications that a source declares. Raises VocabularyError."""
-        standing = self.all_implications()
-        others = {key: value for key, value in standing.items() if key != source}
+        current = self.all_implications()
+        others = {key: value for key, value in current.items() if key != source}
         changed = {**others, source: dict(implications)} if implications else others
         Vocabulary.combined(changed)
-        if changed != standing:
+        if changed != current:
             self.implications = changed
 
     def set_defaults(self, source: str, rules: tuple[Default, ...]) -> None:
         """Replace a source's rules for discovered modules, and apply them. Raises InvalidModuleError."""
-        standing = self.all_defaults()
-        others = {key: value for key, value in standing.items() if key != source}
+        current = self.all_defaults()
+        others = {key: value for key, value in current.items() if key != source}
         changed = {**others, source: rules} if rules else others
-        if encode(changed) == encode(standing):
+        if encode(changed) == encode(current):
             return
         self.defaults = changed
         for name in self._discovered():
@@ -253,60 +252,58 @@ class Draft:
                 self.relayer(name, layers)
 
     def relayer(self, name: str, layers: dict[str, Layer]) -> None:
-        """Replace all that sources other than clients declare of a module. Raises InvalidModuleError."""
+        """Replace what all sources but clients declare of a module. Raises InvalidModuleError."""
         layers = with_defaults(name, layers, self.all_defaults() if DISCOVERED in layers else {})
-        standing = self.module(name)
-        is_clients = standing is not None and standing.source == CLIENT
+        current = self.module(name)
+        is_clients = current is not None and current.source == CLIENT
         if not is_clients and layers:
             info, source = merge(name, layers.values())
-            self._put(*validate_encoded(info), source, standing)
-        elif not is_clients and standing is not None:
-            self._drop(name, standing)
+            self._put(*validate_encoded(info), source, current)
+        elif not is_clients and current is not None:
+            self._drop(name, current)
         self.layers[name] = layers
 
-    # How modules come, change and go
+    # How modules change
 
     def _discovered(self) -> list[str]:
         names = {name for name, _ in self.catalog.layers_from(DISCOVERED)}
-        draft: Draft | None = self
-        while draft is not None:
+        for draft in self._with_parents():
             names.update(draft.layers)
-            draft = draft._parent
         return sorted(name for name in names if DISCOVERED in self.layers_of(name))
 
-    def _put(self, info: ModuleInfo, encoded: bytes, source: str, standing: Entry | None) -> None:
-        if standing is None:
+    def _put(self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None) -> None:
+        if current is None:
             self._refuse_when_full()
             version = _after(info.name, self._last_version(info.name))
             self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence)
             self.next_sequence += 1
-        elif standing.encoded != encoded:
-            past = (*standing.past, standing) if self._is_staged(info.name) else ()
-            version = _after(info.name, standing.version)
-            self.modules[info.name] = Entry(info, encoded, version, source, standing.sequence, past)
-        elif source != standing.source:
-            # The same record in another hand: kept without a new version or revision.
-            self.modules[info.name] = msgspec.structs.replace(standing, source=source)
+        elif current.encoded != encoded:
+            past = (*current.past, current) if self._is_staged(info.name) else ()
+            version = _after(info.name, current.version)
+            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past)
+        elif source != current.source:
+            # The same record from another source: no new version and no new revision.
+            self.modules[info.name] = msgspec.structs.replace(current, source=source)
 
     def _refuse_when_full(self) -> None:
         if self.next_sequence > LAST_SEQUENCE:
             raise RegistryFullError(
-                f"all {LAST_SEQUENCE + 1} registration sequences have been given, and none is given twice."
+                f"all {LAST_SEQUENCE + 1} registration sequences are used, and no sequence is used twice."
             )
 
-    def _drop(self, name: str, standing: Entry | None) -> None:
-        if standing is not None and self._is_staged(name):
-            # Acknowledged all the same: no later version of this name may bear one of their numbers.
-            self.dropped[name] = (*self._dropped(name), *standing.past, standing)
+    def _drop(self, name: str, current: Entry | None) -> None:
+        if current is not None and self._is_staged(name):
+            # They will be acknowledged: no later version of this name may have one of their numbers.
+            self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
         for alias in tuple(self.aliases_of(name)):
             self.aliases.put(alias, self.alias(alias), None)
 
     def _is_staged(self, name: str) -> bool:
-        return name in self.modules or (self._parent is not None and self._parent._is_staged(name))
+        return any(name in draft.modules for draft in self._with_parents())
 
     def _dropped(self, name: str) -> tuple[Entry, ...]:
-        return self.dropped.get(name) or (self._parent._dropped(name) if self._parent else ())
+        return next((draft.dropped[name] for draft in self._with_parents() if draft.dropped.get(name)), ())
 
     def _last_version(self, name: str) -> int:
         dropped = self._dropped(name)
@@ -320,5 +317,5 @@ class Draft:
 
 def _after(name: str, version: int) -> int:
     if version >= LAST_VERSION:
-        raise RegistryFullError(f"{name} is at version {version}, the last that there is.")
+        raise RegistryFullError(f"{name} is at version {version}, the last possible one.")
     return version + 1

@@ -1,8 +1,8 @@
 """Named points in the commit where tests and benchmarks make the writer die or wait.
 
-$DSPY_REGISTRY_FAILPOINTS holds `name=action` pairs separated by commas; an action is `kill` (SIGKILL to this process),
-`kill@N` (the N-th time it comes by) or `sleep:MILLISECONDS`. Unset, as in production, reaching a point costs one
-look-up in an empty dict.
+$DSPY_REGISTRY_FAILPOINTS holds `name=action` pairs separated by commas. An action is `kill` (SIGKILL to this process),
+`kill@N` (at the N-th time the point is reached) or `sleep:MILLISECONDS`. Unset, as in production, reaching a point
+costs one look-up in an empty dict.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _passed: Final[dict[str, int]] = {}
 
 
 def reach(name: str) -> None:
-    """Do what has been asked for at this point, most often nothing."""
+    """Do what is configured for this point: usually nothing."""
     if name in _actions:
         _act(name, _actions[name])
 

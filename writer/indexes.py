@@ -26,25 +26,25 @@ class PostingChanges:
         return {**self._added, **self._removed}.keys()
 
     def add(self, sequence: int, terms: Iterable[str]) -> None:
-        """A module that comes under these terms."""
+        """Add a module to these terms."""
         added = self._added
         for term in terms:
             added[term].append(sequence)
 
     def remove(self, sequence: int, terms: Iterable[str]) -> None:
-        """A module that leaves these terms."""
+        """Remove a module from these terms."""
         removed = self._removed
         for term in terms:
             removed[term].append(sequence)
 
     def replace(self, sequence: int, old_terms: Iterable[str], new_terms: Iterable[str]) -> None:
-        """A module that stays under the terms that are in both."""
+        """Move a module from its old terms to its new ones. Terms in both do not change."""
         old, new = set(old_terms), set(new_terms)
         self.remove(sequence, old - new)
         self.add(sequence, new - old)
 
     def blocks(self, catalog: Catalog) -> Iterator[tuple[bytes, bytes | None]]:
-        """(key, bytes) of each block as it is to be stored; None: it is empty and to be deleted."""
+        """(key, bytes to store) of each changed block. None as bytes: delete the block, it is empty."""
         last_stored = block_of(max(catalog.state.next_sequence - 1, 0))
         for term in self.terms:
             encoded = term.encode()

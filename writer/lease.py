@@ -1,8 +1,8 @@
-"""The writer's lease: an flock on a file of our own, so that at most one writer has a registry.
+"""The writer's lease: an flock on a separate file, so that a registry has at most one writer.
 
-Never on lock.mdb: opening and closing that file anywhere in a process drops the locks LMDB holds on it. The lease
-ends with the process, however it ends, and before that when nobody holds it any more. A forked child has the same open
-file, and would go on holding the lock when the parent has died: it closes what it inherited.
+It is not on lock.mdb: opening and closing that file anywhere in a process drops the locks that LMDB has on it. The
+lease ends with the process, however the process ends, or when the last reference to it is gone. A forked child shares
+the open file and would keep the lock after the parent's death. So the child closes the file it inherited.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dspy_registry.registry_store.layout import LEASE_FILE
 class Lease:
     """Held from construction until `release`, or until it is collected. Raises WriterLockedError naming the holder.
 
-    `group` is one that may look at its file, should that have to be created. Construct it where no fork comes between.
+    `group` is a Unix group that may read the lease file when it is created here. Construct it where no fork can happen.
     """
 
     def __init__(self, folder: Path, group: int | None = None) -> None:
         self.path = folder / LEASE_FILE
         file = _open(self.path, group)
         self._descriptor = _Descriptor(file)
-        # Runs once, in whatever thread and under whatever lock: it takes none. Not at exit, where threads still write.
+        # Runs once, in any thread and under any lock, and takes no lock. Not at exit, when threads may still write.
         self._finalizer = weakref.finalize(self, self._descriptor.close)
         self._finalizer.atexit = False
         if not _locked(file):
@@ -54,14 +54,14 @@ class Lease:
 
 
 class _Descriptor:
-    """An open lease file, apart from its lease, and known as long as it is open: a fork has to find it."""
+    """An open lease file. It is known separately from its lease while it is open, so that a forked child finds it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         _open_descriptors.add(self)
 
     def close(self) -> None:
-        """Not in a child, which has closed it already: the number may be another file's there."""
+        """Does nothing in a forked child, which has closed it already: the number may belong to another file there."""
         if self in _open_descriptors:
             fcntl.flock(self.number, fcntl.LOCK_UN)  # a child forked after the next line keeps the file, not the lock
             _open_descriptors.discard(self)
@@ -108,7 +108,7 @@ def _open_or_create(path: Path, group: int | None) -> int:
 
 
 def _locked(file: int) -> bool:
-    """Several tries: `lease_holder` takes the lock for a moment to see whether it is free."""
+    """Tries several times: `lease_holder` takes the lock for a moment to see whether it is free."""
     for pause in (0.01, 0.02, 0.04, 0):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def _pid(content: bytes) -> int | None:
 
 
 def lease_holder(folder: Path) -> int | None:
-    """The pid of the registry's writer; None when there is none (0: it cannot be known)."""
+    """The pid of the registry's writer. None: there is no writer. 0: there is one, and its pid is not known."""
     try:
         file = os.open(folder / LEASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""Bringing the registry in line with what a source declares now: only differences are staged."""
+"""Bringing the registry in line with what discovery declares now: only differences are staged."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Outcome:
 
 
 def apply_discovery(draft: Draft, report: DiscoveryReport, outcome: Outcome) -> None:
-    """Stage the modules of a report as the lowest layer, and withdraw those gone from a package it could look at.
+    """Stage the modules of a report as the lowest layer, and withdraw modules that are gone from their packages.
 
-    What could not be looked at says nothing about its modules: they stay.
+    Modules of a package that could not be looked at stay.
     """
     found = {info.name: Layer(DISCOVERED, _fields(to_plain(info))) for info in report.modules}
-    standing = dict(draft.catalog.layers_from(DISCOVERED))
+    current = dict(draft.catalog.layers_from(DISCOVERED))
     for name, layer in found.items():
-        if standing.get(name) != layer:
+        if current.get(name) != layer:
             _declare(draft, name, layer, outcome)
-    for name, layer in standing.items():
+    for name, layer in current.items():
         if name not in found and report.would_have_found(name, layer.fields.get("metadata", {})):
             draft.withdraw(name, DISCOVERED)
             outcome.withdrawn.append(name)

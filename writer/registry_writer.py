@@ -12,6 +12,7 @@ from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
+from dspy_registry.registry_store.wording import first_of
 from dspy_registry.writer import reconcile
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
@@ -28,8 +29,8 @@ _PROGRESS_EVERY = 1000
 class RegistryWriter:
     """Changes a registry from within this process, and keeps every other writer out until closed.
 
-    `path` is the registry's folder, created and seeded with the core modules if need be; None means $DSPY_REGISTRY,
-    else the user's data directory. Each change is durable, and visible to every reader, when the call returns.
+    `path` is the registry's folder. None means $DSPY_REGISTRY, else the user's data directory. A missing registry is
+    created with the core modules. Each change is durable, and visible to every reader, when the call returns.
     Threads may share a writer. Raises WriterLockedError when there is another writer.
     """
 
@@ -41,7 +42,7 @@ class RegistryWriter:
 
     @property
     def store(self) -> Store:
-        """The open registry beneath, for the daemon."""
+        """The open registry that this writes to."""
         return self._store
 
     @property
@@ -50,51 +51,52 @@ class RegistryWriter:
         return self._store.committer.revision
 
     def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
-        """Register a module, or update it; the revision in which it is visible.
+        """Register a module, or update it. Returns the revision in which it is visible.
 
-        A record equal to the stored one is no new version and no new revision. `expected_version` makes it
-        conditional: 0 means that the module must not be registered yet. Raises InvalidModuleError naming every
-        wrong field, ConflictError carrying the current version.
+        A record equal to the stored one makes no new version and no new revision. With `expected_version` the call
+        succeeds only if that is the current version; 0: if the module is not registered; None: in any case. Raises
+        InvalidModuleError naming every wrong field, ConflictError carrying the current version.
         """
         return self._commit(lambda draft: draft.register(info, expected_version))
 
     def register_modules(self, infos: Iterable[ModuleInfo], *, progress: Progress | None = None) -> int:
-        """Register many modules in one commit, or none of them; the revision in which they are visible.
+        """Register many modules in one commit, or no module. Returns the revision in which they are visible.
 
-        `progress(done, total)` is called from time to time. Raises one InvalidModuleError naming what is wrong
-        with every module.
+        `progress(done, total)` is called from time to time, None: it is not. Raises one InvalidModuleError naming what
+        is wrong with every module.
         """
         batch = infos if isinstance(infos, Sequence) else tuple(infos)
         return self._commit(lambda draft: register_all(draft, batch, progress))
 
     def unregister_module(self, name: str) -> int:
-        """Remove a module, by its full name; the revision in which it is gone. Raises UnknownModuleError."""
+        """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return self._commit(lambda draft: draft.unregister(name))
 
     def set_alias(self, alias: str, name: str) -> int:
-        """Let `alias` resolve to the module `name`.
+        """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
         Raises InvalidModuleError for an alias that is malformed or a module's full name, UnknownModuleError.
         """
         return self._commit(lambda draft: draft.set_alias(alias, name))
 
     def remove_alias(self, alias: str) -> int:
-        """Raises UnknownAliasError when it is not declared."""
+        """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return self._commit(lambda draft: draft.remove_alias(alias))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
-        """Replace the capability implications declared by clients (core's stay), and re-index in the same commit.
+        """Replace the capability implications that clients declare, and re-index in the same commit.
 
-        Raises VocabularyError naming everything that is malformed or beyond the limits, or a cycle.
+        Implications of core and manifests stay. Returns the revision in which this is visible. Raises VocabularyError
+        naming everything that is malformed, beyond the limits, or part of a cycle.
         """
         words = as_implications(implications)
         return self._commit(lambda draft: draft.set_implications(CLIENT, words))
 
     def apply_discovery(self, report: DiscoveryReport) -> Outcome:
-        """Take in what discovery found, in one commit.
+        """Apply what discovery found, in one commit. Returns what this changed.
 
-        What core, a manifest or a client declares stays; discovered modules that have gone from the packages
-        that could be looked at are removed.
+        What core, a manifest or a client declares stays. A discovered module is removed when its package could be
+        looked at and no longer has it.
         """
         outcome = reconcile.Outcome()
         revision = self._commit(lambda draft: reconcile.apply_discovery(draft, report, outcome))
@@ -102,7 +104,7 @@ class RegistryWriter:
         return outcome
 
     def close(self) -> None:
-        """Let another writer in. Does nothing the second time."""
+        """Release the registry to other writers. Does nothing the second time."""
         self._store.close()
 
     def __enter__(self) -> RegistryWriter:
@@ -131,8 +133,6 @@ def register_all(draft: Draft, batch: Sequence[ModuleInfo], progress: Progress |
 
 
 def refuse_batch(count: int, problems: Sequence[str]) -> None:
-    """Raises one InvalidModuleError for all that is wrong with a batch of so many modules, if anything is."""
+    """Raises one InvalidModuleError with all problems of a batch of `count` modules, if there are any."""
     if problems:
-        more = len(problems) - _PROBLEMS_SHOWN
-        shown = [*problems[:_PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems
-        raise InvalidModuleError(f"a batch of {count} modules", shown)
+        raise InvalidModuleError(f"a batch of {count} modules", first_of(problems, _PROBLEMS_SHOWN))

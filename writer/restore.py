@@ -1,7 +1,7 @@
-"""Restoring a backup: its data comes in the place of the registry's, beside readers that go on.
+"""Restoring a backup: its data replaces the registry's, and readers go on meanwhile.
 
-Whatever happens in between, data.mdb is the former one or the restored one, whole. Live readers go on with the
-former until a writer opens: that gives the registry a new identity, which they notice at their next read.
+At any time data.mdb is the former file or the restored one, as a whole. Live readers use the former file until a writer
+opens the registry. The writer gives it a new identity, and readers notice that at their next read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """What a registry holds after it was restored: `revision` is that of the backup."""
+    """What a restored registry holds. `revision` is the backup's."""
 
     path: str
     revision: int
@@ -40,10 +40,10 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 def restore(backup: Path, folder: Path) -> Restored:
-    """Put the data of a backup in the place of the registry's in `folder`, which need not exist.
+    """Replace the data of the registry in `folder` by that of a backup. `folder` need not exist.
 
     Raises WriterLockedError while a writer is open, RegistryNotFoundError where there is no backup, StoreError for
-    one that is not sound and when the disk refuses, StorePermissionError, InvalidArgumentError.
+    a damaged backup and when the disk refuses, StorePermissionError, InvalidArgumentError.
     """
     _refuse_unsound(backup, folder)
     make_folder(folder)
@@ -60,7 +60,7 @@ def restore(backup: Path, folder: Path) -> Restored:
 
 @contextmanager
 def _as_owner(folder: Path) -> Iterator[None]:
-    """As root, be the folder's owner for a while: what is made there is for the daemon to write."""
+    """As root, act as the folder's owner, so that the daemon can write the files made there."""
     status = folder.stat()
     if os.geteuid() != 0 or status.st_uid == 0:
         yield
@@ -87,7 +87,7 @@ def _refuse_unsound(backup: Path, folder: Path) -> None:
 
 
 def _put_in_place(data: BinaryIO, folder: Path) -> None:
-    """A copy is made beside the registry's data file first, for a rename is all or nothing."""
+    """Copy beside the registry's data file, then rename: a rename is all or nothing."""
     incoming, current = folder / INCOMING, folder / layout.DATA_FILE
     try:
         with incoming.open("wb") as file:
@@ -106,4 +106,3 @@ def _modules(environment: Environment) -> int:
     with environment.reading() as txn:
         entries: int = txn.stat(environment.dbs.modules)["entries"]
     return entries
-

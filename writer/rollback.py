@@ -1,4 +1,4 @@
-"""Rolling a module back: the record of an earlier version is registered again, as a version of its own."""
+"""Rolling a module back: the record of an earlier version is registered again, as a new version."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class RolledBack(msgspec.Struct, frozen=True):
-    """What a rollback did: `version` is the one in force now, whose record is that of version `restored`.
+    """The result of a rollback: `version` is in force now, with the record of version `restored`.
 
-    `revision` is the one in which it is visible.
+    It is visible in `revision`.
     """
 
     revision: int
@@ -43,8 +43,8 @@ def read_versions(folder: Path, name: str) -> Versions:
 def roll_back(writer: RegistryWriter | WriterClient, versions: Versions, version: int | None = None) -> RolledBack:
     """Register the record of an earlier version again, as a client's, if the module is still as in `versions`.
 
-    `version` None means the one before that in force; for a module that is not registered, its last. Where the
-    record in force is equal already, there is no new version. Raises UnknownVersionError, CorruptRecordError,
+    `version` None means the version before the one in force, or the last one of a module that is not registered. If
+    the record in force is equal, there is no new version. Raises UnknownVersionError, CorruptRecordError,
     ConflictError when the module was changed since, and what `register_module` raises.
     """
     chosen = choose(versions, version)
@@ -55,7 +55,7 @@ def roll_back(writer: RegistryWriter | WriterClient, versions: Versions, version
 
 
 def choose(versions: Versions, version: int | None) -> KeptVersion:
-    """The version to register again. Raises UnknownVersionError naming those that are kept."""
+    """The version to register again. Raises UnknownVersionError naming the kept versions."""
     for kept in versions.kept:
         if kept.version == version or (version is None and kept.version != versions.in_force):
             return kept

@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.records import ModuleInfo, from_plain
-from dspy_registry.writer.manifests.check import module_entry_problems
 from dspy_registry.writer.manifests.lines import Path, shown_path
 from dspy_registry.writer.manifests.text import Document, TextProblem, read_stream
+from dspy_registry.writer.manifests.validate import module_entry_problems
 
 _IGNORED: Final = ("provenance", "explained", "changed")
 """What `get --json` and `history --json` add to a module. The registry sets these itself."""

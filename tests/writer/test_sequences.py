@@ -87,7 +87,7 @@ def test_i17_a_version_that_has_no_number_is_refused_by_name(
         for duration in range(2):
             writer.register_module(ModuleInfo("a.One", estimated_duration=duration))
         revision = writer.revision
-        with pytest.raises(RegistryFullError, match=r"a\.One is at version 2, the last that there is"):
+        with pytest.raises(RegistryFullError, match=r"a\.One is at version 2, the last possible one"):
             writer.register_module(ModuleInfo("a.One", estimated_duration=2))
         writer.register_module(ModuleInfo("a.One", estimated_duration=1))
         assert writer.revision == revision

@@ -1,1 +1,1 @@
-"""The clients of the writer daemon: changes, and the reporting of usage, from any process of the host."""
+"""The clients of the writer daemon, for any process of the host: they send changes and report usage."""

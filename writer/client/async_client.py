@@ -1,4 +1,4 @@
-"""The client of the writer daemon for asyncio: many calls at a time over one connection."""
+"""The client of the writer daemon for asyncio: many concurrent calls over one connection."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class AsyncWriterClient:
     """Sends changes to the registry's writer daemon, as WriterClient does, without blocking the event loop.
 
-    Calls made at the same time travel together and take effect in the order they were made; further ones wait while
-    64 are unanswered. A call that is cancelled may have taken effect. For `path`, `timeout`, repeated calls and
-    errors see WriterClient. It belongs to the event loop that runs when it is called, and to no thread but the
-    loop's; in another loop, or a forked child, it connects anew. Close it before its loop ends.
+    Concurrent calls travel together and take effect in the order in which they were made. While 64 calls are
+    unanswered, further calls wait. A call that is cancelled may have taken effect. For `path`, `timeout`, repeated
+    calls and errors see WriterClient. Use it in the thread of the running event loop. In another loop, or in a forked
+    child, it opens another connection. Close it before its loop ends.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = 10.0) -> None:
@@ -89,7 +89,7 @@ class AsyncWriterClient:
         calls.visible_in(await self._call(calls.report_usage(batch)))
 
     async def close(self) -> None:
-        """Close the connection; calls that wait raise StoreClosedError. Does nothing the second time."""
+        """Close the connection. Waiting calls raise StoreClosedError. Does nothing the second time."""
         self._closed = True
         if self._session is not None:
             await self._session.close()
@@ -115,7 +115,7 @@ class AsyncWriterClient:
         return await session.call(call, self.timeout)
 
     def _after_fork(self) -> None:
-        """In a child: what is connected is the parent's."""
+        """In a child: the connection belongs to the parent."""
         if self._session is not None:
             _inherited.append(self._session)
             self._session = None

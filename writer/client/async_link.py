@@ -14,17 +14,17 @@ from dspy_registry.writer.client.session import not_permitted
 
 
 class Listener(Protocol):
-    """What is told of a link's answers, and of its end."""
+    """Receives a link's answers, and learns of its end."""
 
     def answered(self, answer: Answer) -> None:
-        """An answer has come. May raise RegistryError, which ends the link."""
+        """An answer has come. A RegistryError raised here ends the link."""
 
     def lost(self, link: Link, error: Exception) -> None:
         """The link has ended."""
 
 
 class Link(asyncio.Protocol):
-    """A connection. `greeted` is done when the daemon has admitted it, or raises why not; `lost` is done at its end."""
+    """A connection. `greeted` is done when the daemon admits it, or has its refusal. `lost` is done at its end."""
 
     def __init__(self, client: bytes, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ class Link(asyncio.Protocol):
         return f"Link({'lost' if self.lost.done() else 'open'})"
 
     def close(self) -> None:
-        """Close it; `lost` is done soon."""
+        """Close it. `lost` is done soon after."""
         self.transport.close()
 
     # What asyncio calls
@@ -63,7 +63,7 @@ class Link(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell whoever waits."""
+        """Tell the listener and the tasks that wait."""
         failure = self._failure or error or ConnectionResetError("the daemon closed the connection")
         if not self.greeted.done():
             self.greeted.set_exception(failure)
@@ -79,7 +79,7 @@ class Link(asyncio.Protocol):
 
 
 async def open_link(path: Path, client: bytes, listener: Listener) -> Link | None:
-    """A connection that is not greeted yet; None when no daemon listens. Raises StorePermissionError."""
+    """A connection that the daemon has not admitted yet. None: no daemon listens. Raises StorePermissionError."""
     loop = asyncio.get_running_loop()
     try:
         _, link = await loop.create_unix_connection(lambda: Link(client, listener), os.fspath(path))
@@ -91,7 +91,7 @@ async def open_link(path: Path, client: bytes, listener: Listener) -> Link | Non
 
 
 async def is_greeted(link: Link) -> bool:
-    """Wait until the daemon has admitted the link; False when it was lost. Raises what the daemon refuses with."""
+    """Wait until the daemon has admitted the link. False: it was lost. Raises the daemon's refusal."""
     try:
         await link.greeted
     except RegistryError:

@@ -1,4 +1,4 @@
-"""A client's requests under asyncio: sent at once, answered as answers come, sent again when a connection is lost."""
+"""A client's requests under asyncio: sent at once, and sent again when a connection is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to
 
 
 class _Request:
-    """A request that is not answered yet. `repeats` are the ids of those that asked for the same."""
+    """A request without an answer yet. `repeats` are the ids of earlier requests with the same content."""
 
     __slots__ = ("call", "deadline", "id", "repeats", "waiter")
 
@@ -34,7 +34,7 @@ class _Request:
         self.id = number
         self.repeats = repeats
         self.deadline = deadline
-        self.waiter: asyncio.Future[Answer] | None = None  # None: nobody waits any more
+        self.waiter: asyncio.Future[Answer] | None = None  # None: no task waits for it
 
     def fail(self, error: RegistryError) -> None:
         """Raise this where the call waits."""
@@ -43,11 +43,11 @@ class _Request:
 
 
 class AsyncSession:
-    """One client id in one event loop, and the connection it has at present.
+    """One client id in one event loop, and its current connection.
 
-    Requests stay in `_pending` until they are answered, by rising id. When the connection is lost, those that somebody
-    waits for are sent again over the next one, in order: the daemon knows which of them it has carried out. The
-    others are forgotten but for `_abandoned`, for the case that the same call is made again.
+    `_pending` holds the unanswered requests by rising id. When the connection is lost, requests that a task waits for
+    are sent again over the next one, in order: the daemon knows which of them it has carried out. The others are
+    forgotten. `_abandoned` remembers them for the case that the same call is made again.
     """
 
     def __init__(self, folder: Path, path: Path) -> None:
@@ -74,7 +74,7 @@ class AsyncSession:
         if not await self._slots.take(deadline.left()):
             raise _too_late(timeout)
         if self._is_closed:
-            self._slots.give_back()  # the next in line is to know it too
+            self._slots.give_back()  # the next in line must learn of it too
             raise self._closed()
         repeats = self._repeated_by(call) if call.is_change else ()
         self._last += 1
@@ -121,7 +121,7 @@ class AsyncSession:
     # Requests
 
     def _repeated_by(self, call: Call) -> tuple[int, ...]:
-        """The requests of the abandoned call that this one repeats. Any other change ends what could be repeated."""
+        """The requests of the abandoned call that this one repeats. Any other change forgets all abandoned calls."""
         for index, abandoned in enumerate(self._abandoned):
             if abandoned.call == call:
                 return self._abandoned.pop(index).requests
@@ -131,11 +131,11 @@ class AsyncSession:
     def _abandon(self, request: _Request) -> None:
         if request.call.fails_when_repeated:
             self._abandoned.append(Abandoned(request.call, (*request.repeats, request.id)))
-        # The daemon remembers no more answers than these.
+        # The daemon's reply cache does not reach further back.
         self._abandoned = [kept for kept in self._abandoned if kept.requests[-1] > self._last - protocol.WINDOW]
 
     def _forget(self, request: _Request) -> None:
-        """Neither send it again nor expect an answer."""
+        """Do not send it again, and expect no answer."""
         if self._pending.pop(request.id, None) is not None:
             self._slots.give_back()
 
@@ -145,7 +145,7 @@ class AsyncSession:
         link.transport.write(b"".join(request.call.frames(request.id, self._oldest(request), request.repeats)))
 
     def _oldest(self, request: _Request) -> int:
-        """The lowest id whose answer the daemon must still have, for one that waits or for one that may repeat it."""
+        """The lowest id whose answer the daemon must keep: for a waiting request, or for one that may repeat it."""
         repeated = (abandoned.requests[0] for abandoned in self._abandoned)
         return min((request.id, *self._pending, *request.repeats[:1], *repeated))
 
@@ -166,7 +166,7 @@ class AsyncSession:
     # Answers
 
     def answered(self, answer: Answer) -> None:
-        """An answer has come. Raises what the daemon says of the connection as a whole."""
+        """An answer has come. Raises the daemon's refusal of the whole connection."""
         request = self._pending.get(answer.id)
         if request is None:
             if isinstance(answer, Failed) and not answer.id:
@@ -184,7 +184,7 @@ class AsyncSession:
                 request.waiter.set_result(answer)
 
     def _renumber(self, request: _Request) -> None:
-        """It never reached the daemon, and later ones did: it is a new request."""
+        """Give it a new id: it did not reach the daemon, and later requests did."""
         del self._pending[request.id]
         self._last += 1
         request.id = self._last
@@ -231,7 +231,7 @@ class AsyncSession:
             self._connecting = None
 
     async def _connected(self) -> Link | None:
-        """A connection that was greeted; None when nobody waits for one any more."""
+        """A connection that the daemon has admitted. None: no request waits for one."""
         patience = Deadline(None if self._was_connected else STARTING)
         attempt = 0
         while self._pending:

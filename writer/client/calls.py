@@ -1,4 +1,4 @@
-"""The calls that both clients offer, as messages: checked here first, so that they fail as in an embedded writer."""
+"""The calls of both clients, as messages. They are checked here, so that they fail as with an embedded writer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One call: its message lacks only `id` and `oldest`. Two calls that ask for the same are equal."""
+    """A call: a message without its `id` and `oldest`. Two calls with equal content are equal."""
 
     __slots__ = ("arguments", "kind", "modules", "progress")
 
@@ -74,18 +74,18 @@ class Call:
 
     @property
     def is_change(self) -> bool:
-        """Whether it asks for a change, and so matters whether it is carried out once or twice."""
+        """Whether it asks for a change, so that it must not be carried out twice."""
         return self.kind not in (ReadStatus, ReportUsage)
 
     @property
     def fails_when_repeated(self) -> bool:
-        """Whether it would fail for having succeeded. Any other says how things should be, and may be said again."""
+        """Whether a second one fails because the first succeeded. Any other call can be repeated."""
         if self.kind is Register:
             return self.arguments[1] is not None
         return self.kind in (Unregister, RemoveAlias)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
-        """The messages to send, framed. `repeats`: see the protocol; only of a call that fails when it is repeated."""
+        """The messages to send, framed. `repeats` (see the protocol) is for calls that fail when repeated."""
         for part in _parts(self.modules):
             yield frame(part)
         numbers = (request, oldest) if self.is_change else (request,)
@@ -130,13 +130,13 @@ def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Cal
 
 
 def unregister(name: str) -> Call:
-    """Raises UnknownModuleError for what cannot be a name."""
+    """Raises UnknownModuleError for a malformed name."""
     _refuse_impossible(name)
     return Call(Unregister, (name,))
 
 
 def set_alias(alias: str, name: str) -> Call:
-    """Raises InvalidModuleError for a malformed alias, UnknownModuleError for what cannot be a name."""
+    """Raises InvalidModuleError for a malformed alias, UnknownModuleError for a malformed name."""
     problems = name_problems(alias)
     if problems:
         raise InvalidModuleError(f"alias {alias!r}", problems)
@@ -145,20 +145,20 @@ def set_alias(alias: str, name: str) -> Call:
 
 
 def remove_alias(alias: str) -> Call:
-    """Raises UnknownAliasError for what cannot be an alias."""
+    """Raises UnknownAliasError for a malformed alias."""
     _refuse_impossible(alias, UnknownAliasError)
     return Call(RemoveAlias, (alias,))
 
 
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
-    """Raises VocabularyError for what cannot be a vocabulary."""
+    """Raises VocabularyError for a malformed vocabulary."""
     words = as_implications(implications)
     Vocabulary(words)
     return Call(SetImplications, (words,))
 
 
 def apply_discovery(report: DiscoveryReport) -> Call:
-    """A report's modules go ahead of it, in parts."""
+    """The report's modules are sent before it, in parts."""
     modules = [msgspec.msgpack.encode(info) for info in report.modules]
     _refuse_too_large(modules)
     rest = msgspec.msgpack.encode(msgspec.structs.replace(report, modules=()))
@@ -190,21 +190,21 @@ def _refuse_too_large(modules: Sequence[bytes]) -> None:
 
 
 def visible_in(answer: Answer) -> int:
-    """The revision in which a change is visible. Raises what the daemon raised."""
+    """The revision in which a change is visible. Raises the daemon's error."""
     if isinstance(answer, Done):
         return answer.revision
     raise _unexpected(answer)
 
 
 def outcome(answer: Answer) -> Outcome:
-    """What a discovery report changed. Raises what the daemon raised."""
+    """What a discovery report changed. Raises the daemon's error."""
     if isinstance(answer, Applied):
         return Outcome(answer.revision, list(answer.declared), list(answer.withdrawn), list(answer.refused))
     raise _unexpected(answer)
 
 
 def told_status(answer: Answer) -> DaemonStatus:
-    """The state of the daemon: its pid, revision, queue lengths and errors. Raises what the daemon raised."""
+    """The state of the daemon: its pid, revision, queue lengths and errors. Raises the daemon's error."""
     if isinstance(answer, Status):
         return answer.status
     raise _unexpected(answer)

@@ -1,4 +1,4 @@
-"""The client of the writer daemon: the calls of `RegistryWriter`, from any process of the host."""
+"""The client of the writer daemon: it has the calls of `RegistryWriter`, for any process of the host."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 class WriterClient:
     """Sends changes to the registry's writer daemon. Each is durable, and visible to readers, when the call returns.
 
-    `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `timeout` is in seconds
-    and for each call: so long may the daemon be silent, None for ever. Connecting is left to the first call; a lost
-    connection is replaced, and the request sent again, within the time limit, with the effect of once. A call repeated
-    after WriterTimeoutError or WriterUnavailableError, before any other change by this client, succeeds if the first
-    one did and what it did is still in force; else it is carried out on what the registry is now.
+    `path` is the registry's folder; None means $DSPY_REGISTRY, else the user's data directory. `timeout` is how many
+    seconds the daemon may be silent during a call; None means no limit. The first call connects. When the connection
+    is lost, the client connects and sends the request again within the time limit: the request takes effect once.
+    You may repeat a call that raised WriterTimeoutError or WriterUnavailableError. If you repeat it before any other
+    change by this client, it succeeds if the first one did and its effect is still in force. Otherwise it is carried
+    out on the registry as it is then.
 
-    Threads may share a client, and each waits for its own calls only. In a forked child it works, with connections
-    of its own. Every call raises WriterUnavailableError when no daemon answers, WriterTimeoutError when it does
-    not in time, BusyError when it has too much to do, and the errors of the same call of RegistryWriter.
+    Threads may share a client, and each waits only for its calls. A client works in a forked child, which opens new
+    connections. Every call raises WriterUnavailableError when no daemon answers, WriterTimeoutError when the answer is
+    late, BusyError when the daemon has too much to do, and the errors of the same call of RegistryWriter.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = 10.0) -> None:
@@ -44,9 +45,9 @@ class WriterClient:
         _clients.add(self)
 
     def _begin(self) -> None:
-        # Popping and appending are atomic, and that is all the locking that sharing between threads needs.
+        # Popping and appending are atomic: threads that share the client need no other lock.
         self._idle: list[Session] = []
-        self._abandoning: list[Session] = []  # idle too, but for their abandoned calls
+        self._abandoning: list[Session] = []  # idle too, each with an abandoned call
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -58,14 +59,17 @@ class WriterClient:
         return self.status().revision
 
     def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
-        """Register a module, or update it; the revision in which it is visible. See RegistryWriter.register_module."""
+        """Register a module, or update it. Returns the revision in which it is visible.
+
+        See RegistryWriter.register_module.
+        """
         return calls.visible_in(self._call(calls.register(info, expected_version)))
 
     def register_modules(self, infos: Iterable[ModuleInfo], *, progress: Progress | None = None) -> int:
-        """Register many modules in one commit, or none of them; the revision in which they are visible.
+        """Register many modules in one commit, or no module. Returns the revision in which they are visible.
 
-        `progress(done, total)` is called from time to time; the time limit counts from its last step. Raises one
-        InvalidModuleError naming what is wrong with every module, or that the batch is too large.
+        `progress(done, total)` is called from time to time, None: it is not. The time limit counts from the last
+        progress. Raises one InvalidModuleError naming what is wrong with every module, or that the batch is too large.
         """
         call = calls.register_many(infos, progress)
         revision = calls.visible_in(self._call(call))
@@ -74,26 +78,26 @@ class WriterClient:
         return revision
 
     def unregister_module(self, name: str) -> int:
-        """Remove a module, by its full name; the revision in which it is gone. Raises UnknownModuleError."""
+        """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return calls.visible_in(self._call(calls.unregister(name)))
 
     def set_alias(self, alias: str, name: str) -> int:
-        """Let `alias` resolve to the module `name`.
+        """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
         Raises InvalidModuleError for an alias that is malformed or a module's full name, UnknownModuleError.
         """
         return calls.visible_in(self._call(calls.set_alias(alias, name)))
 
     def remove_alias(self, alias: str) -> int:
-        """Raises UnknownAliasError when it is not declared."""
+        """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return calls.visible_in(self._call(calls.remove_alias(alias)))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
-        """Replace the capability implications declared by clients (core's stay). Raises VocabularyError."""
+        """Replace the capability implications that clients declare. See RegistryWriter.set_implications."""
         return calls.visible_in(self._call(calls.set_implications(implications)))
 
     def apply_discovery(self, report: DiscoveryReport) -> Outcome:
-        """Take in what discovery found, in one commit. See RegistryWriter.apply_discovery."""
+        """Apply what discovery found, in one commit. See RegistryWriter.apply_discovery."""
         return calls.outcome(self._call(calls.apply_discovery(report)))
 
     def status(self) -> DaemonStatus:
@@ -101,7 +105,7 @@ class WriterClient:
         return calls.told_status(self._call(calls.read_status()))
 
     def report_usage(self, batch: bytes) -> None:
-        """Hand a batch of usage to the daemon, in the form that its usage feature reads."""
+        """Hand an encoded batch of usage (`usage.encode_reports`) to the daemon. Durable when the call returns."""
         calls.visible_in(self._call(calls.report_usage(batch)))
 
     def close(self) -> None:
@@ -130,7 +134,7 @@ class WriterClient:
                 self.close()
 
     def _session(self, call: Call) -> Session:
-        """The one whose abandoned call this repeats, else any that is idle, else a new one."""
+        """The session whose abandoned call this one repeats, else an idle session, else a new one."""
         if call.is_change:
             for session in list(self._abandoning):
                 if session.abandoned is not None and session.abandoned.call == call and self._is_taken(session):
@@ -146,14 +150,14 @@ class WriterClient:
     def _is_taken(self, session: Session) -> bool:
         try:
             self._abandoning.remove(session)
-        except ValueError:  # another thread has it now
+        except ValueError:  # another thread took it
             return False
         return True
 
     def _forget_abandoned(self) -> None:
-        """Another change is sent: no call repeats an earlier one any more.
+        """Another change is sent: from now on no call counts as a repetition of an earlier one.
 
-        It goes over the connection whose call was abandoned last, so that the daemon puts the two in this order.
+        The change goes over the connection of the last abandoned call, so that the daemon keeps the order of the two.
         """
         for session in list(self._abandoning):
             if self._is_taken(session):
@@ -161,7 +165,7 @@ class WriterClient:
                 self._idle.append(session)
 
     def _after_fork(self) -> None:
-        """In a child: the connections are the parent's. Closing them here says nothing to the daemon."""
+        """In a child: the connections belong to the parent. The daemon does not notice that they are closed here."""
         for session in list(self._sessions):
             session.close()
         self._begin()

@@ -1,4 +1,4 @@
-"""Calls of one process on their way to the writer: aggregated by module in bounded memory until a batch takes them."""
+"""Calls that a process has not reported yet: aggregated by module, in bounded memory, until a batch takes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_DOLLARS: Final = 1e12
 
 Names = str | tuple[str, ...]
 Call = tuple[Names, Any, Any, Any, Any, Any, Any]
-"""Name, milliseconds, ok, input characters, tokens in and out, cost: whatever was passed to `record`, unchecked."""
+"""Name, milliseconds, ok, input characters, tokens in and out, cost: the unchecked arguments of `record`."""
 
 
 class Pending:
@@ -36,13 +36,13 @@ class Pending:
             calls = self._of(call[0], now)
             if calls is not None:
                 calls.add(call, now)
-        except Exception:  # the values are the program's own objects, and may raise anything in any operation
+        except Exception:  # the values are objects of the program, and any operation on them may raise anything
             calls = None
         if calls is None:
             self.lost += 1
 
     def add_counts(self, name: Names, calls: int, errors: int, now: int) -> None:
-        """Count calls of which nothing more is known."""
+        """Count calls of which nothing else is known."""
         try:
             known = self._of(name, now)
         except Exception:
@@ -53,7 +53,7 @@ class Pending:
             known.count(calls, errors, now)
 
     def take(self, reporter: bytes, first_number: int) -> list[tuple[int, bytes]]:
-        """Everything, as numbered and encoded batches; nothing is pending then."""
+        """All pending calls, as numbered and encoded batches. Afterwards nothing is pending."""
         batches: list[tuple[int, bytes]] = []
         for reports in self._portions():
             number = first_number + len(batches)
@@ -76,7 +76,7 @@ class Pending:
             yield tuple(portion)
 
     def _of(self, name: Names, now: int) -> _Calls | None:
-        """The module's calls; None for what is no name, or one too many."""
+        """The module's calls. None when this is no name, or when there are too many names."""
         name = _plain(name)
         calls = self._modules.get(name)
         if calls is None and len(self._modules) < NAMES_KEPT and _is_sound(name):
@@ -85,7 +85,7 @@ class Pending:
 
 
 class _Calls:
-    """One module's."""
+    """The calls of one module."""
 
     def __init__(self, now: int) -> None:
         self._calls = self._errors = self._tokens_in = self._tokens_out = self._priced_calls = 0
@@ -99,7 +99,7 @@ class _Calls:
         _, milliseconds, ok, input_chars, tokens_in, tokens_out, cost_usd = call
         is_ok = bool(ok)
         read, written = int(_amount(tokens_in)), int(_amount(tokens_out))
-        # What is no price is not one of nothing.
+        # An unknown price is not a price of 0.
         dollars = float(cost_usd) if _is_number(cost_usd) and cost_usd >= 0 else None
         duration = float(milliseconds) if is_ok and _is_number(milliseconds) else None
         size = size_class(int(input_chars) if isinstance(input_chars, int) else None)
@@ -145,7 +145,7 @@ class _Calls:
 
 
 def _plain(name: Names) -> Names:
-    """Without types of the program's own, which may compare and hash as they please, in every later round too."""
+    """Plain strings: a subclass of the program's may compare and hash in any way, at any later time."""
     if isinstance(name, tuple):
         return tuple(str.__str__(each) for each in name)
     return str.__str__(name)
@@ -157,12 +157,12 @@ def _is_sound(name: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Neither infinite nor NaN."""
+    """Whether this is a finite number below the largest count."""
     return isinstance(value, int | float) and abs(value) < LARGEST_COUNT
 
 
 def _amount(value: Any) -> float:
-    """A count or an amount of money; what is neither counts as nothing."""
+    """A count or an amount of money. 0 for anything else."""
     return value if _is_number(value) and value > 0 else 0
 
 

@@ -1,4 +1,4 @@
-"""A reporter's connection to the writer daemon: one attempt at a time, since what is not sent now is sent later."""
+"""A reporter's connection to the writer daemon: one attempt at a time, since a failed batch is sent later."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import Deadline, Session, unavailable
 
 
-class Link:
-    """Used by one thread. Nothing is connected until `send`, and again when the connection was lost."""
+class ReportLink:
+    """A link for one thread. `send` connects, at first and after the connection was lost."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._session: _Session | None = None
 
     def send(self, batch: bytes, timeout: float) -> RegistryError | None:
-        """Have the daemon merge a batch, which is durable then. What it has against this batch, if anything.
+        """Have the daemon merge a batch. None: it is durable. Otherwise the daemon's refusal of this batch.
 
         `timeout` is in seconds. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError when the
         batch should be sent again later.
@@ -41,14 +41,14 @@ class Link:
             raise unavailable(self._folder, lost=True) from error
 
     def close(self) -> None:
-        """End the connection, if there is one. In a forked child the parent's goes on."""
+        """End the connection, if there is one. In a forked child, the parent's connection goes on."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
 
 
 class _Session(Session):
-    """One that does not try again, nor waits for longer because the daemon is at work: there is nothing to lose."""
+    """A session that tries once, and does not wait longer while the daemon works: the batch can be sent later."""
 
     def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
         return

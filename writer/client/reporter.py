@@ -1,7 +1,7 @@
-"""Reports what the modules of this process do: how often they are called, how long that takes, what it costs.
+"""Reports the calls of this process's modules: how many there are, how long they take, and what they cost.
 
-`record` puts the call on a queue and returns. A thread of the reporter's own takes it from there, aggregates, and
-about once a second sends what there is to the writer daemon. Whatever goes wrong, `record` neither waits nor raises.
+`record` puts a call on a queue and returns. The reporter's thread takes it from there and aggregates. About once a
+second it sends the result to the writer daemon. `record` never waits and never raises, whatever goes wrong.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryEr
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.validation import is_time_limit
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Call, Names, Pending
-from dspy_registry.writer.client.report_link import Link
+from dspy_registry.writer.client.report_link import ReportLink
 
 QUEUE_LENGTH: Final = 32_768
-"""Calls between two rounds of the thread that are measured. Those beyond are counted, and nothing else of them kept."""
+"""Calls between two rounds of the thread that are kept with their values. Further calls are only counted."""
 FLUSH_AT_EXIT: Final = 1.0
-"""Seconds that a process waits at its end for the daemon to take what is left."""
+"""Seconds that a process waits at its end for the daemon to take the last calls."""
 _ANSWER_TIMEOUT: Final = 5.0
 _AT_ONCE: Final = 256
 _BREATH: Final = 0.0002
 _NO_NAME: Final = ""
-"""What is recorded under it is lost, and counted as that."""
+"""Calls recorded under it are counted as lost."""
 
 _log = logging.getLogger("dspy_registry")
 
@@ -39,9 +39,9 @@ _log = logging.getLogger("dspy_registry")
 class UsageReporter:
     """Reports calls to the writer daemon of the registry in `path` (None: $DSPY_REGISTRY, else the user's data folder).
 
-    A batch goes out every `interval` seconds. While there is no daemon, calls are aggregated in bounded memory and
-    sent when it is back. Threads may share a reporter, and after fork it works in parent and child. At the end of the
-    process what is left is sent, for which it waits a second at most; `close` does so earlier. Raises
+    A batch is sent every `interval` seconds. While there is no daemon, calls are aggregated in bounded memory, and
+    sent when a daemon is back. Threads may share a reporter, and after a fork it works in parent and child. At its end
+    the process sends the last calls, and waits for that at most a second; `close` does so earlier. Raises
     InvalidArgumentError for an interval that is not above 0.
     """
 
@@ -59,11 +59,11 @@ class UsageReporter:
         return f"UsageReporter({str(self.path)!r})"
 
     def _begin(self) -> None:
-        """As new. In a forked child: what was pending is the parent's, and so is its connection."""
+        """Start empty. In a forked child, the pending calls and the connection belong to the parent."""
         self._queue.clear()
-        self._room = 0  # until the thread runs, which the first call starts: a process without calls has none
+        self._room = 0  # until the first call starts the thread: a process without calls has no thread
         self._thread: threading.Thread | None = None
-        self._lock = threading.RLock()  # around what is not the queue; re-entered by a signal handler that records
+        self._lock = threading.RLock()  # for all state but the queue; re-entered by a signal handler that records
         self._overflow: dict[Names, int] = {}  # calls by name that were only counted
         self._overflow_errors: dict[Names, int] = {}
         self._wake = threading.Event()
@@ -74,7 +74,7 @@ class UsageReporter:
         self._number = 0
         self._pending = Pending()
         self._unsent: deque[tuple[int, bytes]] = deque()
-        self._link = Link(self.path)
+        self._link = ReportLink(self.path)
         self._delivered = True
 
     # The request path
@@ -89,11 +89,11 @@ class UsageReporter:
         tokens_out: int = 0,
         cost_usd: float | None = None,
     ) -> None:
-        """One call of a module has ended, after `duration_ms` milliseconds. Never waits, never raises.
+        """Report that a call of a module has ended, after `duration_ms` milliseconds. Never waits, never raises.
 
-        `name` is the module's registered name, or several it may have, best first. `ok` is False for a call that
-        failed. `input_chars` is the length of the input in characters (None: not known); `cost_usd` is in US dollars
-        (None: not known).
+        `name` is the module's registered name, or several possible names, best first. `ok` is False for a call that
+        failed. `input_chars` is the length of the input in characters, None: not known. `tokens_in` and `tokens_out`
+        are counts; 0 also stands for "not known". `cost_usd` is in US dollars, None: not known.
         """
         queue = self._queue
         if len(queue) < self._room:
@@ -102,11 +102,11 @@ class UsageReporter:
             try:
                 with self._lock:
                     (self._overflow if ok else self._overflow_errors)[name] += 1
-            except Exception:  # most often that it is not there yet
+            except Exception:  # usually a KeyError: the name is new
                 self._record_slowly((name, duration_ms, ok, input_chars, tokens_in, tokens_out, cost_usd))
 
     def _record_slowly(self, call: Call) -> None:
-        """The first call of all, and the first of each module that finds the queue full."""
+        """Record the first call of the process, or the first call of a module while the queue is full."""
         try:
             with self._lock:
                 if self._thread is None and not self._closed:
@@ -116,7 +116,7 @@ class UsageReporter:
                     counts = self._overflow if call[2] else self._overflow_errors
                     name = call[0] if len(counts) < NAMES_KEPT else _NO_NAME
                     counts[name] = counts.get(name, 0) + 1
-        except Exception:  # nothing of a call, a name that cannot be a key least of all, may reach the program
+        except Exception:  # a call must not raise in the program, not even for a name that cannot be a key
             with self._lock:
                 self._overflow[_NO_NAME] = self._overflow.get(_NO_NAME, 0) + 1
 
@@ -124,7 +124,7 @@ class UsageReporter:
         self._room = QUEUE_LENGTH
         self._thread = threading.Thread(target=self._run, name="dspy-registry usage", daemon=True)
         _finish_with_multiprocessing()
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending: what is left goes out with `flush`
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending: `flush` sends the last calls
             self._thread.start()
 
     # The thread
@@ -135,18 +135,16 @@ class UsageReporter:
             self._wake.clear()
             try:
                 self._work(_ANSWER_TIMEOUT)
-            except (
-                BaseException
-            ):  # whatever a value raises when it is looked at must not end the reports of this process
-                _log.exception("usage statistics could not be sent, and will be with the next")
+            except BaseException:  # a value may raise anything when it is read, and reporting must go on
+                _log.exception("usage statistics could not be sent; they are sent with the next batch")
 
     def _work(self, timeout: float) -> None:
-        """One round: aggregate what waits, send what there is, tell those who wait for it."""
+        """One round: aggregate the queue, send the batches, tell the waiting `flush` calls."""
         with self._round:
             asked = self._asked
         try:
             with self._working:
-                self._delivered = False  # should anything below raise
+                self._delivered = False  # in case that anything below raises
                 self._gather()
                 self._delivered = self._send(timeout)
         finally:
@@ -157,9 +155,9 @@ class UsageReporter:
     def _gather(self) -> None:
         now = time.time_ns() // 1_000_000
         queue = self._queue
-        for taken in range(len(queue)):  # not until it is empty: it may be filled as fast as this empties it
+        for taken in range(len(queue)):  # a fixed number: the queue may be filled as fast as this empties it
             if taken % _AT_ONCE == _AT_ONCE - 1:
-                time.sleep(_BREATH)  # lets the program run, which waits for the interpreter otherwise
+                time.sleep(_BREATH)  # lets the threads of the program run
             self._pending.add(queue.popleft(), now)
         with self._lock:
             succeeded, self._overflow = self._overflow, {}
@@ -170,7 +168,7 @@ class UsageReporter:
             self._pending.add_counts(name, calls, calls, now)
 
     def _send(self, timeout: float) -> bool:
-        """Whether everything has been delivered. A batch keeps its number until it is, so that it counts once."""
+        """Whether all batches were delivered. A batch keeps its number until then, so that it counts once."""
         if not self._unsent and self._pending:
             self._unsent.extend(self._pending.take(self._id, self._number + 1))
             self._number = self._unsent[-1][0]
@@ -188,9 +186,9 @@ class UsageReporter:
     # The end
 
     def flush(self, timeout: float = FLUSH_AT_EXIT) -> bool:
-        """Send everything recorded so far; whether it was delivered within `timeout` seconds.
+        """Send all calls recorded so far. True: they were delivered within `timeout` seconds.
 
-        False at once when no daemon answers; nothing is lost by it.
+        When no daemon answers, this returns False at once. No call is lost by it.
         """
         thread = self._thread
         if thread is None:
@@ -212,7 +210,7 @@ class UsageReporter:
         return False
 
     def close(self, timeout: float = FLUSH_AT_EXIT) -> bool:
-        """`flush`, then stop: calls recorded from now on are ignored. Does nothing the second time."""
+        """`flush`, then stop: later calls are ignored. Returns what `flush` did. Does nothing the second time."""
         if self._closed:
             return True
         delivered = self.flush(timeout)
@@ -246,7 +244,7 @@ def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
 
 
 def _finish_with_multiprocessing() -> None:
-    """A child of multiprocessing may end without the handlers of atexit, but runs its own."""
+    """A child of multiprocessing may end without atexit's handlers, but runs those of multiprocessing."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, flush_all, exitpriority=100)

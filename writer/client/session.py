@@ -1,4 +1,4 @@
-"""A client's connection to the daemon, for one thread at a time: one request, one answer."""
+"""A client's connection to the daemon, for one thread at a time: it sends one request and waits for its answer."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _RECEIVED_AT_ONCE: Final = 64 * 1024
 _PAUSES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats
 _LONGEST: Final = 1_000_000.0  # seconds
 STARTING: Final = 2.0
-"""Seconds that a first connection waits for a daemon that has the registry and does not listen yet."""
+"""Seconds that the first connection waits for a daemon that has the lease and does not listen yet."""
 
 
 def new_client_id() -> bytes:
-    """Begins with the time: clients of one time lie in the same pages of the daemon's table of answers."""
+    """A new id. It begins with the time, so that clients of one time share pages of the stored reply cache."""
     return time.time_ns().to_bytes(8, "big") + os.urandom(protocol.CLIENT_ID_BYTES - 8)
 
 
 def check_timeout(seconds: float | None) -> float | None:
-    """The time limit of a client. Raises InvalidArgumentError."""
+    """The time limit of a client, in seconds or None. Raises InvalidArgumentError."""
     if seconds is not None and not is_time_limit(seconds):
         raise InvalidArgumentError(f"timeout is {seconds!r}, it must be a number of seconds above 0, or None.")
     return seconds
 
 
 class Deadline:
-    """A time limit in seconds from now; None is none, and so is one longer than the clocks of system calls go."""
+    """A time limit in seconds from now. None means no limit. A limit too long for system calls means the same."""
 
     __slots__ = ("_at", "_seconds")
 
@@ -54,11 +54,11 @@ class Deadline:
         self.restart()
 
     def restart(self) -> None:
-        """Count from now: there was a sign of progress."""
+        """Count from now on: there was progress."""
         self._at = None if self._seconds is None else time.monotonic() + self._seconds
 
     def left(self) -> float | None:
-        """Seconds left, not less than a moment; None when there is no limit."""
+        """Seconds left, always above 0. None when there is no limit."""
         return None if self._at is None else max(self._at - time.monotonic(), 1e-6)
 
     @property
@@ -67,18 +67,18 @@ class Deadline:
         return self._at is not None and time.monotonic() >= self._at
 
     def sleep(self, attempt: int) -> None:
-        """Between two attempts, but not beyond the limit."""
+        """Sleep between two attempts, but not beyond the limit."""
         pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
         left = self.left()
         time.sleep(pause if left is None else min(pause, left))
 
 
 class Abandoned:
-    """A call whose answer never came, and the ids of its requests.
+    """A call that got no answer, and the ids of its requests.
 
-    A call made again is a new request, and names these: of one that succeeded the daemon then tells the success while
-    it is in force, where the new request can only fail. A call that was cancelled is not kept, nor is any once the
-    client has sent another change.
+    A repeated call is a new request that names these ids. If one of them succeeded and its effect is still in force,
+    the daemon answers with that success: the new request itself could only fail. Cancelled calls are not kept, and no
+    call is kept after the client has sent another change.
     """
 
     __slots__ = ("call", "requests")
@@ -100,7 +100,7 @@ class Session:
         self._id = new_client_id()
         self._last = 0
         self.abandoned: Abandoned | None = None
-        """The last call, if its answer never came and the next call may be its repetition."""
+        """The last call, if it got no answer and the next call may repeat it."""
         self._socket: socket.socket | None = None
         self._frames = FrameReader(protocol.MAX_ANSWER_BYTES)
         self._payloads: deque[bytes] = deque()
@@ -110,15 +110,15 @@ class Session:
         return f"Session({self._id.hex()}, {'connected' if self._socket else 'not connected'})"
 
     def close(self) -> None:
-        """Close the connection; the next call opens another."""
+        """Close the connection. The next call opens another."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def call(self, call: Call, timeout: float | None) -> Answer:
-        """Send a call and wait for its answer, over a new connection where one is lost.
+        """Send a call and wait for its answer. A lost connection is replaced.
 
-        Raises WriterUnavailableError, WriterTimeoutError, ProtocolError, and what the daemon says of the connection.
+        Raises WriterUnavailableError, WriterTimeoutError, ProtocolError, and the daemon's refusal of the connection.
         """
         self._last += 1
         repeats = self.abandoned.requests if self.abandoned is not None and self.abandoned.call == call else ()
@@ -170,7 +170,7 @@ class Session:
             self._progressed(call, answer, deadline)
 
     def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
-        """A sign of life: the time limit is for silence."""
+        """The daemon is at work. The time limit counts silence only."""
         deadline.restart()
         if call.progress is not None:
             call.progress(answer.done, answer.total)
@@ -243,13 +243,13 @@ def not_permitted(path: Path) -> StorePermissionError:
 
 
 def unavailable(folder: Path, *, lost: bool) -> WriterUnavailableError:
-    """The error when no daemon answers, as helpful as can be."""
+    """The error when no daemon answers, with what is known of the reason."""
     holder = lease_holder(folder)
     if lost:
         return WriterUnavailableError(
             f"the connection to the writer daemon of {folder} was lost before it answered.",
             remedy="Start it again with `dspy-registry serve` and repeat the call with the same client: "
-            "a request that arrives twice has the effect of once.",
+            "a request that arrives twice takes effect once.",
         )
     if holder is not None:
         return WriterUnavailableError(

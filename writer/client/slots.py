@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Slots:
-    """So many slots; whoever finds none waits in line. Taking a free one does not yield to the loop."""
+    """A fixed number of slots. A task that finds no free slot waits in line. Taking a free one does not yield."""
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -17,7 +17,7 @@ class Slots:
         return f"Slots(free={self._free}, waiting={len(self._line)})"
 
     async def take(self, seconds: float | None) -> bool:
-        """Take a slot; False when none became free within so many seconds (None: however long it takes)."""
+        """Take a slot. False when no slot became free within `seconds`; None: wait without a limit."""
         if self._free:
             self._free -= 1
             return True
@@ -34,7 +34,7 @@ class Slots:
         return False
 
     def give_back(self) -> None:
-        """Hand the slot to whoever is first in line."""
+        """Hand the slot to the first in line."""
         if self._line:
             self._line.popleft().set_result(None)
         else:

@@ -1,4 +1,4 @@
-"""The parts of a batch while it is being received."""
+"""A batch of modules while its parts are being received."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dspy_registry.writer.daemon.limits import Limits
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.group_commit import GroupCommit
 
-_BYTES_OF_ITS_OWN = 48  # of memory, for each module beside its encoded bytes
+_MODULE_BYTES = 48  # of memory, for each module beside its encoded bytes
 
 
-class Parts:
-    """What one connection has sent of a batch. Beyond the limits nothing is held, and `take` says why."""
+class BatchUpload:
+    """What one connection has sent of a batch. A batch beyond the limits is dropped, and `take` raises why."""
 
     def __init__(self, queue: GroupCommit, limits: Limits) -> None:
         self._queue = queue
@@ -25,17 +25,17 @@ class Parts:
         self._refused: RegistryError | None = None
 
     def add(self, modules: list[bytes]) -> None:
-        """Hold some more modules."""
+        """Keep some more modules."""
         self._count += len(modules)
         if self._refused is None:
-            size = sum(map(len, modules)) + _BYTES_OF_ITS_OWN * len(modules)
+            size = sum(map(len, modules)) + _MODULE_BYTES * len(modules)
             self._modules += modules
             self._bytes += size
             self._queue.held_bytes += size
             self._refuse_excess()
 
     def take(self, count: int) -> tuple[list[bytes], int]:
-        """The batch, and the bytes that it holds, here no more. Raises what was wrong with it."""
+        """The batch, and the bytes of memory that the caller has to free. Raises what was wrong with the batch."""
         received, refused = self._count, self._refused
         modules, held = self._modules, self._bytes
         if refused is not None or received != count:
@@ -45,7 +45,7 @@ class Parts:
         return modules, held
 
     def drop(self) -> None:
-        """Hold nothing."""
+        """Keep nothing."""
         self._queue.held_bytes -= self._bytes
         self._forget()
 
@@ -66,7 +66,7 @@ class Parts:
 
 
 def batch_problem(count: int, size: int, limits: Limits) -> str:
-    """What is wrong with a batch of so many modules and bytes; empty when nothing."""
+    """What is wrong with a batch of `count` modules and `size` bytes. Empty when nothing is."""
     if count > limits.batch_modules:
         return f"batch: {count} modules, at most {limits.batch_modules} are allowed"
     if size > limits.batch_bytes:

@@ -11,7 +11,7 @@ import lmdb
 
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.protocol import Effect, Failed, Remembered, remembered_codec
-from dspy_registry.writer.daemon.reply_cache import Answered, find, following, overtaken
+from dspy_registry.writer.daemon.reply_cache import ReplyCache, cached_reply, following, overtaken
 from dspy_registry.writer.draft import Draft
 
 _log = logging.getLogger("dspy_registry")
@@ -20,8 +20,8 @@ _log = logging.getLogger("dspy_registry")
 class Work:
     """Something to be committed.
 
-    `client` is empty for the daemon's own; `id`, `oldest` and `repeats` are the request's, `held_bytes` what it takes
-    to hold it.
+    `client` is empty for the daemon's own changes. `id`, `oldest` and `repeats` are the request's. `held_bytes` is the
+    memory that the work takes.
     """
 
     client = b""
@@ -31,11 +31,11 @@ class Work:
     repeats: tuple[int, ...] = ()
 
     def stage(self, draft: Draft) -> None:
-        """Stage it. What this raises fails this work alone. Commit thread."""
+        """Stage it. An exception fails this work alone. Commit thread."""
         raise NotImplementedError
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
-        """Whether staging failed with `error` only because the same was asked before, and nothing came in between."""
+        """Whether staging failed with `error` only because an equal request was carried out, and still is in force."""
         return False
 
     def success(self, revision: int) -> Any:
@@ -43,17 +43,17 @@ class Work:
         raise NotImplementedError
 
     def failure(self, error: BaseException) -> Any:
-        """The answer when it had no effect. Commit thread."""
+        """The answer to a work that had no effect. Commit thread."""
         raise NotImplementedError
 
-    def settle(self, answer: Any) -> None:
-        """Hand the answer over. Loop thread."""
+    def resolve(self, answer: Any) -> None:
+        """Hand the answer to the requester. Loop thread."""
         raise NotImplementedError
 
 
 @dataclass
 class _Staged:
-    """What a client sent within this group: its works, and what it had been answered before."""
+    """What a client sent within this group: its works, and its answers before this group."""
 
     before: tuple[Effect, ...]
     works: list[Work] = field(default_factory=list)
@@ -61,19 +61,19 @@ class _Staged:
 
 
 class Group:
-    """Works to be committed together. `stage` them, then `conclude` with the revision that this made."""
+    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit."""
 
-    def __init__(self, works: Sequence[Work], answered: Answered) -> None:
+    def __init__(self, works: Sequence[Work], replies: ReplyCache) -> None:
         self._works = works
-        self._answered = answered
+        self._replies = replies
         self._clients: dict[bytes, _Staged] = {}
-        self._answers: dict[Work, Any] = {}  # of those that need no commit
+        self._answers: dict[Work, Any] = {}  # to works that need no commit
         self._twins: dict[Work, Work] = {}
         self._stored: dict[bytes, tuple[Effect, ...]] = {}
         self._forgets = False
 
     def stage(self, draft: Draft) -> None:
-        """Stage every work on the draft, or note its failure. Raises what LMDB raises."""
+        """Stage every work on the draft, or note its failure. Raises lmdb.Error."""
         for work in self._works:
             try:
                 if not self._was_sent_before(work):
@@ -92,12 +92,12 @@ class Group:
             return False
         staged = self._clients.get(work.client)
         if staged is None:
-            staged = self._clients[work.client] = _Staged(self._answered.of(work.client))
+            staged = self._clients[work.client] = _Staged(self._replies.of(work.client))
         for earlier in staged.works:
             if earlier.id == work.id:
                 self._twins[work] = earlier
                 return True
-        given = find(staged.before, work.id)
+        given = cached_reply(staged.before, work.id)
         if given is None and staged.works and work.id < staged.works[-1].id:
             given = overtaken(work.id, staged.works[-1].id)
         if given is None:
@@ -120,7 +120,7 @@ class Group:
                 self._clients[work.client].has_effect = True
 
     def _has_succeeded_before(self, work: Work) -> bool:
-        """Whether a request that this one repeats was carried out."""
+        """Whether an earlier request with the same content, which this work names, was carried out."""
         staged = self._clients.get(work.client)
         if staged is None or not work.repeats:
             return False
@@ -130,7 +130,7 @@ class Group:
 
     def _remember(self, draft: Draft) -> None:
         self._forgets = True
-        for client in self._answered.forgotten:
+        for client in self._replies.forgotten:
             draft.remember(client, None)
         for client, staged in self._clients.items():
             if staged.has_effect:
@@ -148,12 +148,12 @@ class Group:
         return following(staged.before, staged.works[-1].oldest, added)
 
     def conclude(self, revision: int) -> list[tuple[Work, Any]]:
-        """The answer of each work; remembers them. Call it once, after the commit."""
+        """The answer to each work. Also puts the answers into the reply cache. Call it once, after the commit."""
         if self._forgets:
-            self._answered.forgotten.clear()
+            self._replies.forgotten.clear()
         for client, staged in self._clients.items():
             if staged.works:
-                self._answered.keep(client, self._stored.get(client) or self._following(staged, revision))
+                self._replies.keep(client, self._stored.get(client) or self._following(staged, revision))
         return [(work, self._answer(work, revision)) for work in self._works]
 
     def _answer(self, work: Work, revision: int) -> Any:

@@ -1,10 +1,10 @@
-"""Group commit: what arrives while a commit is under way goes into the next one.
+"""Group commit: works that arrive while a commit is under way go into the next one.
 
     loop thread    put(work) -> inbox                             deliver each answer
     commit thread             inbox -> group -> one transaction ->
 
-The commit thread is the only one that writes: LMDB's write transactions stay on their thread. A work that fails
-is undone alone, on a draft of its own; the others of its group do not notice.
+Only the commit thread writes: LMDB's write transactions stay on their thread. Each work is staged on a separate
+draft, so that a work that fails is undone alone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dspy_registry.registry_store.errors import BusyError, RegistryError, StoreE
 from dspy_registry.writer.commit import Committer
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.limits import Limits
-from dspy_registry.writer.daemon.reply_cache import Answered
+from dspy_registry.writer.daemon.reply_cache import ReplyCache
 
-# How long a group waits for as many requests as the last one had: clients answered together come back together.
+# How long a group waits to become as large as the last one. Clients that were answered together come back together.
 _PATIENCE: Final = 0.5  # of the last commit's duration
 _MOST_PATIENT: Final = 0.003  # seconds in all
 _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
@@ -37,15 +37,15 @@ _log = logging.getLogger("dspy_registry")
 class GroupCommit:
     """The queue of accepted work, and the thread that commits it.
 
-    All methods belong to the loop's thread. `on_failure` is called there when the disk has failed, after which
-    nothing is committed any more.
+    All public methods are for the loop's thread. `on_failure` is called there when the disk has failed. After that
+    nothing is committed.
     """
 
     def __init__(
-        self, committer: Committer, answered: Answered, limits: Limits, on_failure: Callable[[StoreError], None]
+        self, committer: Committer, replies: ReplyCache, limits: Limits, on_failure: Callable[[StoreError], None]
     ) -> None:
         self._committer = committer
-        self._answered = answered
+        self._replies = replies
         self._limits = limits
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
@@ -59,7 +59,7 @@ class GroupCommit:
         self.requests = 0
         self.groups = 0
         self.revision = committer.revision
-        self._began: float | None = None  # when the commit under way did
+        self._began: float | None = None  # when the commit under way began
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
@@ -74,7 +74,7 @@ class GroupCommit:
             )
 
     def put(self, work: Work) -> None:
-        """Accept a work: it will be answered, in the order of arrival."""
+        """Accept a work. Works are answered in the order of arrival."""
         self.queued += 1
         self.held_bytes += work.held_bytes
         self._inbox.put(work)
@@ -93,15 +93,15 @@ class GroupCommit:
 
     # In the loop's thread again
 
-    def _deliver(self, answered: Sequence[tuple[Work, Any]], revision: int) -> None:
+    def _deliver(self, answers: Sequence[tuple[Work, Any]], revision: int) -> None:
         self.revision = max(self.revision, revision)
-        self.queued -= len(answered)
-        self.requests += len(answered)
+        self.queued -= len(answers)
+        self.requests += len(answers)
         self.groups += 1
-        for work, answer in answered:
+        for work, answer in answers:
             self.held_bytes -= work.held_bytes
             try:
-                work.settle(answer)
+                work.resolve(answer)
             except Exception:
                 _log.exception("an answer could not be delivered")
 
@@ -112,7 +112,7 @@ class GroupCommit:
             while group := self._next_group():
                 try:
                     self._commit(group)
-                except BaseException as error:  # a mistake of ours: what the group came to is not known
+                except BaseException as error:  # a bug here: it is not known what was committed
                     _log.exception("the commit thread failed")
                     self._fail(group, error)
                     self._give_up(StoreError(f"internal error in the writer daemon: {type(error).__name__}: {error}."))
@@ -120,7 +120,7 @@ class GroupCommit:
             self._loop.call_soon_threadsafe(self._ended.set)
 
     def _next_group(self) -> list[Work]:
-        """What has arrived, at least one work; empty at the end."""
+        """What has arrived: at least one work, or none at the end."""
         first = self._inbox.get()
         if first is None:
             return []
@@ -137,7 +137,7 @@ class GroupCommit:
         return group
 
     def _next_work(self, until: float) -> Work | None:
-        """The next one that is there, or comes soon enough. The end, None, stays in the inbox."""
+        """The next work that is there or comes in time, else None. A None in the inbox is the end, and stays there."""
         try:
             work = self._inbox.get_nowait()
         except Empty:
@@ -156,7 +156,7 @@ class GroupCommit:
         if self._failure is not None:
             self._fail(works, self._failure)
             return
-        group = Group(works, self._answered)
+        group = Group(works, self._replies)
         self._began = began = time.monotonic()
         try:
             try:
@@ -174,7 +174,7 @@ class GroupCommit:
             self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision)
 
     def _commit_apart(self, works: list[Work], error: Exception) -> None:
-        """One of the group cannot be written, and it is not known which."""
+        """Commit each work alone: one of them cannot be written, and it is not known which."""
         if len(works) > 1:
             for work in works:
                 self._commit([work])
@@ -184,7 +184,7 @@ class GroupCommit:
         self._fail(works, error)
 
     def _give_up(self, error: StoreError) -> None:
-        """Commit nothing more."""
+        """Commit nothing from now on."""
         self._failure = error
         self._loop.call_soon_threadsafe(self._on_failure, error)
 
@@ -194,9 +194,9 @@ class GroupCommit:
 
 
 def is_disk_failure(error: StoreError) -> bool:
-    """Whether LMDB may no longer know what is on disk: only a restart does.
+    """Whether LMDB may be wrong about what is on the disk. Then only a restart finds out.
 
-    After a failed sync the next one may say that all is well, though what the first should have written is lost.
+    After a failed sync the next one may report success, although the pages of the first are lost.
     """
     cause = error.__cause__
     return isinstance(cause, lmdb.PanicError) or (isinstance(cause, lmdb.Error) and cause.code == errno.EIO)

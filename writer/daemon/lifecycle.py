@@ -1,11 +1,6 @@
 """The writer daemon: opens the registry, serves clients over a Unix socket, commits in groups.
 
-Further parts of the product join in through the hooks of `Daemon`:
-
-    submit         change the registry from inside, through the same group commit as clients
-    add_task       run a coroutine for as long as the daemon runs
-    add_section    add something to what the status request says
-    usage_sink     take in the batches of usage that clients report (`collect_usage` does)
+Other parts of the product extend it through what `host.Host` lists.
 """
 
 from __future__ import annotations
@@ -19,20 +14,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
-from dspy_registry.writer.daemon.file_guard import FileGuard
-from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.limits import Limits
-from dspy_registry.writer.daemon.maintenance import upkeep
-from dspy_registry.writer.daemon.reply_cache import Answered
+from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
+from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.server import Server
+from dspy_registry.writer.daemon.service import Service
 from dspy_registry.writer.daemon.usage_sink import collect_usage
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
@@ -40,27 +35,19 @@ from dspy_registry.writer.store import Store
 T = TypeVar("T")
 Extension = Callable[["Daemon"], None]
 
-_FILES_OF_ITS_OWN = 200
+_FILES_BESIDE_CONNECTIONS = 200
 _LOOK = "Look for disk errors in the system log."
 
 _log = logging.getLogger("dspy_registry")
 
 
-@dataclass(frozen=True)
-class Submitted(Generic[T]):
-    """What came of a `submit`: the revision in which it is visible, and what the stage returned."""
-
-    revision: int
-    result: T
-
-
 class Daemon:
-    """A registry's writer daemon. `run` blocks until it is told to stop.
+    """A registry's writer daemon, which is the `Host` of its extensions. `run` blocks until it is told to stop.
 
-    `path` is the registry's folder, created and seeded if need be; None means $DSPY_REGISTRY, else the user's data
+    `path` is the registry's folder; a missing registry is created. None means $DSPY_REGISTRY, else the user's data
     directory. `group` (name or number) admits the members of a Unix group beside this user and root; None admits
-    no one else. `extensions` are called with the daemon, in its loop, before it accepts clients: there they use
-    the hooks. Raises InvalidArgumentError when the path is too long for a socket or the group does not exist.
+    no group. `extensions` are called with the daemon, in its loop, before it accepts clients.
+    Raises InvalidArgumentError when the path is too long for a socket or the group does not exist.
     """
 
     def __init__(
@@ -74,9 +61,6 @@ class Daemon:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
-        """Called in the loop's thread with each batch of usage, as the client packed it. May raise RegistryError;
-        must not block: merge with `submit`. The client is answered at once, or when the future that it returns
-        has the revision. None: reports are refused."""
         self._group = socket_file.group_id(group)
         self._limits = limits or Limits()
         self._extensions = tuple(extensions)
@@ -98,27 +82,27 @@ class Daemon:
     def run(self, ready: Callable[[Daemon], None] | None = None) -> None:
         """Serve until SIGTERM, SIGINT or `stop`, then finish what was accepted.
 
-        `ready` is called once clients can connect. Signals are listened to in the main thread only. Raises
-        WriterLockedError when there is another writer, StoreError when the registry cannot be opened, and when the
-        disk fails or the files are taken away: then nothing more may be written, and it must be started anew.
+        `ready` is called once clients can connect. Signals are handled in the main thread only. Raises
+        WriterLockedError when there is another writer, and StoreError when the registry cannot be opened. It also
+        raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
         with contextlib.closing(Store(self.folder, self._group)) as self._store:
-            _allow_files(self._limits.connections + _FILES_OF_ITS_OWN)
+            _allow_files(self._limits.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
             raise StoreError(
-                f"the writer daemon has stopped, because it can write no more: {self._failure.message}",
+                f"the writer daemon has stopped, because it cannot write any longer: {self._failure.message}",
                 remedy=f"{self._failure.remedy or _LOOK} Run `dspy-registry check`, then start the daemon again.",
             ) from self._failure
 
     def stop(self) -> None:
-        """Make `run` finish what was accepted and return. From any thread; does nothing when it is not running."""
+        """Make `run` finish what was accepted and return. Any thread may call it. Does nothing when it does not run."""
         loop, event = self._loop, self._stop
         if loop is not None and event is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(event.set)
 
-    # Hooks
+    # What extensions use: see `Host`
 
     @property
     def store(self) -> Store:
@@ -126,6 +110,11 @@ class Daemon:
         if self._store is None:
             raise RegistryError("the writer daemon is not running.")
         return self._store
+
+    @property
+    def environment(self) -> Environment:
+        """See `Host.environment`."""
+        return self.store.environment
 
     @property
     def queue(self) -> GroupCommit:
@@ -136,32 +125,23 @@ class Daemon:
 
     @property
     def revision(self) -> int:
-        """The newest revision that the daemon has committed. Only while it runs; costs nothing."""
+        """See `Host.revision`."""
         return self.queue.revision
 
     async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
-        """Commit a change of the daemon's own, in a group with whatever clients have sent.
-
-        `stage` is called in the commit thread, with a draft over all that was accepted before; possibly more than
-        once, so it must not depend on having been called before. What it raises is raised here, and nothing of it
-        is changed. Returns when the change is durable and visible. Only in the daemon's loop.
-        """
-        work = _LocalWork(stage, asyncio.get_running_loop().create_future())
+        """See `Host.submit`."""
+        work = LocalWork(stage, asyncio.get_running_loop().create_future())
         self.queue.put(work)
         return await work.future
 
     def add_task(self, coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine, named by what makes it, until it ends or the daemon stops. Only in the daemon's loop.
-
-        At the stop it is cancelled before the queue is closed, so that it may still `submit` in a `finally`. An
-        exception that it does not handle is logged and ends it alone.
-        """
+        """See `Host.add_task`."""
         task = asyncio.get_running_loop().create_task(self._guarded(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def add_section(self, name: str, provider: Callable[[], Any]) -> None:
-        """Let the status say something more: what `provider` returns (plain values), called in the loop's thread."""
+        """See `Host.add_section`."""
         self._sections[name] = provider
 
     def status(self) -> DaemonStatus:
@@ -171,11 +151,11 @@ class Daemon:
             pid=os.getpid(),
             revision=queue.revision,
             uptime=time.monotonic() - self._started,
-            connections=len(server.connections) if server else 0,
+            connections=server.connection_count if server else 0,
             queued=queue.queued,
             requests=queue.requests,
             groups=queue.groups,
-            sections={name: _told(name, provider) for name, provider in self._sections.items()},
+            sections={name: _section(name, provider) for name, provider in self._sections.items()},
         )
 
     # Within the loop
@@ -185,18 +165,16 @@ class Daemon:
         self._stop = asyncio.Event()
         self._started = time.monotonic()
         self._listen_to_signals()
-        self._queue = GroupCommit(
-            self.store.committer, Answered.load(self.store.environment), self._limits, self._failed
-        )
-        self._server = server = Server(
-            self.socket_path, self._queue, self._limits, self._group, self.status, self._take_usage
-        )
+        replies = ReplyCache.load(self.environment)
+        self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
+        service = Service(self._queue, self._limits, self._group, self.status, self._take_usage)
+        self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         try:
             for extension in (collect_usage, *self._extensions):
                 extension(self)
             await server.listen()
-            self.add_task(lambda: upkeep(server, self.store.environment, file_guard, self._failed))
+            self.add_task(lambda: maintain(server, self.environment, file_guard, self._failed))
             if ready is not None:
                 ready(self)
             await self._stop.wait()
@@ -209,7 +187,7 @@ class Daemon:
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
 
     async def _shut_down(self, server: Server, queue: GroupCommit) -> None:
-        """Accept no more, answer what was accepted, let go: in this order."""
+        """Accept no more, answer what was accepted, close: in this order."""
         server.stop_accepting()
         for task in list(self._tasks):
             task.cancel()
@@ -235,41 +213,15 @@ class Daemon:
         self.stop()
 
 
-class _LocalWork(Work, Generic[T]):
-    """A change of the daemon's own."""
-
-    def __init__(self, stage: Callable[[Draft], T], future: asyncio.Future[Submitted[T]]) -> None:
-        self._stage = stage
-        self._result: T
-        self.future = future
-
-    def stage(self, draft: Draft) -> None:
-        self._result = self._stage(draft)
-
-    def success(self, revision: int) -> Submitted[T]:
-        return Submitted(revision, self._result)
-
-    def failure(self, error: BaseException) -> BaseException:
-        return error
-
-    def settle(self, answer: Submitted[T] | BaseException) -> None:
-        if self.future.done():
-            return
-        if isinstance(answer, BaseException):
-            self.future.set_exception(answer)
-        else:
-            self.future.set_result(answer)
-
-
 def _allow_files(count: int) -> None:
-    """Raise this process's limit of open files, as far as it may: each connection is one."""
+    """Raise this process's limit of open files as far as permitted: each connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _told(name: str, provider: Callable[[], Any]) -> Any:
+def _section(name: str, provider: Callable[[], Any]) -> Any:
     try:
         return provider()
     except Exception as error:

@@ -8,13 +8,13 @@ import msgspec
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the daemon's memory and patience. Sizes are in bytes, times in seconds.
 
-    `requests` and `held_bytes` bound what has been received and not yet answered, of all clients together; a client
-    that comes beyond them gets BusyError. `batch_bytes` and `batch_modules` bound one batch. `group` and `group_bytes`
-    are how many requests, of which size, a commit takes in before it closes the door. A connection is closed
-    `handshake` after it was opened without a greeting, `unfinished` after a message has begun and not ended, and
-    `idle` after it was last heard of; clients reconnect by themselves. `farewell` is for writing the last answers
-    when the daemon stops. A commit that takes longer than `hanging` is taken for a disk that hangs: the daemon no
-    longer tells clients that it is at work, and their time limits run out.
+    `requests` and `held_bytes` bound the requests of all clients that are received and not yet answered. Beyond them a
+    client gets BusyError. `batch_bytes` and `batch_modules` bound one batch. `group` and `group_bytes` are the largest
+    number of requests and their largest size in one commit. A connection is closed `handshake` after it was opened
+    without a greeting, `unfinished` after a message has begun and not ended, and `idle` after it last sent anything;
+    clients reconnect by themselves. `farewell` is the time for the last answers when the daemon stops. A commit that
+    takes longer than `hanging` means that the disk hangs: then the daemon sends no more signs of life, and the time
+    limits of clients run out.
     """
 
     connections: int = 1000

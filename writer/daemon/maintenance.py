@@ -1,51 +1,68 @@
-"""What the daemon sees to from time to time: silent clients, dead readers, and the files it stands on."""
+"""What the daemon does once a second: it closes silent connections, frees dead readers' slots and checks its files."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
-from dspy_registry.writer.daemon.file_guard import FileGuard
+from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.writer.daemon.server import Server
 
 _SECONDS: Final = 1.0
 _REAP_EVERY: Final = 5  # rounds
+# Looked at, never opened: closing lock.mdb anywhere in a process drops the locks that LMDB holds on it.
+_FILES: Final = (layout.DATA_FILE, layout.REVISION_FILE, layout.LEASE_FILE, layout.LOCK_FILE)
 
 _log = logging.getLogger("dspy_registry")
 
 
-async def upkeep(
+class FileGuard:
+    """The files of an open registry, as they were when this was made. Without them the daemon's writes are lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._identities = {name: file_identity(folder / name) for name in _FILES}
+
+    def __repr__(self) -> str:
+        return f"FileGuard({str(self._folder)!r})"
+
+    def check(self) -> None:
+        """Raises StoreError naming a file that was removed or replaced."""
+        for name, identity in self._identities.items():
+            if file_identity(self._folder / name) != identity:
+                raise StoreError(
+                    f"{self._folder / name} was removed or replaced under the writer, so that what it writes is lost.",
+                    remedy="Stop the writer before touching the registry's files.",
+                )
+
+
+async def maintain(
     server: Server, environment: Environment, file_guard: FileGuard, failed: Callable[[StoreError], None]
 ) -> None:
-    """See to everything again and again. `failed` is called when the registry's files were taken away."""
+    """Run for as long as the daemon does. `failed` is called when the registry's files were taken away."""
     rounds = 0
     while True:
         await asyncio.sleep(_SECONDS)
         rounds += 1
         server.close_silent()
-        if rounds % _REAP_EVERY == 0:
-            reap(environment)
         try:
             file_guard.check()
+            if rounds % _REAP_EVERY == 0:
+                environment.reap()  # while dead readers have slots, the file grows
         except StoreError as error:
             failed(error)
             return
         await _stay_reachable(server)
 
 
-def reap(environment: Environment) -> None:
-    """Free the slots of readers that died: while they are taken, the file grows."""
-    with environment.gate:
-        environment.open()
-        environment.lmdb.reader_check()
-
-
 async def _stay_reachable(server: Server) -> None:
-    """Some clean up sockets that look forgotten."""
+    """Listen again where a clean-up removed the socket as forgotten."""
     if not server.is_reachable:
         try:
             await server.listen()

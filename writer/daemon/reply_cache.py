@@ -1,10 +1,10 @@
-"""What each client was answered last, so that a request sent twice has the effect of once.
+"""The reply cache: the last answers to each client, so that a request sent twice has the effect of once.
 
-A request is sent again when its answer was lost: with the connection, or with a daemon that was killed. So answers
-are stored in the transaction of the effect they tell of, and are here in memory meanwhile. Answers to requests that
-changed nothing (a failure, a record equal to the stored one) are kept in memory alone: the registry is the same
-whether such a request is made once or again. They are kept for as long as the client may ask for them, because later
-requests of its own may have been carried out by then.
+A client sends a request again when its answer was lost with the connection or with a killed daemon. So an answer is
+stored in the same transaction as its effect, and this cache holds it in memory. Answers to requests that changed
+nothing (a failure, a record equal to the stored one) are in memory only: the registry is the same whether such a
+request is made once or twice. They are kept for as long as the client may ask for them, because later requests of the
+same client may have been carried out by then.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from dspy_registry.registry_store.protocol import (
     Remembered,
     remembered_codec,
 )
+from dspy_registry.registry_store.wording import first_of
 
 CLIENTS_KEPT: Final = 4096
-"""Clients whose answers are remembered; those silent for longest are forgotten."""
+"""Clients whose answers are kept. Beyond that, the client silent for longest is forgotten."""
 BYTES_KEPT: Final = 64 * 1024 * 1024
-"""Memory for answers; beyond it, too, those silent for longest are forgotten."""
-_NAMES_KEPT: Final = 100  # of each kind, of what a discovery report has changed
+"""Memory for answers. Beyond that, too, the client silent for longest is forgotten."""
+_NAMES_KEPT: Final = 100  # of each kind, in the answer to a discovery report
 _ANSWER_BYTES: Final = 256  # of memory, for an answer beside its texts
-_TEXT_BYTES: Final = 64  # and for a text beside its characters
+_TEXT_BYTES: Final = 64  # of memory, for a text beside its characters
 
 _log = logging.getLogger("dspy_registry")
 
 
-class Answered:
+class ReplyCache:
     """The last answers of each client, longest silent first. Belongs to the commit thread."""
 
     def __init__(self, limit: int = CLIENTS_KEPT, most_bytes: int = BYTES_KEPT) -> None:
@@ -52,15 +53,15 @@ class Answered:
         """Clients to be removed from the store with the next commit."""
 
     def __repr__(self) -> str:
-        return f"Answered({len(self._clients)} clients)"
+        return f"ReplyCache({len(self._clients)} clients)"
 
     def __len__(self) -> int:
         return len(self._clients)
 
     @classmethod
-    def load(cls, environment: Environment, limit: int = CLIENTS_KEPT) -> Answered:
-        """What is stored."""
-        answered = cls(limit)
+    def load(cls, environment: Environment, limit: int = CLIENTS_KEPT) -> ReplyCache:
+        """The cache as the registry has it. A damaged entry is logged and dropped."""
+        replies = cls(limit)
         stored: list[tuple[int, bytes, tuple[Effect, ...]]] = []
         with environment.reading() as txn:
             for client, value in txn.cursor(environment.dbs.requests):
@@ -68,31 +69,31 @@ class Answered:
                     remembered: Remembered = remembered_codec.load(value)
                 except CorruptRecordError as error:
                     _log.warning("%s Its client's last request could take effect twice.", error)
-                    answered.forgotten.add(client)
+                    replies.forgotten.add(client)
                 else:
                     stored.append((remembered.revision, client, remembered.answers))
         for _, client, answers in sorted(stored, key=lambda row: row[0]):
-            answered.keep(client, answers)
-        return answered
+            replies.keep(client, answers)
+        return replies
 
     def of(self, client: bytes) -> tuple[Effect, ...]:
-        """The client's answers, by rising request."""
+        """The client's answers, by rising request. Empty for an unknown client."""
         return self._clients.get(client, ())
 
     def keep(self, client: bytes, answers: tuple[Effect, ...]) -> None:
-        """These are the client's last answers now."""
+        """Replace the client's answers."""
         self.held_bytes += _memory(answers) - _memory(self._clients.get(client, ()))
         self._clients[client] = answers
         self._clients.move_to_end(client)
         self.forgotten.discard(client)
         while len(self._clients) > self._limit or (self.held_bytes > self._most_bytes and len(self._clients) > 1):
-            longest_silent, forgotten = self._clients.popitem(last=False)
+            client, forgotten = self._clients.popitem(last=False)
             self.held_bytes -= _memory(forgotten)
-            self.forgotten.add(longest_silent)
+            self.forgotten.add(client)
 
 
 def _memory(answers: tuple[Effect, ...]) -> int:
-    """At most; not by `sys.getsizeof`, which says more of a text once it has been encoded."""
+    """An upper bound in bytes. Not by `sys.getsizeof`: a text's size grows once it has been encoded."""
     return sum(_ANSWER_BYTES + sum(map(_text_memory, _texts(answer))) for answer in answers)
 
 
@@ -108,8 +109,8 @@ def _texts(answer: Effect) -> Iterable[str]:
         yield from (*answer.declared, *answer.withdrawn, *answer.refused)
 
 
-def find(answers: tuple[Effect, ...], request: int) -> Effect | None:
-    """The answer already given to a request, or that it came too late; None when the request is new."""
+def cached_reply(answers: tuple[Effect, ...], request: int) -> Effect | None:
+    """The answer already given to a request, or an answer that it came too late. None when the request is new."""
     if not answers or request > answers[-1].id:
         return None
     for answer in answers:
@@ -119,31 +120,26 @@ def find(answers: tuple[Effect, ...], request: int) -> Effect | None:
 
 
 def overtaken(request: int, later: int) -> Failed:
-    """The answer to a request that took another way than a later one of its client, and came after it."""
+    """The answer to a request that arrived after a later one of the same client, over another connection."""
     error = ProtocolError(f"request {request} came after request {later} of the same client, and was not carried out.")
     return msgspec.structs.replace(wire_errors.pack(request, error), was_overtaken=True)
 
 
 def following(answers: Iterable[Effect], oldest: int, added: Iterable[Effect]) -> tuple[Effect, ...]:
-    """A client's answers with those added that it may still ask for."""
+    """A client's answers and the added ones, without those that it will not ask for."""
     kept = [answer for answer in answers if answer.id >= oldest]
     kept.extend(map(_shortened, added))
     return tuple(kept[-WINDOW:])
 
 
 def _shortened(answer: Effect) -> Effect:
-    """The answer as it is kept. What discovery changed may be every module there is: of that, the first names."""
+    """The answer as it is kept. A discovery report may have changed every module: the first names are kept."""
     if not isinstance(answer, Applied):
         return answer
-    declared, withdrawn, refused = map(_first_of, (answer.declared, answer.withdrawn, answer.refused))
-    return Applied(answer.id, answer.revision, declared, withdrawn, refused)
-
-
-def _first_of(names: tuple[str, ...]) -> tuple[str, ...]:
-    more = len(names) - _NAMES_KEPT
-    return (*names[:_NAMES_KEPT], f"and {more} more") if more > 0 else names
+    kept = (tuple(first_of(names, _NAMES_KEPT)) for names in (answer.declared, answer.withdrawn, answer.refused))
+    return Applied(answer.id, answer.revision, *kept)
 
 
 def is_client_id(client: bytes) -> bool:
-    """Whether this may name a client."""
+    """Whether this has the form of a client's id."""
     return len(client) == CLIENT_ID_BYTES

@@ -1,4 +1,4 @@
-"""One request of a client: what it stages on a draft, and how it is answered."""
+"""A client's request: what it stages on a draft, and its answer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Reply = Callable[["ClientRequest", Answer], None]
 class ClientRequest(Work):
     """A change that a client asked for. `reply` hands the answer to its connection.
 
-    Of `count` modules `looked_at` are staged: written in the commit thread, read in the loop's.
+    `looked_at` of `count` modules are staged so far. The commit thread writes both, and the loop's thread reads them.
     """
 
     looked_at = 0
@@ -70,13 +70,13 @@ class ClientRequest(Work):
         """The error, to be raised in the client."""
         return wire_errors.pack(self.id, error)
 
-    def settle(self, answer: Answer) -> None:
-        """Send the answer. One that was given before may bear the same id only."""
+    def resolve(self, answer: Answer) -> None:
+        """Send the answer."""
         self._reply(self, answer)
 
 
 class SingleRequest(ClientRequest):
-    """A change that came in one message. Raises ProtocolError when it cannot be understood."""
+    """A change that came in one message. Raises ProtocolError for a malformed one."""
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         super().__init__(client, message, reply, held_bytes)
@@ -86,11 +86,11 @@ class SingleRequest(ClientRequest):
             self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
-        """What the message asks for."""
+        """Stage the change."""
         self._stage(draft)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
-        """Whether what the message asks for is how things are, given that it cannot be staged."""
+        """Whether the registry already is as the message asks, given that staging it failed."""
         match self._message:
             case Register():
                 return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
@@ -100,7 +100,7 @@ class SingleRequest(ClientRequest):
 
 
 class BatchRequest(ClientRequest):
-    """Modules that came in parts, to be registered."""
+    """A batch of modules to register, which came in parts."""
 
     def __init__(
         self, client: bytes, message: ChangeRequest, modules: Sequence[bytes], reply: Reply, held_bytes: int = 0
@@ -110,7 +110,7 @@ class BatchRequest(ClientRequest):
         self.count = len(modules)
 
     def stage(self, draft: Draft) -> None:
-        """Register all, or raise what is wrong with them."""
+        """Register all modules, or raise what is wrong with them."""
         register_all(draft, EncodedModules(self._modules), self.progress)
 
     def progress(self, done: int, total: int) -> None:
@@ -119,7 +119,7 @@ class BatchRequest(ClientRequest):
 
 
 class DiscoveryRequest(BatchRequest):
-    """A discovery report whose modules came in parts; answered with what it changed."""
+    """A discovery report that came in parts. Its answer tells what it changed."""
 
     def __init__(
         self, client: bytes, message: ApplyDiscovery, modules: Sequence[bytes], reply: Reply, held_bytes: int = 0
@@ -129,12 +129,12 @@ class DiscoveryRequest(BatchRequest):
         self._outcome = reconcile.Outcome()
 
     def stage(self, draft: Draft) -> None:
-        """Declare what was found, withdraw what has gone."""
+        """Declare the modules that were found, and withdraw those that are gone."""
         self._outcome = reconcile.Outcome()  # a group that failed is staged again
         reconcile.apply_discovery(draft, decode_report(self._report, self._modules), self._outcome)
 
     def success(self, revision: int) -> Applied:
-        """What was declared, withdrawn and refused."""
+        """The names that were declared, withdrawn and refused."""
         done = self._outcome
         return Applied(self.id, revision, tuple(done.declared), tuple(done.withdrawn), tuple(done.refused))
 
@@ -150,7 +150,7 @@ class UsageReport:
 
 
 class EncodedModules(Sequence[ModuleInfo]):
-    """The modules of a batch, decoded one at a time, so that no more than one stands in memory twice."""
+    """The modules of a batch, decoded one at a time, so that at most one is in memory in both forms."""
 
     def __init__(self, encoded: Sequence[bytes]) -> None:
         self._encoded = encoded
@@ -182,7 +182,7 @@ def decode_module(encoded: bytes) -> ModuleInfo:
 
 
 def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
-    """A discovery report whose modules came apart from it. Raises ProtocolError."""
+    """A discovery report together with its modules, which came separately. Raises ProtocolError."""
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
     if not is_shallow(encoded):
@@ -195,19 +195,17 @@ def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
 
 
 def _is_next_version(message: Register, draft: Draft) -> bool:
-    """Whether the version after the expected one stands, and is this record: no version is ever given twice."""
+    """Whether the version after the expected one is in force and has this record. No version number is used twice."""
     info, encoded = validate_encoded(decode_module(message.module))
-    standing = draft.module(info.name)
+    current = draft.module(info.name)
     expected = message.expected_version
     return (
-        standing is not None
-        and expected is not None
-        and (standing.version, standing.encoded) == (expected + 1, encoded)
+        current is not None and expected is not None and (current.version, current.encoded) == (expected + 1, encoded)
     )
 
 
 def staging(message: ChangeRequest) -> Stage:
-    """How to stage a request that came in one message. Raises ProtocolError when it cannot be understood."""
+    """How to stage a request that came in one message. Raises ProtocolError for a malformed one."""
     match message:
         case Register():
             info, expected = decode_module(message.module), message.expected_version
@@ -226,7 +224,7 @@ def staging(message: ChangeRequest) -> Stage:
 def batch_request(
     client: bytes, message: RegisterMany | ApplyDiscovery, modules: Sequence[bytes], reply: Reply, held_bytes: int
 ) -> BatchRequest:
-    """A request whose modules came in parts, of so many bytes."""
+    """A request whose modules came in parts. `held_bytes` is the memory that they take."""
     if isinstance(message, ApplyDiscovery):
         return DiscoveryRequest(client, message, modules, reply, held_bytes)
     return BatchRequest(client, message, modules, reply, held_bytes)

@@ -21,9 +21,9 @@ _MOST_GROUPS: Final = 256  # as many as Python lets getsockopt return
 
 
 def bind(path: Path, group: int | None) -> socket.socket:
-    """A listening socket that only this user (and root, and the group) can open. The caller holds the lease.
+    """A listening socket that only this user, root and the group can open. The caller holds the lease.
 
-    Raises StoreError when something else is there.
+    Raises StoreError when another file or a live socket is there, StorePermissionError.
     """
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -42,7 +42,7 @@ def bind(path: Path, group: int | None) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Unlink what a killed daemon left. Never a file that is no socket, nor a socket that answers."""
+    """Unlink the socket of a killed daemon. Raises StoreError for another kind of file and for a live socket."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def unlink(path: Path) -> None:
 
 
 def group_id(group: str | int | None) -> int | None:
-    """The number of a group given by name or number. Raises InvalidArgumentError."""
+    """The number of a group given by name or number. None stays None. Raises InvalidArgumentError."""
     if group is None or isinstance(group, int):
         return group
     try:
@@ -73,10 +73,10 @@ def group_id(group: str | int | None) -> int | None:
 
 
 def refusal(peer: socket.socket, group: int | None) -> StorePermissionError | None:
-    """Why the process at the other end may not change the registry; None when it may.
+    """Why the process at the other end may not change the registry. None: it may.
 
-    Decided by uid and, where a group was named, by the peer's groups: never by pid, which is 0 from another
-    namespace, nor by the uid that stands for all that have none here.
+    Its uid decides and, where a group was named, its groups. Its pid does not: from another namespace it is 0. The
+    overflow uid does not either: it stands for all users that are unknown here.
     """
     _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if uid == 0 or (uid == os.geteuid() and uid != _overflow("uid")):
@@ -90,7 +90,7 @@ def refusal(peer: socket.socket, group: int | None) -> StorePermissionError | No
 
 
 def _groups(peer: socket.socket) -> tuple[int, ...]:
-    """The peer's further groups."""
+    """The peer's supplementary groups."""
     try:
         groups = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
     except OSError:
@@ -99,7 +99,7 @@ def _groups(peer: socket.socket) -> tuple[int, ...]:
 
 
 def _overflow(kind: str) -> int:
-    """The id that an id unknown in this namespace appears as."""
+    """The id that stands for all ids unknown in this namespace."""
     try:
         return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text(encoding="ascii"))
     except (OSError, ValueError):

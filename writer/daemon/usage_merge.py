@@ -1,8 +1,8 @@
-"""Merging what workers report into the rows of `usage`, as part of a draft: it lands with whatever else is committed.
+"""Merging the reports of workers into the rows of `usage`, as part of a draft: they land with the other changes.
 
-A batch is merged once: the number of each reporter's last batch is stored in the same transaction. What a batch says
-is bounded when it is decoded, so nothing in it can fail here; and a row that cannot be read begins anew instead of
-stopping the writer.
+A batch is merged once: the number of each reporter's last batch is stored in the same transaction. The values of a
+batch are bounded when it is decoded, so none of them can fail here. A row that cannot be read starts from zero, and
+does not stop the writer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dspy_registry.writer.draft import Draft
 
 REPORTERS_KEPT: Final = 4096
 UNREGISTERED_KEPT: Final = 8192
-"""Rows beside those of registered modules. Beyond them, calls of names nobody registered are only counted as lost."""
+"""Rows of unregistered names. Beyond that number, calls of such names are only counted as lost."""
 
 _FORGET_EVERY: Final = 256  # new reporters
 
@@ -30,13 +30,13 @@ _log = logging.getLogger("dspy_registry")
 
 
 class UsageMerger:
-    """Merges batches, for as long as a daemon lives."""
+    """Merges batches for the daemon's lifetime."""
 
     def __init__(self) -> None:
-        self._new_reporters = _FORGET_EVERY  # the first merge looks at what former daemons left
+        self._new_reporters = _FORGET_EVERY  # so that the first merge looks at the reporters of former daemons
 
     def stage(self, draft: Draft, batches: Iterable[Batch], now: int | None = None) -> None:
-        """Stage batches on a draft. `now` is in milliseconds since the epoch, None: by the clock."""
+        """Stage batches on a draft. `now` is in milliseconds since the epoch. None: the clock's time."""
         merge = _Merge(draft, time.time_ns() // 1_000_000 if now is None else now)
         for batch in batches:
             merge.add(batch)
@@ -93,7 +93,7 @@ class _Merge:
         return self._names[names]
 
     def _row_name(self, names: list[str]) -> str | None:
-        """The full name of the registered module among these; else the first, while there is room for such."""
+        """The registered module among these names, else the first name while there is room for unregistered ones."""
         for name in names:
             if self._draft.module(name) is not None:
                 return name
@@ -106,7 +106,7 @@ class _Merge:
         self._room -= 1
         return names[0] if self._room >= 0 else None
 
-    # What stands
+    # What is stored
 
     def _total(self, name: str) -> UsageTotal:
         if name not in self._totals:
@@ -123,7 +123,7 @@ class _Merge:
 
 
 def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:
-    """When there are more than `kept`, forget the half that has been silent longest: their processes are gone."""
+    """When there are more than `kept`, forget the half that was silent for longest: their processes are gone."""
     known: list[tuple[int, bytes]] = []
     for key, _ in draft.catalog.usage_rows(usage.LEDGER_PREFIX):
         ledger: Ledger | None = _load(draft, key, usage.ledger_codec)
@@ -138,5 +138,5 @@ def _load(draft: Draft, key: bytes, codec: Sealed) -> Any:
     try:
         return None if row is None else codec.load(row)
     except CorruptRecordError as error:
-        _log.warning("%s The statistics kept there begin anew.", error)
+        _log.warning("%s Its statistics start from zero.", error)
         return None

@@ -1,6 +1,6 @@
-"""Usage in the writer daemon: what arrives within a moment is merged by one work of the group commit.
+"""Usage in the writer daemon: batches that arrive within a moment are merged by one work of the group commit.
 
-A batch is acknowledged when it is durable, so that a reporter whose daemon was killed sends it again.
+A batch is acknowledged when it is durable. So a reporter whose daemon was killed sends it again.
 """
 
 from __future__ import annotations
@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from dspy_registry.registry_store.errors import BusyError
 from dspy_registry.registry_store.usage import read_batch
+from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
 
-if TYPE_CHECKING:
-    from dspy_registry.writer.daemon.lifecycle import Daemon
-
 PERIOD: Final = 0.5
-"""Seconds from one merge to the next; a batch that comes later than that is merged at once."""
+"""Seconds from one merge to the next. A batch that comes later than that is merged at once."""
 _HELD_BYTES: Final = 64 * 1024 * 1024
 _BATCH_BYTES: Final = 1024  # of memory, for a batch beside its encoded bytes
 _MERGED_BYTES: Final = 2 * 1024 * 1024
@@ -27,22 +25,22 @@ _MERGED_BYTES: Final = 2 * 1024 * 1024
 _log = logging.getLogger("dspy_registry")
 
 
-def collect_usage(daemon: Daemon) -> None:
-    """Let a daemon take in what reporters send."""
-    sink = UsageSink(daemon)
-    daemon.usage_sink = sink.take
-    daemon.add_task(sink.run)
-    daemon.add_section("usage", sink.status)
+def collect_usage(host: Host) -> None:
+    """Let a daemon take in the batches of reporters."""
+    sink = UsageSink(host)
+    host.usage_sink = sink.take
+    host.add_task(sink.run)
+    host.add_section("usage", sink.status)
 
 
-_Waiting: TypeAlias = "tuple[bytes, asyncio.Future[int]]"  # an encoded batch, and who waits for it
+_Waiting: TypeAlias = "tuple[bytes, asyncio.Future[int]]"  # an encoded batch, and the future that waits for its merge
 
 
 class UsageSink:
     """The batches that wait to be merged, encoded until then. Belongs to the daemon's loop."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._merger = UsageMerger()
         self._waiting: deque[_Waiting] = deque()
         self._held = 0
@@ -55,7 +53,7 @@ class UsageSink:
         return {"batches": self._batches, "merges": self._merges}
 
     def take(self, payload: bytes) -> asyncio.Future[int]:
-        """Accept a batch; the future has the revision when it is durable. Raises InvalidArgumentError, BusyError."""
+        """Accept a batch. The future has the revision when it is durable. Raises InvalidArgumentError, BusyError."""
         if self._held > _HELD_BYTES:
             raise BusyError(f"the writer daemon holds {self._held} bytes of usage statistics, and takes no more.")
         read_batch(payload)
@@ -66,7 +64,7 @@ class UsageSink:
         return accepted
 
     async def run(self) -> None:
-        """Merge, again and again; what waits at the end is merged before it ends."""
+        """Merge until cancelled, then merge what still waits."""
         try:
             while True:
                 await self._arrived.wait()
@@ -77,12 +75,12 @@ class UsageSink:
             await self._merge_all()
 
     async def _merge_all(self) -> None:
-        for _ in range(len(self._waiting)):  # at most; those that come meanwhile wait for the next time
+        for _ in range(len(self._waiting)):  # at most: batches that come meanwhile wait for the next merge
             if self._waiting:
                 await self._merge(self._portion())
 
     def _portion(self) -> list[_Waiting]:
-        """The next batches, as many as are merged at once: so others need not wait for long, and memory has a bound."""
+        """The batches of the next merge. It is bounded, so that other requests do not wait and memory has a bound."""
         portion = [self._waiting.popleft()]
         size = len(portion[0][0])
         while self._waiting and size + len(self._waiting[0][0]) <= _MERGED_BYTES:
@@ -93,8 +91,8 @@ class UsageSink:
     async def _merge(self, portion: list[_Waiting]) -> None:
         payloads = [payload for payload, _ in portion]
         try:
-            # Decoded one by one, and anew when a group that failed is staged again.
-            done = await self._daemon.submit(lambda draft: self._merger.stage(draft, map(read_batch, payloads)))
+            # Decoded one at a time, and once more when a group that failed is staged again.
+            done = await self._host.submit(lambda draft: self._merger.stage(draft, map(read_batch, payloads)))
         except Exception as error:
             _log.warning("usage statistics could not be merged, and will be sent again: %s", error)
             for _, accepted in portion:

@@ -21,7 +21,7 @@ from dspy_registry.registry_store.usage import (
 
 
 class UsageTotal:
-    """Starts from a stored row; `row` is the next one."""
+    """Starts from a stored row. `row` gives the row to store."""
 
     def __init__(self, row: Row) -> None:
         kept = row.usage
@@ -54,7 +54,7 @@ class UsageTotal:
                 self._added.setdefault(size, []).append(buckets)
 
     def row(self) -> Row:
-        """The row as it stands now."""
+        """The row with all reports added so far."""
         durations = dict(self._usage.durations)
         for size, added in self._added.items():
             self._buckets[size] = together((self._buckets.get(size, Buckets()), *added))
@@ -85,7 +85,7 @@ def _counter(ring: Ring) -> Counter[int]:
 
 
 def _ring(periods: Counter[int], kept: int) -> Ring:
-    """The newest periods, from the first of them that had a call."""
+    """The newest `kept` periods, from the first of them that had a call."""
     last = max(periods, default=0)
     first = min((period for period in periods if period > last - kept), default=last)
     return Ring(last, tuple(_bounded(periods[period]) for period in range(first, last + 1)))

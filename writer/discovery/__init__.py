@@ -1,1 +1,1 @@
-"""Finding the DSPy modules of the workers' Python environment, believing none of what it says."""
+"""Finding the DSPy modules of the workers' Python environment. All that it reports is checked."""

@@ -1,4 +1,4 @@
-"""What became of one root, judged by what the attempts at it left. Pure."""
+"""The result of one root, from the traces of the attempts at it. Pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ MAX_REASON: Final = 500
 
 
 class DiscoveryFailure(msgspec.Struct, frozen=True):
-    """What could not be discovered: the dotted name of a package, module or class, and why."""
+    """What could not be discovered: the dotted name of a package, module or class, and the reason."""
 
     package: str
     reason: str
 
 
-class Verdict(msgspec.Struct):
-    """`looked_through`: to the end, whatever single parts failed. `absent`: it is not installed."""
+class Evaluation(msgspec.Struct):
+    """The result of one root.
+
+    `failures` has reasons by name. `looked_through`: to the end, though parts may have failed. `absent`: not installed.
+    """
 
     modules: list[ModuleInfo]
     failures: dict[str, str]
@@ -35,25 +38,25 @@ class Verdict(msgspec.Struct):
     version: str | None
 
 
-def judge(root: str, traces: Sequence[Trace], cut_short: str) -> Verdict:
-    """What was found under `root`; `cut_short` is the reason given for what was not finished."""
+def evaluate(root: str, traces: Sequence[Trace], cut_short: str) -> Evaluation:
+    """What was found under `root`. `cut_short` is the reason for parts that were not finished."""
     ended = next((i for i, trace in enumerate(traces) if _has(trace, End)), None)
-    # An attempt that came to its end left out no more than those after it.
+    # Attempts after one that came to its end leave out more than it did.
     counted = traces if ended is None else traces[: ended + 1]
-    failures, held_up, absent = _failures(counted, cut_short)
+    failures, stuck, absent = _failures(counted, cut_short)
     for trace in counted:
         if trace.garbled is not None:
             failures[root] = f"left {trace.garbled}"
     if ended is not None:
-        failures = {**held_up, **failures}
+        failures = {**stuck, **failures}
     elif counted and root not in failures:
-        where, why = next(reversed(held_up.items()), (root, cut_short))
+        where, why = next(reversed(stuck.items()), (root, cut_short))
         failures[root] = why if where == root else f"{where}: {why}"
     version = _version(counted)
     looked_through = ended is not None and root not in failures
     modules = _modules(root, counted, version, failures)
     shown = {one_line(name, MAX_REASON): why for name, why in failures.items()}
-    return Verdict(modules, shown, looked_through, absent, version)
+    return Evaluation(modules, shown, looked_through, absent, version)
 
 
 def _has(trace: Trace, kind: type) -> bool:
@@ -61,12 +64,12 @@ def _has(trace: Trace, kind: type) -> bool:
 
 
 def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], dict[str, str], bool]:
-    """What failed, what attempts did not get beyond, and whether the root is not installed.
+    """What failed, where attempts stopped, and whether the root is not installed.
 
-    What one attempt failed at and another did not is no failure: it depended on what was left out.
+    A part that failed in one attempt and not in another is no failure: it depended on what was left out.
     """
     failed: dict[str, str] = {}
-    held_up: dict[str, str] = {}
+    stuck: dict[str, str] = {}
     passed: set[str] = set()
     absent = False
     for trace in traces:
@@ -74,11 +77,11 @@ def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], 
         absent = absent or any(isinstance(r, Failed) and r.absent for r in trace.records)
         reached = [record.module for record in trace.records if isinstance(record, At)]
         if reached and not _has(trace, End):
-            held_up[reached.pop()] = _ending(trace.code, cut_short)
+            stuck[reached.pop()] = _ending(trace.code, cut_short)
         passed.update(name for name in reached if name not in here)
         failed = {**here, **failed}
     gone = {name: why for name, why in failed.items() if name not in passed}
-    reported = {n: why for n, why in held_up.items() if n not in passed and n not in gone}
+    reported = {n: why for n, why in stuck.items() if n not in passed and n not in gone}
     return gone, reported, absent
 
 
@@ -87,7 +90,7 @@ def _ending(code: int | None, cut_short: str) -> str:
 
 
 def exit_text(code: int) -> str:
-    """A process's end in words; a negative code is the signal that killed it."""
+    """A process's exit code in words. A negative code is the signal that killed it."""
     if code >= 0:
         return f"exit status {code}"
     try:
@@ -105,7 +108,7 @@ def _version(traces: Iterable[Trace]) -> str | None:
 
 
 def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: dict[str, str]) -> list[ModuleInfo]:
-    """Each concrete class once, under its public name; what cannot be registered is a failure."""
+    """Each concrete class once, under its public name. A class that cannot be registered is a failure."""
     names: dict[str, set[str]] = {}
     classes: dict[str, Seen] = {}
     for trace in traces:
@@ -126,7 +129,7 @@ def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: 
 
 
 def _public_name(seen: Seen, names: Iterable[str]) -> tuple[str, list[str]]:
-    """The one to register it by, and the others it has in the same place."""
+    """The name to register it by, and its other names in the same place."""
     own = seen.path.rpartition(".")[2]
     best = shortest_name(own, names)
     place = best.rpartition(".")[0]
@@ -134,7 +137,7 @@ def _public_name(seen: Seen, names: Iterable[str]) -> tuple[str, list[str]]:
 
 
 def _checked(info: ModuleInfo, root: str) -> ModuleInfo:
-    """Raises ValueError for a name that nobody could import it by, or that is not the root's."""
+    """Raises ValueError for a name that cannot be imported, or that is outside the root."""
     if not all(part.isidentifier() for part in info.name.split(".")):
         raise ValueError("the name is no import path")
     if not info.name.startswith(f"{root}."):

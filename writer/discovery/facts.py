@@ -1,7 +1,7 @@
-"""What a class is: raw facts, no judgement. Runs in the workers' interpreter.
+"""The raw facts of a class. Runs in the workers' interpreter.
 
-So: the standard library only, Python 3.9 or newer, nothing of this project. A class may do anything
-when it is looked at; whoever calls `describe` expects any exception.
+So it uses only the standard library, of Python 3.9 or newer, and nothing of this project. Looking at a
+class may run any code of it: callers of `describe` expect any exception.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ROOTS = {
     "retriever": ("Retrieve", "ColBERTv2", "Embeddings", "KNN"),
     "module": ("Module",),
 }
-"""What the members of each kind derive from, within `dspy`; the first kind that fits is taken."""
+"""The roots of each kind, within `dspy`. The first kind that fits is taken."""
 
 ENTRY_POINTS = {
     "optimizer": ("compile",),
     "retriever": ("forward", "aforward", "__call__"),
     "module": ("forward", "aforward", "__call__", "acall"),
 }
-"""What a concrete class of each kind must have one of."""
+"""A concrete class of each kind has at least one of these methods."""
 
 SECRETS = ("key", "token", "secret", "password", "passwd", "passphrase", "credential", "auth")
-"""A text whose parameter's name holds one of these words is not reported."""
+"""A text is not reported when the name of its parameter contains one of these words."""
 
-# Annotations that cannot be evaluated must not cost us the parameters' names (PEP 649).
+# So that the parameters' names are known even if their annotations cannot be evaluated (PEP 649).
 _LAZY: dict[str, Any] = (
     {"annotation_format": importlib.import_module("annotationlib").Format.FORWARDREF}
     if sys.version_info >= (3, 14)
@@ -49,11 +49,11 @@ _LAZY: dict[str, Any] = (
 
 
 class Families:
-    """The root classes of the installed DSPy, and the public names by which its classes go."""
+    """The root classes of the installed DSPy, and the public names of its classes."""
 
     def __init__(self, dspy: types.ModuleType, places: Iterable[types.ModuleType]) -> None:
         self.roots = {kind: tuple(_resolve(dspy, paths)) for kind, paths in ROOTS.items()}
-        # dspy.Module.__call__ only leads to forward, so it makes no class callable.
+        # dspy.Module.__call__ only calls forward, so it makes no class concrete.
         self._dispatchers = tuple(base for root in self.roots["module"] for base in root.__mro__)
         names: dict[type, list[str]] = {}
         for place in places:
@@ -62,7 +62,7 @@ class Families:
         self.public = {cls: shortest_name(cls.__name__, found) for cls, found in names.items()}
 
     def kind_of(self, cls: type) -> str | None:
-        """Which kind of module this class is, None for any other class."""
+        """The kind of module that this class is. None for any other class."""
         for kind, roots in self.roots.items():
             if any(base is root for base in cls.__mro__ for root in roots):
                 return kind
@@ -71,7 +71,7 @@ class Families:
         return None
 
     def describe(self, cls: type, kind: str) -> Facts:
-        """Facts ready for JSON. Raises whatever the class makes Python raise."""
+        """Facts ready for JSON. May raise any exception, because it may run code of the class."""
         members = vars(cls)
         return {
             "kind": kind,
@@ -105,17 +105,17 @@ class Families:
 
 
 def shortest_name(own: str, names: Iterable[str]) -> str:
-    """Of a class's dotted names, with the one it was defined by before others of the same depth."""
+    """The shortest of a class's dotted names. At the same depth, the name of its definition wins."""
     return min(names, key=lambda name: (name.count("."), name.rpartition(".")[2] != own, name))
 
 
 def clean(text: object) -> str:
-    """Bounded, and possible to write as UTF-8."""
+    """The text, bounded and valid as UTF-8."""
     return str(text)[:MAX_TEXT].encode("utf-8", "replace").decode("utf-8")
 
 
 def complaint(error: BaseException) -> str:
-    """`ImportError: what it says`, of an exception whose text may fail too."""
+    """The exception as `ImportError: its text`. Its text may raise, too."""
     try:
         said = str(error)[:500]
         return clean(f"{type(error).__name__}: {said}" if said else type(error).__name__)
@@ -131,7 +131,7 @@ def _public_classes(place: types.ModuleType) -> Iterator[tuple[str, type]]:
 
 
 def _resolve(dspy: types.ModuleType, paths: Iterable[str]) -> list[type]:
-    """Those that this version of DSPy has."""
+    """The classes at these paths, as far as this version of DSPy has them."""
     found = []
     for path in paths:
         with contextlib.suppress(AttributeError):
@@ -144,7 +144,7 @@ def _own_text(text: object) -> str | None:
 
 
 def _only_raises(member: object) -> bool:
-    """Does this method do nothing but raise NotImplementedError, which says that it is abstract?"""
+    """Whether this method only raises NotImplementedError, so that it is abstract."""
     code = getattr(inspect.unwrap(member), "__code__", None) if callable(member) else None
     if not isinstance(code, types.CodeType) or "NotImplementedError" not in code.co_names:
         return False
@@ -159,7 +159,7 @@ def _only_raises(member: object) -> bool:
 
 
 def _parameters(cls: type) -> list[Facts] | None:
-    """The constructor's parameters without self; None when Python cannot tell."""
+    """The constructor's parameters without self. None when Python cannot tell."""
     init = cls.__init__  # type: ignore[misc]
     if init is object.__init__:
         return []
@@ -183,14 +183,14 @@ def _parameter(parameter: inspect.Parameter) -> Facts:
 
 
 def _may_be_secret(parameter: inspect.Parameter) -> bool:
-    """`api_key=os.environ["ACME_KEY"]` is common, and what we report ends up in everybody's sight."""
+    """`api_key=os.environ["ACME_KEY"]` is common, and all readers see what is reported here."""
     if not isinstance(parameter.default, str):
         return False
     return "@" in parameter.default or any(word in parameter.name.lower() for word in SECRETS)
 
 
 def _is_plain(value: object) -> bool:
-    """Worth showing, and the same in every run: the repr of anything else may hold an address."""
+    """Whether to show it: the same in every run. The repr of other objects may contain an address."""
     if type(value) is int:
         return value.bit_length() < 64
     if type(value) is float:

@@ -1,7 +1,7 @@
-"""What a class says about the module it makes. Pure: facts in, ModuleInfo out.
+"""From the facts of a class to its ModuleInfo. Pure.
 
-A class known by name is what the table says. Any other inherits from the nearest known ancestor,
-and adds what its constructor's parameters tell.
+A class known by name gets the values of the table. Any other class inherits those of its nearest
+known ancestor, and adds what the parameters of its constructor tell.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_PARAMETERS: Final = 64
 
 
 class Profile(NamedTuple):
-    """What a module can do and needs; the duration is in milliseconds."""
+    """What a module can do, and what it needs. The duration is in milliseconds."""
 
     category: str
     capabilities: tuple[str, ...]
@@ -33,7 +33,7 @@ class Profile(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """What a constructor parameter of one of these names tells: a capability, and what it takes."""
+    """A capability that a constructor parameter of one of these names implies, and the needs it implies."""
 
     parameters: frozenset[str]
     capability: str
@@ -118,14 +118,14 @@ KNOWN: Final[dict[str, Profile]] = {
         "weight_optimization", "high", "very_high", 3_600_000
     ),
 }
-"""By public name. Those of the core modules are what the registry is seeded with."""
+"""By public name. A new registry holds the same profiles of the core modules."""
 
 BY_KIND: Final = {
     "module": _profile("unknown", "", "low", "low", "general", 1_000),
     "optimizer": _optimizer("", "medium", "high", 300_000),
     "retriever": _retriever("semantic_search", "low", "general"),
 }
-"""For those without a known ancestor but dspy.Module, Teleprompter and their like."""
+"""For classes without a known ancestor, apart from the roots such as dspy.Module."""
 
 HINTS: Final = {
     "module": (
@@ -153,7 +153,7 @@ HINTS: Final = {
 
 
 def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str, version: str | None) -> ModuleInfo:
-    """The module that this class makes, as seen in the root package `root`. Not validated."""
+    """The module of this class, as seen in the root package `root`. Not validated."""
     profile, ancestor = _nearest(seen, name)
     if ancestor != name:
         profile = _with_hints(profile, seen)
@@ -175,7 +175,7 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
 
 
 def summary(doc: str | None) -> str | None:
-    """The first line of a docstring that tells what the thing is, after notices put before it."""
+    """The first line of a docstring after the notices at its start. None: there is no such line."""
     for paragraph in re.split(r"\n[ \t]*\n", inspect.cleandoc(doc or "")):
         line = one_line(paragraph.strip().partition("\n")[0], MAX_DESCRIPTION)
         if line and not line.startswith(("Experimental:", ".. ")):
@@ -184,7 +184,7 @@ def summary(doc: str | None) -> str | None:
 
 
 def one_line(text: str, limit: int) -> str:
-    """Safe to show in a terminal: no control characters, no line breaks, single spaces."""
+    """The text made safe for a terminal: no control characters, no line breaks, single spaces, at most `limit` long."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     shown = " ".join(shown.split())
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
@@ -228,6 +228,6 @@ def _parameters(parameters: list[Parameter] | None) -> list[dict[str, Any]] | No
 
 
 def _is_experimental(seen: Seen, name: str) -> bool:
-    """Marked by DSPy's decorator, or living in a part of a package that says so."""
+    """Marked by DSPy's decorator, or in a part of a package named `experimental`."""
     marked = (seen.doc or "").lstrip().startswith("Experimental:")
     return marked or "experimental" in (*name.split("."), *seen.path.split("."))

@@ -1,4 +1,4 @@
-"""Discovery at the daemon's start, and whenever the packages of the watched environment change."""
+"""Discovery at the daemon's start, and after each change of the packages in the watched environment."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.writer.discovery.environment import Installed, import_folders, installed
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.discovery.python_environment import Installed, import_folders, installed
 from dspy_registry.writer.discovery.report import DEFAULT_TIMEOUT, DiscoveryReport, discover
+from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.manifests.notices import Notices
 from dspy_registry.writer.reconcile import Outcome, apply_discovery
 
-if TYPE_CHECKING:
-    from dspy_registry.writer.daemon.lifecycle import Daemon
-    from dspy_registry.writer.draft import Draft
-
-_RESCAN_SECONDS: Final = 10.0  # how often installed packages are looked at unasked
+_RESCAN_SECONDS: Final = 10.0  # between looks at the installed packages without a notice
 _QUIET: Final = 1.5  # an installer takes seconds, and pauses
 _PATIENCE: Final = 60.0
 _PYTHON_SECONDS: Final = 30.0
-_RETRIES: Final = 3  # of what failed, though nothing has changed: it may have been slow
+_RETRIES: Final = 3  # of a discovery with failures, though nothing has changed: imports may have been slow
 
 _log = logging.getLogger("dspy_registry")
 
@@ -34,9 +32,9 @@ class DiscoveryWatch:
     """A task of the daemon. `run` it once."""
 
     def __init__(
-        self, daemon: Daemon, packages: Sequence[str], python: str, timeout: float, then: Callable[[], None]
+        self, host: Host, packages: Sequence[str], python: str, timeout: float, then: Callable[[], None]
     ) -> None:
-        self._daemon = daemon
+        self._host = host
         self._packages = tuple(packages)
         self._python = python
         self._timeout = timeout
@@ -85,7 +83,7 @@ class DiscoveryWatch:
         self._wake.set()
 
     async def _sleep(self) -> None:
-        """Until a notice and the quiet after it, or until it is time to look unasked."""
+        """Until a notice and the quiet after it, or until it is time to look without one."""
         loop = asyncio.get_running_loop()
         alarm = loop.call_later(_RESCAN_SECONDS, self._wake.set)
         await self._wake.wait()
@@ -96,7 +94,7 @@ class DiscoveryWatch:
             await asyncio.sleep(self._noticed_at + _QUIET - now)
 
     async def _look(self) -> None:
-        """Discover, if what is installed is not what it was; what changes meanwhile is seen the next time."""
+        """Discover if the installed packages have changed. Changes during a discovery are seen the next time."""
         now = await asyncio.to_thread(installed, self._python, self._folders)
         if now == self._seen and not self._error and not self._retries:
             await self._notices.keep(self._folders)
@@ -106,7 +104,7 @@ class DiscoveryWatch:
         await self._notices.keep(self._folders)
         seen = await asyncio.to_thread(installed, self._python, self._folders)
         report = await asyncio.to_thread(discover, self._packages, python=self._python, timeout=self._timeout)
-        done = await self._daemon.submit(lambda draft: _stage(draft, report))
+        done = await self._host.submit(lambda draft: _stage(draft, report))
         self._seen, self._error = seen, ""
         self._retries = self._retries if report.failures else 0
         self._report, self._outcome = report, done.result
@@ -139,21 +137,21 @@ def _stage(draft: Draft, report: DiscoveryReport) -> Outcome:
 
 
 def attach_discovery(
-    daemon: Daemon,
+    host: Host,
     *,
     packages: Sequence[str] = (),
     python: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
     then: Callable[[], None] = lambda: None,
 ) -> DiscoveryWatch:
-    """Let the daemon discover modules, now and whenever packages are installed or removed; call it from an extension.
+    """Let the daemon discover modules now, and whenever packages are installed or removed. Call it from an extension.
 
-    The arguments are those of `discovery.discover`; `timeout` None is its default. `then` is called in the loop's
-    thread after each discovery. The status says more under `discovery`. A discovery that fails changes nothing.
+    The arguments are those of `discover`; `timeout` None is its default. `then` is called in the loop's thread
+    after each discovery. The status has a section `discovery`. A discovery that fails changes nothing.
     """
     interpreter = os.fspath(python) if python is not None else sys.executable
     limit = DEFAULT_TIMEOUT if timeout is None else timeout
-    watch = DiscoveryWatch(daemon, packages, interpreter, limit, then)
-    daemon.add_section("discovery", watch.status)
-    daemon.add_task(watch.run)
+    watch = DiscoveryWatch(host, packages, interpreter, limit, then)
+    host.add_section("discovery", watch.status)
+    host.add_task(watch.run)
     return watch

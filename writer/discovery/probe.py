@@ -1,12 +1,11 @@
 """Looks at the installed DSPy and at packages, from inside the workers' interpreter.
 
-The standard library only, Python 3.9 or newer. This project never imports it; `run` runs
-it and reads the files it leaves. DSPy is imported once, and then each package in a fork of that
-process: one that hangs, dies or starts threads takes nothing else with it, and nobody waits twice
-for DSPy.
+It uses only the standard library, of Python 3.9 or newer. This project never imports it: `probe_run`
+runs it and reads its files. DSPy is imported once, and then each package in a fork of that process.
+So a package that hangs, dies or starts threads does not affect others, and DSPy is imported only once.
 
-It leaves in the folder it is given, one JSON object a line, each written when it is found:
-  run.jsonl                  the interpreter, and how the forks ended that did not come to their end
+It writes to the given folder, one JSON object a line, each at once:
+  run.jsonl                  the interpreter, and the exit codes of forks that did not come to their end
   <root>.<attempt>.jsonl     what one attempt at one root found; root 0 is dspy, the packages follow
 """
 
@@ -22,7 +21,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Relative, because over there these files are a package of another name (see run.py).
+# Relative, because in that interpreter these files are a package of another name (see probe_run.py).
 from .facts import Families, clean
 from .walk import explore_dspy, explore_package
 
@@ -32,8 +31,8 @@ POLL_SECONDS = 0.02
 
 def main(folder: str, seconds: str, *packages: str) -> None:
     """Look at DSPy, then at `packages`, until `seconds` from now. Does not return."""
-    sys.argv = [""]  # nothing there for a package to misread
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide how our forks end
+    sys.argv = [""]  # a package must not read these arguments
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # while it is ignored, exit codes of forks are lost
     deadline = time.monotonic() + float(seconds)
     _end_by_alarm(deadline)
     run = Journal(Path(folder, "run.jsonl"))
@@ -46,7 +45,7 @@ def main(folder: str, seconds: str, *packages: str) -> None:
 
 
 class Journal:
-    """A file of JSON lines, opened anew for each: a package may have closed every descriptor."""
+    """A file of JSON lines. It is opened for each line: a package may have closed every descriptor."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,7 +53,7 @@ class Journal:
 
     def write(self, what: str, /, **fields: Any) -> None:
         if os.getpid() != self._pid:
-            os._exit(0)  # a package forked at import, and this is its child come back to us
+            os._exit(0)  # a package forked while it was imported, and this is the child
         line = json.dumps({"type": what, **fields}, allow_nan=False) + "\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -64,7 +63,7 @@ class Journal:
 
 
 class Root(NamedTuple):
-    """One package to look at; `order` is its place among all, from 1."""
+    """One package to look at. `order` is its number, from 1."""
 
     folder: str
     deadline: float
@@ -74,7 +73,7 @@ class Root(NamedTuple):
 
 
 class Attempt:
-    """One fork: it imports one package and its submodules but those that held up earlier forks."""
+    """One fork. It imports a package and its submodules, without those at which earlier forks got stuck."""
 
     def __init__(self, root: Root, number: int, skip: frozenset[str]) -> None:
         self.root, self.number = root, number
@@ -92,7 +91,7 @@ class Attempt:
     def _explore(self) -> None:
         try:
             _end_by_alarm(self.root.deadline)
-            os.dup2(1, 2)  # the null device: what packages print is not for anyone to read
+            os.dup2(1, 2)  # the null device: what packages print is dropped
             journal = Journal(self._path)
             explore_package(self.root.package, self._skip, journal, self.root.families)
             os._exit(0)
@@ -100,7 +99,7 @@ class Attempt:
             os._exit(1)
 
     def follow(self) -> None:
-        """Learn from the journal how far the fork has come."""
+        """Read in the journal how far the fork is."""
         if not self._path.exists():
             return
         with self._path.open("rb") as journal:
@@ -113,24 +112,24 @@ class Attempt:
             self.ended = self.ended or line.startswith(b'{"type": "end"')
 
     def is_stuck(self) -> bool:
-        """Has one import taken half of the time that there was when it began?"""
+        """Whether one import has taken half of the time that was left when it began."""
         return time.monotonic() - self._since > (self.root.deadline - self._since) / 2
 
     def successor(self) -> Attempt | None:
-        """One more fork, once, which leaves out what holds this one up, if that leaves anything."""
+        """One more fork, once, which leaves out the module at which this one is. None: nothing would be left."""
         if self._succeeded or self._at == self.root.package or self.number + 1 >= MAX_ATTEMPTS:
             return None
         self._succeeded = True
         return Attempt(self.root, self.number + 1, self._skip | {self._at})
 
     def stop(self) -> None:
-        """For good, without a successor."""
+        """End it, without a successor."""
         self._succeeded = True
         os.kill(self.pid, signal.SIGKILL)
 
 
 def _supervise(live: list[Attempt], run: Journal) -> None:
-    """Until all attempts are over. One that is stuck may still finish beside its successor."""
+    """Wait until all attempts are over. An attempt that is stuck may still finish beside its successor."""
     while live:
         time.sleep(POLL_SECONDS)
         for attempt in list(live):
@@ -148,14 +147,14 @@ def _supervise(live: list[Attempt], run: Journal) -> None:
 
 
 def _stop_later(live: list[Attempt], ended: Attempt) -> None:
-    """Those that leave out more than one which has come to its end have nothing left to find."""
+    """Stop the attempts that leave out more than the one that has come to its end: they find nothing new."""
     for attempt in live:
         if attempt.root.order == ended.root.order and attempt.number > ended.number:
             attempt.stop()
 
 
 def _end_by_alarm(deadline: float) -> None:
-    """Who started this kills it in time; should it be gone, the process still ends."""
+    """End by a signal in case that the process that started this, and would kill it, is gone."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     signal.alarm(math.ceil(deadline - time.monotonic()) + 2)

@@ -1,8 +1,8 @@
-"""Runs the probe in the workers' interpreter, and reads what it leaves, believing none of it.
+"""Runs the probe in the workers' interpreter, and reads its files without trusting them.
 
-The interpreter is started as a worker would start: the environment and the working directory are
-inherited, `PYTHONPATH` and the working directory count. What is printed goes nowhere. The probe and
-all it starts are one process group, which is killed at the end, whatever the end is.
+The interpreter is started as a worker would start: it inherits the environment and the working
+directory, which both count for imports. Its output is dropped. The probe and all processes that it starts are one
+process group, which is killed at the end in any case.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import msgspec
 from dspy_registry.registry_store.errors import DiscoveryError
 
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""How much one root may leave; what is beyond is not read."""
+"""Bytes that are read of one root's files."""
 
-# The probe's files become a package of their own name: this folder must not come onto sys.path,
-# where `import client` or `import usage` would find ours.
+# The probe's files become a package of another name. If this folder were on sys.path, `import report`
+# would find a file of this project.
 _START: Final = """
 import sys, types
 package = types.ModuleType("_dspy_registry_probe")
@@ -50,7 +50,7 @@ class Version(msgspec.Struct, tag="version", frozen=True):
 
 
 class At(msgspec.Struct, tag="at", frozen=True):
-    """What follows, until the next one, is about this module."""
+    """The records up to the next `At` are about this module."""
 
     module: Text
 
@@ -62,7 +62,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, tag="class", frozen=True):
-    """One name of one class; `key` is the same for all its names, `path` where it is defined."""
+    """One name of a class. `key` is the same for all its names, `path` is where it is defined."""
 
     key: Text
     name: Text
@@ -84,11 +84,11 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 
 
 class End(msgspec.Struct, tag="end", frozen=True):
-    """All there is has been looked at."""
+    """Everything has been looked at."""
 
 
 class Died(msgspec.Struct, tag="died", frozen=True):
-    """A fork ended early; a negative code is the signal that killed it."""
+    """A fork ended early. A negative code is the signal that killed it."""
 
     root: int
     attempt: int
@@ -101,7 +101,7 @@ _decoder = msgspec.json.Decoder(Record)
 
 
 class Trace(msgspec.Struct):
-    """What one attempt left. `code` is None for one that was still running when time was up."""
+    """What one attempt reported. `code` is its exit code, None: it was still running when the time was up."""
 
     records: list[Record]
     garbled: str | None = None
@@ -110,7 +110,7 @@ class Trace(msgspec.Struct):
 
 
 class Findings(msgspec.Struct):
-    """The attempts at each root, 0 being dspy; `noise` is the end of its stderr."""
+    """The attempts at each root; 0 is dspy. `noise` is the end of the probe's stderr."""
 
     executable: str | None
     traces: dict[int, list[Trace]]
@@ -142,7 +142,7 @@ def run_probe(python: str, packages: Sequence[str], timeout: float) -> Findings:
 
 
 def _run(command: list[str], timeout: float) -> tuple[int, str, bool]:
-    """The exit code, the end of what went to stderr, and whether the time was up first."""
+    """The exit code, the end of stderr, and whether the time was up first."""
     deadline = time.monotonic() + timeout
     # LiteLLM, which some DSPy import, otherwise fetches its price list from the network.
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", **os.environ}
@@ -165,14 +165,14 @@ def _run(command: list[str], timeout: float) -> tuple[int, str, bool]:
         try:
             noise, timed_out = _drain(process.stderr.fileno(), deadline)
         finally:
-            # Before it is waited for: until then its id, which is the group's, is nobody else's.
+            # Before it is waited for: until then no other process or group can have its id.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, noise.decode("utf-8", "replace"), timed_out
 
 
 def _drain(descriptor: int, deadline: float) -> tuple[bytes, bool]:
-    """Read until all writers are gone, and False, or until the deadline, and True."""
+    """The end of what was written, and whether the deadline passed before all writers were gone."""
     tail = b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
@@ -186,7 +186,7 @@ def _drain(descriptor: int, deadline: float) -> tuple[bytes, bool]:
 
 
 def _traces(folder: Path, order: int) -> Iterator[Trace]:
-    """The attempts at one root, which share its budget of bytes."""
+    """The attempts at one root. They share its budget of bytes."""
     budget = MAX_BYTES
     for attempt in range(100):
         path = folder / f"{order}.{attempt}.jsonl"
@@ -198,26 +198,26 @@ def _traces(folder: Path, order: int) -> Iterator[Trace]:
 
 
 def _read(path: Path, budget: int = MAX_BYTES) -> Trace:
-    """As much as can be understood."""
+    """The records that can be decoded."""
     data, garbled = _bytes(path, budget)
     records = []
     for line in data.split(b"\n")[:-1]:  # the last one is empty, or was cut off
         try:
             records.append(_decoder.decode(line))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            garbled = f"something that is not understood ({error})"
+            garbled = f"a record that cannot be decoded ({error})"
     return Trace(records, garbled, size=len(data))
 
 
 def _bytes(path: Path, budget: int) -> tuple[bytes, str | None]:
-    """The file's beginning. A package may have put anything there: only a regular file is read."""
+    """The file's beginning, and what is wrong with it. Only a regular file is read: packages may put anything there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return b"", None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b"", "what is no file"
+            return b"", "something that is no regular file"
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(budget + 1)
     finally:

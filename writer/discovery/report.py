@@ -1,14 +1,14 @@
 """Finds the DSPy modules, optimizers and retrievers of the workers' Python environment.
 
-What is looked at runs in a process of its own (`run`, `probe`), and nothing it
-says is believed before it is checked (`judge`, `infer`).
+Packages are imported in a separate process (`probe_run`, `probe`). All that it reports is
+checked (`evaluate`, `infer`).
 
 Each module found carries in its metadata:
   discovered_from  the root it was found under: "dspy", or the name given as a package
   package, version the top-level package, and its version where known
   kind             "module", "optimizer" or "retriever"
   class            where it is defined; the registered name is where it is public
-  ancestor         the nearest known class it derives from, unless it is known itself
+  ancestor         the nearest known base class, left out for a known class
   description      the first line of its docstring
   parameters       its constructor's: name, required, and default where that is a plain value
   experimental     true or false; deprecated: true, or left out
@@ -27,7 +27,7 @@ import msgspec
 
 from dspy_registry.registry_store.errors import DiscoveryError, InvalidArgumentError
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.writer.discovery.evaluate import DiscoveryFailure, Verdict, exit_text, judge
+from dspy_registry.writer.discovery.evaluate import DiscoveryFailure, Evaluation, evaluate, exit_text
 from dspy_registry.writer.discovery.infer import one_line
 from dspy_registry.writer.discovery.probe_run import Findings, run_probe
 
@@ -40,10 +40,10 @@ DEFAULT_TIMEOUT: Final = 5.0
 class DiscoveryReport(msgspec.Struct, frozen=True):
     """What was found, and what could not be looked at.
 
-    `modules` are sorted by name within their root, the roots in the order asked for, dspy first.
+    `modules` are sorted by name within their root. The roots are in the order asked for, after dspy.
     `python` is the interpreter that was looked through, `dspy_version` None when it has no DSPy.
-    `probed` are the roots about which everything is known: looked through without a failure, or not
-    installed. `looked_through` are those and the ones of which only single parts failed.
+    `probed` are the roots that are completely known: looked through without a failure, or not
+    installed. `looked_through` are these and the roots of which only parts failed.
     """
 
     modules: tuple[ModuleInfo, ...] = ()
@@ -54,9 +54,9 @@ class DiscoveryReport(msgspec.Struct, frozen=True):
     looked_through: tuple[str, ...] = ()
 
     def would_have_found(self, name: str, metadata: Mapping[str, Any]) -> bool:
-        """Is a module that an earlier discovery registered, and this one did not find, really gone?
+        """Whether this discovery would have found a module that an earlier one registered.
 
-        Not when its root, or the part of it that the module is in, could not be looked at.
+        False when its root, or the module's part of the root, could not be looked at.
         """
         root = metadata.get("discovered_from")
         if root in self.probed:
@@ -67,7 +67,7 @@ class DiscoveryReport(msgspec.Struct, frozen=True):
 
 
 def check_timeout(seconds: float) -> None:
-    """Raises InvalidArgumentError for a time limit that is none."""
+    """Raises InvalidArgumentError unless this is a finite number of seconds above 0."""
     if not (seconds > 0 and math.isfinite(seconds)):
         raise InvalidArgumentError(f"timeout is {seconds}, it must be a positive number of seconds.")
 
@@ -80,15 +80,15 @@ def discover(
 ) -> DiscoveryReport:
     """Look through DSPy and `packages` as the interpreter `python` sees them.
 
-    Packages (or modules) are named as in an import statement. Of each, every concrete subclass of a
-    DSPy module, optimizer or retriever that it defines is found, where it is public: nothing whose
-    name begins with an underscore, nothing of its tests. `python` None is the interpreter of this
-    process, whose environment and working directory any other gets too. `timeout` is in seconds, for
-    all together: what is not finished by then is a failure, the rest is found. Importing runs the
-    packages' code, with this process's rights.
+    Packages (or modules) are named as in an import statement. In each, discovery finds every public,
+    concrete subclass of a DSPy module, optimizer or retriever that the package defines. Names that
+    begin with an underscore, and the package's tests, are left out. `python` None is the interpreter
+    of this process. Any other interpreter gets this process's environment and working directory.
+    `timeout` is in seconds, for all packages together. A package that is not finished by then is a
+    failure, and the others are found. Importing runs the packages' code, with this process's rights.
 
     Raises DiscoveryError when the interpreter cannot be run, InvalidArgumentError for a timeout
-    that is not positive. Everything else that goes wrong is in the report.
+    that is not positive. All other errors are in the report.
     """
     check_timeout(timeout)
     interpreter = os.fspath(python) if python is not None else sys.executable
@@ -118,28 +118,28 @@ def _is_dotted(name: str) -> bool:
 def _report(
     roots: Sequence[str], findings: Findings, python: str, cut_short: str, failures: dict[str, str]
 ) -> DiscoveryReport:
-    verdicts: dict[str, Verdict] = {}
+    evaluations: dict[str, Evaluation] = {}
     for order, root in enumerate(roots):
-        verdicts[root] = verdict = judge(root, findings.traces[order], cut_short)
+        evaluations[root] = evaluation = evaluate(root, findings.traces[order], cut_short)
         if not findings.traces[order]:
-            in_turn = root == "dspy" or verdicts["dspy"].looked_through
-            verdict.failures[root] = cut_short if in_turn else _WITHOUT_DSPY
-        failures.update(verdict.failures)
-    known = {r: v for r, v in verdicts.items() if v.absent or v.looked_through}
+            in_turn = root == "dspy" or evaluations["dspy"].looked_through
+            evaluation.failures[root] = cut_short if in_turn else _WITHOUT_DSPY
+        failures.update(evaluation.failures)
+    known = {r: v for r, v in evaluations.items() if v.absent or v.looked_through}
     return DiscoveryReport(
-        modules=tuple(_distinct(verdicts)),
+        modules=tuple(_distinct(evaluations)),
         failures=tuple(DiscoveryFailure(name, reason) for name, reason in failures.items()),
         python=findings.executable or python,
-        dspy_version=verdicts["dspy"].version,
+        dspy_version=evaluations["dspy"].version,
         probed=tuple(r for r, v in known.items() if v.absent or not v.failures),
         looked_through=tuple(known),
     )
 
 
-def _distinct(verdicts: Mapping[str, Verdict]) -> Iterator[ModuleInfo]:
-    """Roots may overlap: a class goes by the name it has in the first."""
+def _distinct(evaluations: Mapping[str, Evaluation]) -> Iterator[ModuleInfo]:
+    """Roots may overlap: a class has the name that it has in the first one."""
     owners: dict[str, str] = {}
-    for root, verdict in verdicts.items():
-        for info in verdict.modules:
+    for root, evaluation in evaluations.items():
+        for info in evaluation.modules:
             if owners.setdefault(info.metadata["class"], root) == root:
                 yield info

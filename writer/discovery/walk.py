@@ -1,6 +1,6 @@
-"""Walks what a root package offers and reports its classes. Runs in the workers' interpreter.
+"""Walks the modules of a root package and reports its classes. Runs in the workers' interpreter.
 
-Like its two neighbours there: the standard library only, Python 3.9 or newer.
+So it uses only the standard library, of Python 3.9 or newer, like `facts` and `probe`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-# Relative, because over there these files are a package of another name (see run.py).
+# Relative, because in that interpreter these files are a package of another name (see probe_run.py).
 from .facts import Families, clean, complaint
 
 TEST_MODULES = ("test", "tests", "testing", "conftest")
@@ -27,7 +27,7 @@ class Journal(Protocol):
 
 
 def explore_dspy(journal: Journal) -> Families | None:
-    """DSPy itself, and what its subpackages declare public; None when it cannot be imported."""
+    """Report DSPy and the public names of its subpackages. None when DSPy cannot be imported."""
     dspy = load("dspy", "dspy", journal)
     if dspy is None:
         return None
@@ -47,8 +47,8 @@ def explore_dspy(journal: Journal) -> Families | None:
 
 
 def explore_package(root: str, skip: frozenset[str], journal: Journal, families: Families) -> None:
-    """The root and all its public submodules, those to skip aside."""
-    # So that others that import these fail at once, instead of being held up in their turn.
+    """Report the root and all its public submodules except those to skip."""
+    # So that modules that import these fail at once, instead of hanging too.
     sys.modules.update(dict.fromkeys(skip))  # type: ignore[arg-type]
     explorer = Explorer(root, journal, families)
     pending = [root]
@@ -62,11 +62,11 @@ def explore_package(root: str, skip: frozenset[str], journal: Journal, families:
 
 
 def load(name: str, root: str, journal: Journal) -> types.ModuleType | None:
-    """Import; None, and a record of it, when that fails in whatever way."""
+    """The imported module. None, and a record in the journal, when importing it raises anything."""
     journal.write("at", module=name)
     try:
         return importlib.import_module(name)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt are failures like any other
+    except BaseException as error:  # SystemExit and KeyboardInterrupt count as failures
         absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
         journal.write("failed", name=name, reason=complaint(error), absent=absent and name == root)
         return None
@@ -83,7 +83,7 @@ class Explorer:
         self._alive: list[type] = []  # an id means something only while its object lives
 
     def look(self, home: str, module: types.ModuleType) -> None:
-        """Report the DSPy classes that `module` exports, which was imported as `home`."""
+        """Report the DSPy classes that `module` exports. It was imported as `home`."""
         try:
             if home == self._root:
                 top = home.partition(".")[0]
@@ -94,9 +94,9 @@ class Explorer:
             self._fail(home, error)
 
     def submodules(self, home: str, module: types.ModuleType) -> list[str]:
-        """The public ones, in alphabetical order; none when `module` is no package.
+        """The public submodules in alphabetical order. Empty when `module` is no package.
 
-        A file whose name no import statement can hold is a program, not a module.
+        A file with a name that no import statement can contain is a program, not a module.
         """
         try:
             found = [name for _, name, _ in pkgutil.iter_modules(getattr(module, "__path__", ()))]
@@ -107,7 +107,7 @@ class Explorer:
         return [f"{home}.{name}" for name in sorted(public) if not _is_test(name)]
 
     def _exports(self, home: str, module: types.ModuleType) -> Iterator[tuple[str, type]]:
-        """Classes with a public name that `module` defines or, being listed there, passes on."""
+        """Classes with a public name that `module` defines, or lists in `__all__`."""
         members = dict(vars(module))
         declared = members.get("__all__")
         listed = set(declared) if isinstance(declared, (list, tuple)) else None
@@ -116,14 +116,14 @@ class Explorer:
                 continue
             try:
                 value = members[name] if name in members else getattr(module, name)
-                # By its real type: what an object says of its class may be a lie, or raise.
+                # By its real type: `__class__` may be wrong, or raise.
                 if issubclass(type(value), type) and self._offers(home, name, value, listed):
                     yield name, value
             except BaseException as error:
                 self._fail(f"{home}.{name}", error)
 
     def _offers(self, module: str, name: str, cls: type, listed: set[str] | None) -> bool:
-        """Is the name part of the module's public face, rather than one of its own imports?"""
+        """Whether the name is public in the module, and not something that it only imports."""
         if self._root == "dspy":
             return listed is None or name in listed
         home = cls.__module__
@@ -147,7 +147,7 @@ class Explorer:
             self._fail(name, error)
 
     def _key(self, cls: type, path: str) -> str:
-        """The same for one class under all its names; classes made by a function share a path."""
+        """A key of the class, the same under all its names. A path is no key: classes made by a function share one."""
         if id(cls) not in self._keys:
             self._alive.append(cls)
             same = sum(key.rpartition("#")[0] == path for key in self._keys.values())
@@ -163,7 +163,7 @@ def _is_test(part: str) -> bool:
 
 
 def _version(package: str) -> str | None:
-    """Of the distribution, else what the package says of itself; None when nobody knows."""
+    """The version of the distribution, else the package's `__version__`. None: not known."""
     try:
         return clean(importlib.metadata.version(package))
     except BaseException:

@@ -1,14 +1,14 @@
 """Manifests: files that declare modules, aliases, implications, and defaults for discovered modules.
 
-The files of one folder are one tree. It comes into force as a whole, but for files that are wrong: what these
-declared last stays. `docs/manifests.md` says what a file may contain.
+The files of one folder are one tree. It comes into force as a whole, except files with errors: what such a file
+declared last stays in force. `docs/manifests.md` says what a file may contain.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,24 +16,20 @@ from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.manifests.declarations import ManifestError
 from dspy_registry.writer.manifests.folder import ManifestFolder
 from dspy_registry.writer.manifests.folder_watch import ManifestWatch
-from dspy_registry.writer.manifests.records import ManifestError
 from dspy_registry.writer.manifests.schema import manifest_schema
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 from dspy_registry.writer.manifests.tree import Tree, compile_tree
-
-if TYPE_CHECKING:
-    import os
-
-    from dspy_registry.writer.daemon.lifecycle import Daemon
 
 __all__ = ["ManifestError", "TreeReport", "attach_manifests", "manifest_schema", "validate_tree"]
 
 
 class TreeReport(msgspec.Struct, frozen=True):
-    """What a folder of manifests declares: how many files and modules, and everything that is wrong."""
+    """What a folder of manifests declares: how many files and modules there are, and all errors."""
 
     directory: str
     files: int
@@ -44,8 +40,9 @@ class TreeReport(msgspec.Struct, frozen=True):
 def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike[str] | None = None) -> TreeReport:
     """Check a folder of manifests, and change nothing.
 
-    Without a registry, as the daemon would on its first start with the folder; an alias of a module that no manifest
-    declares is then no error: it may be discovered, or a client's. With one, as the daemon of that registry would now.
+    With a registry, it is checked as the daemon of that registry would now. `registry` None: as a daemon would at its
+    first start with the folder. Then an alias of a module that no manifest declares is no error, because the module may
+    be discovered, or registered by a client.
     """
     folder = ManifestFolder(Path(directory))
     tree = folder.read().tree
@@ -58,7 +55,7 @@ def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike
 
 
 def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:
-    """On a draft that nobody commits."""
+    """Stage the tree on a draft that is not committed."""
     environment = attach(registry_path(registry))
     try:
         with environment.reading() as txn:
@@ -68,17 +65,17 @@ def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:
 
 
 def _sorted(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
-    """By file and line; what has no line, such as how many more there are, is the last of its file."""
+    """Sorted by file and line. Errors without a line, such as "and N more", are the last of their file."""
     return tuple(sorted(errors, key=lambda error: (error.file, not error.line, error.line)))
 
 
-def attach_manifests(daemon: Daemon, directory: str | os.PathLike[str]) -> ManifestWatch:
-    """Let the daemon load a folder of manifests and follow its changes; call it from an extension of the daemon.
+def attach_manifests(host: Host, directory: str | os.PathLike[str]) -> ManifestWatch:
+    """Let the daemon load a folder of manifests and follow its changes. Call it from an extension of the daemon.
 
-    The status says more under `manifests`. A folder that is not there is an error there and in the log, and what its
-    manifests declared when they were last loaded stays in force.
+    The status has a section `manifests`. A missing folder is an error in that section and in the log, and what its
+    manifests declared last stays in force.
     """
-    watch = ManifestWatch(daemon, Path(directory))
-    daemon.add_section("manifests", watch.status)
-    daemon.add_task(watch.run)
+    watch = ManifestWatch(host, Path(directory))
+    host.add_section("manifests", watch.status)
+    host.add_task(watch.run)
     return watch

@@ -1,4 +1,4 @@
-"""Reading a folder of manifests as a whole, and again and again: what has not changed is not parsed again."""
+"""Reading a folder of manifests as a whole, repeatedly. Unchanged files are not parsed again."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.writer.manifests.check import check_document
+from dspy_registry.writer.manifests.declarations import LoadedFile, ManifestError, shown, unreadable
+from dspy_registry.writer.manifests.folder_scan import FoundFile, Places, Signature, scan, signature_of
 from dspy_registry.writer.manifests.lines import shown_path
-from dspy_registry.writer.manifests.records import LoadedFile, ManifestError, shown, unreadable
-from dspy_registry.writer.manifests.scan import FoundFile, Places, Signature, scan, signature_of
 from dspy_registry.writer.manifests.text import TextProblem, read_text
 from dspy_registry.writer.manifests.tree import Tree
+from dspy_registry.writer.manifests.validate import validate_document
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 _RACY_NS: Final = 100_000_000
-"""A file read so soon after it was changed may change again and look the same: it is read once more later."""
+"""A file read so soon after a change may change again with the same signature: it is read once more later."""
 
 _BUSY: Final = "is being written: another process has it open for writing"
-_EMPTY: Final = (
-    "is empty, as a file is while it is being saved. To withdraw what it declares, delete it or leave a comment in it"
-)
+_EMPTY: Final = "is empty, as while it is being saved. To withdraw what it declares, delete it or leave a comment in it"
 
 _log = logging.getLogger("dspy_registry")
 
@@ -37,8 +35,7 @@ _log = logging.getLogger("dspy_registry")
 class Reading(msgspec.Struct, frozen=True):
     """The folder at one time.
 
-    `is_new`: something differs from the reading before. `is_busy`: it is being changed right now, so this is not the
-    last word.
+    `is_new`: it differs from the last reading. `is_busy`: it is being changed, so it must be read again.
     """
 
     tree: Tree
@@ -51,7 +48,7 @@ class _Known(msgspec.Struct, frozen=True):
     found: FoundFile
     loaded: LoadedFile
     is_racy: bool = False
-    content: bytes = b""  # a digest of it
+    content: bytes = b""  # its digest
 
 
 class _BusyError(Exception):
@@ -70,9 +67,9 @@ class ManifestFolder:
         return f"ManifestFolder({str(self.root)!r})"
 
     def read(self) -> Reading:
-        """Scan the folder and read what has changed.
+        """Scan the folder and read the files that have changed.
 
-        A second scan that finds the same proves that all this has been there at one time.
+        A second scan with the same result proves that all of it existed at one time.
         """
         found = scan(self.root)
         known, files, is_busy = {}, {}, False
@@ -122,13 +119,13 @@ def _is_same(old: Tree, new: Tree) -> bool:
 
 
 def load(file: str, content: bytes, suffix: str) -> LoadedFile:
-    """What a file's content declares, or all that is wrong with it. Raises nothing."""
+    """What a file's content declares, or all its errors. Raises nothing."""
     if len(content) > MAX_FILE_BYTES:
         return unreadable(file, f"has more than {MAX_FILE_BYTES} bytes")
     if not content.strip():
         return unreadable(file, _EMPTY)
     try:
-        return check_document(file, read_text(content.decode("utf-8-sig"), suffix))
+        return validate_document(file, read_text(content.decode("utf-8-sig"), suffix))
     except UnicodeDecodeError as error:
         return unreadable(file, "is not UTF-8", content.count(b"\n", 0, error.start) + 1)
     except TextProblem as problem:
@@ -141,7 +138,7 @@ def load(file: str, content: bytes, suffix: str) -> LoadedFile:
 
 
 def read_content(path: Path) -> tuple[bytes, Signature]:
-    """The content of a file that nobody is writing, and its signature. Raises OSError."""
+    """The content of a file and its signature. Raises OSError, _BusyError for a file that is being written."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123  # a path cannot say O_NONBLOCK, and a pipe would block
         before = signature_of(os.fstat(descriptor))
@@ -152,10 +149,10 @@ def read_content(path: Path) -> tuple[bytes, Signature]:
 
 
 def _is_being_written(descriptor: int) -> bool:
-    """Whether a process has the file open for writing; False also where that cannot be known.
+    """Whether a process has the file open for writing. False also when that cannot be known.
 
-    The kernel grants a read lease only when nobody has. Should somebody open the file while it is held, for a
-    microsecond, he waits for its end, and the signal that asks for it is one that is ignored.
+    The kernel grants a read lease only if no process has. A process that opens the file during this lease waits a
+    microsecond for its end. The kernel asks for that end with a signal that is ignored here.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return False

@@ -2,8 +2,8 @@
 
     notice -> wait until it is quiet -> read the whole folder -> one commit -> report
 
-A change of the tree is over when nothing has happened for a moment, no file is open for writing, and no git is at
-work in the checkout. Many files changing one after the other make the moment longer.
+A change of the tree is over when nothing has happened for a moment, no file is open for writing, and git is not at
+work in the checkout. The moment is longer when many files change one after the other.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ import asyncio
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from dspy_registry.writer.manifests.aliases import are_disturbed
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.manifests.declarations import ManifestError
+from dspy_registry.writer.manifests.declared_aliases import are_disturbed
 from dspy_registry.writer.manifests.folder import ManifestFolder, Reading
+from dspy_registry.writer.manifests.folder_scan import Places
 from dspy_registry.writer.manifests.links import checkout_locks
 from dspy_registry.writer.manifests.notices import Notices
-from dspy_registry.writer.manifests.records import ManifestError
-from dspy_registry.writer.manifests.scan import Places
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 
-if TYPE_CHECKING:
-    from dspy_registry.writer.daemon.lifecycle import Daemon
-
 RESCAN_SECONDS: Final = 2.0
-"""How often the folder is looked through unasked: some file systems tell nobody of changes."""
+"""Seconds between readings without a notice: some file systems send no notices of changes."""
 
-_UNNOTICED_SECONDS: Final = 0.5  # the same, while nothing can be noticed
-_BUSY_SECONDS: Final = (0.02, 1.0)  # the same, while a file is being written: at first, and at most
+_UNNOTICED_SECONDS: Final = 0.5  # the same, while no notices come
+_BUSY_SECONDS: Final = (0.02, 1.0)  # the same, while a file is being written: the first pause, and the longest
 _LOCK_SECONDS: Final = 0.02
 _QUIET: Final = 0.03
 _QUIET_LONGER: Final = 0.25
@@ -41,7 +39,7 @@ _log = logging.getLogger("dspy_registry")
 
 
 class Burst:
-    """Changes that belong together, as far as can be told. Times are the loop's, in seconds."""
+    """Changes that seem to belong together. Times are the loop's, in seconds."""
 
     def __init__(self, now: float) -> None:
         self.first = self.last = now
@@ -50,31 +48,31 @@ class Burst:
 
     @property
     def is_large(self) -> bool:
-        """More than someone saves by hand."""
+        """Whether these are more files than a person saves by hand."""
         return len(self.paths) > _FEW
 
     @property
     def quiet_at(self) -> float:
-        """When it is over, unless more happens."""
+        """When the burst is over, if nothing else changes."""
         return self.last + (_QUIET_LONGER if self.is_large or self.is_slow else _QUIET)
 
     def deadline(self, *, is_checkout: bool) -> float:
-        """When the folder is read whatever goes on."""
+        """When the folder is read although changes go on."""
         return self.first + (_PATIENCE_WITH_MANY if self.is_large or is_checkout else _PATIENCE)
 
 
 class ManifestWatch:
-    """A task of the daemon. `run` it once; `look_again` when what manifests refer to may have changed."""
+    """A task of the daemon. `run` it once. Call `look_again` when modules that manifests refer to may have changed."""
 
-    def __init__(self, daemon: Daemon, folder: Path) -> None:
-        self._daemon = daemon
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._host = host
         self._folder = ManifestFolder(folder)
         self._places = Places(frozenset(), frozenset(), frozenset(), frozenset())
         self._notices = Notices(self._matters, self._noticed)
         self._wake = asyncio.Event()
         self._burst: Burst | None = None
         self._stale_locks: set[tuple[Path, int]] = set()
-        self._is_due = True  # something was read, or asked for, that is not committed
+        self._is_due = True  # something was read or requested that is not committed
         self._busy = 0.0
         self._files: frozenset[str] = frozenset()
         self._loaded = Loaded(0, frozenset(), (), False)
@@ -100,7 +98,7 @@ class ManifestWatch:
             await self._notices.close()
 
     def look_again(self) -> None:
-        """Commit what the folder declares anew, though it may not have changed. In the loop's thread."""
+        """Stage what the folder declares again, even if it has not changed. In the loop's thread."""
         self._is_due = True
         self._wake.set()
 
@@ -133,7 +131,7 @@ class ManifestWatch:
         self._wake.set()
 
     async def _sleep(self) -> None:
-        """Until a notice, or until it is time to look unasked."""
+        """Until a notice, or until it is time to read without one."""
         seconds = self._busy or (_UNNOTICED_SECONDS if self._notices.failure else RESCAN_SECONDS)
         alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         await self._wake.wait()
@@ -141,7 +139,7 @@ class ManifestWatch:
         self._wake.clear()
 
     async def _watch(self, places: Places) -> bool:
-        """Notice changes in these places; True when that is new, so that something may have been missed before."""
+        """Watch these places. True: the watch is new, so that earlier changes may have been missed."""
         if places.watched != self._places.watched:
             self._notices.forget()
         self._places = places
@@ -149,8 +147,8 @@ class ManifestWatch:
 
     # Reading
 
-    async def _settled(self) -> Reading:
-        """The folder when a change of it is over, or has taken too long."""
+    async def _stable_reading(self) -> Reading:
+        """The folder once a change of it is over, or has taken too long."""
         while True:
             await self._quiet()
             burst = self._burst
@@ -162,7 +160,7 @@ class ManifestWatch:
                 return reading
             burst = self._burst = self._burst or Burst(self._now())
             if reading.is_new and not burst.paths:
-                burst.last = self._now()  # nobody tells of these changes: over when two readings are the same
+                burst.last = self._now()  # no notice comes for these changes: over when two readings are equal
             burst.is_slow = burst.is_slow or self._is_doubtful(reading, burst)
             is_over = burst.last == last and self._now() >= burst.quiet_at
             is_over = is_over and not (is_watched_anew or reading.is_busy or self._locks())
@@ -174,7 +172,7 @@ class ManifestWatch:
                 await asyncio.sleep(_BUSY_SECONDS[0])
 
     def _is_doubtful(self, reading: Reading, burst: Burst) -> bool:
-        """Changes that nobody told of may go on. A file that has gone may come back: so some editors save."""
+        """Whether more changes are likely: no notice came, or a file is gone. Some editors delete a file to save it."""
         is_first = not self._loaded_at
         has_gone = not self._files <= reading.tree.files.keys()
         return not is_first and (has_gone or (reading.is_new and not burst.paths))
@@ -195,7 +193,7 @@ class ManifestWatch:
             await asyncio.sleep(min(max(self._burst.quiet_at - now, _LOCK_SECONDS), deadline - now))
 
     def _locks(self) -> set[tuple[Path, int]]:
-        """Locks of git at work, those left over by one that died apart."""
+        """Locks of git at work, without those that a dead git left behind."""
         found = set()
         for lock in checkout_locks(self._places.checkouts):
             try:
@@ -207,35 +205,35 @@ class ManifestWatch:
     # Committing
 
     async def _look(self) -> None:
-        reading = await self._settled()
+        reading = await self._stable_reading()
         self._is_due = self._is_due or self._is_disturbed()
         if self._is_due:
             await self._commit(reading)
 
     def _is_disturbed(self) -> bool:
-        """Whether commits of others bear on what manifests declare."""
-        revision = self._daemon.revision
+        """Whether commits of clients or discovery affect what manifests declare."""
+        revision = self._host.revision
         if self._loaded.needs_registry:
             return revision != self._revision
-        found = are_disturbed(self._daemon.store.environment, self._loaded.aliases, self._followed, revision)
+        found = are_disturbed(self._host.environment, self._loaded.aliases, self._followed, revision)
         self._followed = revision
         return found
 
     async def _commit(self, reading: Reading) -> None:
         tree = reading.tree
-        done = await self._daemon.submit(lambda draft: stage_tree(draft, tree))
+        done = await self._host.submit(lambda draft: stage_tree(draft, tree))
         self._is_due, self._failure = False, ""
         before, self._loaded = self._loaded.errors, done.result
         self._files, self._revision = frozenset(tree.files), done.revision
-        self._followed = done.revision - 1  # others may have changed something after us in the same revision
+        self._followed = done.revision - 1  # works after this one may have changed something in the same revision
         self._loaded_at = time.time_ns() // 1_000_000
         self._report(before)
 
     def _fail(self, error: Exception) -> None:
-        """Everything stays as it is, and is tried again; the same failure is told once."""
+        """Everything stays as it is, and is tried again. A repeated failure is logged once."""
         if str(error) != self._failure:
             self._failure = str(error)
-            _log.error("manifests could not be loaded, which is tried again", exc_info=error)
+            _log.error("manifests could not be loaded; the daemon tries again", exc_info=error)
 
     def _report(self, before: tuple[ManifestError, ...]) -> None:
         errors = self._loaded.errors
@@ -243,7 +241,7 @@ class ManifestWatch:
             if error not in before:
                 _log.error("manifest %s", error)
         for file in sorted({error.file for error in before} - {error.file for error in errors}):
-            _log.info("manifest %s: no errors any more", file or self._folder.root)
+            _log.info("manifest %s: no errors now", file or self._folder.root)
         _log.info(
             "manifests in %s: %d files, %d modules, %d errors, as of revision %d",
             *(self._folder.root, len(self._files), self._loaded.modules, len(errors), self._revision),
@@ -251,5 +249,5 @@ class ManifestWatch:
 
 
 def plain_error(error: ManifestError) -> dict[str, Any]:
-    """For JSON. A line that cannot be known is None."""
+    """The error as plain values for JSON. An unknown line is None."""
     return {"file": error.file, "line": error.line or None, "field": error.field, "message": error.message}

@@ -1,6 +1,6 @@
-"""In which line each key of a JSON or TOML text stands. Pure.
+"""The line of each key of a JSON or TOML text. Pure.
 
-The text has been parsed already, so it is known to be well-formed and nested moderately: this only walks it.
+The text has been parsed before, so it is well-formed and its depth is bounded. This only walks it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TOML: Final = re.compile(
 
 
 def shown_path(path: Path) -> str:
-    """`modules[0].requirements.memory`; safe to print, whatever the keys are."""
+    """`modules[0].requirements.memory`, safe to print for any keys."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".").encode("utf-8", "backslashreplace").decode()
 
@@ -38,7 +38,7 @@ def json_lines(text: str) -> tuple[Lines, list[Repeated]]:
 
 
 def toml_lines(text: str, unquote: Callable[[str], str]) -> Lines:
-    """The line of each key and table; `unquote` gives the meaning of a quoted key."""
+    """The line of each key and table. `unquote` decodes a quoted key."""
     walk = _Walk(_tokens(text, _TOML, ("comment",)))
     tables: dict[Path, int] = {}
     table: Path = ()
@@ -72,7 +72,7 @@ def _tokens(text: str, pattern: re.Pattern[str], skipped: tuple[str, ...]) -> It
 
 
 class _Walk:
-    """Tokens one after the other, and the lines found so far."""
+    """A position in the tokens, and the lines found so far."""
 
     def __init__(self, tokens: Iterator[_Token]) -> None:
         self._tokens = list(tokens)
@@ -91,7 +91,7 @@ class _Walk:
         return self._tokens[self._at - 1]
 
     def until(self, *marks: str) -> list[_Token]:
-        """The tokens before the next of these marks; ends of lines are left out."""
+        """The tokens before the next of these marks, without ends of lines."""
         found = []
         while self.more() and not (self.here().kind == "mark" and self.here().text in marks):
             token = self.take()
@@ -109,7 +109,7 @@ class _Walk:
         self.lines.setdefault(path, line)
 
     def value(self, path: Path, assign: str, key: Callable[[list[_Token]], Path]) -> None:
-        """Walk one value; `assign` stands between a key and its value, `key` reads a key."""
+        """Walk one value. `assign` is the mark between a key and its value, `key` reads a key."""
         opening = self.take()
         if path and path not in self.lines:
             self.lines[path] = opening.line

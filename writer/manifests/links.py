@@ -1,4 +1,4 @@
-"""Symbolic links: what is passed on the way through them, and the locks of checkouts."""
+"""Following symbolic links, and finding the locks of git checkouts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _MOST_LINKS: Final = 40  # as the kernel has it
 
 
 class LinkedPaths:
-    """Follows paths link by link. `names` are the links that were passed, and where the paths ended."""
+    """Follows paths link by link. `names` are the links on the way and the ends of the paths."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self._targets: dict[str, str] = {}
 
     def follow(self, path: Path) -> str:
-        """The real path, as far as it exists; notes what a change of the way to it would change."""
+        """The real path, as far as it exists. Notes in `names` what may change where the path leads."""
         at, passed = "/", 0
         rest = list(path.parts[:0:-1])
         while rest:
@@ -45,7 +45,7 @@ class LinkedPaths:
 
 
 def checkout_locks(folders: Iterable[str]) -> tuple[Path, ...]:
-    """The lock files that exist while git rewrites the checkouts these folders are in."""
+    """The existing lock files of git in the checkouts around these folders: git is rewriting them."""
     locks = {_git_folder(Path(folder)) for folder in folders}
     return tuple(sorted(lock / "index.lock" for lock in locks if lock is not None and (lock / "index.lock").exists()))
 

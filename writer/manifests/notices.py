@@ -1,4 +1,4 @@
-"""Notices of changes in folders, through watchfiles: when something happened, and when it is over."""
+"""Notices of changes in folders, by watchfiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from watchfiles import Change, awatch
 
 _STEP_MS: Final = 20
-"""How often watchfiles looks whether the system has told something; a notice comes after one such time of quiet."""
+"""How often watchfiles asks the system for changes. A notice comes after one such time without a change."""
 
 _LONGEST_MS: Final = 200
 """A notice comes after this time even while changes go on."""
@@ -23,9 +23,10 @@ _log = logging.getLogger("dspy_registry")
 
 
 class Notices:
-    """Calls `on_change(paths)` in the loop's thread when something in the folders changes, folders within apart.
+    """Calls `on_change(paths)` in the loop's thread when something in the folders changes.
 
-    `matters(path)` says which paths count. Give it the folders with `keep`, and `close` it at the end.
+    Folders inside them are not watched. `matters(path)` says which paths count. Name the folders with `keep`, and
+    `close` it at the end.
     """
 
     def __init__(self, matters: Callable[[str], bool], on_change: Callable[[set[str]], None]) -> None:
@@ -38,13 +39,13 @@ class Notices:
 
     @property
     def failure(self) -> str:
-        """Why nothing is noticed now; empty when notices come."""
+        """Why no notices come. Empty when they do."""
         return self._failure
 
     async def keep(self, folders: Collection[str]) -> bool:
-        """Watch these folders and no others. True when that had to be begun: what changed before was not noticed.
+        """Watch these folders and no others. True: the watch is new, and earlier changes were not noticed.
 
-        After a failure it is not begun again for a while, unless the folders are others.
+        After a failure no new watch begins for a while, unless the folders are different.
         """
         wanted = sorted(folders)
         if wanted == self._folders:
@@ -59,11 +60,11 @@ class Notices:
         return True
 
     def forget(self) -> None:
-        """Begin anew at the next `keep`: a folder may have been put in the place of another."""
+        """Begin a new watch at the next `keep`: a folder may have replaced another of the same name."""
         self._folders = []
 
     async def close(self) -> None:
-        """Notice nothing more."""
+        """Stop watching."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -83,11 +84,11 @@ class Notices:
             ):
                 self._on_change({path for _, path in changes})
         except FileNotFoundError:
-            self._on_change(set())  # a folder has gone since: look again
+            self._on_change(set())  # a folder is gone meanwhile: look again
         except Exception as error:
             self._failure, self._failed_at = f"{type(error).__name__}: {error}", time.monotonic()
             if was != self._failure:
-                _log.warning("changes of files are looked for instead of noticed: %s", self._failure)
+                _log.warning("no notices of file changes, the folders are read at intervals instead: %s", self._failure)
 
     def _is_noticed(self, change: Change, path: str) -> bool:
         return self._matters(path)

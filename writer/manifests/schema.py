@@ -1,7 +1,7 @@
 """What a manifest may say: the structs, and the JSON Schema generated from them.
 
-Every field but a module's name is optional and has no default here: what a manifest does not name, a lower layer
-gives. The schema lies beside this file (manifest.schema.json), so that editors can be pointed at it.
+Only a module's name is required. The other fields have no default here: a lower layer gives what a manifest leaves
+out. The schema is beside this file (manifest.schema.json), for editors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bringing a draft in line with a tree of manifests: only differences are staged.
 
-What was in force before is what the registry itself holds, by source. So a restart changes nothing that the files do
-not, and a file that is held keeps what it declared last, across restarts too.
+What was in force before is in the registry, by source. So a restart changes only what the files change, and a retained
+file keeps what it declared last across restarts too.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
 from dspy_registry.registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
 from dspy_registry.writer.draft import Draft
-from dspy_registry.writer.manifests.aliases import DeclaredAlias, declared_aliases
+from dspy_registry.writer.manifests.declarations import Declarations, ManifestError
+from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, declared_aliases
 from dspy_registry.writer.manifests.lines import Path
-from dspy_registry.writer.manifests.records import Declarations, ManifestError
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
 
 Refused = dict[str, tuple[ManifestError, ...]]
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """What came of a tree.
+    """The result of loading a tree.
 
-    `modules` counts those that manifests declare. `needs_registry`: an error depends on what else is registered, so it
-    may go away without a change of a file. `aliases` are those that came into force.
+    `modules` is how many modules manifests declare. `needs_registry`: an error depends on other registered modules, so
+    it may disappear without a change of a file. `aliases` are the aliases that came into force.
     """
 
     modules: int
-    held: frozenset[str]
+    retained: frozenset[str]
     errors: tuple[ManifestError, ...]
     needs_registry: bool
     aliases: tuple[DeclaredAlias, ...] = ()
 
 
 def stage_tree(draft: Draft, tree: Tree) -> Loaded:
-    """Stage what the tree declares. A file that the registry refuses is held, and the rest is tried without it."""
-    standing = standing_declarations(draft)
+    """Stage what the tree declares. A file that the registry refuses is retained, and the others are tried again."""
+    in_force = declarations_in_force(draft)
     others = [words for source, words in draft.all_implications().items() if not source.startswith(MANIFEST_PREFIX)]
     refused: Refused = {}
     while True:
-        plan = compile_tree(tree, standing, others, refused)
+        plan = compile_tree(tree, in_force, others, refused)
         child = draft.child()
-        found = _Staging(child, tree, plan, standing).run()
+        found = _Staging(child, tree, plan, in_force).run()
         if not found:
             break
         for error in found:
             refused[error.file] = (*refused.get(error.file, ()), error)
     if child.has_effect:
         draft.absorb(child)
-    kept = (standing.get(file, NOTHING) for file in plan.held)
+    kept = (in_force.get(file, NOTHING) for file in plan.retained)
     modules = sum(len(declared.modules) for declared in (*plan.effective.values(), *kept))
-    return Loaded(modules, plan.held, plan.errors, bool(refused), declared_aliases(plan.effective))
+    return Loaded(modules, plan.retained, plan.errors, bool(refused), declared_aliases(plan.effective))
 
 
-def standing_declarations(draft: Draft) -> dict[str, Declarations]:
-    """What the registry holds of manifests, by file."""
+def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
+    """What manifests declare in the registry now, by file."""
     modules: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     aliases: dict[str, dict[str, str]] = defaultdict(dict)
     implications: dict[str, Implications] = {}
@@ -88,13 +88,13 @@ def _file(source: str) -> str:
 
 
 class _Staging:
-    """One attempt. `run` returns what the registry refuses; then the draft is of no use."""
+    """One attempt. `run` returns the registry's refusals. If there are any, the draft must be dropped."""
 
-    def __init__(self, draft: Draft, tree: Tree, plan: Plan, standing: Mapping[str, Declarations]) -> None:
+    def __init__(self, draft: Draft, tree: Tree, plan: Plan, in_force: Mapping[str, Declarations]) -> None:
         self._draft = draft
         self._tree = tree
         self._effective = plan.effective
-        self._old = {file: declared for file, declared in standing.items() if file not in plan.held}
+        self._old = {file: declared for file, declared in in_force.items() if file not in plan.retained}
         self._errors: list[ManifestError] = []
 
     def run(self) -> list[ManifestError]:
@@ -108,7 +108,7 @@ class _Staging:
         self._errors.append(self._tree.files[file].error(path, error.message))
 
     def _implications(self) -> None:
-        """All that goes before all that comes: then no cycle stands on the way to an end that has none."""
+        """Remove all old implications before setting new ones: so there is no cycle halfway if the result has none."""
         changed = {
             file: self._effective.get(file, NOTHING).implications
             for file in {**self._old, **self._effective}
@@ -132,7 +132,7 @@ class _Staging:
                     self._refuse(file, ("defaults",), error)
 
     def _modules(self) -> None:
-        """A module that moves from one file to another changes hands in one step."""
+        """A module that moves from one file to another changes its layer in one step."""
         old = {name: (file, fields) for file, one in self._old.items() for name, fields in one.modules.items()}
         new = {name: (file, fields) for file, one in self._effective.items() for name, fields in one.modules.items()}
         for name, (file, fields) in new.items():
@@ -170,7 +170,7 @@ class _Staging:
 
     def _alias(self, file: str, alias: str, name: str) -> None:
         path = ("aliases", alias)
-        if self._draft.module(name) is None:  # without a look for the closest names, which thousands would wait for
+        if self._draft.module(name) is None:  # without a search for close names, which is slow for thousands
             self._refuse(file, path, UnknownModuleError(name))
             return
         try:

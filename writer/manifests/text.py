@@ -1,6 +1,6 @@
 """From a manifest's text to plain data, with the line of every key. Pure.
 
-TOML, YAML and JSON give the same data. Lines are looked for only when something is wrong.
+TOML, YAML and JSON give the same data. Lines are computed only when there is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ else:
 T = TypeVar("T")
 
 MAX_DEPTH: Final = 64
-"""Nesting of mappings and lists in a manifest."""
+"""The deepest nesting of mappings and lists in a manifest."""
 
 SUFFIXES: Final = (".toml", ".yaml", ".yml", ".json")
 
@@ -31,7 +31,7 @@ _TOML_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class TextProblem(ValueError):
-    """The text cannot be read as data. `line` counts from 1; 0: it cannot be known. `further`: what else is wrong."""
+    """The text cannot be read as data. `line` counts from 1, 0: not known. `further` are more problems of the text."""
 
     def __init__(self, message: str, line: int = 0, path: Path = (), further: tuple[TextProblem, ...] = ()) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class TextProblem(ValueError):
 
 
 class Document:
-    """What a manifest's text says: `data`, and `line_of` each part of it."""
+    """A manifest's `data`, and `line_of` for each part of it."""
 
     def __init__(self, data: Any, find_lines: Callable[[], Lines]) -> None:
         self.data = data
@@ -54,11 +54,11 @@ class Document:
 
     @property
     def first_line(self) -> int:
-        """The line of its first key; 0: it has none."""
+        """The line of its first key. 0: it has no key."""
         return min(self._lines.values(), default=0)
 
     def line_of(self, path: Path) -> int:
-        """The line of this part, or of the nearest thing around it that has one; counted from 1, 0: there is none."""
+        """The line of this part, or of the nearest part around it with a known line. Counts from 1, 0: not known."""
         return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 0)
 
 
@@ -68,7 +68,7 @@ def read_text(text: str, suffix: str) -> Document:
 
 
 def read_stream(text: str, suffix: str) -> list[Document]:
-    """The same of a text that may hold several documents: YAML, and JSON with one a line (`.jsonl`).
+    """The documents of a text that may hold several: YAML, and JSON with one document a line (`.jsonl`).
 
     Raises TextProblem.
     """
@@ -170,7 +170,7 @@ def _read_json(text: str, lines_before: int = 0) -> Document:
 
 
 def _outermost(repeated: list[Repeated]) -> Iterator[Repeated]:
-    """Without the keys of a mapping that itself stands there twice."""
+    """Without the keys inside a mapping that appears twice itself."""
     paths = {path for path, _, _ in repeated}
     return (one for one in repeated if not any(one[0][:end] in paths for end in range(1, len(one[0]))))
 

@@ -1,7 +1,7 @@
-"""A whole tree of manifests held together: which files come into force, and what is wrong between them. Pure.
+"""A whole tree of manifests, compared: which files come into force, and what is wrong between them. Pure.
 
-A file with an error of any kind is *held*: what it declared last, which the registry knows, stays in force, and
-counts against the other files as if it were written there.
+A file with any error is *retained*: what it declared last stays in force. The registry knows it, and the other files
+are compared with it as if it were in the file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.vocabulary import find_cycle
+from dspy_registry.writer.manifests.declarations import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path
-from dspy_registry.writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
 
 NOTHING = Declarations()
 
@@ -23,7 +23,7 @@ NOTHING = Declarations()
 class Tree(msgspec.Struct, frozen=True):
     """All files of a folder as they were read together.
 
-    `unknown` are those that cannot be looked for now: they, and everything in folders of these names, are held.
+    `unknown` are files and folders that cannot be read now: they, and all files in these folders, are retained.
     `errors` are about the folder itself.
     """
 
@@ -33,38 +33,39 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to come into force, by file; the files that are held; and why."""
+    """What comes into force, by file, the files that are retained, and the errors that are the reason."""
 
     effective: dict[str, Declarations]
-    held: frozenset[str]
+    retained: frozenset[str]
     errors: tuple[ManifestError, ...]
 
 
 def compile_tree(
     tree: Tree,
-    standing: Mapping[str, Declarations],
+    in_force: Mapping[str, Declarations],
     others: Sequence[Implications] = (),
     refused: Mapping[str, tuple[ManifestError, ...]] | None = None,
 ) -> Plan:
     """Decide about each file.
 
-    `standing` is what is in force by file, `others` the implications declared elsewhere (core, clients), `refused` what
-    the registry itself objected to. A file that is in `standing` and neither effective nor held has gone.
+    `in_force` is what the registry has now, by file. `others` are the implications declared elsewhere (core, clients).
+    `refused` are the registry's objections, by file. A file in `in_force` that is neither effective nor retained is
+    gone.
     """
     refused = refused or {}
     errors = [*tree.errors, *(error for found in refused.values() for error in found)]
     errors += [error for loaded in tree.files.values() for error in loaded.errors]
-    held = {file for file in standing if is_unknown(file, tree.unknown)} | set(refused)
-    held |= {file for file, loaded in tree.files.items() if loaded.declared is None}
+    retained = {file for file in in_force if is_unknown(file, tree.unknown)} | set(refused)
+    retained |= {file for file, loaded in tree.files.items() if loaded.declared is None}
     while True:
-        claims = _claims(tree, standing, held)
-        found = [*_conflicts(tree, claims, held), *_cycles(tree, claims, held, others)]
+        claims = _claims(tree, in_force, retained)
+        found = [*_conflicts(tree, claims, retained), *_cycles(tree, claims, retained, others)]
         if not found:
             break
         errors += found
-        held |= {error.file for error in found}
-    effective = {file: declared for file, declared in claims.items() if file not in held}
-    return Plan(effective, frozenset(held), shown(errors))
+        retained |= {error.file for error in found}
+    effective = {file: declared for file, declared in claims.items() if file not in retained}
+    return Plan(effective, frozenset(retained), shown(errors))
 
 
 def is_unknown(file: str, unknown: Iterable[str]) -> bool:
@@ -72,17 +73,17 @@ def is_unknown(file: str, unknown: Iterable[str]) -> bool:
     return any(not place or file == place or file.startswith(f"{place}/") for place in unknown)
 
 
-def _claims(tree: Tree, standing: Mapping[str, Declarations], held: set[str]) -> dict[str, Declarations]:
-    """What each file declares, of held ones what they declared last; sorted by file."""
-    claims = {file: standing.get(file, NOTHING) for file in held}
+def _claims(tree: Tree, in_force: Mapping[str, Declarations], retained: set[str]) -> dict[str, Declarations]:
+    """What each file declares, sorted by file. For a retained file: what it declared last."""
+    claims = {file: in_force.get(file, NOTHING) for file in retained}
     for file, loaded in tree.files.items():
-        if file not in held and loaded.declared is not None:
+        if file not in retained and loaded.declared is not None:
             claims[file] = loaded.declared
     return dict(sorted(claims.items()))
 
 
-def _conflicts(tree: Tree, claims: Mapping[str, Declarations], held: set[str]) -> Iterator[ManifestError]:
-    """What several files declare, and aliases that are names: an error of each file that is not held already."""
+def _conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str]) -> Iterator[ManifestError]:
+    """What several files declare, and aliases that are names: an error of each file that is not yet retained."""
     modules: dict[str, list[str]] = defaultdict(list)
     aliases: dict[str, list[str]] = defaultdict(list)
     for file, declared in claims.items():
@@ -91,43 +92,43 @@ def _conflicts(tree: Tree, claims: Mapping[str, Declarations], held: set[str]) -
         for alias in declared.aliases:
             aliases[alias].append(file)
     for name, files in modules.items():
-        for file, others in _others(files, held):
+        for file, others in _others(files, retained):
             path = (*tree.files[file].places[name], "name")
-            yield _conflict(tree, held, file, path, f"{name!r}", others)
+            yield _conflict(tree, retained, file, path, f"{name!r}", others)
     for alias, files in aliases.items():
-        for file, others in _others(files, held):
-            yield _conflict(tree, held, file, ("aliases", alias), f"the alias {alias!r}", others)
-    yield from _shadowed(tree, modules, aliases, held)
+        for file, others in _others(files, retained):
+            yield _conflict(tree, retained, file, ("aliases", alias), f"the alias {alias!r}", others)
+    yield from _shadowed(tree, modules, aliases, retained)
 
 
-def _others(files: list[str], held: set[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each of several files that declare one thing, with the others."""
+def _others(files: list[str], retained: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each of several files that declare the same, with the other files."""
     for file in files if len(files) > 1 else ():
-        if file not in held:
+        if file not in retained:
             yield file, [other for other in files if other != file]
 
 
 def _shadowed(
-    tree: Tree, modules: Mapping[str, list[str]], aliases: Mapping[str, list[str]], held: set[str]
+    tree: Tree, modules: Mapping[str, list[str]], aliases: Mapping[str, list[str]], retained: set[str]
 ) -> Iterator[ManifestError]:
     for alias in sorted(aliases.keys() & modules.keys()):
         told = f"{alias!r} is the full name of a module, declared by {', '.join(modules[alias])}"
         for file in aliases[alias]:
-            if file not in held:
+            if file not in retained:
                 yield tree.files[file].error(("aliases", alias), f"{told}; full names always win")
 
 
-def _conflict(tree: Tree, held: set[str], file: str, path: Path, what: str, others: list[str]) -> ManifestError:
+def _conflict(tree: Tree, retained: set[str], file: str, path: Path, what: str, others: list[str]) -> ManifestError:
     said = [
-        f"{other} (which is in error: what it declared last counts)" if other in held else other for other in others
+        f"{other} (which is in error: what it declared last counts)" if other in retained else other for other in others
     ]
     return tree.files[file].error(path, f"{what} is declared by {file} and by {', '.join(said)}")
 
 
 def _cycles(
-    tree: Tree, claims: Mapping[str, Declarations], held: set[str], others: Iterable[Implications]
+    tree: Tree, claims: Mapping[str, Declarations], retained: set[str], others: Iterable[Implications]
 ) -> Iterator[ManifestError]:
-    """The first cycle of implications: an error of each file that has part in it and is not held already."""
+    """The first cycle of implications: an error of each file that is part of it and not yet retained."""
     together: dict[str, list[str]] = defaultdict(list)
     for implications in (*others, *(declared.implications for declared in claims.values())):
         for word, implied in implications.items():
@@ -136,6 +137,6 @@ def _cycles(
     steps = set(itertools.pairwise(cycle))
     for file, declared in claims.items():
         words = [word for word, implied in declared.implications.items() if any((word, to) in steps for to in implied)]
-        if words and file not in held:
+        if words and file not in retained:
             message = f"capability implications form a cycle: {' -> '.join(cycle)}"
             yield tree.files[file].error(("implications", words[0]), message)

@@ -1,7 +1,7 @@
-"""YAML, as far as a manifest needs it: plain data, by the core schema of YAML 1.2. Pure.
+"""YAML for manifests: plain data, by the core schema of YAML 1.2. Pure.
 
-Not PyYAML's own construction: that one takes `no` for false and 1:30 for 90, keeps the last of two equal keys, and
-lets aliases multiply without bound. Nothing here creates an object of a class that a file names.
+PyYAML's construction is not used: it reads `no` as false and 1:30 as 90, keeps the last of two equal keys, and lets
+aliases multiply without bound. Nothing here creates an object of a class that a file names.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import yaml
 from dspy_registry.writer.manifests.lines import Lines, Path
 
 MAX_NODES: Final = 250_000
-"""Values in one document, those that aliases repeat counted each time."""
+"""Values in one document. A value that aliases repeat counts each time."""
 
 _TAG: Final = "tag:yaml.org,2002:"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlProblem(ValueError):
-    """`found`: what is wrong, each with its line, which counts from 1; 0: it cannot be known."""
+    """`found` are the problems, each with its line. Lines count from 1, 0: not known."""
 
     def __init__(self, *found: tuple[str, int]) -> None:
         super().__init__("; ".join(message for message, _ in found))
@@ -56,7 +56,7 @@ def load_yaml(text: str, max_depth: int) -> tuple[Any, Lines]:
 
 
 def load_yaml_stream(text: str, max_depth: int) -> Iterator[tuple[Any, Lines]]:
-    """The same of each document of a stream. Raises YamlProblem."""
+    """The data and lines of each document of a stream. Raises YamlProblem."""
     with _loading(text, max_depth) as loader:
         while loader.check_node():
             yield _Construction(max_depth).document(loader.get_node())
@@ -81,15 +81,27 @@ def _loading(text: str, max_depth: int) -> Iterator[Any]:
 
 
 def _refuse_depth(text: str, max_depth: int) -> None:
-    """Before composing, which recurses."""
+    """Called before composing, which recurses."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > max_depth:
-                raise YamlProblem((f"nested deeper than {max_depth} levels", _line(event.start_mark)))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+                raise _too_deep(max_depth, event.start_mark)
+    except yaml.MarkedYAMLError as error:
+        # LibYAML has a limit for brackets, and reads ahead: it may meet its limit before this meets ours.
+        mark = error.problem_mark
+        if mark is not None and _open_brackets(text[: mark.index]) > max_depth:
+            raise _too_deep(max_depth, mark) from error
+        raise
+
+
+def _too_deep(max_depth: int, mark: Any) -> YamlProblem:
+    return YamlProblem((f"nested deeper than {max_depth} levels", _line(mark)))
+
+
+def _open_brackets(text: str) -> int:
+    return sum(map(text.count, "[{")) - sum(map(text.count, "]}"))
 
 
 class _Construction:
@@ -97,7 +109,7 @@ class _Construction:
         self._max_depth = max_depth
         self._left = MAX_NODES
         self._lines: Lines = {}
-        self._repeated: dict[tuple[str, int], None] = {}  # one that a merge reads again counts once
+        self._repeated: dict[tuple[str, int], None] = {}  # a dict: a problem that a merge finds again counts once
 
     def document(self, node: yaml.Node | None) -> tuple[Any, Lines]:
         data = None if node is None else self._value(node, (), 1)
@@ -112,7 +124,7 @@ class _Construction:
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         if depth > self._max_depth:  # an alias inside what it names
-            raise _problem(f"nested deeper than {self._max_depth} levels", node)
+            raise _too_deep(self._max_depth, node.start_mark)
         kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if node.tag != f"{_TAG}{kind}":
             raise _problem(f"the tag {node.tag} is not supported", node)
@@ -145,7 +157,7 @@ class _Construction:
         return {**merged, **own}
 
     def _merged(self, node: yaml.Node, path: Path, depth: int) -> dict[Any, Any]:
-        """What `<<` names: a mapping or a list of them, of which the earlier wins."""
+        """The mapping that `<<` names, or a list of mappings, where earlier ones win."""
         several = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[Any, Any] = {}
         for one in several:

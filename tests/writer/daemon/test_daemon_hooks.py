@@ -1,4 +1,4 @@
-"""What runs inside a daemon: extensions with their tasks, sections and sinks, and its upkeep."""
+"""What runs inside a daemon: extensions with their tasks, sections and sinks, and its maintenance."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from dspy_registry import ConflictError, InvalidArgumentError, Registry, WriterClient
-from dspy_registry.writer.daemon.lifecycle import Daemon, Submitted
-from dspy_registry.writer.daemon.maintenance import reap
+from dspy_registry.writer.daemon.host import Submitted
+from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.draft import Draft
 from tests.support.daemon_process import PATIENT, module
 from tests.support.processes import child, say
@@ -182,5 +182,5 @@ def test_dead_readers_are_reaped(registry_folder: Path) -> None:
             pid = str(reader.hear())
             assert pid in environment.lmdb.readers()
             reader.kill()
-        reap(environment)
+        environment.reap()
         assert pid not in environment.lmdb.readers()

@@ -26,7 +26,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.wire_errors import unpack
 from dspy_registry.writer.daemon.group import Group, Work
-from dspy_registry.writer.daemon.reply_cache import CLIENTS_KEPT, Answered, following
+from dspy_registry.writer.daemon.reply_cache import CLIENTS_KEPT, ReplyCache, following
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
@@ -41,10 +41,10 @@ class Groups:
 
     def __init__(self, folder: Path, limit: int = CLIENTS_KEPT) -> None:
         self.store = Store(folder)
-        self.answered = Answered.load(self.store.environment, limit)
+        self.replies = ReplyCache.load(self.store.environment, limit)
 
     def commit(self, *works: Work) -> list[Any]:
-        group = Group(works, self.answered)
+        group = Group(works, self.replies)
         revision = self.store.committer.commit(group.stage)
         return [answer for _, answer in group.conclude(revision)]
 
@@ -214,9 +214,9 @@ def test_what_was_overtaken_is_not_carried_out(groups: Groups, registry_folder: 
 def test_answers_are_kept_for_as_long_as_they_are_waited_for(groups: Groups) -> None:
     for number in range(1, 2 * WINDOW):
         groups.commit(register(A, number, "acme.m", category=f"c{number}", oldest=1))
-    assert len(groups.answered.of(A)) == WINDOW
+    assert len(groups.replies.of(A)) == WINDOW
     groups.commit(register(A, 2 * WINDOW, "acme.m", oldest=2 * WINDOW))
-    assert groups.answered.of(A) == (Done(2 * WINDOW, 2 * WINDOW + 1),)
+    assert groups.replies.of(A) == (Done(2 * WINDOW, 2 * WINDOW + 1),)
 
 
 def test_the_longest_silent_client_is_forgotten(registry_folder: Path) -> None:
@@ -231,7 +231,7 @@ def test_the_longest_silent_client_is_forgotten(registry_folder: Path) -> None:
     assert groups.stored() == {clients[n] for n in (0, 3, 4, 5)}
     groups.store.close()
     smaller = Groups(registry_folder, limit=2)
-    assert len(smaller.answered) == 2
+    assert len(smaller.replies) == 2
     assert smaller.commit(register(clients[5], 2, "acme.last")) == [Done(2, 9)]
     smaller.commit(register(clients[4], 2, "acme.more"))
     assert smaller.stored() == {clients[4], clients[5]}
@@ -245,7 +245,7 @@ def test_a_damaged_answer_is_dropped(groups: Groups, registry_folder: Path, capl
         txn.put(A, b"damaged", db=environment.dbs.requests)
     groups.store.close()
     again = Groups(registry_folder)
-    assert (again.answered.of(A), again.answered.of(B)) == ((), (Done(1, 2),))
+    assert (again.replies.of(A), again.replies.of(B)) == ((), (Done(1, 2),))
     assert "a client" in caplog.text
     again.commit(register(B, 2, "acme.c"))
     assert again.stored() == {B}
@@ -254,22 +254,22 @@ def test_a_damaged_answer_is_dropped(groups: Groups, registry_folder: Path, capl
 
 def test_answers_take_no_more_memory_than_they_may(groups: Groups) -> None:
     """Those of whom was silent for longest go first, and one client's last answers never for its own sake."""
-    groups.answered = Answered(most_bytes=1_000_000)
+    groups.replies = ReplyCache(most_bytes=1_000_000)
     wordy = module("acme.m", metadata={"k" * 3900: {f"{n}": msgspec.msgpack.Ext(5, b"") for n in range(100)}})
     groups.commit(register(A, 1, "acme.kept"))
     for number in range(64):
         for client in (A, *(bytes([n]) * 16 for n in range(2, 6))):
             (failed,) = groups.commit(request(client, registration(number + 2, wordy, oldest=1)))
             assert len(msgspec.msgpack.encode(failed)) > 12_000
-            assert groups.answered.held_bytes <= 1_000_000 or len(groups.answered) == 1
-    assert groups.answered.of(bytes([5]) * 16)
-    assert groups.answered.held_bytes == sum_of_parts(groups.answered)
+            assert groups.replies.held_bytes <= 1_000_000 or len(groups.replies) == 1
+    assert groups.replies.of(bytes([5]) * 16)
+    assert groups.replies.held_bytes == sum_of_parts(groups.replies)
 
 
-def sum_of_parts(answered: Answered) -> int:
-    again = Answered()
-    for client in answered._clients:
-        again.keep(client, answered.of(client))
+def sum_of_parts(replies: ReplyCache) -> int:
+    again = ReplyCache()
+    for client in replies._clients:
+        again.keep(client, replies.of(client))
     return again.held_bytes
 
 

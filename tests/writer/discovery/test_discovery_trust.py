@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from dspy_registry.writer.discovery import probe_run as discovery_run
-from dspy_registry.writer.discovery.evaluate import Verdict, judge
+from dspy_registry.writer.discovery.evaluate import Evaluation, evaluate
 from dspy_registry.writer.discovery.infer import infer, one_line, summary
 from dspy_registry.writer.discovery.probe_run import At, End, Failed, Parameter, Seen, Trace
 
@@ -30,46 +30,46 @@ def seen(name: str, **changes: object) -> Seen:
     return msgspec.structs.replace(facts, **changes)
 
 
-def judged(*records: discovery_run.Record, code: int | None = None) -> Verdict:
-    return judge("acme", [Trace(list(records), code=code)], "time is up")
+def evaluated(*records: discovery_run.Record, code: int | None = None) -> Evaluation:
+    return evaluate("acme", [Trace(list(records), code=code)], "time is up")
 
 
 @pytest.mark.parametrize("name", ["dspy.Predict", "acme", "acme.", "acme.a b", "other.Acme", ""])
 def test_names_that_are_not_the_roots_are_refused(name: str) -> None:
-    verdict = judged(At("acme"), seen(name), seen("acme.Fine"), End())
-    assert [info.name for info in verdict.modules] == ["acme.Fine"]
-    assert list(verdict.failures) == [name]
+    evaluation = evaluated(At("acme"), seen(name), seen("acme.Fine"), End())
+    assert [info.name for info in evaluation.modules] == ["acme.Fine"]
+    assert list(evaluation.failures) == [name]
 
 
 def test_what_is_said_of_names_is_safe_to_print() -> None:
-    verdict = judged(At("acme"), Failed("acme.\x1b[2J", "\x1b[31m", False), End())
-    assert verdict.failures == {"acme. [2J": "[31m"}
+    evaluation = evaluated(At("acme"), Failed("acme.\x1b[2J", "\x1b[31m", False), End())
+    assert evaluation.failures == {"acme. [2J": "[31m"}
 
 
 def test_abstract_classes_are_left_out() -> None:
-    assert judged(At("acme"), seen("acme.Base", abstract=True), End()).modules == []
+    assert evaluated(At("acme"), seen("acme.Base", abstract=True), End()).modules == []
 
 
 def test_what_one_attempt_could_not_import_and_another_could_is_no_failure() -> None:
     slow = Trace([At("acme"), At("acme.slow"), seen("acme.slow.Slow"), At("acme.stuck")])
     quick = Trace([At("acme"), At("acme.user"), Failed("acme.slow", "halted", False), End()])
-    verdict = judge("acme", [slow, quick], "time is up")
-    assert verdict.failures == {"acme.stuck": "time is up"}
-    assert verdict.looked_through
-    assert [info.name for info in verdict.modules] == ["acme.slow.Slow"]
+    evaluation = evaluate("acme", [slow, quick], "time is up")
+    assert evaluation.failures == {"acme.stuck": "time is up"}
+    assert evaluation.looked_through
+    assert [info.name for info in evaluation.modules] == ["acme.slow.Slow"]
 
 
 def test_attempts_after_one_that_came_to_its_end_do_not_count() -> None:
     whole = Trace([At("acme"), At("acme.slow"), seen("acme.slow.Slow"), End()])
     left_out = Trace([At("acme"), At("acme.user"), Failed("acme.user", "halted", False)], code=-9)
-    verdict = judge("acme", [whole, left_out], "time is up")
-    assert verdict.failures == {}
+    evaluation = evaluate("acme", [whole, left_out], "time is up")
+    assert evaluation.failures == {}
 
 
 def test_a_root_that_was_not_looked_through_is_a_failure_as_a_whole() -> None:
-    verdict = judged(At("acme"), At("acme.b"), code=-11)
-    assert verdict.failures == {"acme": "acme.b: importing it ended the process: SIGSEGV"}
-    assert not verdict.looked_through
+    evaluation = evaluated(At("acme"), At("acme.b"), code=-11)
+    assert evaluation.failures == {"acme": "acme.b: importing it ended the process: SIGSEGV"}
+    assert not evaluation.looked_through
 
 
 def test_lines_that_are_not_understood_are_skipped_and_reported(tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ def test_lines_that_are_not_understood_are_skipped_and_reported(tmp_path: Path) 
     journal.write_bytes(b"\n".join([*bad[:-1], good, msgspec.json.encode(End()), bad[-1]]))
     trace = discovery_run._read(journal)
     assert [type(record) for record in trace.records] == [Seen, End]
-    verdict = judge("acme", [trace], "time is up")
-    assert [info.name for info in verdict.modules] == ["acme.Fine"]
-    assert "not understood" in verdict.failures["acme"]
-    assert not verdict.looked_through
+    evaluation = evaluate("acme", [trace], "time is up")
+    assert [info.name for info in evaluation.modules] == ["acme.Fine"]
+    assert "cannot be decoded" in evaluation.failures["acme"]
+    assert not evaluation.looked_through
 
 
 def test_what_is_read_is_bounded(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dspy_registry import DiscoveryError
-from dspy_registry.writer.discovery.environment import import_folders, installed
+from dspy_registry.writer.discovery.python_environment import import_folders, installed
 from tests.support.manifest_process import PATIENT, Served, serving
 
 DSPY = """

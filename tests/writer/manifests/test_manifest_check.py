@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_registry.writer.manifests.check import check_document
+from dspy_registry.writer.manifests.declarations import ERRORS_SHOWN, LoadedFile
 from dspy_registry.writer.manifests.folder import MAX_FILE_BYTES, load
 from dspy_registry.writer.manifests.folder_watch import plain_error
-from dspy_registry.writer.manifests.records import ERRORS_SHOWN, LoadedFile
 from dspy_registry.writer.manifests.schema import SCHEMA_FILE, manifest_schema, schema_text
 from dspy_registry.writer.manifests.text import Document, read_text
+from dspy_registry.writer.manifests.validate import validate_document
 
 EVERYTHING = """
 "$schema" = "manifest.schema.json"
@@ -85,7 +85,7 @@ PIECES = [
 
 
 def check(text: str, suffix: str = ".yaml") -> LoadedFile:
-    return check_document(f"file{suffix}", read_text(text, suffix))
+    return validate_document(f"file{suffix}", read_text(text, suffix))
 
 
 def test_everything_that_a_manifest_can_say() -> None:
@@ -143,14 +143,14 @@ def test_implications_beyond_the_limits_are_told_with_their_place() -> None:
 
 @pytest.mark.parametrize("data", [None, [], 5, "modules", True])
 def test_a_manifest_is_a_mapping(data: object) -> None:
-    (error,) = check_document("a.json", Document(data, dict)).errors
+    (error,) = validate_document("a.json", Document(data, dict)).errors
     assert "expected a mapping with modules, aliases, implications, defaults" in error.message
 
 
 @pytest.mark.parametrize("key", ["modules", "aliases", "implications", "defaults"])
 @pytest.mark.parametrize("value", [None, 5, "x"])
 def test_each_part_has_its_type(key: str, value: object) -> None:
-    (error,) = check_document("a.json", Document({key: value}, dict)).errors
+    (error,) = validate_document("a.json", Document({key: value}, dict)).errors
     assert (error.field, error.message.startswith("expected a ")) == (key, True)
 
 
@@ -249,7 +249,7 @@ documents = st.fixed_dictionaries(
 
 @given(documents)
 def test_the_schema_accepts_exactly_what_the_daemon_does(data: dict[str, Any]) -> None:
-    loaded = check_document("a.json", Document(data, dict))
+    loaded = validate_document("a.json", Document(data, dict))
     assert jsonschema.Draft202012Validator(manifest_schema()).is_valid(data) is (loaded.declared is not None)
     assert (loaded.declared is None) is bool(loaded.errors)
 

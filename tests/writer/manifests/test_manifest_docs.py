@@ -14,9 +14,8 @@ from dspy_registry.registry_store.layout import (
     MAX_TERM_BYTES,
 )
 from dspy_registry.registry_store.records import from_plain
-from dspy_registry.writer.manifests.check import check_document
 from dspy_registry.writer.manifests.folder import MAX_FILE_BYTES
-from dspy_registry.writer.manifests.scan import MAX_FILES, MAX_PATH_BYTES
+from dspy_registry.writer.manifests.folder_scan import MAX_FILES, MAX_PATH_BYTES
 from dspy_registry.writer.manifests.schema import (
     DefaultManifest,
     Manifest,
@@ -25,6 +24,7 @@ from dspy_registry.writer.manifests.schema import (
     keys_of,
 )
 from dspy_registry.writer.manifests.text import MAX_DEPTH, read_text
+from dspy_registry.writer.manifests.validate import validate_document
 from dspy_registry.writer.manifests.yaml import MAX_NODES
 from tests.test_readme import ROOT, Block, blocks
 
@@ -34,7 +34,7 @@ EXAMPLES = [block for block in blocks(PAGE) if block.info in ("toml", "yaml", "j
 
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.info)
 def test_examples_are_sound_manifests(block: Block) -> None:
-    loaded = check_document(block.where, read_text(block.code, f".{block.info}"))
+    loaded = validate_document(block.where, read_text(block.code, f".{block.info}"))
     assert loaded.errors == ()
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from dspy_registry.writer.manifests import folder as manifest_folder
-from dspy_registry.writer.manifests import scan as manifest_scan
+from dspy_registry.writer.manifests import folder_scan as manifest_scan
 from dspy_registry.writer.manifests.attach import validate_tree
 from dspy_registry.writer.manifests.folder import ManifestFolder
+from dspy_registry.writer.manifests.folder_scan import MAX_PATH_BYTES, Scan, scan
 from dspy_registry.writer.manifests.links import LinkedPaths, checkout_locks
-from dspy_registry.writer.manifests.scan import MAX_PATH_BYTES, Scan, scan
 
 SOUND = '[[modules]]\nname = "acme.A"\n'
 

@@ -102,7 +102,7 @@ def test_a_broken_file_keeps_what_it_declared_last(served: Served, folder: Path)
     (folder / "first.toml").write_text(module("acme.First", 2))
     served.until(lambda: served.duration("acme.First") == 2)
     assert served.errors() == []
-    assert "manifest first.toml: no errors any more" in served.log()
+    assert "manifest first.toml: no errors now" in served.log()
 
 
 def test_two_files_declaring_one_name_are_both_named(served: Served, folder: Path) -> None:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, VocabularyError
 from dspy_registry.writer.discovery.report import DiscoveryReport
-from dspy_registry.writer.manifests.check import check_document
+from dspy_registry.writer.manifests.declarations import unreadable
 from dspy_registry.writer.manifests.folder import load
-from dspy_registry.writer.manifests.records import unreadable
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 from dspy_registry.writer.manifests.text import read_text
 from dspy_registry.writer.manifests.tree import Tree
+from dspy_registry.writer.manifests.validate import validate_document
 from tests.conftest import violations
 
 
@@ -26,7 +26,9 @@ def tree(unknown: tuple[str, ...] = (), **texts: str) -> Tree:
     files = {}
     for file, text in sorted(texts.items()):
         name = f"{file}.yaml"
-        files[name] = unreadable(name, "broken") if text == "broken" else check_document(name, read_text(text, ".yaml"))
+        files[name] = (
+            unreadable(name, "broken") if text == "broken" else validate_document(name, read_text(text, ".yaml"))
+        )
     return Tree(files, unknown)
 
 
@@ -259,7 +261,7 @@ def test_a_held_file_keeps_everything_it_declared(subject: Subject) -> None:
     subject.load(a=text)
     revision = subject.reader.revision
     loaded = subject.load(a="broken")
-    assert (loaded.modules, loaded.held) == (1, {"a.yaml"})
+    assert (loaded.modules, loaded.retained) == (1, {"a.yaml"})
     assert subject.reader.revision == revision
     subject.discover(ModuleInfo("acme.B"))
     assert subject.reader["acme.B"].pool_type == "x"

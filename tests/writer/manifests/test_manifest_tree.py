@@ -9,10 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary, find_cycle
-from dspy_registry.writer.manifests.check import check_document
-from dspy_registry.writer.manifests.records import ERRORS_SHOWN, Declarations, LoadedFile, ManifestError, unreadable
+from dspy_registry.writer.manifests.declarations import (
+    ERRORS_SHOWN,
+    Declarations,
+    LoadedFile,
+    ManifestError,
+    unreadable,
+)
 from dspy_registry.writer.manifests.text import read_text
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree, is_unknown
+from dspy_registry.writer.manifests.validate import validate_document
 
 CORE = (dict(CORE_IMPLICATIONS),)
 
@@ -23,7 +29,7 @@ def declaring(*names: str, aliases: str = "", implications: str = "") -> str:
 
 
 def loaded(file: str, text: str) -> LoadedFile:
-    return check_document(file, read_text(text, ".yaml")) if text != "broken" else unreadable(file, "broken", 1)
+    return validate_document(file, read_text(text, ".yaml")) if text != "broken" else unreadable(file, "broken", 1)
 
 
 def tree(**texts: str) -> Tree:
@@ -40,13 +46,13 @@ def told(plan: Plan) -> list[tuple[str, int, str]]:
 
 def test_sound_files_come_into_force() -> None:
     plan = compile_tree(tree(a=declaring("x.A"), b=declaring("x.B", aliases="b: x.B")), {}, CORE)
-    assert (set(plan.effective), plan.held, plan.errors) == ({"a.yaml", "b.yaml"}, frozenset(), ())
+    assert (set(plan.effective), plan.retained, plan.errors) == ({"a.yaml", "b.yaml"}, frozenset(), ())
 
 
 def test_a_conflict_holds_both_files_and_names_both_in_each() -> None:
     plan = compile_tree(tree(a=declaring("x.A", "x.C"), b=declaring("x.B"), c=declaring("x.C")), {})
     assert set(plan.effective) == {"b.yaml"}
-    assert plan.held == {"a.yaml", "c.yaml"}
+    assert plan.retained == {"a.yaml", "c.yaml"}
     assert told(plan) == [
         ("a.yaml", 3, "'x.C' is declared by a.yaml and by c.yaml"),
         ("c.yaml", 2, "'x.C' is declared by c.yaml and by a.yaml"),
@@ -55,13 +61,13 @@ def test_a_conflict_holds_both_files_and_names_both_in_each() -> None:
 
 def test_an_alias_of_two_files_is_a_conflict() -> None:
     plan = compile_tree(tree(a=declaring("x.A", aliases="s: x.A"), b=declaring("x.B", aliases="s: x.B")), {})
-    assert plan.held == {"a.yaml", "b.yaml"}
+    assert plan.retained == {"a.yaml", "b.yaml"}
     assert [error.field for error in plan.errors] == ["aliases.s", "aliases.s"]
 
 
 def test_what_a_broken_file_declared_last_counts_against_others() -> None:
     plan = compile_tree(tree(a="broken", b=declaring("x.A")), in_force(a=declaring("x.A")))
-    assert plan.held == {"a.yaml", "b.yaml"}
+    assert plan.retained == {"a.yaml", "b.yaml"}
     assert told(plan)[1] == (
         "b.yaml",
         2,
@@ -75,7 +81,7 @@ def test_a_conflict_spreads_to_whom_the_held_file_would_have_made_room_for() -> 
         tree(a=declaring("x.C"), b=declaring("x.A"), c=declaring("x.C"), d=declaring("x.D")),
         in_force(a=declaring("x.A")),
     )
-    assert plan.held == {"a.yaml", "b.yaml", "c.yaml"}
+    assert plan.retained == {"a.yaml", "b.yaml", "c.yaml"}
     assert set(plan.effective) == {"d.yaml"}
 
 
@@ -96,7 +102,7 @@ def test_a_cycle_is_named_in_every_file_that_has_part_in_it() -> None:
         {},
         CORE,
     )
-    assert {error.file for error in plan.errors} == plan.held == {"a.yaml", "b.yaml", "c.yaml"}
+    assert {error.file for error in plan.errors} == plan.retained == {"a.yaml", "b.yaml", "c.yaml"}
     assert [error.field for error in plan.errors] == ["implications.one", "implications.two", "implications.three"]
     assert {error.message for error in plan.errors} == {
         "capability implications form a cycle: one -> two -> three -> one"
@@ -106,7 +112,7 @@ def test_a_cycle_is_named_in_every_file_that_has_part_in_it() -> None:
 
 def test_a_cycle_with_what_core_ships_is_one() -> None:
     plan = compile_tree(tree(a=declaring(implications="reasoning: [complex_reasoning]")), {}, CORE)
-    assert plan.held == {"a.yaml"}
+    assert plan.retained == {"a.yaml"}
     assert "complex_reasoning -> reasoning -> complex_reasoning" in plan.errors[0].message
 
 
@@ -114,25 +120,25 @@ def test_a_cycle_with_what_a_held_file_declared_last_is_one() -> None:
     plan = compile_tree(
         tree(a="broken", b=declaring(implications="two: [one]")), in_force(a=declaring(implications="one: [two]"))
     )
-    assert plan.held == {"a.yaml", "b.yaml"}
+    assert plan.retained == {"a.yaml", "b.yaml"}
 
 
 def test_a_word_that_implies_itself_is_a_cycle() -> None:
-    assert compile_tree(tree(a=declaring(implications="one: [one]")), {}).held == {"a.yaml"}
+    assert compile_tree(tree(a=declaring(implications="one: [one]")), {}).retained == {"a.yaml"}
 
 
 def test_several_cycles_are_all_found() -> None:
     plan = compile_tree(tree(a=declaring(implications="one: [one]"), b=declaring(implications="two: [two]")), {})
-    assert plan.held == {"a.yaml", "b.yaml"}
+    assert plan.retained == {"a.yaml", "b.yaml"}
 
 
 def test_files_that_cannot_be_looked_for_are_held() -> None:
     standing = in_force(a=declaring("x.A"))
     standing |= {"sub/b.yaml": standing["a.yaml"], "subway.yaml": standing["a.yaml"]}
     plan = compile_tree(Tree({}, ("sub",)), standing)
-    assert plan.held == {"sub/b.yaml"}
+    assert plan.retained == {"sub/b.yaml"}
     whole = compile_tree(Tree({}, ("",), (ManifestError("", 0, "", "gone"),)), standing)
-    assert whole.held == set(standing)
+    assert whole.retained == set(standing)
     assert [str(error) for error in whole.errors] == ["gone"]
 
 
@@ -154,7 +160,7 @@ def test_a_long_list_of_errors_ends_with_their_number() -> None:
 def test_what_the_registry_refuses_is_held() -> None:
     error = ManifestError("a.yaml", 1, "", "refused")
     plan = compile_tree(tree(a=declaring("x.A"), b=declaring("x.A")), {}, (), {"a.yaml": (error,)})
-    assert (set(plan.effective), plan.held, plan.errors) == ({"b.yaml"}, {"a.yaml"}, (error,))
+    assert (set(plan.effective), plan.retained, plan.errors) == ({"b.yaml"}, {"a.yaml"}, (error,))
 
 
 words = st.sampled_from("abcdef")
@@ -192,14 +198,14 @@ def test_what_is_in_force_is_always_without_conflict(versions: list[dict[str, st
     for texts_of_version in versions:
         read = tree(**texts_of_version)
         plan = compile_tree(read, standing, CORE)
-        after = {**plan.effective, **{file: standing[file] for file in plan.held if file in standing}}
+        after = {**plan.effective, **{file: standing[file] for file in plan.retained if file in standing}}
         names = [name for declared in after.values() for name in declared.modules]
         assert len(names) == len(set(names))
         words = Vocabulary(CORE_IMPLICATIONS)
         for declared in after.values():
             words = words.merged(declared.implications)  # refuses cycles
-        assert plan.held | set(plan.effective) == set(read.files)
-        assert {error.file for error in plan.errors} == plan.held
+        assert plan.retained | set(plan.effective) == set(read.files)
+        assert {error.file for error in plan.errors} == plan.retained
         standing = after
 
 

@@ -1,4 +1,4 @@
-"""What is installed in a Python environment, told from the outside: by the folders it imports from."""
+"""What is installed in a Python environment, seen from outside: by the folders that it imports from."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Final
 from dspy_registry.registry_store.errors import DiscoveryError
 
 INSTALLED: Final = (".dist-info", ".egg-info", ".egg-link", ".pth")
-"""How the names end that an installer leaves beside a package."""
+"""The ends of names that an installer puts beside a package."""
 
 _TELL_PATH: Final = "import json, sys; print(json.dumps([p for p in sys.path if p]))"
 
 Installed = frozenset[tuple[str, int, int]]
-"""Path, inode and time of change of everything that INSTALLED names, and of the interpreter."""
+"""Path, inode and time of change of each file with such a name, and of the interpreter."""
 
 
 def import_folders(python: str, timeout: float) -> tuple[str, ...]:
-    """The folders that this interpreter imports from, as far as they exist. Raises DiscoveryError."""
+    """The existing folders that this interpreter imports from. Raises DiscoveryError."""
     try:
         told = subprocess.run(
             [python, "-c", _TELL_PATH], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=True
@@ -43,7 +43,7 @@ def installed(python: str, folders: tuple[str, ...]) -> Installed:
             with os.scandir(folder) as entries:
                 found |= {_identified(Path(entry.path)) for entry in entries if entry.name.endswith(INSTALLED)}
         except OSError:
-            continue  # gone: so is what was in it
+            continue  # the folder is gone
     return frozenset(found)
 
 

@@ -1,7 +1,7 @@
-"""Whether the aliases that manifests declare still stand.
+"""Whether the registry still has the aliases that manifests declare.
 
-An alias goes with the module it means, and the registry forgets it. The manifest does not: once the module is there
-again, so must be the alias.
+When a module is unregistered, the registry drops its aliases. The manifest still declares them: once the module is
+registered again, they must come back.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dspy_registry.registry_store.changes import change_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import revision_key
-from dspy_registry.writer.manifests.records import Declarations
+from dspy_registry.writer.manifests.declarations import Declarations
 
 _MOST_FOLLOWED: Final = 1000
-"""Revisions; looking at the aliases themselves then costs less."""
+"""Revisions. Beyond that, it is cheaper to look at each alias."""
 
 
 class DeclaredAlias(NamedTuple):
-    """An alias of a manifest. `is_own`: the module it means is declared by a manifest too."""
+    """An alias of a manifest. `is_own`: a manifest declares the module, too."""
 
     alias: str
     name: str
@@ -28,7 +28,7 @@ class DeclaredAlias(NamedTuple):
 
 
 def declared_aliases(effective: Mapping[str, Declarations]) -> tuple[DeclaredAlias, ...]:
-    """Those of all files in force."""
+    """The aliases of all files in force."""
     own = {name for declared in effective.values() for name in declared.modules}
     return tuple(
         DeclaredAlias(alias, name, name in own)
@@ -38,7 +38,7 @@ def declared_aliases(effective: Mapping[str, Declarations]) -> tuple[DeclaredAli
 
 
 def are_disturbed(environment: Environment, aliases: Iterable[DeclaredAlias], since: int, until: int) -> bool:
-    """Whether modules that came or went after a revision leave one of these aliases wrong."""
+    """Whether an alias is wrong because a module was registered or unregistered after `since` and up to `until`."""
     touching = {word: one for one in aliases for word in (one.alias, one.name)}
     if not touching or since >= until:
         return False
@@ -49,7 +49,7 @@ def are_disturbed(environment: Environment, aliases: Iterable[DeclaredAlias], si
 
 
 def _come_and_gone(txn: Transaction, dbs: Databases, since: int, until: int) -> set[str] | None:
-    """The modules registered or unregistered in these revisions; None when the log does not say."""
+    """The modules registered or unregistered in these revisions. None: the log does not say."""
     if until - since > _MOST_FOLLOWED:
         return None
     names: set[str] = set()
@@ -63,7 +63,10 @@ def _come_and_gone(txn: Transaction, dbs: Databases, since: int, until: int) -> 
 
 
 def _is_wrong(txn: Transaction, dbs: Databases, declared: DeclaredAlias) -> bool:
-    """It is shadowed by a full name; or gone, and not only because a client unregistered what manifests declare."""
+    """Whether a full name shadows it, or it is gone although it could be declared.
+
+    It may stay away while a client has unregistered a module that manifests declare.
+    """
 
     def is_registered(name: str) -> bool:
         return txn.get(name.encode(), None, dbs.modules) is not None

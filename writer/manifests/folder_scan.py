@@ -1,7 +1,7 @@
 """Walking a folder of manifests: which files there are, and which places must be watched to notice a change.
 
-Links are followed; each folder and each linked file counts once. Names beginning with a dot are not looked at (`.git`,
-editors' files, Kubernetes' `..data`), but a link that leads through one is followed.
+Links are followed. Each folder and each linked file counts once. Names that begin with a dot are skipped (`.git`,
+editors' files, Kubernetes' `..data`), but a link through such a name is followed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Final
 
 import msgspec
 
+from dspy_registry.writer.manifests.declarations import ManifestError
 from dspy_registry.writer.manifests.links import LinkedPaths
-from dspy_registry.writer.manifests.records import ManifestError
 from dspy_registry.writer.manifests.text import SUFFIXES
 
 MAX_FILES: Final = 10_000
-MAX_PATH_BYTES: Final = 246  # with its prefix, a source then has at most 255 bytes
+MAX_PATH_BYTES: Final = 246  # a source, which has a prefix, then has at most 255 bytes
 SCHEMA_SUFFIX: Final = ".schema.json"
-"""Files whose name ends so are schemas for editors, not manifests."""
+"""The end of the names of schemas for editors, which are not manifests."""
 
 Identity = tuple[int, int]
 Signature = tuple[int, ...]
-"""Device, inode, size, times of change: what tells one content of a file from another."""
+"""Device, inode, size and times of change. It differs between two contents of a file."""
 
 
 class FoundFile(msgspec.Struct, frozen=True):
-    """A manifest: where it really is, and its signature, or the problem that keeps it from being read."""
+    """A manifest: its real path and its signature, or the problem that prevents reading it."""
 
     path: Path
     signature: Signature = ()
@@ -36,10 +36,10 @@ class FoundFile(msgspec.Struct, frozen=True):
 
 
 class Places(msgspec.Struct, frozen=True):
-    """Where a change matters: anything in `folders` that has no leading dot, and `names` wherever they are.
+    """Where a change matters: in `folders`, at any name without a leading dot, and at the paths in `names`.
 
-    `watched` are these folders and those the names are in, with device and inode: a folder that was put in the place of
-    another is another. `checkouts` are the real folders that a checkout may be rewriting.
+    `watched` are these folders and the folders of the names, with device and inode, which tell a replaced folder.
+    `checkouts` are the real folders that git may be rewriting.
     """
 
     folders: frozenset[str]
@@ -54,7 +54,7 @@ class Places(msgspec.Struct, frozen=True):
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """What was found: files by their path relative to the folder. For the rest see `tree.Tree`."""
+    """The files by their path relative to the folder. For `unknown` and `errors` see `tree.Tree`."""
 
     files: dict[str, FoundFile]
     places: Places
@@ -63,7 +63,7 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 def scan(root: Path) -> Scan:
-    """Walk the folder, an absolute path. What cannot be read is told, not raised."""
+    """Walk the folder, an absolute path. Errors of reading are in the result, and not raised."""
     walk = _Walk(root)
     walk.run()
     if len(walk.files) > MAX_FILES:
@@ -73,17 +73,17 @@ def scan(root: Path) -> Scan:
 
 
 def signature_of(found: os.stat_result) -> Signature:
-    """Of one content of a file."""
+    """The signature of a file."""
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def is_manifest(name: str) -> bool:
-    """By its name alone."""
+    """Whether this is the name of a manifest."""
     return name.endswith(SUFFIXES) and not name.endswith(SCHEMA_SUFFIX) and not name.startswith(".")
 
 
 class _Walk:
-    """What is real comes first, then linked folders, then linked files: what was seen before adds nothing."""
+    """Real files and folders come first, then linked folders, then linked files. What was seen before is skipped."""
 
     def __init__(self, root: Path) -> None:
         self.files: dict[str, FoundFile] = {}
@@ -116,20 +116,20 @@ class _Walk:
             try:
                 found = parent.stat()
             except OSError:
-                continue  # what is in it cannot be read either, and is looked for again
+                continue  # its files cannot be read either, and are looked for again later
             if (found.st_dev, found.st_ino) not in self._folders:
                 watched.add((str(parent), found.st_dev, found.st_ino))
         folders = frozenset(map(str, self._folders.values()))
         return Places(folders, names, frozenset(watched), frozenset(self._checkouts))
 
     def _linked_tree(self, relative: str, path: Path) -> None:
-        """By its real path, so that what is told of changes can be compared with names."""
+        """Walk it by its real path, so that the paths of notices can be compared with names."""
         real = self._linked.follow(path)
         self._checkouts.add(real)
         self._tree(relative, Path(real))
 
     def _tree(self, relative: str, path: Path) -> None:
-        """A folder and the real folders in it; links wait."""
+        """Walk a folder and the real folders in it. Links come later."""
         pending = [(relative, path)]
         while pending:
             inside, folder = pending.pop()
@@ -142,7 +142,7 @@ class _Walk:
                 self._unreadable(inside, error)
 
     def _folder(self, relative: str, folder: Path) -> list[tuple[str, Path]]:
-        """Take in the files of one folder, and note its links; the folders in it."""
+        """Take in the files of one folder, and note its links. Returns the folders in it."""
         found = folder.stat()
         if (found.st_dev, found.st_ino) in self._folders:
             return []
@@ -186,7 +186,7 @@ class _Walk:
 
 
 def printable(relative: str) -> str:
-    """A path as it may be shown and stored: what is not UTF-8, or a control character, is escaped."""
+    """A path that may be shown and stored: control characters and bytes that are not UTF-8 are escaped."""
     text = relative.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -1,4 +1,4 @@
-"""From the data of one manifest to what it declares, or to everything that is wrong with it. Pure."""
+"""From the data of one manifest to what it declares, or to all its errors. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
+from dspy_registry.writer.manifests.declarations import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
-from dspy_registry.writer.manifests.records import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
 from dspy_registry.writer.manifests.text import Document
 
@@ -23,15 +23,15 @@ _PART: Final = re.compile(r"[^.\[\]]+")
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a document. `first` is where the same was said before."""
+    """One error of a document. `first` is where the same was declared before, None: it was not."""
 
     path: Path
     message: str
     first: Path | None = None
 
 
-def check_document(file: str, document: Document) -> LoadedFile:
-    """What the document declares, or all that is wrong with it."""
+def validate_document(file: str, document: Document) -> LoadedFile:
+    """What the document declares, or all its errors."""
     problems = list(_problems(document.data))
     if not problems:
         try:
@@ -93,7 +93,7 @@ def _module_problems(entries: Any) -> Iterator[Problem]:
 
 
 def module_entry_problems(path: Path, entry: Any) -> Iterator[Problem]:
-    """Of one module, which stands at this path."""
+    """The errors of the module at this path."""
     yield from _entry_problems(path, entry, ModuleManifest, "name")
 
 
@@ -138,7 +138,7 @@ def _capability_problems(path: Path, word: Any) -> Iterator[Problem]:
 
 
 def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: str) -> Iterator[Problem]:
-    """Of one module or default. `key` is what it must have."""
+    """The errors of one module or default. `key` is the key that it must have."""
     if not isinstance(entry, dict):
         yield _wrong_type(path, f"a mapping with {_listed(keys_of(struct))}", entry)
         return
@@ -157,7 +157,7 @@ def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: s
 
 
 def _field_path(field: str) -> Path:
-    """`requirements.extra.devices[2]` as a manifest has it: further requirements stand beside memory and compute."""
+    """The path in a manifest of a field such as `requirements.extra.devices[2]`: manifests have no level `extra`."""
     parts = _PART.findall(field)
     if parts[:2] == ["requirements", "extra"]:
         del parts[1]

@@ -1,4 +1,4 @@
-"""What is known of manifests: what each file declares, and what is wrong with it."""
+"""What each manifest declares, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dspy_registry.registry_store.layers import Default
 from dspy_registry.writer.manifests.lines import Path, shown_path
 
 ERRORS_SHOWN: Final = 100
-"""Of one file. A last one says how many more there are."""
+"""Errors shown of one file. One more says how many there are beyond."""
 
 
 class ManifestError(msgspec.Struct, frozen=True, order=True):
     """What is wrong, and where.
 
-    `file` is relative to the manifests' folder, empty when it is the folder itself. `line` counts from 1; 0: it cannot
-    be known. `field` is like modules[0].category, empty for a whole file.
+    `file` is relative to the manifests' folder, and empty for the folder itself. `line` counts from 1; 0: not known.
+    `field` is like modules[0].category, and empty for a whole file.
     """
 
     file: str
@@ -34,7 +34,7 @@ class ManifestError(msgspec.Struct, frozen=True, order=True):
 
 
 def shown(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
-    """Each once, and of one file no more than anyone reads."""
+    """Each error once, and at most ERRORS_SHOWN of a file."""
     by_file: dict[str, list[ManifestError]] = defaultdict(list)
     for error in dict.fromkeys(errors):
         by_file[error.file].append(error)
@@ -60,9 +60,9 @@ def _nowhere(path: Path) -> int:
 
 
 class LoadedFile(msgspec.Struct, frozen=True):
-    """A file as it was last read: what it declares, or (None) its errors.
+    """A file as it was last read: what it declares, or None and its errors.
 
-    `places` says where in it each module stands, `line_of` in which line a place is.
+    `places` has the place of each module in the file, and `line_of` gives the line of a place.
     """
 
     file: str
@@ -72,10 +72,10 @@ class LoadedFile(msgspec.Struct, frozen=True):
     line_of: Callable[[Path], int] = _nowhere
 
     def error(self, path: Path, message: str) -> ManifestError:
-        """An error found when the file was held against others, or against the registry."""
+        """An error that shows only together with other files or with the registry."""
         return ManifestError(self.file, self.line_of(path), shown_path(path), message)
 
 
 def unreadable(file: str, message: str, line: int = 0, path: Path = ()) -> LoadedFile:
-    """A file of which nothing is known but what is wrong with it."""
+    """A file of which only an error is known."""
     return LoadedFile(file, None, (ManifestError(file, line, shown_path(path), message),))

@@ -1,0 +1,83 @@
+"""What an extension may use of the daemon: manifests, discovery and usage are typed against `Host` alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from dspy_registry.registry_store.environment import Environment
+from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.draft import Draft
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Submitted(Generic[T]):
+    """The result of a `submit`: the revision in which it is visible, and what the stage returned."""
+
+    revision: int
+    result: T
+
+
+class Host(Protocol):
+    """The daemon as its extensions see it. All of it is for the thread of the daemon's loop."""
+
+    usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None
+    """Called with each batch of usage, as the client packed it. It may raise RegistryError and must not block: merge
+    with `submit`. The client is answered when the returned future has the revision, or at once for None. A sink of
+    None refuses reports."""
+
+    @property
+    def environment(self) -> Environment:
+        """The open registry, for reads. Only while the daemon runs."""
+
+    @property
+    def revision(self) -> int:
+        """The newest revision that the daemon has committed. Only while it runs. Costs nothing."""
+
+    async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
+        """Commit a change of the daemon in one group with the changes of clients.
+
+        `stage` is called in the commit thread, with a draft that holds all changes accepted before. It may be called
+        more than once, so it must not depend on earlier calls. An exception of `stage` is raised here, and nothing
+        of it is changed. Returns when the change is durable and visible.
+        """
+
+    def add_task(self, coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine until it ends or the daemon stops. `coroutine` is called to make it.
+
+        At the stop it is cancelled before the queue closes, so that it may still `submit` in a `finally`. An exception
+        that it does not handle is logged, and ends this task alone.
+        """
+
+    def add_section(self, name: str, provider: Callable[[], Any]) -> None:
+        """Add a section to the status: the plain values that `provider` returns."""
+
+
+class LocalWork(Work, Generic[T]):
+    """A change that the daemon itself submits."""
+
+    def __init__(self, stage: Callable[[Draft], T], future: asyncio.Future[Submitted[T]]) -> None:
+        self._stage = stage
+        self._result: T
+        self.future = future
+
+    def stage(self, draft: Draft) -> None:
+        self._result = self._stage(draft)
+
+    def success(self, revision: int) -> Submitted[T]:
+        return Submitted(revision, self._result)
+
+    def failure(self, error: BaseException) -> BaseException:
+        return error
+
+    def resolve(self, answer: Submitted[T] | BaseException) -> None:
+        if self.future.done():
+            return
+        if isinstance(answer, BaseException):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)

@@ -1,0 +1,147 @@
+"""What all connections of the daemon share, and the requests of one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dspy_registry.registry_store import protocol, wire_errors
+from dspy_registry.registry_store.errors import ProtocolError, RegistryError
+from dspy_registry.registry_store.protocol import (
+    Answer,
+    ApplyDiscovery,
+    BatchProgress,
+    DaemonStatus,
+    Done,
+    Part,
+    ReadStatus,
+    RegisterMany,
+    ReportUsage,
+    Status,
+)
+from dspy_registry.writer.daemon.batch_upload import BatchUpload
+from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
+
+_SIGN_OF_LIFE: Final = 1.0  # seconds between signs of life for a request that makes no progress
+
+
+@dataclass(eq=False)
+class Service:
+    """What all connections of the daemon share. Belongs to the loop's thread.
+
+    `group` is a Unix group to admit, or None. `status` and `take_usage` answer the requests of that name;
+    `watch_progress` is called when a request begins to wait.
+    """
+
+    queue: GroupCommit
+    limits: Limits
+    group: int | None
+    status: Callable[[], DaemonStatus]
+    take_usage: Callable[[bytes], asyncio.Future[int] | None]
+    watch_progress: Callable[[], None] = lambda: None
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    is_stopping: bool = False
+
+
+class Requests:
+    """One connection's requests: it accepts messages, and hands their answers to `send`.
+
+    `answered` is called after an answer that came later than its message.
+    """
+
+    def __init__(self, service: Service, send: Callable[[Answer], None], answered: Callable[[], None]) -> None:
+        self._service = service
+        self._send = send
+        self._answered = answered
+        self._upload = BatchUpload(service.queue, service.limits)
+        # For each request: when its client was last told of it, and the progress told then.
+        self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
+        self._client = b""
+        self._size = 0  # of the message at hand
+        self._heard = 0.0
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Part: lambda message: self._upload.add(message.modules),
+            RegisterMany: self._take_batch,
+            ApplyDiscovery: self._take_batch,
+            ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
+            ReportUsage: self._take_usage,
+        }
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests wait for their answers."""
+        return len(self._unanswered)
+
+    def take(self, client: bytes, payload: bytes, heard: float) -> None:
+        """Accept a client's message, which came at the loop's time `heard`, or send why not.
+
+        Raises ProtocolError for a message that is not understood.
+        """
+        self._client, self._size, self._heard = client, len(payload), heard
+        try:
+            message = protocol.decode_request(payload)
+        except protocol.UNREADABLE as error:
+            raise ProtocolError(f"a message is not understood: {error}.") from error
+        handler = self._handlers.get(type(message), self._take_change)
+        try:
+            handler(message)
+        except ProtocolError:
+            raise
+        except RegistryError as error:
+            self._send(wire_errors.pack(message.id, error))
+
+    def tell_progress(self, now: float, may_send: Callable[[], bool]) -> bool:
+        """Tell the client how far each unanswered request is, or that it still waits. False when there is none.
+
+        A client's time limit counts silence, and its request may wait behind slow ones.
+        """
+        for request, (heard_at, looked_at) in list(self._unanswered.items()):
+            if not may_send():
+                break
+            if request.looked_at != looked_at or now - heard_at >= _SIGN_OF_LIFE:
+                self._unanswered[request] = (now, request.looked_at)
+                self._send(BatchProgress(request.id, request.looked_at, request.count))
+        return bool(self._unanswered)
+
+    def drop_upload(self) -> None:
+        """Free the parts of a batch that is not complete. Accepted requests are still carried out."""
+        self._upload.drop()
+
+    def _take_change(self, message: Any) -> None:
+        self._service.queue.refuse_if_full()
+        self._accept(SingleRequest(self._client, message, self._reply, self._size))
+
+    def _take_batch(self, message: RegisterMany | ApplyDiscovery) -> None:
+        self._service.queue.refuse_if_full()
+        modules, held = self._upload.take(message.count)
+        self._accept(batch_request(self._client, message, modules, self._reply, held))
+
+    def _accept(self, request: ClientRequest) -> None:
+        self._await(request)
+        self._service.queue.put(request)
+
+    def _await(self, request: ClientRequest | UsageReport) -> None:
+        self._unanswered[request] = (self._heard, 0)
+        self._service.watch_progress()
+
+    def _take_usage(self, message: ReportUsage) -> None:
+        durable = self._service.take_usage(message.batch)
+        if durable is None:
+            self._send(Done(message.id, self._service.queue.revision))
+        else:
+            report = UsageReport(message.id)
+            self._await(report)
+            durable.add_done_callback(lambda merged: self._acknowledge_usage(report, merged))
+
+    def _acknowledge_usage(self, report: UsageReport, merged: asyncio.Future[int]) -> None:
+        error: BaseException | None = asyncio.CancelledError() if merged.cancelled() else merged.exception()
+        self._reply(report, wire_errors.pack(report.id, error) if error else Done(report.id, merged.result()))
+
+    def _reply(self, request: ClientRequest | UsageReport, answer: Answer) -> None:
+        del self._unanswered[request]
+        self._send(answer)
+        self._answered()
