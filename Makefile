@@ -18,7 +18,7 @@ TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
 PIP := -m pip --disable-pip-version-check --quiet
 PINNED := $(PIP) install -c constraints.txt
-PYTEST := -m pytest -n $(WORKERS)
+PYTEST := -m pytest -n $(WORKERS) --dist loadgroup
 comma := ,
 ALL_STAMP := .installed-$(subst $(comma),-,$(ALL_EXTRAS))
 # The rooms are links in dspy_registry, which ruff and coverage do not follow: they are given the real folders.
