@@ -12,7 +12,7 @@ from dspy_registry.cli.stats import sparkline
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.routing import size_factor
 from dspy_registry.registry_store.usage import SIZES, size_class
-from tests.support.command import answer, refusal, run
+from tests.support.command import answer, refusal, run, run_process
 from tests.support.usage_helpers import NOW, batches, merge
 
 FUTURE = 4 * NOW
@@ -194,6 +194,6 @@ def test_a_sparkline_draws_every_count() -> None:
 
 def test_a_sparkline_is_plain_where_blocks_cannot_be_printed(writer: RegistryWriter) -> None:
     merge(writer, batches([("dspy.Predict", 20.0)]))
-    done = run("stats", PYTHONIOENCODING="ascii")
+    done = run_process("stats", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert done.stdout.isascii()

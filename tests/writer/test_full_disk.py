@@ -12,7 +12,7 @@ import pytest
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, StorePermissionError
 from dspy_registry.registry_store import disk
 from tests.conftest import violations
-from tests.support.command import run
+from tests.support.command import run_process
 
 KIB = 1024
 
@@ -72,7 +72,7 @@ def test_a_commit_for_which_there_is_no_room_says_so(small_disk: Path) -> None:
 
 def test_serve_on_a_full_disk_ends_with_what_is_wrong_and_what_mends_it(small_disk: Path) -> None:
     fill(small_disk, 0)
-    done = run("serve", "--path", small_disk / "registry")
+    done = run_process("serve", "--path", small_disk / "registry")
     assert done.returncode == 1
     assert "the disk is full" in done.stderr
     assert "Free disk space" in done.stderr

@@ -14,7 +14,7 @@ import pytest
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements
 from dspy_registry.cli.discover import _show
 from dspy_registry.writer.discovery.report import DiscoveryFailure, DiscoveryReport
-from tests.support.command import answer, daemon, refusal, run
+from tests.support.command import answer, daemon, refusal, run, run_process
 
 MODULE = {
     "name": "acme.Summarise",
@@ -79,7 +79,7 @@ def test_status_of_a_daemon(served: Path) -> None:
 
 
 def test_a_second_daemon_is_refused_and_names_the_first(served: Path) -> None:
-    done = run("serve")
+    done = run_process("serve")
     assert done.returncode == 1
     assert f"already has a writer: process {answer('status')['daemon']['pid']}" in done.stderr
     status, error = refusal("register", "--name", "acme.X", "--embedded")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import ModuleInfo, RegistryWriter
-from tests.support.command import COMMAND, refusal, run
+from tests.support.command import COMMAND, refusal, run, run_process
 
 pytestmark = pytest.mark.usefixtures("seeded_registry")
 
 
 def test_a_missing_module_exits_with_1_and_says_what_is_near() -> None:
-    done = run("get", "dspy.ChainOfThougt")
+    done = run_process("get", "dspy.ChainOfThougt")
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("error: no module is registered as 'dspy.ChainOfThougt'.")
@@ -60,7 +60,7 @@ def test_wrong_use_is_told_in_json_too(arguments: list[str]) -> None:
 
 
 def test_no_command_shows_the_help_and_exits_with_2() -> None:
-    done = run()
+    done = run_process()
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: dspy-registry" in done.stderr
 

@@ -24,7 +24,7 @@ from dspy_registry.demo.run import start_daemon
 from dspy_registry.demo.stage import Demo
 from dspy_registry.demo.usage import observe
 from dspy_registry.demo.witness import Witness
-from tests.support.command import COMMAND, run
+from tests.support.command import COMMAND, run, run_process
 
 HAS_DSPY = importlib.util.find_spec("dspy") is not None
 
@@ -39,7 +39,7 @@ def test_a_demo_of_absurd_size_is_refused(arguments: tuple[str, str]) -> None:
 
 
 def test_demo_finds_no_stale_read() -> None:
-    done = run("demo", "--seconds", "2", "--readers", "2", "--json")
+    done = run_process("demo", "--seconds", "2", "--readers", "2", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert (told["failures"], told["stale"]) == ([], 0)
@@ -90,7 +90,7 @@ def check_usage(told: dict[str, Any]) -> None:
 
 
 def test_demo_tells_its_story() -> None:
-    done = run("demo", "--seconds", "1")
+    done = run_process("demo", "--seconds", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "READS/S" in done.stdout
     assert ", 0 stale, while" in done.stdout
@@ -110,7 +110,7 @@ def test_a_program_that_fails_fails_the_demo(tmp_path: Path) -> None:
     broken = tmp_path / "dspy"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise ImportError('half installed')\n")
-    done = run("demo", "--seconds", "0.5", "--json", PYTHONPATH=str(tmp_path))
+    done = run_process("demo", "--seconds", "0.5", "--json", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     error = json.loads(done.stderr)["error"]
     assert (error["type"], error["message"]) == ("DemoError", "the DSPy program: ImportError: half installed")
