@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, WriterLockedError
@@ -143,7 +144,7 @@ def test_i12_a_second_writer_is_refused_with_the_pid_of_the_first(registry_folde
     with child(__name__, "open_and_wait", registry_folder) as first:
         revision = first.hear()
         for _ in range(3):
-            with pytest.raises(WriterLockedError, match=f"already has a writer: process {first.pid}") as caught:
+            with pytest.raises(WriterLockedError) as caught:
                 RegistryWriter(registry_folder)
             assert caught.value.pid == first.pid
             assert isinstance(caught.value, BlockingIOError)
@@ -153,8 +154,9 @@ def test_i12_a_second_writer_is_refused_with_the_pid_of_the_first(registry_folde
         first.kill()
     with RegistryWriter(registry_folder) as writer:  # at once: the lease ended with the process
         assert writer.revision == revision
-        with pytest.raises(WriterLockedError, match=f"process {os.getpid()}"):
+        with pytest.raises(WriterLockedError) as caught:
             RegistryWriter(registry_folder)
+        assert caught.value.pid == os.getpid()
         assert writer.register_module(ModuleInfo("a.B", estimated_duration=2)) == revision + 1
     with child(__name__, "open_and_wait", registry_folder) as second:
         assert second.hear() == revision + 1
@@ -191,7 +193,7 @@ def write_on_a_full_disk(folder: str) -> None:
             try:
                 writer.register_modules(batch)
             except StoreError as error:
-                say(str(error))
+                say([folder in error.message, isinstance(error.__cause__, lmdb.Error)])
             for _ in range(3):
                 assert registry.get_module("dspy.ReAct").estimated_duration == 5000
             assert (registry.revision, len(registry)) == (revision, 6)
@@ -204,8 +206,7 @@ def write_on_a_full_disk(folder: str) -> None:
 
 def test_i11_a_commit_that_the_disk_refuses_changes_nothing_and_the_next_one_works(registry_folder: Path) -> None:
     said = run(__name__, "write_on_a_full_disk", registry_folder)
-    assert len(said) == 3
-    assert all("File too large" in message for message in said)
+    assert said == [[True, True]] * 3
 
 
 # Faults and kills at every system call, where strace is there to inject them

@@ -97,7 +97,7 @@ def test_find_that_finds_nothing_exits_with_1() -> None:
 
 def test_find_wants_a_condition() -> None:
     status, error = refusal("find")
-    assert (status, error["message"]) == (2, "Give at least one condition; `list` shows all modules.")
+    assert (status, error["type"]) == (2, "UsageError")
 
 
 def test_route_gives_the_recommendation_of_the_original() -> None:

@@ -38,7 +38,7 @@ def served(registry_folder: Path) -> Iterator[Served]:
 @either
 def test_without_a_daemon_it_says_so_at_once(registry_folder: Path, connect: Opened) -> None:
     with connect(registry_folder, timeout=None) as client:
-        assert "dspy-registry serve" in str(raised(client.register_module, module("acme.m")))
+        assert raised(client.register_module, module("acme.m")).remedy
         for call in (lambda: client.register_module(module("acme.m")), client.status):
             assert isinstance(raised(call), WriterUnavailableError)
         with daemon(registry_folder):  # and works as soon as there is one
@@ -52,7 +52,7 @@ def test_an_embedded_writer_is_named_where_a_daemon_is_looked_for(registry_folde
     with RegistryWriter(registry_folder), connect(registry_folder, timeout=0.2) as client:
         error = raised(client.register_module, module("acme.m"))
         assert isinstance(error, WriterUnavailableError)
-        assert f"process {os.getpid()} writes to it" in str(error)
+        assert str(os.getpid()) in error.message
 
 
 @either

@@ -40,7 +40,7 @@ def register_as(path: str, groups: list[int]) -> None:
         try:
             say(client.register_module(module("acme.Stranger")))
         except StorePermissionError as error:
-            say(str(error))
+            say([type(error).__name__, error.remedy != ""])
 
 
 def status_as(path: str, *options: str) -> None:
