@@ -82,6 +82,7 @@ def test_i5_a_changed_index_is_only_what_is_reported(folder: Path) -> None:
     assert list(check_apart(folder)) == list(check(folder))
 
 
+@pytest.mark.full
 def test_i5_modules_are_found_in_every_block_of_a_posting(tmp_path: Path) -> None:
     count = (1 << layout.BLOCK_BITS) + 100
     with RegistryWriter(tmp_path) as writer:

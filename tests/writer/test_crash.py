@@ -36,18 +36,24 @@ KILLED = -signal.SIGKILL
 
 
 @pytest.mark.parametrize("failpoint", NAMES)
-def test_i11_a_writer_killed_at_a_named_point_loses_nothing_acknowledged(registry_folder: Path, failpoint: str) -> None:
+@pytest.mark.parametrize("commits", [20, pytest.param(40, marks=pytest.mark.full)])
+def test_i11_a_writer_killed_at_a_named_point_loses_nothing_acknowledged(
+    registry_folder: Path, failpoint: str, commits: int
+) -> None:
     """Readers ask all the while, cached too: before the kill, while the word is odd, after a writer has come back."""
-    with Observation(registry_folder, NAMES.index(failpoint), 40, (8192, 4)) as observation:
+    with Observation(registry_folder, NAMES.index(failpoint), commits, (8192, 4)) as observation:
         for number in (7, 1, 1, 4):  # twice more at the very first commit: the same revision over again
-            assert observation.let_write(40, f"{failpoint}=kill@{number}") == KILLED
+            assert observation.let_write(commits, f"{failpoint}=kill@{number}") == KILLED
         while not observation.is_done:
-            assert observation.let_write(40) == 0
+            assert observation.let_write(commits) == 0
         observation.finish()
 
 
-def test_i11_a_writer_killed_anywhere_loses_nothing_acknowledged(registry_folder: Path) -> None:
-    kill_at_random(registry_folder, 5, 60, 6)
+@pytest.mark.parametrize(("commits", "kills"), [(30, 3), pytest.param(60, 6, marks=pytest.mark.full)])
+def test_i11_a_writer_killed_anywhere_loses_nothing_acknowledged(
+    registry_folder: Path, commits: int, kills: int
+) -> None:
+    kill_at_random(registry_folder, 5, commits, kills)
 
 
 @pytest.mark.stress

@@ -66,7 +66,7 @@ def test_the_page_has_all_procedures() -> None:
 
 
 @pytest.mark.parametrize("procedure", procedures(), ids=["command", "data file", "folder"])
-@pytest.mark.parametrize("further", [3, 4])
+@pytest.mark.parametrize("further", [3, pytest.param(4, marks=pytest.mark.full)])
 def test_i13_a_restored_backup_is_what_everybody_reads(
     registry_folder: Path, tmp_path: Path, procedure: list[str], further: int
 ) -> None:

@@ -25,6 +25,7 @@ from dspy_registry.demo.stage import Demo
 from dspy_registry.demo.usage import observe
 from dspy_registry.demo.witness import Witness
 from tests.support.command import COMMAND, run, run_process
+from tests.support.usage_helpers import wait_until
 
 HAS_DSPY = importlib.util.find_spec("dspy") is not None
 
@@ -38,6 +39,7 @@ def test_a_demo_of_absurd_size_is_refused(arguments: tuple[str, str]) -> None:
     assert arguments[0] in done.stderr
 
 
+@pytest.mark.full
 def test_demo_finds_no_stale_read() -> None:
     done = run_process("demo", "--seconds", "2", "--readers", "2", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -106,6 +108,7 @@ def test_demo_tells_its_story() -> None:
         assert "skipped: DSPy is not installed here" in done.stdout
 
 
+@pytest.mark.full
 def test_a_program_that_fails_fails_the_demo(tmp_path: Path) -> None:
     broken = tmp_path / "dspy"
     broken.mkdir()
@@ -116,10 +119,16 @@ def test_a_program_that_fails_fails_the_demo(tmp_path: Path) -> None:
     assert (error["type"], error["message"]) == ("DemoError", "the DSPy program: ImportError: half installed")
 
 
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the demo's own: the path of a socket has 107 bytes, and `tmp_path` takes many of them."""
+    return tmp_path_factory.mktemp("demo")
+
+
 @contextmanager
-def long_demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def long_demo(place: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A demo at the point where its readers read, and its folder."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "TMPDIR": str(place), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*COMMAND, "demo", "--seconds", "60"],
         stdout=subprocess.PIPE,
@@ -132,8 +141,8 @@ def long_demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     assert process.stderr is not None
     try:
         first = process.stdout.readline()
-        while "reads/s" not in process.stdout.readline():
-            assert process.poll() is None
+        while "reads/s" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
         found = re.search(r"serves (\S+)/registry", first)
         assert found, first
         yield process, Path(found[1])
@@ -156,11 +165,18 @@ def processes_in(folder: Path) -> dict[int, str]:
     return found
 
 
+def readers_in(folder: Path) -> list[int]:
+    return [pid for pid, command in processes_in(folder).items() if "dspy_registry.demo.reader_process" in command]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    with long_demo(tmp_path) as (process, folder):
-        assert len(processes_in(folder)) >= 3
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.full) for number in (signal.SIGTERM, signal.SIGHUP))],
+)
+def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, short_path: Path) -> None:
+    with long_demo(short_path) as (process, folder):
+        wait_until(lambda: len(processes_in(folder)) >= 3 or process.poll() is not None, "the demo's processes")
         process.send_signal(number)
         assert process.wait(60) == 130
         assert process.stderr is not None
@@ -170,12 +186,10 @@ def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_reader_that_dies_fails_the_demo(tmp_path: Path) -> None:
-    with long_demo(tmp_path) as (process, folder):
-        reader = next(
-            pid for pid, command in processes_in(folder).items() if "dspy_registry.demo.reader_process" in command
-        )
-        os.kill(reader, signal.SIGKILL)
+def test_a_reader_that_dies_fails_the_demo(short_path: Path) -> None:
+    with long_demo(short_path) as (process, folder):
+        wait_until(lambda: bool(readers_in(folder)) or process.poll() is not None, "a reader")
+        os.kill(readers_in(folder)[0], signal.SIGKILL)
         assert process.wait(60) == 1
         assert process.stderr is not None
         assert "ended with status -9" in process.stderr.read()

@@ -167,13 +167,13 @@ HANGS = {
     "hangs/__init__.py": "",
     "hangs/early.py": "import dspy\nclass Early(dspy.Predict): ...",
     "hangs/stuck.py": """
-        import os, pathlib, signal, subprocess, sys
+        import os, pathlib, signal, subprocess, sys, time
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         pathlib.Path(__file__).with_name(f"{child.pid}.pid").touch()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
             try:
-                while True: pass
+                time.sleep(600)
             except BaseException:
                 pass
         """,
