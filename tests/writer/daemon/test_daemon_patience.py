@@ -26,7 +26,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.wire_errors import unpack
 from dspy_registry.writer.daemon.lifecycle import Daemon
-from tests.support.daemon_process import Peer, daemon, daemon_of, module, ready, registration
+from tests.support.daemon_process import PATIENT, Peer, daemon, daemon_of, module, ready, registration
 from tests.support.usage_helpers import wait_until
 
 MIB = 1024 * 1024
@@ -107,6 +107,7 @@ def test_a_disk_that_hangs_is_silence(registry_folder: Path) -> None:
             peer.send(registration(1, module("acme.m1")))
             with pytest.raises(WriterTimeoutError):
                 client.register_module(ModuleInfo("acme.m2"))
+            client.timeout = PATIENT
             assert client.status().queued == 2
             assert select.select([peer.socket], [], [], 0)[0] == []
         with served.peer() as peer:

@@ -186,12 +186,12 @@ HANGS = {
 @pytest.mark.dspy
 def test_a_hang_costs_its_module_and_names_the_limit(packages: Packages) -> None:
     folder = packages({**HANGS, "harmless_too.py": HARMS["harmless.py"]})
-    report = discover(["hangs_at_once", "hangs", "harmless_too"], timeout=12)
+    report = discover(["hangs_at_once", "hangs", "harmless_too"], timeout=30)
     assert {"hangs.early.Early", "hangs.then.Then", "harmless_too.Safe"} <= set(named(report))
     failed = reasons(report)
     assert set(failed) == {"hangs_at_once", "hangs.stuck", "hangs.stuck_too"}
     for name in ("hangs_at_once", "hangs.stuck"):
-        assert "12 s" in failed[name]
+        assert "30 s" in failed[name]
     assert report.probed == ("dspy", "harmless_too")
     assert report.looked_through == ("dspy", "hangs", "harmless_too")
     started = [int(path.stem) for path in (folder / "hangs").glob("*.pid")]
