@@ -69,7 +69,7 @@ def test_i14_a_reader_killed_with_a_snapshot_costs_room_only_for_a_while(registr
 def test_i14_readers_killed_in_the_midst_of_reads_never_stop_the_writer(registry_folder: Path) -> None:
     with RegistryWriter(registry_folder) as writer:
         rewrite(writer, 1)
-        for _ in range(8):
+        for _ in range(4):
             with (
                 child(__name__, "read_without_end", registry_folder) as one,
                 child(__name__, "read_without_end", registry_folder) as two,

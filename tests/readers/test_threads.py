@@ -71,7 +71,7 @@ def test_i16_threads_read_what_another_thread_of_the_process_has_just_written(
 ) -> None:
     """Writer and readers in one process share its LMDB environment."""
     others = [f"a.Other{number}" for number in range(20)]
-    acknowledged, rounds = [0], 120
+    acknowledged, rounds = [0], 60
     with RegistryWriter(registry_folder) as writer, Registry(registry_folder, cache_size=cache_size) as registry:
         writer.register_modules([ModuleInfo(name, estimated_duration=0) for name in ("a.Watched", *others)])
 

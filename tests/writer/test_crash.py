@@ -49,7 +49,7 @@ def test_i11_a_writer_killed_at_a_named_point_loses_nothing_acknowledged(
         observation.finish()
 
 
-@pytest.mark.parametrize(("commits", "kills"), [(30, 3), pytest.param(60, 6, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("commits", "kills"), [(15, 2), pytest.param(60, 6, marks=pytest.mark.full)])
 def test_i11_a_writer_killed_anywhere_loses_nothing_acknowledged(
     registry_folder: Path, commits: int, kills: int
 ) -> None:

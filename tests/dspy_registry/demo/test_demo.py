@@ -185,6 +185,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, short
     assert not folder.exists()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_reader_that_dies_fails_the_demo(short_path: Path) -> None:
     with long_demo(short_path) as (process, folder):

@@ -44,6 +44,7 @@ def report(served: Served, count: int) -> list[object]:
     return answers
 
 
+@pytest.mark.full
 def test_batches_wait_encoded_and_are_merged_a_few_at_a_time(registry_folder: Path) -> None:
     with daemon(registry_folder) as served, served.client() as client:
         before = served.memory
