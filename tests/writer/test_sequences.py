@@ -10,6 +10,7 @@ import pytest
 from dspy_registry import ModuleInfo, Registry, RegistryFullError, RegistryWriter, StoreError, UnknownModuleError
 from dspy_registry.readers.plan import answer, plan_find
 from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store.check.checker import check
 from dspy_registry.registry_store.codec import seal
 from dspy_registry.registry_store.layout import BLOCK_BITS, LAST_SEQUENCE, META_STATE, sequence_row_key
 from dspy_registry.registry_store.lookup import resolve
@@ -103,7 +104,8 @@ def test_i5_a_row_beyond_all_sequences_is_found(tmp_path: Path) -> None:
         txn.put(sequence_row_key(LAST_SEQUENCE), store_row(["dspy.ReAct"]), db=environment.dbs.sequences)
         txn.put(b"dspy.ReAct", seal(b"damaged"), db=environment.dbs.modules)
     detach(environment)
-    assert any("is not below the next sequence" in found for found in violations(tmp_path / "registry"))
+    found = check(tmp_path / "registry")
+    assert any(each.invariant == "I5" and each.where.startswith("sequences/") for each in found)
 
 
 # Look-ups

@@ -193,7 +193,7 @@ def test_a_reader_that_dies_fails_the_demo(short_path: Path) -> None:
         os.kill(readers_in(folder)[0], signal.SIGKILL)
         assert process.wait(60) == 1
         assert process.stderr is not None
-        assert "ended with status -9" in process.stderr.read()
+        assert "-9" in process.stderr.read()
     assert processes_in(folder) == {}
 
 

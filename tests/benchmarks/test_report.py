@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import machine, markdown, publish, report, suite, workloads
 from benchmarks.charts import CHARTS
 from benchmarks.rows import Result
-from tests.benchmarks.test_benchmarks import SIZE
+from tests.benchmarks.test_measuring import SIZE
 
 pytestmark = pytest.mark.timeout(300)  # one of the fixtures measures every row
 
@@ -100,7 +100,7 @@ def test_what_no_commit_holds_is_not_published(
     run.machine["commit"] = commit
     page = tmp_path / "README.md"
     page.write_text(f"{publish.BEGIN}{publish.END}")
-    with pytest.raises(publish.UnpublishableError, match="commit"):
+    with pytest.raises(publish.UnpublishableError):
         publish.publish(run, tmp_path)
     assert list(tmp_path.iterdir()) == [page]
     assert page.read_text() == f"{publish.BEGIN}{publish.END}"

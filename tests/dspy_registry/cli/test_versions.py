@@ -14,7 +14,7 @@ from dspy_registry import ConflictError, CorruptRecordError, ModuleInfo, Registr
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.layers import Layer
 from dspy_registry.writer.rollback import RolledBack, read_versions, roll_back
-from tests.dspy_registry.cli.test_cli_startup import completed
+from tests.dspy_registry.cli.test_startup import completed
 from tests.support.command import answer, daemon, refusal, run
 from tests.writer.test_history import damage
 
