@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ hypothesis.settings.load_profile("untimed")
 
 # A job started in the background of a script ignores SIGINT, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where byte code is not kept, each of a thousand processes would compile the project again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # LiteLLM, which dspy loads, otherwise fetches its price list from the network at import.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Snapshot, StoreError
@@ -68,7 +69,7 @@ def test_i14_a_reader_killed_with_a_snapshot_costs_room_only_for_a_while(registr
 def test_i14_readers_killed_in_the_midst_of_reads_never_stop_the_writer(registry_folder: Path) -> None:
     with RegistryWriter(registry_folder) as writer:
         rewrite(writer, 1)
-        for _ in range(8):
+        for _ in range(4):
             with (
                 child(__name__, "read_without_end", registry_folder) as one,
                 child(__name__, "read_without_end", registry_folder) as two,
@@ -124,9 +125,10 @@ def test_i14_a_table_full_of_live_readers_is_an_error_that_says_what_to_do(
             held.append(registry.snapshot())
 
     with Registry(registry_folder) as registry:
-        with pytest.raises(StoreError, match="Stop idle processes") as caught:
+        with pytest.raises(StoreError) as caught:
             hold_more()
-        assert "READERS_FULL" in str(caught.value)
+        assert isinstance(caught.value.__cause__, lmdb.ReadersFullError)
+        assert caught.value.remedy
         assert held
         rewrite(small_table, 3)  # the writer needs none
         for snapshot in held:

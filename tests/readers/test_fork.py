@@ -150,7 +150,7 @@ def forks_with_a_snapshot(folder: str) -> None:
                 registry.snapshot,
                 lambda: Registry(folder),
             ):
-                with pytest.raises(ForkedSnapshotError, match="fork"):
+                with pytest.raises(ForkedSnapshotError):
                     ask()
             ending()
 

@@ -71,7 +71,7 @@ def forks_amid_threads(folder: str) -> None:
     with RegistryWriter(folder) as writer:
         works = (uncached, lambda: durations(shared), lambda: update(writer, next(rounds)), lambda: list(shared))
         with Threads(*works):
-            for _ in range(25):
+            for _ in range(12):
                 await_all(fork(in_child), fork(in_child))
                 of_a_snapshot()
 

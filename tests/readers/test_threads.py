@@ -55,12 +55,13 @@ def until_closed(work: Callable[[int], object]) -> None:
 
 
 @pytest.mark.parametrize("failpoints", ["", "before_commit=sleep:1"], ids=["fast", "slow disk"])
+@pytest.mark.parametrize("commits", [30, pytest.param(80, marks=pytest.mark.full)])
 def test_i16_every_thread_of_a_shared_registry_reads_fresh_and_never_goes_back(
-    registry_folder: Path, failpoints: str
+    registry_folder: Path, failpoints: str, commits: int
 ) -> None:
-    with Observation(registry_folder, 6, 80, (8192, 6), threads=4) as observation:
+    with Observation(registry_folder, 6, commits, (8192, 6), threads=4) as observation:
         while not observation.is_done:
-            assert observation.let_write(40, failpoints) == 0
+            assert observation.let_write(commits // 2, failpoints) == 0
         observation.finish()
 
 
@@ -70,7 +71,7 @@ def test_i16_threads_read_what_another_thread_of_the_process_has_just_written(
 ) -> None:
     """Writer and readers in one process share its LMDB environment."""
     others = [f"a.Other{number}" for number in range(20)]
-    acknowledged, rounds = [0], 120
+    acknowledged, rounds = [0], 60
     with RegistryWriter(registry_folder) as writer, Registry(registry_folder, cache_size=cache_size) as registry:
         writer.register_modules([ModuleInfo(name, estimated_duration=0) for name in ("a.Watched", *others)])
 

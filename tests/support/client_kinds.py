@@ -54,6 +54,7 @@ Opened = Callable[..., Any]
 
 
 def blocking(path: Path, timeout: float | None = PATIENT) -> WriterClient:
+    """The blocking client, with a time limit that no test is about."""
     return WriterClient(path, timeout=timeout)
 
 
@@ -61,6 +62,7 @@ either = pytest.mark.parametrize("connect", [blocking, Blocking], ids=["sync", "
 
 
 def raised(call: Callable[..., Any], *given: Any, **named: Any) -> RegistryError:
+    """The error that a call raises."""
     with pytest.raises(RegistryError) as caught:
         call(*given, **named)
     return caught.value

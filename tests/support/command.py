@@ -1,7 +1,8 @@
-"""`dspy-registry` as its users run it: a process of its own."""
+"""`dspy-registry` in the process of the test, which is fast, and as its users run it: in its own process."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,11 +12,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from dspy_registry.cli.program import main
 
 COMMAND = (sys.executable, "-W", "error", "-m", "dspy_registry")
 
 
 def run(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command inside this process; what it prints is captured, and its environment holds for it alone."""
+    given, out, err = _stream(stdin), _stream(), _stream()
+    with (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.multiple(sys, stdin=given, stdout=out, stderr=err),
+    ):
+        try:
+            main([*map(str, arguments)])
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return subprocess.CompletedProcess([*map(str, arguments)], status, _text(out), _text(err))
+
+
+def run_process(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in its own process: for what only a process shows."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
@@ -24,6 +44,21 @@ def run(*arguments: str | Path, stdin: str = "", **environment: str) -> subproce
         timeout=90,
         env={"DSPY_REGISTRY_WAIT": "0", **os.environ, **environment},
     )
+
+
+class _Stream(io.BytesIO):
+    name = "<stdin>"  # as the real one has; messages show it
+
+
+def _stream(text: str = "") -> io.TextIOWrapper:
+    return io.TextIOWrapper(_Stream(text.encode()), encoding="utf-8", newline="")
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode()
 
 
 def answer(*arguments: str | Path, stdin: str = "") -> Any:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dspy_registry import ModuleInfo, Registry, RegistryError, RegistryWriter, WriterClient
+from dspy_registry import ModuleInfo, Registry, RegistryError, WriterClient
 from dspy_registry.registry_store import protocol
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.protocol import (
@@ -26,7 +26,7 @@ from dspy_registry.registry_store.protocol import (
 from dspy_registry.registry_store.wire_errors import unpack
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.daemon.limits import Limits
-from tests.support.processes import child, requests, say
+from tests.support.processes import child, say
 
 PATIENT = 60.0
 """Seconds: a limit that no test is about."""
@@ -93,14 +93,17 @@ def daemon_of(module: str, function: str, path: Path, *arguments: Any, **environ
 
 
 def serve(path: str, **options: Any) -> None:
+    """A daemon that says when it is ready."""
     Daemon(path, **options).run(ready)
 
 
 def ready(_: Daemon) -> None:
+    """Tell the parent that clients can connect."""
     say("ready")
 
 
 def serve_within(path: str, limits: dict[str, Any]) -> None:
+    """A daemon with other limits than the usual ones."""
     serve(path, limits=Limits(**limits))
 
 
@@ -165,19 +168,13 @@ class Peer:
 
 
 def module(name: str, **fields: Any) -> ModuleInfo:
+    """A sound module with these fields."""
     return ModuleInfo(name=name, **{"category": "prediction", "capabilities": ("summarisation",), **fields})
 
 
 def registration(request: int, info: ModuleInfo, expected_version: int | None = None, *, oldest: int = 0) -> Register:
+    """A request to register a module, as a client sends it."""
     return Register(request, oldest or request, encode(info), expected_version)
-
-
-def write_until_told(path: str) -> None:
-    """An embedded writer, for as long as it has a standard input."""
-    with RegistryWriter(path):
-        say("ready")
-        for _ in requests():
-            pass
 
 
 @contextmanager
@@ -193,5 +190,6 @@ def unimpressed(served: Served) -> Iterator[None]:
 
 
 def refused(answer: Any) -> RegistryError:
+    """The error that an answer carries."""
     assert isinstance(answer, Failed)
     return unpack(answer)

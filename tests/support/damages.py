@@ -26,26 +26,32 @@ from tests.support.raw_access import (
 
 
 def flip(database: str, key: bytes) -> Callable[[Get, Put], None]:
+    """One bit of a value."""
     return lambda get, put: put(database, key, flipped(get(database, key)))
 
 
 def replace_record(name: str, /, **changes: Any) -> Callable[[Get, Put], None]:
+    """A record with other fields or another provenance."""
     return lambda get, put: put("modules", name.encode(), rewritten(get, name, **changes))
 
 
 def put_row(database: str, key: bytes, value: bytes | None) -> Callable[[Get, Put], None]:
+    """Another value for a key; None: no value."""
     return lambda _, put: put(database, key, value)
 
 
 def drop_sequence(get: Get, put: Put) -> None:
+    """A module's name missing from its row."""
     rename(get, put, sequence_of(get, "a.Twenty"), GONE)
 
 
 def name_twice(get: Get, put: Put) -> None:
+    """One name at two sequences."""
     rename(get, put, 3, "dspy.ReAct")
 
 
 def rename(get: Get, put: Put, sequence: int, name: str) -> None:
+    """Another name at a sequence."""
     number, place = divmod(sequence, NAMES_PER_ROW)
     names = load_row(get("sequences", layout.sequence_row_key(number)))
     names[place] = name
@@ -53,69 +59,83 @@ def rename(get: Get, put: Put, sequence: int, name: str) -> None:
 
 
 def row_of_names(number: int, *names: str) -> Callable[[Get, Put], None]:
+    """A whole row of other names."""
     return put_row("sequences", layout.sequence_row_key(number), seal("\0".join(names).encode()))
 
 
 def lose_a_member(get: Get, put: Put) -> None:
+    """A module missing from a posting."""
     block = load_block(get("postings", posting("capability:reasoning")))
     block.remove(sequence_of(get, "dspy.ReAct"))
     put("postings", posting("capability:reasoning"), store_block(block))
 
 
 def gain_a_member(get: Get, put: Put) -> None:
+    """A module in a posting that it does not belong to."""
     block = load_block(get("postings", posting("capability:reasoning")))
     block.add(sequence_of(get, "dspy.Predict"))
     put("postings", posting("capability:reasoning"), store_block(block))
 
 
 def exchange_a_member(get: Get, put: Put) -> None:
+    """A posting of the right length with a wrong member."""
     lose_a_member(get, put)
     gain_a_member(get, put)
 
 
 def misplace_a_block(get: Get, put: Put) -> None:
+    """A block of a posting under another number."""
     put("postings", posting("category:mine", 7), get("postings", posting("category:mine")))
     put("postings", posting("category:mine"), None)
 
 
 def forget_an_implication(_: Get, put: Put) -> None:
+    """A vocabulary that does not fit the postings."""
     put("meta", layout.META_VOCABULARY, implications_codec.dump({"client": {"x": ("y",)}}))
 
 
 def go_back(get: Get, put: Put) -> None:
+    """A head that names the revision before."""
     put("meta", layout.META_STATE, state_codec.dump(State(state(get).revision - 1, 0, state(get).next_sequence)))
 
 
 def skip_a_revision(get: Get, put: Put) -> None:
+    """A head that names a revision that was never made."""
     put("meta", layout.META_STATE, state_codec.dump(State(state(get).revision + 1, 0, state(get).next_sequence)))
 
 
 def wrong_layer_source(get: Get, put: Put) -> None:
+    """A layer under another source than it says."""
     put("layers", layout.layer_key("a.Layered", "discovered"), layer_codec.dump(Layer("core", {})))
 
 
 def unlog_a_module(get: Get, put: Put) -> None:
+    """A change that leaves a module out."""
     rewrite_change(get, put, state(get).revision, modules=())
 
 
 def misreport_a_version(get: Get, put: Put) -> None:
+    """A change with a wrong version."""
     change = change_at(get, state(get).revision)
     modules = (ModuleChange("dspy.Predict", "updated", 9), *change.modules[1:])
     rewrite_change(get, put, change.revision, modules=modules)
 
 
 def report_a_ghost(get: Get, put: Put) -> None:
+    """A change with a module that does not exist."""
     change = change_at(get, state(get).revision)
     ghost = ModuleChange("a.Ghost", "registered", 1)
     rewrite_change(get, put, change.revision, modules=(*change.modules, ghost), keys=(*change.keys, "a.Ghost"))
 
 
 def bring_back(_: Get, put: Put) -> None:
+    """A record of a module that was unregistered."""
     info = ModuleInfo("a.Gone")
     put("modules", b"a.Gone", seal_record(encode(info), Provenance(1, 1, 0, 0)))
 
 
 def change_of_another(get: Get, put: Put) -> None:
+    """A change under another revision."""
     put("changes", layout.revision_key(4), get("changes", layout.revision_key(5)))
 
 

@@ -47,4 +47,5 @@ def named(report: DiscoveryReport) -> dict[str, ModuleInfo]:
 
 
 def reasons(report: DiscoveryReport) -> dict[str, str]:
+    """Why each package or module failed, by name."""
     return {failure.package: failure.reason for failure in report.failures}

@@ -35,6 +35,8 @@ class PricedLM(DummyLM):  # type: ignore[misc]
 
 
 class PricedEngine(DummyEngine):  # type: ignore[misc]
+    """Answers that say how many tokens they took."""
+
     def _complete_messages(self, messages: Any) -> Any:
         response = super()._complete_messages(messages)
         usage = Usage(input_tokens=TOKENS_IN, output_tokens=TOKENS_OUT, total_tokens=TOKENS_IN + TOKENS_OUT)
@@ -43,6 +45,8 @@ class PricedEngine(DummyEngine):  # type: ignore[misc]
 
 
 class AsyncPricedEngine:
+    """The same, with a pause in which other tasks run."""
+
     def __init__(self, owner: PricedLM) -> None:
         self._sync = PricedEngine(owner)
 
@@ -77,6 +81,8 @@ class Inner(dspy.Module):  # type: ignore[misc]
 
 
 class Outer(dspy.Module):  # type: ignore[misc]
+    """A module that calls another, or fails when it is told to."""
+
     def __init__(self) -> None:
         super().__init__()
         self.inner = Inner()
@@ -109,19 +115,24 @@ def attempt(program: Any, **inputs: str) -> str:
 
 
 def nested() -> Any:
+    """Inputs of three sizes, through two modules."""
     return [program(question="x" * size).get_lm_usage() for program in [Outer()] for size in (50, 5_000, 50_000)]
 
 
 def fails() -> Any:
+    """Two calls of three end with an error."""
     return [attempt(Outer(), question=question) for question in ("fail", "ok", "fail")]
 
 
 def threads() -> Any:
+    """Forty calls in eight threads."""
     pairs = [(Outer(), dspy.Example(question=f"{at}").with_inputs("question")) for at in range(40)]
     return len(dspy.Parallel(num_threads=8, disable_progress_bar=True)(pairs))
 
 
 def nested_threads() -> Any:
+    """A module that calls another in threads."""
+
     class Fan(dspy.Module):  # type: ignore[misc]
         def forward(self, question: str) -> Any:
             pairs = [(Inner(), {"question": question}) for _ in range(5)]
@@ -132,6 +143,8 @@ def nested_threads() -> Any:
 
 
 def tasks() -> Any:
+    """Twenty calls that overlap in one event loop; how many failed."""
+
     async def all_at_once() -> list[Any]:
         calls = [Outer().acall(question="fail" if at % 5 == 0 else "x") for at in range(20)]
         return await asyncio.gather(*calls, return_exceptions=True)
@@ -140,6 +153,8 @@ def tasks() -> Any:
 
 
 def cancelled() -> Any:
+    """A call that is given up while it waits."""
+
     class Waits(dspy.Module):  # type: ignore[misc]
         async def aforward(self, question: str) -> Any:
             await asyncio.sleep(3600)
@@ -155,22 +170,26 @@ def cancelled() -> Any:
 
 
 def tool() -> Any:
+    """A module that is called by a tool of another."""
     return attempt(WithTool(), question="x")
 
 
 def optimizer() -> Any:
+    """A compilation by an optimizer."""
     examples = [dspy.Example(question=f"{at}", answer="yes").with_inputs("question") for at in range(3)]
     bootstrap = dspy.BootstrapFewShot(metric=lambda *_: True, max_bootstrapped_demos=1)
     return type(bootstrap.compile(Inner(), trainset=examples)).__name__
 
 
 def evaluate() -> Any:
+    """An evaluation of four examples."""
     examples = [dspy.Example(question=f"{at}", answer="yes").with_inputs("question") for at in range(4)]
     scored = dspy.Evaluate(devset=examples, metric=lambda *_: 1.0, num_threads=2, display_progress=False)(Inner())
     return scored.score
 
 
 def copies() -> Any:
+    """A callback that is copied, pickled, and attached to one module or model."""
     callback = dspy.settings.callbacks[0]
     assert copy.deepcopy(callback) is copy.copy(callback) is callback
     assert pickle.loads(pickle.dumps(callback)).reporter.path == callback.reporter.path
@@ -221,6 +240,7 @@ SCENARIOS = (nested, fails, threads, nested_threads, tasks, cancelled, tool, opt
 
 
 def main() -> None:
+    """Run the scenario that the command line names, and print what it returns as JSON."""
     path, scenario = sys.argv[1:]
     dspy.configure(lm=PricedLM(), callbacks=[RegistryCallback(path)], track_usage=scenario != "fails")
     print(json.dumps({each.__name__: each for each in SCENARIOS}[scenario]()))

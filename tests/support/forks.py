@@ -19,12 +19,14 @@ NAMES = [f"a.M{number}" for number in range(50)]
 
 @pytest.fixture
 def folder(registry_folder: Path) -> Path:
+    """A registry with fifty modules."""
     with RegistryWriter(registry_folder) as writer:
         update(writer, 0)
     return registry_folder
 
 
 def update(writer: RegistryWriter, duration: int) -> int:
+    """Give all fifty modules another duration in one commit; the revision."""
     return writer.register_modules([ModuleInfo(name, estimated_duration=duration) for name in NAMES])
 
 
@@ -66,6 +68,7 @@ def slots(folder: str) -> list[int]:
 
 
 def free_slots_of_the_dead(folder: str) -> None:
+    """Let LMDB take back the reader slots of processes that are gone."""
     environment = attach(Path(folder))
     with environment.reading():
         environment.lmdb.reader_check()

@@ -34,6 +34,7 @@ def counters(path: Path | str) -> memoryview:
 
 
 def write(folder: str, shared: str, base: int, seed: int, commits: int, first: int, last: int) -> None:
+    """Make some commits of a schedule, and say each when it is acknowledged."""
     schedule, numbers = Schedule(seed, commits), counters(shared)
     with RegistryWriter(folder) as writer:
         for number in range(first, last + 1):

@@ -131,6 +131,7 @@ def module(name: str, duration: int) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A folder with one sound manifest."""
     folder = tmp_path / "manifests"
     folder.mkdir()
     (folder / "first.toml").write_text(module("acme.First", 1))
@@ -139,6 +140,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(tmp_path: Path, folder: Path) -> Iterator[Served]:
+    """A daemon that follows the folder."""
     with serving(tmp_path / "registry", folder) as served:
         assert served.duration("acme.First") == 1
         yield served

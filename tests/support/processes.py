@@ -104,6 +104,7 @@ def run(module: str, function: str, *arguments: Any, **environment: str) -> list
 
 
 def say(message: Any) -> None:
+    """Send one answer to the parent."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

@@ -25,6 +25,7 @@ MODULES = tuple(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of these modules, one for all tests of a file."""
     path = tmp_path_factory.mktemp("queries") / "registry"
     with RegistryWriter(path) as writer:
         writer.register_modules(MODULES)
@@ -33,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["registry", "uncached", "snapshot"])
 def queries(folder: Path, request: pytest.FixtureRequest) -> Any:
+    """Each kind of reader in turn."""
     with Registry(folder, cache_size=0 if request.param == "uncached" else 8192) as registry:
         if request.param == "snapshot":
             with registry.snapshot() as snapshot:

@@ -62,6 +62,7 @@ def opened(folder: Path) -> Iterator[tuple[Get, Put]]:
 
 
 def flipped(value: bytes, at: int = 3) -> bytes:
+    """The value with one bit turned over."""
     return value[:at] + bytes([value[at] ^ 0x10]) + value[at + 1 :]
 
 
@@ -74,23 +75,28 @@ def rewritten(get: Get, name: str, /, **changes: Any) -> bytes:
 
 
 def sequence_of(get: Get, name: str) -> int:
+    """A module's sequence, from its record."""
     return open_record(get("modules", name.encode()), name).provenance.sequence
 
 
 def state(get: Get) -> State:
+    """The head of the registry."""
     loaded: State = state_codec.load(get("meta", layout.META_STATE))
     return loaded
 
 
 def posting(term: str, block: int = 0) -> bytes:
+    """The key of one block of a posting."""
     return layout.posting_key(term.encode(), block)
 
 
 def change_at(get: Get, revision: int) -> Change:
+    """The logged change of a revision."""
     loaded: Change = change_codec.load(get("changes", layout.revision_key(revision)))
     return loaded
 
 
 def rewrite_change(get: Get, put: Put, revision: int, **changes: Any) -> None:
+    """Put a change with other fields in the place of a logged one."""
     changed = msgspec.structs.replace(change_at(get, revision), **changes)
     put("changes", layout.revision_key(revision), change_codec.dump(changed))

@@ -159,6 +159,7 @@ class Model:
 
 
 def has_cycle(implied: dict[str, tuple[str, ...]]) -> bool:
+    """Whether a word implies itself."""
     model = Model(implied=implied)
     return any(word in model.expanded(further) for word, further in implied.items())
 

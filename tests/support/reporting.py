@@ -19,16 +19,19 @@ SELDOM = 3600.0
 
 @pytest.fixture
 def reporter(seeded_registry: Path) -> Iterator[UsageReporter]:
+    """A reporter that sends only when it is asked to."""
     with UsageReporter(seeded_registry, interval=SELDOM) as reporter:
         yield reporter
 
 
 def calls(path: Path, name: str = "dspy.Predict") -> int:
+    """How many calls of a module have arrived."""
     with Registry(path) as registry:
         return registry.usage(name).calls
 
 
 def lost(path: Path) -> int:
+    """How many calls were told to be lost."""
     with RegistryWriter(path) as writer, writer.store.environment.reading() as txn:
         return calls_lost(txn, writer.store.environment.dbs)
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, WriterLockedError
@@ -35,18 +36,24 @@ KILLED = -signal.SIGKILL
 
 
 @pytest.mark.parametrize("failpoint", NAMES)
-def test_i11_a_writer_killed_at_a_named_point_loses_nothing_acknowledged(registry_folder: Path, failpoint: str) -> None:
+@pytest.mark.parametrize("commits", [20, pytest.param(40, marks=pytest.mark.full)])
+def test_i11_a_writer_killed_at_a_named_point_loses_nothing_acknowledged(
+    registry_folder: Path, failpoint: str, commits: int
+) -> None:
     """Readers ask all the while, cached too: before the kill, while the word is odd, after a writer has come back."""
-    with Observation(registry_folder, NAMES.index(failpoint), 40, (8192, 4)) as observation:
+    with Observation(registry_folder, NAMES.index(failpoint), commits, (8192, 4)) as observation:
         for number in (7, 1, 1, 4):  # twice more at the very first commit: the same revision over again
-            assert observation.let_write(40, f"{failpoint}=kill@{number}") == KILLED
+            assert observation.let_write(commits, f"{failpoint}=kill@{number}") == KILLED
         while not observation.is_done:
-            assert observation.let_write(40) == 0
+            assert observation.let_write(commits) == 0
         observation.finish()
 
 
-def test_i11_a_writer_killed_anywhere_loses_nothing_acknowledged(registry_folder: Path) -> None:
-    kill_at_random(registry_folder, 5, 60, 6)
+@pytest.mark.parametrize(("commits", "kills"), [(15, 2), pytest.param(60, 6, marks=pytest.mark.full)])
+def test_i11_a_writer_killed_anywhere_loses_nothing_acknowledged(
+    registry_folder: Path, commits: int, kills: int
+) -> None:
+    kill_at_random(registry_folder, 5, commits, kills)
 
 
 @pytest.mark.stress
@@ -143,7 +150,7 @@ def test_i12_a_second_writer_is_refused_with_the_pid_of_the_first(registry_folde
     with child(__name__, "open_and_wait", registry_folder) as first:
         revision = first.hear()
         for _ in range(3):
-            with pytest.raises(WriterLockedError, match=f"already has a writer: process {first.pid}") as caught:
+            with pytest.raises(WriterLockedError) as caught:
                 RegistryWriter(registry_folder)
             assert caught.value.pid == first.pid
             assert isinstance(caught.value, BlockingIOError)
@@ -153,8 +160,9 @@ def test_i12_a_second_writer_is_refused_with_the_pid_of_the_first(registry_folde
         first.kill()
     with RegistryWriter(registry_folder) as writer:  # at once: the lease ended with the process
         assert writer.revision == revision
-        with pytest.raises(WriterLockedError, match=f"process {os.getpid()}"):
+        with pytest.raises(WriterLockedError) as caught:
             RegistryWriter(registry_folder)
+        assert caught.value.pid == os.getpid()
         assert writer.register_module(ModuleInfo("a.B", estimated_duration=2)) == revision + 1
     with child(__name__, "open_and_wait", registry_folder) as second:
         assert second.hear() == revision + 1
@@ -191,7 +199,7 @@ def write_on_a_full_disk(folder: str) -> None:
             try:
                 writer.register_modules(batch)
             except StoreError as error:
-                say(str(error))
+                say([folder in error.message, isinstance(error.__cause__, lmdb.Error)])
             for _ in range(3):
                 assert registry.get_module("dspy.ReAct").estimated_duration == 5000
             assert (registry.revision, len(registry)) == (revision, 6)
@@ -204,8 +212,7 @@ def write_on_a_full_disk(folder: str) -> None:
 
 def test_i11_a_commit_that_the_disk_refuses_changes_nothing_and_the_next_one_works(registry_folder: Path) -> None:
     said = run(__name__, "write_on_a_full_disk", registry_folder)
-    assert len(said) == 3
-    assert all("File too large" in message for message in said)
+    assert said == [[True, True]] * 3
 
 
 # Faults and kills at every system call, where strace is there to inject them
@@ -246,9 +253,8 @@ def test_i11_after_an_error_of_the_disk_the_writer_trusts_nothing(registry_folde
     assert status == 0
     answers = [eval(line) for line in said]
     refused = [text for _, text in answers if isinstance(text, str)]
-    assert "Input/output error" in refused[0]
-    assert all("the disk failed to write a commit" in text for text in refused[1:])
     assert len(refused) >= 4
+    assert len(set(refused[1:])) == 1  # it tries no more
     assert all(isinstance(text, str) for _, text in answers[answers.index([7 - len(refused) + 1, refused[0]]) :])
     acknowledged = 7 - len(refused)
     with RegistryWriter(registry_folder), Registry(registry_folder) as registry:

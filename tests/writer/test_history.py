@@ -126,8 +126,9 @@ def test_i17_a_name_of_which_nothing_is_kept_is_unknown(writer: RegistryWriter, 
         writer.register_module(module("acme.X", duration))
     with pytest.raises(UnknownModuleError):
         registry.history(name)
-    with pytest.raises(UnknownModuleError, match=r"Did you mean dspy\.Predict"):
+    with pytest.raises(UnknownModuleError) as caught:
         registry.history("dspy.Predic")
+    assert caught.value.closest[0] == "dspy.Predict"
 
 
 def test_i4_the_history_in_a_snapshot_is_of_its_revision(writer: RegistryWriter, registry: Registry) -> None:
@@ -147,7 +148,7 @@ def test_i10_a_damaged_version_is_named(seeded_registry: Path) -> None:
         writer.register_module(module("dspy.Predict", 5))
     damage(seeded_registry, layout.versioned_key("acme.X", 2))
     with Registry(seeded_registry) as registry:
-        with pytest.raises(CorruptRecordError, match=r"acme\.X, version 2,"):
+        with pytest.raises(CorruptRecordError, match=r"acme\.X.* 2"):
             registry.history("acme.X")
         assert seen(registry.history("dspy.Predict"))[0] == (2, 5)
 
@@ -161,7 +162,7 @@ def test_i10_a_version_in_the_place_of_another_is_named(seeded_registry: Path) -
     damage(seeded_registry, layout.versioned_key("acme.X", 2), record)
     with (
         Registry(seeded_registry) as registry,
-        pytest.raises(CorruptRecordError, match=r"version 2 of acme\.X holds version 1 of dspy\.Predict"),
+        pytest.raises(CorruptRecordError, match=r"2 .*acme\.X .*1 .*dspy\.Predict"),
     ):
         registry.history("acme.X")
 

@@ -256,12 +256,17 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 RegistryMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
 
 
 class TestRegistry(RegistryMachine.TestCase):  # type: ignore[misc, name-defined]
     """Runs with `make test`."""
+
+
+@pytest.mark.full
+class TestRegistryInFull(RegistryMachine.TestCase):  # type: ignore[misc, name-defined]
+    settings = settings(max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.stress

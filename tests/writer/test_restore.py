@@ -66,7 +66,7 @@ def test_the_page_has_all_procedures() -> None:
 
 
 @pytest.mark.parametrize("procedure", procedures(), ids=["command", "data file", "folder"])
-@pytest.mark.parametrize("further", [3, 4])
+@pytest.mark.parametrize("further", [3, pytest.param(4, marks=pytest.mark.full)])
 def test_i13_a_restored_backup_is_what_everybody_reads(
     registry_folder: Path, tmp_path: Path, procedure: list[str], further: int
 ) -> None:
@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_leaves_the_registry_as_it_was(registry_folder: Path
     arguments = ["restore", str(tmp_path / "copy"), "--path", str(registry_folder), "--yes"]
     done = subprocess.run(["bash", "-c", limited, "bash", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "cannot be written" in done.stderr
+    assert str(registry_folder) in done.stderr
     assert not (registry_folder / ".restoring").exists()
     with Registry(registry_folder) as registry:
         assert registry["acme.X"].estimated_duration == 8

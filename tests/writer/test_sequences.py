@@ -10,6 +10,7 @@ import pytest
 from dspy_registry import ModuleInfo, Registry, RegistryFullError, RegistryWriter, StoreError, UnknownModuleError
 from dspy_registry.readers.plan import execute, plan_find
 from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store.check.checker import check
 from dspy_registry.registry_store.codec import seal
 from dspy_registry.registry_store.layout import BLOCK_BITS, LAST_SEQUENCE, META_STATE, sequence_row_key
 from dspy_registry.registry_store.lookup import resolve
@@ -50,10 +51,10 @@ def test_i17_a_registration_without_a_sequence_left_is_refused_by_name_and_chang
             lambda: writer.register_module(ModuleInfo("a.Three")),
             lambda: writer.register_modules([ModuleInfo("a.One", category="yours"), ModuleInfo("a.Three")]),
         ):
-            with pytest.raises(RegistryFullError, match="all 4294967296 registration sequences") as caught:
+            with pytest.raises(RegistryFullError, match="4294967296") as caught:
                 late()
             assert isinstance(caught.value, StoreError)
-            assert "Load its modules into a new registry" in str(caught.value)
+            assert caught.value.remedy == RegistryFullError.remedy
         assert (writer.revision, registry.revision) == (revision, revision)
         assert registry.find_by_category("mine") == ("a.One", "a.Two")
         assert registry.get_module("Two").name == "a.Two"
@@ -74,7 +75,7 @@ def test_a_full_registry_is_changed_and_checked_as_any_other(nearly_full: Path) 
 def test_a_full_registry_costs_a_daemon_one_request(nearly_full: Path) -> None:
     with daemon(nearly_full) as served, served.client() as client:
         client.register_modules([module("a.One"), module("a.Two")])
-        with pytest.raises(RegistryFullError, match="new registry in another folder"):
+        with pytest.raises(RegistryFullError):
             client.register_module(module("a.Three"))
         client.register_module(module("a.Two", estimated_duration=3))
 
@@ -87,7 +88,7 @@ def test_i17_a_version_that_has_no_number_is_refused_by_name(
         for duration in range(2):
             writer.register_module(ModuleInfo("a.One", estimated_duration=duration))
         revision = writer.revision
-        with pytest.raises(RegistryFullError, match=r"a\.One is at version 2, the last possible one"):
+        with pytest.raises(RegistryFullError, match=r"a\.One .*2"):
             writer.register_module(ModuleInfo("a.One", estimated_duration=2))
         writer.register_module(ModuleInfo("a.One", estimated_duration=1))
         assert writer.revision == revision
@@ -103,7 +104,8 @@ def test_i5_a_row_beyond_all_sequences_is_found(tmp_path: Path) -> None:
         txn.put(sequence_row_key(LAST_SEQUENCE), store_row(["dspy.ReAct"]), db=environment.dbs.sequences)
         txn.put(b"dspy.ReAct", seal(b"damaged"), db=environment.dbs.modules)
     detach(environment)
-    assert any("is not below the next sequence" in found for found in violations(tmp_path / "registry"))
+    found = check(tmp_path / "registry")
+    assert any(each.invariant == "I5" and each.where.startswith("sequences/") for each in found)
 
 
 # Look-ups

@@ -240,7 +240,8 @@ def _begin_in_child() -> None:
 def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
     """Send what every reporter of this process holds; whether all of it was delivered within `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    return all([reporter.flush(max(0.0, deadline - time.monotonic())) for reporter in list(_reporters)])
+    delivered = [reporter.flush(max(0.0, deadline - time.monotonic())) for reporter in list(_reporters)]
+    return all(delivered)
 
 
 def _finish_with_multiprocessing() -> None:

@@ -22,8 +22,9 @@ from dspy_registry import (
 )
 from dspy_registry.registry_store import errors
 from dspy_registry.registry_store.wire_errors import pack, unpack
+from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.discovery.report import DiscoveryFailure, DiscoveryReport
-from tests.support.client_kinds import Opened, either, raised
+from tests.support.client_kinds import Blocking, Opened, blocking, either, raised
 from tests.support.daemon_process import Served, daemon, module
 
 
@@ -190,7 +191,7 @@ def test_an_embedded_writer_refuses_the_same_versions(tmp_path: Path) -> None:
 # Batches
 
 
-@either
+@pytest.mark.parametrize("connect", [blocking, pytest.param(Blocking, marks=pytest.mark.full)], ids=["sync", "async"])
 def test_a_large_batch_comes_in_many_frames_and_lands_at_once(served: Served, connect: Opened) -> None:
     steps: list[tuple[int, int]] = []
     batch = [module(f"bulk.m{n}", metadata={"number": n}) for n in range(100_000)]
@@ -229,4 +230,4 @@ def test_a_batch_beyond_any_limit_is_refused_before_it_is_sent(served: Served, c
     with connect(served.path) as client:
         refused = raised(client.register_modules, (largest for _ in range(193)))
         assert isinstance(refused, InvalidModuleError)
-        assert "the limit is" in str(refused)
+        assert str(Limits().batch_bytes) in refused.message

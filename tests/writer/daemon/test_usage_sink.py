@@ -44,6 +44,7 @@ def report(served: Served, count: int) -> list[object]:
     return answers
 
 
+@pytest.mark.full
 def test_batches_wait_encoded_and_are_merged_a_few_at_a_time(registry_folder: Path) -> None:
     with daemon(registry_folder) as served, served.client() as client:
         before = served.memory
@@ -70,7 +71,7 @@ def test_batches_wait_encoded_and_are_merged_a_few_at_a_time(registry_folder: Pa
 
 def test_what_is_no_batch_is_refused_at_once(registry_folder: Path) -> None:
     with daemon(registry_folder) as served, served.client() as client:
-        with pytest.raises(InvalidArgumentError, match="not understood"):
+        with pytest.raises(InvalidArgumentError):
             client.report_usage(b"\xc1")
         client.report_usage(large_batch(bytes(16)))
         client.report_usage(encode_reports(Batch(bytes(16), 2, ())))

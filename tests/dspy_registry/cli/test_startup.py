@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
-from tests.support.command import run
+from tests.support.command import run, run_process
 
 pytestmark = pytest.mark.usefixtures("seeded_registry")
 
@@ -57,7 +58,7 @@ def test_help_loads_neither_daemon_nor_discovery() -> None:
 def test_version() -> None:
     from importlib.metadata import version
 
-    assert run("--version").stdout == f"dspy-registry, version {version('dspy-module-registry')}\n"
+    assert run_process("--version").stdout == f"dspy-registry, version {version('dspy-module-registry')}\n"
 
 
 def test_the_installed_script_is_this_command() -> None:
@@ -72,9 +73,9 @@ def test_help_shows_examples() -> None:
     assert "Exit status" in shown
 
 
-def completed(*words: str) -> list[str]:
+def completed(*words: str, using: Callable[..., subprocess.CompletedProcess[str]] = run) -> list[str]:
     """What bash is offered for the last word."""
-    done = run(
+    done = using(
         _DSPY_REGISTRY_COMPLETE="bash_complete",
         COMP_WORDS=" ".join(("dspy-registry", *words)),
         COMP_CWORD=str(len(words)),
@@ -102,7 +103,7 @@ def test_completion_offers(words: list[str], offered: list[str]) -> None:
 
 
 def test_completion_without_a_registry_offers_nothing(tmp_path: Path) -> None:
-    assert completed("get", "--path", str(tmp_path), "dspy") == []
+    assert completed("get", "--path", str(tmp_path), "dspy", using=run_process) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

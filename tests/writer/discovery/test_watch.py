@@ -120,5 +120,5 @@ def test_what_is_installed_is_told_by_what_installers_leave(site: Path) -> None:
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "true"])
 def test_what_is_no_interpreter_is_told(python: str) -> None:
-    with pytest.raises(DiscoveryError, match="does not run as a Python interpreter"):
+    with pytest.raises(DiscoveryError, match=python):
         import_folders(python, PATIENT)

@@ -88,7 +88,9 @@ def register_on_and_on_async(path: str, first: int, count: int) -> None:
 POINTS = ("before_odd_word", "before_commit", "before_even_word", "before_acknowledgement")
 
 
-@pytest.mark.parametrize("function", ["register_on_and_on", "register_on_and_on_async"])
+@pytest.mark.parametrize(
+    "function", ["register_on_and_on", pytest.param("register_on_and_on_async", marks=pytest.mark.full)]
+)
 def test_killed_amid_64_clients_each_registration_takes_effect_once(registry_folder: Path, function: str) -> None:
     with (
         child(__name__, function, registry_folder, 0, 32) as one,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,7 +222,7 @@ def test_a_cycle_with_a_clients_implications_is_the_files_error(subject: Subject
     (error,) = subject.load(a="implications: {two: [one]}").errors
     assert (error.file, "two -> one" in error.message) == ("a.yaml", True)
     subject.load(a="implications: {two: [three]}")
-    with pytest.raises(VocabularyError, match="cycle"):
+    with pytest.raises(VocabularyError, match=r"three -> two -> three|two -> three -> two"):
         subject.writer.set_implications({"three": ("two",)})
 
 
@@ -232,7 +233,7 @@ def test_implications_that_are_too_many_together_are_the_error_of_the_file_that_
     loaded = subject.load(a=words("a", 600), b=words("b", 600), c=words("c", 400))
     (error,) = loaded.errors
     assert (error.file, error.field) == ("b.yaml", "implications")
-    assert "1201 words imply others, of all sources together; the limit is 1024" in error.message
+    assert re.search("1201 .*1024", error.message)
     assert subject.load(a=words("a", 600), b=words("b", 20), c=words("c", 400)).errors == ()
 
 
@@ -240,7 +241,7 @@ def test_implications_that_reach_too_far_together_are_a_files_error(subject: Sub
     chains = [", ".join(f"w{n}: [w{n + 1}]" for n in range(start, start + 130)) for start in (0, 130)]
     (error,) = subject.load(a=f"implications: {{{chains[0]}}}", b=f"implications: {{{chains[1]}}}").errors
     assert (error.file, error.field) == ("b.yaml", "implications")
-    assert "more than 256 words are implied, over several steps, by 'w0', 'w1', 'w2', 'w3'" in error.message
+    assert re.search("256 .*'w0', 'w1', 'w2', 'w3'", error.message)
 
 
 def test_an_alias_too_many_is_an_error_with_its_place(subject: Subject) -> None:
@@ -249,7 +250,7 @@ def test_an_alias_too_many_is_an_error_with_its_place(subject: Subject) -> None:
 
     (error,) = subject.load(a=aliases(65)).errors
     assert (error.file, error.field) == ("a.yaml", "aliases.x64")
-    assert "dspy.Predict has 64 aliases, and no module may have more" in error.message
+    assert re.search(r"dspy\.Predict .*64", error.message)
     assert subject.load(a=aliases(64)).errors == ()
 
 
@@ -280,7 +281,7 @@ def test_an_alias_of_nothing_holds_its_file_until_there_is_something(subject: Su
     loaded = subject.load(**texts)
     (error,) = loaded.errors
     assert (error.file, error.line, error.field) == ("a.yaml", 3, "aliases.b")
-    assert error.message == "no module is registered as 'acme.B'."
+    assert "'acme.B'" in error.message
     assert loaded.needs_registry
     assert "acme.A" not in subject.reader
     assert "acme.C" in subject.reader
@@ -301,7 +302,6 @@ def test_an_alias_cannot_be_a_registered_full_name(subject: Subject) -> None:
     loaded = subject.load(a="aliases:\n  dspy.ReAct: dspy.Predict\n")
     (error,) = loaded.errors
     assert (error.file, error.line, error.field) == ("a.yaml", 2, "aliases.dspy.ReAct")
-    assert "a module has this full name, and full names always win" in error.message
     subject.writer.unregister_module("dspy.ReAct")
     assert subject.load(a="aliases:\n  dspy.ReAct: dspy.Predict\n").errors == ()
     assert subject.reader.get_module("dspy.ReAct").name == "dspy.Predict"
@@ -319,7 +319,7 @@ def test_a_record_too_large_is_the_error_of_its_file(subject: Subject) -> None:
     text = "modules: [{name: acme.A, metadata: {text: " + "x" * (1024 * 1024) + "}}, {name: acme.B}]"
     loaded = subject.load(a=text, b="modules: [{name: acme.C}]")
     (error,) = loaded.errors
-    assert (error.file, error.field, "bytes encoded" in error.message) == ("a.yaml", "modules[0]", True)
+    assert (error.file, error.field) == ("a.yaml", "modules[0]")
     assert (set(subject.reader) & {"acme.A", "acme.B", "acme.C"}, loaded.modules) == ({"acme.C"}, 1)
 
 

@@ -38,7 +38,7 @@ def served(registry_folder: Path) -> Iterator[Served]:
 @either
 def test_without_a_daemon_it_says_so_at_once(registry_folder: Path, connect: Opened) -> None:
     with connect(registry_folder, timeout=None) as client:
-        assert "dspy-registry serve" in str(raised(client.register_module, module("acme.m")))
+        assert raised(client.register_module, module("acme.m")).remedy
         for call in (lambda: client.register_module(module("acme.m")), client.status):
             assert isinstance(raised(call), WriterUnavailableError)
         with daemon(registry_folder):  # and works as soon as there is one
@@ -52,7 +52,7 @@ def test_an_embedded_writer_is_named_where_a_daemon_is_looked_for(registry_folde
     with RegistryWriter(registry_folder), connect(registry_folder, timeout=0.2) as client:
         error = raised(client.register_module, module("acme.m"))
         assert isinstance(error, WriterUnavailableError)
-        assert f"process {os.getpid()} writes to it" in str(error)
+        assert str(os.getpid()) in error.message
 
 
 @either
@@ -71,8 +71,9 @@ def test_a_timeout_that_is_none_is_refused(tmp_path: Path, timeout: float) -> No
 
 @either
 def test_a_daemon_that_does_not_answer_is_waited_for_so_long_only(served: Served, connect: Opened) -> None:
-    with connect(served.path, timeout=0.2) as client, connect(served.path, timeout=0.2) as other:
+    with connect(served.path) as client, connect(served.path, timeout=0.2) as other:
         client.status()
+        client.timeout = 0.2
         with served.stopped():
             for late in (client, other):  # one that is connected, and one that is not
                 error = raised(late.register_module, module("acme.m"))
@@ -102,8 +103,9 @@ def test_a_call_repeated_after_its_time_has_the_effect_of_once(served: Served, c
 
 @either
 def test_another_call_after_a_timeout_is_another_request(served: Served, connect: Opened) -> None:
-    with connect(served.path, timeout=0.05) as client, Registry(served.path) as registry:
+    with connect(served.path) as client, Registry(served.path) as registry:
         client.status()
+        client.timeout = 0.05
         with served.stopped():
             assert isinstance(raised(client.register_module, module("acme.m")), WriterTimeoutError)
         client.timeout = PATIENT

