@@ -35,7 +35,7 @@ class CircuitRules(msgspec.Struct, frozen=True):
     failure_share: float = 0.5
     window_calls: int = 20
     window_seconds: float = 60.0
-    minimum_calls: int = 5
+    minimum_failures: int = 5
     open_seconds: float = 5.0
     longest_open_seconds: float = 300.0
     healthy_seconds: float = 600.0
@@ -94,8 +94,8 @@ class Circuit:
 
     __slots__ = ("_window", "failures", "last_kind", "level", "openings", "since", "successes", "until")
 
-    def __init__(self, now: float) -> None:
-        self.since = now
+    def __init__(self, since: float = 0.0) -> None:
+        self.since = since  # when the state began: 0: it was never another
         self.until = 0.0
         self.level = 0
         self.openings = 0
@@ -142,7 +142,7 @@ class Circuit:
 
     def is_quiet(self, now: float, rules: CircuitRules) -> bool:
         """Whether nothing would be lost by forgetting it."""
-        if self.until or (self.level and now - self.since < rules.healthy_seconds):
+        if self.until or (self.since and now - self.since < rules.healthy_seconds):
             return False
         return not self._window or now - self._window[-1][0] > rules.window_seconds
 
@@ -169,7 +169,7 @@ class Circuit:
         recent = [item for item in self._window[-rules.window_calls :] if now - item[0] <= rules.window_seconds]
         self._window = recent
         failures = sum(failed for _, failed in recent)
-        if len(recent) < rules.minimum_calls or failures < rules.failure_share * len(recent):
+        if failures < max(rules.minimum_failures, rules.failure_share * len(recent)):
             return False
         return self._open(now, rules, chance, failures)
 

@@ -13,7 +13,8 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from random import getrandbits
 from typing import Final
 
 LONGEST_WAIT: Final = 1.0
@@ -49,6 +50,7 @@ class FutexWord:
         self._buffer = _Buffer()
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
         self._address = ctypes.c_void_p(self._buffer.buf)
+        self._wake_one = _waker(self._address)
 
     def __del__(self) -> None:
         self.release()
@@ -74,11 +76,17 @@ class FutexWord:
         if call is None or not _waited(call, self._address, seen, remaining):
             _poll(self._view, seen, remaining)
 
-    def wake(self, waiters: int = _ALL) -> None:
-        """Wake this many of those who wait; without a futex they find out by themselves."""
+    def tell_one(self) -> None:
+        """Change the word, and wake one of those who wait. For words that several processes change."""
+        # To a number that was not there: adding one, without atomic instructions, could bring an old one back.
+        self._view[()] = getrandbits(32)
+        self._wake_one()
+
+    def wake_all(self) -> None:
+        """Wake all who wait; without a futex they find out by themselves. Fifty take about 2 ms."""
         call = _system_call()
         if call is not None:
-            call(self._address, _FUTEX_WAKE, waiters, None)
+            call(self._address, _FUTEX_WAKE, _ALL, None)
 
     def release(self) -> None:
         """Let go of the mapping. The word must not be used afterwards."""
@@ -110,14 +118,39 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
+def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
+    """Made of what ctypes need not convert, and keeping the interpreter's lock for the microsecond it takes."""
+    number = _number()
+    if number is None:
+        return _nobody_waits
+    arguments = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_WAKE), ctypes.c_int(1)
+    return partial(_library().syscall, *arguments)
+
+
+def _nobody_waits() -> None:
+    """Whoever waits polls."""
+
+
+@cache
+def _library() -> ctypes.PyDLL:
+    return ctypes.PyDLL(None)
+
+
+@cache
+def _number() -> int | None:
+    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
+    return _SYSTEM_CALLS.get(platform.machine())
+
+
 _Call = Callable[[ctypes.c_void_p, int, int, object], int]
 
 
 @cache
 def _system_call() -> _Call | None:
     """futex(2) of this machine as (address, operation, value, timeout); None: poll."""
-    number = _SYSTEM_CALLS.get(platform.machine())
-    if number is None or sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
+    number = _number()
+    if number is None:
         return None
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long

@@ -17,7 +17,8 @@ from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.layout import MAX_NAME_BYTES
 from dspy_registry.registry_store.validation import name_problems
 
-POOL: Final = "pool:"
+MODULE: Final = "module:"  # begins the key of a module's own limit
+POOL: Final = "pool:"  # begins a pattern for a pool, and the key of its limit
 LARGEST_CONCURRENCY: Final = 4096
 LONGEST_SECONDS: Final = 86_400.0
 LARGEST_WINDOW: Final = 1000
@@ -32,7 +33,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     `max_concurrency`: calls at once on this host. Declared for a pool it is the pool's, all modules together.
     `max_timeout`: the longest that `routing_recommendation` waits.
     A circuit opens when at least `failure_share` of the last `window_calls` calls failed, of those that ended within
-    `window_seconds`, and at least `minimum_calls` of them. It is open for `open_seconds`, twice as long each
+    `window_seconds`, and at least `minimum_failures` calls did. It is open for `open_seconds`, twice as long each
     time, never longer than `longest_open_seconds`; `healthy_seconds` without an opening begin that again.
     `closing_calls` calls in turn must succeed to close it.
     """
@@ -42,7 +43,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     failure_share: float | None = None
     window_calls: int | None = None
     window_seconds: float | None = None
-    minimum_calls: int | None = None
+    minimum_failures: int | None = None
     open_seconds: float | None = None
     longest_open_seconds: float | None = None
     healthy_seconds: float | None = None
@@ -53,7 +54,7 @@ FIELDS: Final = Policy.__struct_fields__
 _COUNTS: Final = {
     "max_concurrency": LARGEST_CONCURRENCY,
     "window_calls": LARGEST_WINDOW,
-    "minimum_calls": LARGEST_WINDOW,
+    "minimum_failures": LARGEST_WINDOW,
     "closing_calls": LARGEST_WINDOW,
 }
 
@@ -67,7 +68,7 @@ class Declaration(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """At most `calls` calls at once for all that share `key`."""
+    """At most `calls` calls at once for all that share `key`: "module:NAME" or "pool:NAME"."""
 
     key: str
     calls: int
@@ -96,7 +97,7 @@ def limits_of(declarations: Iterable[Declaration], name: str, pool: str = "") ->
     declared = list(declarations)
     own = effective_policy(declared, name, pool).max_concurrency
     shared = _pool_concurrency(declared, pool) if pool else None
-    found = [Limit(name, own)] if own is not None else []
+    found = [Limit(MODULE + name, own)] if own is not None else []
     if shared is not None:
         found.append(Limit(POOL + pool, shared))
     return tuple(sorted(found))
@@ -154,8 +155,8 @@ def _policy_problems(policy: object) -> Iterator[str]:
         return
     if all(getattr(policy, field) is None for field in FIELDS):
         yield "it sets nothing"
-    if None not in (policy.minimum_calls, policy.window_calls) and policy.minimum_calls > policy.window_calls:  # type: ignore[operator]
-        yield "minimum_calls is greater than window_calls, so that the circuit could never open"
+    if None not in (policy.minimum_failures, policy.window_calls) and policy.minimum_failures > policy.window_calls:  # type: ignore[operator]
+        yield "minimum_failures is greater than window_calls, so that the circuit could never open"
 
 
 def _field_problems(field: str, value: object) -> Iterator[str]:
