@@ -24,6 +24,7 @@ from dspy_registry.registry_store.lease_file import (
     MOST_CELLS,
     REGIONS_AT,
     LeaseFile,
+    LeaseFileReplacedError,
     RegionAt,
     open_lease_file,
 )
@@ -163,7 +164,7 @@ class Leases:
         """The cells of a key, at least this many. Raises StoreError, StorePermissionError."""
         region = self._regions.get(key)
         if region is None or region.widest < calls or region.file.is_retired or not region.file.is_open:
-            region = self._prepared(self.file(), key, calls)
+            region = self._prepared_anywhere(key, calls)
         return region
 
     def file(self) -> LeaseFile:
@@ -181,6 +182,15 @@ class Leases:
         if file is not None:
             file.held.clear()
             file.close()
+
+    def _prepared_anywhere(self, key: str, calls: int) -> Region:
+        while True:
+            file = self.file()
+            try:
+                return self._prepared(file, key, calls)
+            except LeaseFileReplacedError:
+                if not file.is_retired:  # by hand, which nobody can mend
+                    raise
 
     def _prepared(self, file: LeaseFile, key: str, calls: int) -> Region:
         allocating = Hold(file)

@@ -3,6 +3,7 @@
 Open-file-description locks. They exclude other processes, but not the threads of one, so a table stands beside them. An
 entry is made before the lock and removed after it, and a hold that nobody has any more gives itself back, so that
 an exception between any two lines leaks nothing. A fork shares a description: the child closes the one it inherited.
+A mapping keeps the description that it was made of, in the child too: so the file is mapped through another one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import weakref
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from dspy_registry.registry_store.paths import FileIdentity
 
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 _LOCK: Final = fcntl.F_OFD_SETLK
@@ -46,7 +49,10 @@ def _locked(descriptor: int, request: bytes) -> bool:
 
 
 class LockedFile:
-    """An open file whose bytes can be held. Opened for reading and writing; closed in a forked child."""
+    """An open file whose bytes can be held. Opened for reading and writing; closed in a forked child.
+
+    `identity` is its device and inode. Never map `descriptor`.
+    """
 
     descriptor = -1
 
@@ -55,6 +61,7 @@ class LockedFile:
         with _opening:  # no fork may come between the two lines
             self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             _open_files.add(self)
+        self.identity = descriptor_identity(self.descriptor)
 
     def __del__(self) -> None:
         self.close()
@@ -146,6 +153,12 @@ class Hold:
             del file.held[start]
         self.start = -1
         return mine
+
+
+def descriptor_identity(descriptor: int) -> FileIdentity:
+    """Which file a descriptor is of."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 # Fork

@@ -48,7 +48,7 @@ class Circuits:
         """Close the circuit of a version, None: of every version, and forget what led to it."""
         now = self._clock()
         chosen = [circuit for key, circuit in self._circuits.items() if key[0] == name and version in (None, key[1])]
-        return any([circuit.reset(now) for circuit in chosen])
+        return sum(circuit.reset(now) for circuit in chosen) > 0
 
     def state(self, name: str, version: int) -> State:
         """The state of a circuit now."""

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.boot_clock import ProcessIdentity
-from dspy_registry.registry_store.byte_locks import LockedFile
+from dspy_registry.registry_store.byte_locks import LockedFile, descriptor_identity
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError, StoreError, StorePermissionError
 from dspy_registry.registry_store.paths import file_identity
@@ -86,6 +86,10 @@ class RegionAt(NamedTuple):
         return self.start + _WIDEST_AT
 
 
+class LeaseFileReplacedError(StoreError):
+    """Another file has taken the place of the one that was opened: open that."""
+
+
 class LeaseFile(LockedFile):
     """The file, opened and mapped. Raises RegistryNotFoundError, StorePermissionError, StoreError.
 
@@ -103,8 +107,6 @@ class LeaseFile(LockedFile):
                 f"{self.path} cannot be opened: {error.strerror}.",
                 remedy="Whoever keeps limits must be able to write it: run workers as the writer's user or group.",
             ) from error
-        status = os.fstat(self.descriptor)
-        self.identity = (status.st_dev, status.st_ino)
         self.map = self._mapped()
         if self.map[: len(MAGIC)] != MAGIC:
             raise _damaged(self.path, "it is not a file of leases")
@@ -166,10 +168,13 @@ class LeaseFile(LockedFile):
         self.cover(end)
 
     def _mapped(self) -> mmap.mmap:
-        size = os.fstat(self.descriptor).st_size
-        if size < REGIONS_AT:
-            raise _damaged(self.path, f"it has {size} bytes")
-        return mmap.mmap(self.descriptor, size)
+        with self.path.open("r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            if descriptor_identity(file.fileno()) != self.identity:
+                raise LeaseFileReplacedError(f"{self.path} has been replaced.", remedy="Try again.")
+            if size < REGIONS_AT:
+                raise _damaged(self.path, f"it has {size} bytes")
+            return mmap.mmap(file.fileno(), size)
 
     def _region(self, start: int, end: int) -> RegionAt:
         size, cells, widest, _, length = _NUMBERS.unpack_from(self.map, start)
@@ -207,7 +212,10 @@ def open_lease_file(folder: Path) -> LeaseFile:
     """The file in use, made if there is none. Raises StoreError, StorePermissionError."""
     for _ in range(_OPENINGS):
         ensure_lease_file(folder)
-        file = LeaseFile(folder)
+        try:
+            file = LeaseFile(folder)
+        except LeaseFileReplacedError:
+            continue
         if not file.is_retired:
             return file
         file.close()

@@ -72,9 +72,7 @@ class CircuitMachine(RuleBasedStateMachine):
         chance=st.floats(0, 1, exclude_max=True),
         times=st.integers(1, 6),
     )
-    def call_ended(
-        self, kind: str, lasted: float, late: float, retry_after: float, chance: float, times: int
-    ) -> None:
+    def call_ended(self, kind: str, lasted: float, late: float, retry_after: float, chance: float, times: int) -> None:
         self.chance = chance
         ended = self.clock.now - late
         outcome = Outcome(ended - lasted, ended, kind, retry_after)
