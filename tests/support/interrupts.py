@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -20,7 +19,6 @@ def interrupted_everywhere(work: Callable[[], object], is_sound: Callable[[], bo
     at = 0
     while _interrupted(work, at):
         at += 1
-        gc.collect()
         assert is_sound(), f"after an interrupt at line {at} of {work.__name__}"
     return at
 
