@@ -29,6 +29,9 @@ from dspy_registry.registry_store.lease_file import (
     open_lease_file,
 )
 
+LONGEST_WAIT: Final = 0.25
+"""Seconds after which a waiter looks again: a holder that was killed wakes nobody."""
+
 _FEWEST_CELLS: Final = 16
 _ALLOCATION_SECONDS: Final = 5.0
 _PAUSE: Final = 0.0005
@@ -44,7 +47,9 @@ class Region:
         self.starts: list[int] = []
         self.latest = 0  # index of the cell that this process took last: most likely free
         self._pids: list[memoryview] = []
-        self._widest = memoryview(file.map)[first.widest_at : first.widest_at + 4].cast("I", shape=[])
+        view = memoryview(file.map)
+        self._widest = view[first.widest_at : first.widest_at + 4].cast("I", shape=[])
+        self._awaited_until = view[first.awaited_at : first.awaited_at + 8].cast("d", shape=[])
         self.add(first)
 
     @property
@@ -59,6 +64,17 @@ class Region:
             if not self.starts or start > self.starts[-1]:  # an exception may have ended this half-way before
                 self._pids[len(self.starts) :] = [view[start : start + 8].cast("Q", shape=[])]
                 self.starts.append(start)
+
+    def listen(self) -> None:
+        """Say that somebody waits from now on, before trying once more and again after LONGEST_WAIT."""
+        # Twice as long as the wait: another's earlier number, written later, then still outlasts it.
+        self._awaited_until[()] = boot_seconds() + 2 * LONGEST_WAIT
+
+    def tell(self) -> None:
+        """Wake one who waits. Costs the system call only where somebody may be waiting."""
+        self.word.change()
+        if self._awaited_until[()] > boot_seconds():
+            self.word.wake_one()
 
     def widen(self, calls: int) -> None:
         """Note a limit, before the first call under it begins. The caller holds ALLOCATING."""
@@ -136,7 +152,7 @@ class Lease(Hold):
         if self.file.held.get(start) is self._me:  # not in a forked child
             self.region.file.map[start : start + 8] = _FREE
         if self._let_go():
-            self.region.word.tell_one()
+            self.region.tell()
 
 
 _FREE: Final = bytes(8)

@@ -8,14 +8,11 @@ from math import inf
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from dspy_registry.readers.leases import Lease, Leases, Region
+from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError, LimitReachedError
 from dspy_registry.registry_store.lease_file import CELL_BYTES, LeaseFile, RegionAt, cell_holder
 from dspy_registry.registry_store.policy import MODULE, POOL, Limit
-
-LONGEST_WAIT: Final = 0.25
-"""Seconds after which a waiter looks again: a holder that was killed wakes nobody."""
 
 _EMPTY_TRIES: Final = 20
 _PAUSE: Final = 0.0005
@@ -92,6 +89,7 @@ class LimitedCall:
         end, empty_tries = self.deadline, 0
         try:
             while True:
+                blocked.listen()
                 seen = blocked.word.value  # before the try: what is given back after it changes the word
                 blocked.file.sweep()
                 now_blocked = self.try_to_begin()
@@ -109,7 +107,7 @@ class LimitedCall:
                 else:
                     raise self.refusal(blocked)
         except BaseException:
-            blocked.word.tell_one()  # it may have been woken, and another waits
+            blocked.tell()  # it may have been woken, and another waits
             raise
 
 

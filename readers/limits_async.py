@@ -11,8 +11,8 @@ import threading
 import time
 from types import TracebackType
 
-from dspy_registry.readers.leases import Region
-from dspy_registry.readers.limits import LONGEST_WAIT, LimitedCall
+from dspy_registry.readers.leases import LONGEST_WAIT, Region
+from dspy_registry.readers.limits import LimitedCall
 from dspy_registry.registry_store.futex import FutexWord
 
 
@@ -43,6 +43,7 @@ class AsyncLimitedCall:
         try:
             while True:
                 bell = _bell_of(blocked)
+                blocked.listen()
                 rung = bell.listen(loop)  # before the try: what is given back after it rings
                 try:
                     now_blocked = self._call.try_to_begin()
@@ -57,7 +58,7 @@ class AsyncLimitedCall:
                 finally:
                     bell.leave(rung)
         except BaseException:
-            blocked.word.tell_one()  # its thread may have been woken for it, and others wait
+            blocked.tell()  # its thread may have been woken for it, and others wait
             raise
 
 

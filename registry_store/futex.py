@@ -50,7 +50,8 @@ class FutexWord:
         self._buffer = _Buffer()
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
         self._address = ctypes.c_void_p(self._buffer.buf)
-        self._wake_one = _waker(self._address)
+        self.wake_one = _waker(self._address)
+        """Wakes one of those who wait. Kept ready, for it is called often."""
 
     def __del__(self) -> None:
         self.release()
@@ -76,11 +77,12 @@ class FutexWord:
         if call is None or not _waited(call, self._address, seen, remaining):
             _poll(self._view, seen, remaining)
 
-    def tell_one(self) -> None:
-        """Change the word, and wake one of those who wait. For words that several processes change."""
-        # To a number that was not there: adding one, without atomic instructions, could bring an old one back.
+    def change(self) -> None:
+        """Store a number that was not there. For words that several processes change. Wakes nobody.
+
+        Adding one, without atomic instructions, could bring an old number back.
+        """
         self._view[()] = getrandbits(32)
-        self._wake_one()
 
     def wake_all(self) -> None:
         """Wake all who wait; without a futex they find out by themselves. Fifty take about 2 ms."""

@@ -10,6 +10,7 @@
              8     widest limit so far, 4        16  since when, or until when, seconds since boot, 8
              12    futex word, 4                 24  unused, 8
              16    length of the key, 4
+             24    until when somebody may be waiting, seconds since boot, 8
              32    key
 
 A limit of N calls is the first N cells of the regions with its key, in the order of the file. A lease is a lock on the
@@ -49,7 +50,7 @@ _OPENINGS: Final = 100
 
 MAGIC: Final = b"dspy-leases-1\n\0\0"
 _END_AT, _RETIRED_AT = 64, 72
-_WIDEST_AT, _WORD_AT, _KEY_AT = 8, 12, 32
+_WIDEST_AT, _WORD_AT, _AWAITED_AT, _KEY_AT = 8, 12, 24, 32
 _NUMBERS: Final = struct.Struct("=IIIII")
 CELL: Final = struct.Struct("=QQd")
 _LONGEST_KEY: Final = REGION_HEADER - _KEY_AT
@@ -79,6 +80,11 @@ class RegionAt(NamedTuple):
     def word_at(self) -> int:
         """Where its futex word lies."""
         return self.start + _WORD_AT
+
+    @property
+    def awaited_at(self) -> int:
+        """Where it says until when somebody may be waiting."""
+        return self.start + _AWAITED_AT
 
     @property
     def widest_at(self) -> int:

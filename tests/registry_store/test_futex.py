@@ -51,7 +51,9 @@ def test_no_wait_is_for_another_value_or_longer_than_the_longest(words: Words) -
     assert time.monotonic() - began >= LONGEST_WAIT * 0.9
 
 
-@pytest.mark.parametrize("tell", [FutexWord.tell_one, lambda word: (word.store(1), word.wake_all())])
+@pytest.mark.parametrize(
+    "tell", [lambda word: (word.change(), word.wake_one()), lambda word: (word.store(1), word.wake_all())]
+)
 def test_another_process_wakes(words: Words, tell: Callable[[FutexWord], object]) -> None:
     """Were it lost, every wait would still end: so what is waited for is the value."""
     pid = fork(lambda: (time.sleep(0.05), tell(words.written)))
