@@ -166,8 +166,10 @@ class Circuit:
     def _count(self, outcome: Outcome, failed: bool, now: float, rules: CircuitRules, chance: float) -> bool:
         # By when calls ended, not by when they were heard of: successes travel in batches, failures at once.
         insort(self._window, (min(outcome.ended, now), failed))
-        recent = [item for item in self._window[-rules.window_calls :] if now - item[0] <= rules.window_seconds]
-        self._window = recent
+        del self._window[: -rules.window_calls]
+        if not failed:
+            return False  # a success never opens it, though by its time older ones may count no more
+        recent = [item for item in self._window if now - item[0] <= rules.window_seconds]
         failures = sum(failed for _, failed in recent)
         if failures < max(rules.minimum_failures, rules.failure_share * len(recent)):
             return False

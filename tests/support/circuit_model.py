@@ -41,7 +41,7 @@ class CircuitModel:
                 self.close(now)
         else:
             self.history.append((min(outcome.ended, now), failed))
-            if self._is_bad(now):
+            if failed and self._is_bad(now):
                 self._fail(now, chance)
 
     def close(self, now: float) -> None:

@@ -21,6 +21,11 @@ from tests.support.processes import requests, say
 QA, NEURAL = "module:acme.Qa", "pool:neural"
 
 
+def call(leases: Leases, calls: int = 1, patience: float | None = 0.0, key: str = QA) -> LimitedCall:
+    """A call under one limit."""
+    return LimitedCall(leases, (Limit(key, calls),), patience)
+
+
 class Witness:
     """One file for each call that a limit allows; a call under way has one of them, by flock.
 
@@ -101,10 +106,13 @@ def call_again_and_again(folder: str, calls: int, times: int, seed: int) -> None
     while made < times:
         try:
             armed = True
-            with LimitedCall(leases, limits, 30.0), witness.one_more() as allowed:
-                too_many += not allowed
-                made += 1
-                time.sleep(chance.random() * 0.0005)
+            with LimitedCall(leases, limits, 30.0):
+                armed = False  # an interrupt would make the witness keep what it has
+                with witness.one_more() as allowed:
+                    too_many += not allowed
+                    made += 1
+                    time.sleep(chance.random() * 0.0005)
+                armed = True
             armed = False
         except KeyboardInterrupt:
             continue
