@@ -92,7 +92,7 @@ class Region:
         A call in cell i may begin if all cells up to i, and those held after it, are no more than the limit:
         then there is never one call too many, whoever begins at the same time.
         """
-        beyond = range(calls, self.widest)
+        beyond = range(calls, min(self.widest, len(self.starts)))  # of what was added just now, the next look knows
         first, last = self.starts[beyond[0]], self.starts[beyond[-1]]
         ours = self.file.held
         if not any(self.starts[i] in ours for i in beyond) and not self.file.is_locked_elsewhere(
@@ -167,72 +167,90 @@ def own_identity() -> ProcessIdentity:
 os.register_at_fork(after_in_child=own_identity.cache_clear)
 
 
-class Leases:
-    """A process's view of the file `leases` in one folder, opened when it is first needed, and again after a fork."""
+class _View:
+    """One opened file and what was looked up in it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file: LeaseFile | None = None
-        self._regions: dict[str, Region] = {}
+    Kept together, for two threads may open the file, or its successor, at the same time.
+    """
+
+    def __init__(self, file: LeaseFile) -> None:
+        self.file = file
+        self.regions: dict[str, Region] = {}
         self._seen_to = REGIONS_AT
 
-    def region(self, key: str, calls: int) -> Region:
-        """The cells of a key, at least this many. Raises StoreError, StorePermissionError."""
-        region = self._regions.get(key)
-        if region is None or region.widest < calls or region.file.is_retired or not region.file.is_open:
-            region = self._prepared_anywhere(key, calls)
-        return region
+    @property
+    def is_current(self) -> bool:
+        """Not after a fork, and not when another file has taken its place."""
+        return self.file.is_open and not self.file.is_retired
 
-    def file(self) -> LeaseFile:
-        """The file in use."""
-        file = self._file
-        if file is None or not file.is_open or file.is_retired:
-            file = open_lease_file(self.folder)
-            self._regions, self._seen_to, self._file = {}, REGIONS_AT, file
-        return file
-
-    def close(self) -> None:
-        """Give back all that this process holds here."""
-        file, self._file = self._file, None
-        self._regions = {}
-        if file is not None:
-            file.held.clear()
-            file.close()
-
-    def _prepared_anywhere(self, key: str, calls: int) -> Region:
-        while True:
-            file = self.file()
-            try:
-                return self._prepared(file, key, calls)
-            except LeaseFileReplacedError:
-                if not file.is_retired:  # by hand, which nobody can mend
-                    raise
-
-    def _prepared(self, file: LeaseFile, key: str, calls: int) -> Region:
-        allocating = Hold(file)
+    def prepared(self, key: str, calls: int) -> Region:
+        """The cells of a key, allocated as far as need be."""
+        allocating = Hold(self.file)
         try:
-            _await(allocating, file)
-            self._look(file)
-            region = self._regions.get(key)
+            _await(allocating, self.file)
+            self._look()
+            region = self.regions.get(key)
             while region is None or len(region.starts) < calls:
                 missing = calls - (len(region.starts) if region else 0)
-                file.allocate(key, min(max(missing, _FEWEST_CELLS), MOST_CELLS))
-                self._look(file)
-                region = self._regions.get(key)
+                self.file.allocate(key, min(max(missing, _FEWEST_CELLS), MOST_CELLS))
+                self._look()
+                region = self.regions.get(key)
             region.widen(calls)
             return region
         finally:
             allocating.give_back()
 
-    def _look(self, file: LeaseFile) -> None:
+    def _look(self) -> None:
         """Take in the regions that were allocated since the last look. Only while holding ALLOCATING."""
-        for at in file.regions(self._seen_to):
-            region = self._regions.get(at.key)
+        for at in self.file.regions(self._seen_to):
+            region = self.regions.get(at.key)
             if region is None:
-                self._regions[at.key] = Region(file, at)
+                self.regions[at.key] = Region(self.file, at)
             else:
                 region.add(at)
             self._seen_to = at.end
+
+
+class Leases:
+    """A process's view of the file `leases` in one folder, opened when it is first needed, and again after a fork."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._view: _View | None = None
+
+    def region(self, key: str, calls: int) -> Region:
+        """The cells of a key, at least this many. Raises StoreError, StorePermissionError."""
+        view = self._view
+        if view is not None and view.is_current:
+            region = view.regions.get(key)
+            if region is not None and calls <= region.widest <= len(region.starts):
+                return region
+        return self._prepared(key, calls)
+
+    def file(self) -> LeaseFile:
+        """The file in use."""
+        return self._current().file
+
+    def close(self) -> None:
+        """Give back all that this process holds here."""
+        view, self._view = self._view, None
+        if view is not None:
+            view.file.close()
+
+    def _current(self) -> _View:
+        view = self._view
+        if view is None or not view.is_current:
+            view = self._view = _View(open_lease_file(self.folder))
+        return view
+
+    def _prepared(self, key: str, calls: int) -> Region:
+        while True:
+            view = self._current()
+            try:
+                return view.prepared(key, calls)
+            except LeaseFileReplacedError:
+                if not view.file.is_retired:  # by hand, which nobody can mend
+                    raise
 
 
 def _await(hold: Hold, file: LeaseFile) -> None:

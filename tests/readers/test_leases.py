@@ -95,6 +95,39 @@ def test_random_limits_are_kept(leases: Leases, seed: int) -> None:
             under_way.append(began)
 
 
+def test_a_limit_that_another_process_raised_is_looked_at(leases: Leases, tmp_path: Path) -> None:
+    with call(leases, 2):
+        pass
+    other = Leases(tmp_path)
+    many = [call(other, 40).__enter__() for _ in range(40)]
+    with pytest.raises(LimitReachedError):
+        call(leases, 2).__enter__()
+    for each in many[:-1]:
+        each.end()
+    with call(leases, 2), pytest.raises(LimitReachedError):
+        call(leases, 2).__enter__()
+
+
+@pytest.mark.parametrize("_", range(20))
+def test_threads_may_open_the_file_at_the_same_time(tmp_path: Path, _: int) -> None:
+    leases, begun = Leases(tmp_path), []
+    together = threading.Barrier(6)
+
+    def work() -> None:
+        together.wait()
+        try:
+            begun.append(call(leases, 2).__enter__())
+        except LimitReachedError:
+            return
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 2
+
+
 def test_module_and_pool_are_taken_together_or_not_at_all(leases: Leases) -> None:
     both = (Limit(QA, 2), Limit(NEURAL, 1))
     with LimitedCall(leases, both, 0.0):
