@@ -127,6 +127,27 @@ class ConflictError(RegistryError, ValueError):
         return type(self), (self.name, self.expected_version, self.current_version)
 
 
+class LimitReachedError(RegistryError, TimeoutError):
+    """As many calls as a limit allows are under way, and none ended within the caller's patience.
+
+    `limit` is its key, "module:NAME" or "pool:NAME", `calls` how many it allows, `holders` says who has them: process
+    and seconds, as texts.
+    """
+
+    def __init__(self, limit: str, calls: int, holders: Iterable[str] = ()) -> None:
+        self.limit = limit
+        self.calls = calls
+        self.holders = tuple(holders)
+        shown = ", ".join((*self.holders[:8], "…") if len(self.holders) > 8 else self.holders)
+        super().__init__(
+            f"{limit} allows {calls} calls at once, and all are under way: {shown or 'by processes unknown'}.",
+            remedy="Wait longer (`patience`), or raise max_concurrency (`dspy-registry policy set`).",
+        )
+
+    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, int, tuple[str, ...]]]:
+        return type(self), (self.limit, self.calls, self.holders)
+
+
 # The store itself
 
 

@@ -1,0 +1,266 @@
+"""Taking and giving back one of the calls that a limit allows, without waiting. `limits` waits.
+
+However many processes and threads take part, and whichever of them is killed, stopped or interrupted: never one call
+more than the limit has begun, and what nobody has any more is free at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from dspy_registry.registry_store.boot_clock import ProcessIdentity, boot_seconds, process_identity
+from dspy_registry.registry_store.byte_locks import Hold
+from dspy_registry.registry_store.errors import StoreError
+from dspy_registry.registry_store.futex import FutexWord
+from dspy_registry.registry_store.lease_file import (
+    ALLOCATING,
+    CELL,
+    CELL_BYTES,
+    MOST_CELLS,
+    REGIONS_AT,
+    LeaseFile,
+    LeaseFileReplacedError,
+    RegionAt,
+    open_lease_file,
+)
+
+LONGEST_WAIT: Final = 0.25
+"""Seconds after which a waiter looks again: a holder that was killed wakes nobody."""
+
+_FEWEST_CELLS: Final = 16
+_ALLOCATION_SECONDS: Final = 5.0
+_PAUSE: Final = 0.0005
+
+
+class Region:
+    """All cells with one key, as this process sees them: of one limit, or of one probe."""
+
+    def __init__(self, file: LeaseFile, first: RegionAt) -> None:
+        self.key = first.key
+        self.file = file
+        self.word = FutexWord(file.map, first.word_at)
+        self.starts: list[int] = []
+        self.latest = 0  # index of the cell that this process took last: most likely free
+        self._pids: list[memoryview] = []
+        view = memoryview(file.map)
+        self._widest = view[first.widest_at : first.widest_at + 4].cast("I", shape=[])
+        self._awaited_until = view[first.awaited_at : first.awaited_at + 8].cast("d", shape=[])
+        self.add(first)
+
+    @property
+    def widest(self) -> int:
+        """The largest limit that anyone has begun a call under."""
+        return self._widest[()]
+
+    def add(self, region: RegionAt) -> None:
+        """The next cells of this key."""
+        view = memoryview(self.file.map)
+        for start in range(region.cells_at, region.cells_at + region.cells * CELL_BYTES, CELL_BYTES):
+            if not self.starts or start > self.starts[-1]:  # an exception may have ended this half-way before
+                self._pids[len(self.starts) :] = [view[start : start + 8].cast("Q", shape=[])]
+                self.starts.append(start)
+
+    def listen(self) -> None:
+        """Say that somebody waits from now on, before trying once more and again after LONGEST_WAIT."""
+        # Twice as long as the wait: another's earlier number, written later, then still outlasts it.
+        self._awaited_until[()] = boot_seconds() + 2 * LONGEST_WAIT
+
+    def tell(self) -> None:
+        """Wake one who waits. Costs the system call only where somebody may be waiting."""
+        self.word.change()
+        if self._awaited_until[()] > boot_seconds():
+            self.word.wake_one()
+
+    def widen(self, calls: int) -> None:
+        """Note a limit, before the first call under it begins. The caller holds ALLOCATING."""
+        self._widest[()] = max(calls, self.widest)
+
+    def order(self, below: int) -> Iterator[int]:
+        """Indexes of cells, the likeliest to be free first. A cell that says free may be taken, and the reverse."""
+        pids = self._pids
+        yield from (index for index in range(below) if not pids[index][()])
+        yield from (index for index in range(below) if pids[index][()])
+
+    def room(self, calls: int) -> int:
+        """How many of the first cells calls may begin in: all of the limit, unless it was lowered during calls.
+
+        A call in cell i may begin if all cells up to i, and those held after it, are no more than the limit:
+        then there is never one call too many, whoever begins at the same time.
+        """
+        beyond = range(calls, min(self.widest, len(self.starts)))  # of what was added just now, the next look knows
+        first, last = self.starts[beyond[0]], self.starts[beyond[-1]]
+        ours = self.file.held
+        if not any(self.starts[i] in ours for i in beyond) and not self.file.is_locked_elsewhere(
+            first, last - first + 1
+        ):
+            return calls
+        held_beyond = sum(map(self._is_held, beyond))
+        index = calls
+        while held_beyond and index:
+            index -= 1
+            if index + 1 + held_beyond <= calls:
+                return index + 1
+            held_beyond += self._is_held(index)
+        return index
+
+    def _is_held(self, index: int) -> bool:
+        return self.file.is_held(self.starts[index])
+
+
+class Lease(Hold):
+    """One call of a limit: `begin` without waiting, `give_back` any number of times."""
+
+    __slots__ = ("region",)
+
+    def __init__(self, region: Region) -> None:
+        super().__init__(region.file)
+        self.region = region
+
+    def begin(self, calls: int) -> bool:
+        """Whether a call may begin under a limit of this many, and has."""
+        region = self.region
+        if region.widest != calls:
+            return self._begin_in(region.order(region.room(calls)))
+        latest = region.latest
+        return (latest < calls and self._begin_at(latest)) or self._begin_in(region.order(calls))
+
+    def _begin_in(self, order: Iterable[int]) -> bool:
+        return any(map(self._begin_at, order))
+
+    def _begin_at(self, index: int) -> bool:
+        region = self.region
+        start = region.starts[index]
+        if not self.take(start):
+            return False
+        if region.file.is_retired:  # since it was looked up: what is held here counts no more
+            self.give_back()
+            return False
+        region.latest = index
+        CELL.pack_into(region.file.map, start, *own_identity(), boot_seconds())
+        return True
+
+    def give_back(self) -> None:
+        """Let the next one begin."""
+        start = self.start
+        if start < 0:
+            return
+        if self.file.held.get(start) is self._me:  # not in a forked child
+            self.region.file.map[start : start + 8] = _FREE
+        if self._let_go():
+            self.region.tell()
+
+
+_FREE: Final = bytes(8)
+
+
+@cache
+def own_identity() -> ProcessIdentity:
+    """This process, as cells name it."""
+    return process_identity()
+
+
+os.register_at_fork(after_in_child=own_identity.cache_clear)
+
+
+class _View:
+    """One opened file and what was looked up in it.
+
+    Kept together, for two threads may open the file, or its successor, at the same time.
+    """
+
+    def __init__(self, file: LeaseFile) -> None:
+        self.file = file
+        self.regions: dict[str, Region] = {}
+        self._seen_to = REGIONS_AT
+
+    @property
+    def is_current(self) -> bool:
+        """Not after a fork, and not when another file has taken its place."""
+        return self.file.is_open and not self.file.is_retired
+
+    def prepared(self, key: str, calls: int) -> Region:
+        """The cells of a key, allocated as far as need be."""
+        allocating = Hold(self.file)
+        try:
+            _await(allocating, self.file)
+            self._look()
+            region = self.regions.get(key)
+            while region is None or len(region.starts) < calls:
+                missing = calls - (len(region.starts) if region else 0)
+                self.file.allocate(key, min(max(missing, _FEWEST_CELLS), MOST_CELLS))
+                self._look()
+                region = self.regions.get(key)
+            region.widen(calls)
+            return region
+        finally:
+            allocating.give_back()
+
+    def _look(self) -> None:
+        """Take in the regions that were allocated since the last look. Only while holding ALLOCATING."""
+        for at in self.file.regions(self._seen_to):
+            region = self.regions.get(at.key)
+            if region is None:
+                self.regions[at.key] = Region(self.file, at)
+            else:
+                region.add(at)
+            self._seen_to = at.end
+
+
+class Leases:
+    """A process's view of the file `leases` in one folder, opened when it is first needed, and again after a fork."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._view: _View | None = None
+
+    def region(self, key: str, calls: int) -> Region:
+        """The cells of a key, at least this many. Raises StoreError, StorePermissionError."""
+        view = self._view
+        if view is not None and view.is_current:
+            region = view.regions.get(key)
+            if region is not None and calls <= region.widest <= len(region.starts):
+                return region
+        return self._prepared(key, calls)
+
+    def file(self) -> LeaseFile:
+        """The file in use."""
+        return self._current().file
+
+    def close(self) -> None:
+        """Give back all that this process holds here."""
+        view, self._view = self._view, None
+        if view is not None:
+            view.file.close()
+
+    def _current(self) -> _View:
+        view = self._view
+        if view is None or not view.is_current:
+            view = self._view = _View(open_lease_file(self.folder))
+        return view
+
+    def _prepared(self, key: str, calls: int) -> Region:
+        while True:
+            view = self._current()
+            try:
+                return view.prepared(key, calls)
+            except LeaseFileReplacedError:
+                if not view.file.is_retired:  # by hand, which nobody can mend
+                    raise
+
+
+def _await(hold: Hold, file: LeaseFile) -> None:
+    """Hold ALLOCATING, which takes others microseconds. Raises StoreError if one of them was stopped with it."""
+    end = time.monotonic() + _ALLOCATION_SECONDS
+    while not hold.take(ALLOCATING):
+        if time.monotonic() > end:
+            raise StoreError(
+                f"{file.path}: a process was stopped while it allocated.",
+                remedy="`lslocks` names it: continue or end it.",
+            )
+        file.sweep()
+        time.sleep(_PAUSE)

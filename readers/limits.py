@@ -1,0 +1,147 @@
+"""Keeping limits: begin a call under all limits that it has, waiting for as long as the caller is patient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import inf
+from types import TracebackType
+from typing import Final, NamedTuple
+
+from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
+from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.errors import InvalidArgumentError, LimitReachedError
+from dspy_registry.registry_store.lease_file import CELL_BYTES, LeaseFile, RegionAt, cell_holder
+from dspy_registry.registry_store.policy import MODULE, POOL, Limit
+
+_EMPTY_TRIES: Final = 20
+_PAUSE: Final = 0.0005
+
+
+class Holder(NamedTuple):
+    """Who has one call of a limit: a pid (0: not known), and for how many seconds."""
+
+    limit: str
+    pid: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid or 'unknown'} for {self.seconds:.1f} s"
+
+
+class LimitedCall:
+    """A call under limits, for the length of a `with`. `patience` in seconds; 0: do not wait, None: without end.
+
+    It may be used again, but not twice at once. In a process forked from within, leaving the `with` does nothing:
+    the call is the parent's.
+    """
+
+    __slots__ = ("_leases", "_limits", "_patience", "_taken")
+
+    def __init__(self, leases: Leases, limits: Sequence[Limit], patience: float | None = None) -> None:
+        self._leases = leases
+        self._limits = limits
+        self._patience = checked_patience(patience)
+        self._taken: list[Lease] = []
+
+    def __enter__(self) -> LimitedCall:
+        try:
+            blocked = self.try_to_begin()
+            if blocked is not None:
+                self._wait(blocked)
+            return self
+        except BaseException:
+            self.end()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def try_to_begin(self) -> Region | None:
+        """None: begun. Else the first limit that does not allow it now; nothing is held then."""
+        for limit in self._limits:  # in the order of their keys, as everybody takes them
+            lease = Lease(self._leases.region(limit.key, limit.calls))
+            self._taken.append(lease)
+            if not lease.begin(limit.calls):
+                self.end()
+                return lease.region
+        return None
+
+    def end(self) -> None:
+        """Give back all that is held."""
+        while self._taken:
+            self._taken[-1].give_back()
+            self._taken.pop()
+
+    def refusal(self, blocked: Region) -> LimitReachedError:
+        """The error that names a limit and who has its calls."""
+        limit = next(limit for limit in self._limits if limit.key == blocked.key)
+        return LimitReachedError(limit.key, limit.calls, map(str, holders_of(blocked)))
+
+    @property
+    def deadline(self) -> float:
+        """When patience ends, on the monotonic clock."""
+        return inf if self._patience is None else time.monotonic() + self._patience
+
+    def _wait(self, blocked: Region) -> None:
+        end, empty_tries = self.deadline, 0
+        try:
+            while True:
+                blocked.listen()
+                seen = blocked.word.value  # before the try: what is given back after it changes the word
+                blocked.file.sweep()
+                now_blocked = self.try_to_begin()
+                if now_blocked is None:
+                    return
+                if now_blocked is not blocked:
+                    blocked = now_blocked
+                    continue
+                left = end - time.monotonic()
+                if left > 0:
+                    blocked.word.wait(seen, min(left, LONGEST_WAIT))
+                elif empty_tries < _EMPTY_TRIES and not holders_of(blocked):  # the file is just being replaced
+                    empty_tries += 1
+                    time.sleep(_PAUSE)
+                else:
+                    raise self.refusal(blocked)
+        except BaseException:
+            blocked.tell()  # it may have been woken, and another waits
+            raise
+
+
+def checked_patience(patience: float | None) -> float | None:
+    """Raises InvalidArgumentError."""
+    if patience is not None and not patience >= 0:
+        raise InvalidArgumentError(f"patience is {patience!r}, it must be seconds, 0 or more, or None.")
+    return patience
+
+
+def holders_of(region: Region) -> list[Holder]:
+    """Who has calls of one limit now."""
+    return _holders(region.file, region.key, region.starts[: region.widest])
+
+
+def all_holders(leases: Leases) -> list[Holder]:
+    """Who has which calls of which limits now, in the order of the file."""
+    file = leases.file()
+    found: list[Holder] = []
+    for at in file.regions():
+        if at.key.startswith((MODULE, POOL)):
+            found += _holders(file, at.key, _cells(at))
+    return found
+
+
+def _cells(at: RegionAt) -> range:
+    return range(at.cells_at, at.end, CELL_BYTES)
+
+
+def _holders(file: LeaseFile, key: str, starts: Sequence[int]) -> list[Holder]:
+    now = boot_seconds()
+    found = []
+    for start in starts:
+        if file.is_held(start):
+            process, since = cell_holder(file, start)
+            found.append(Holder(key, process.pid, max(0.0, now - since) if process.pid else 0.0))
+    return found

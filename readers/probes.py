@@ -1,0 +1,61 @@
+"""At most one probe of a half-open circuit at a time, on the whole host."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from dspy_registry.readers.leases import Leases, own_identity
+from dspy_registry.registry_store.boot_clock import boot_seconds, is_running
+from dspy_registry.registry_store.byte_locks import Hold
+from dspy_registry.registry_store.lease_file import CELL, CELL_BYTES, PROBE, LeaseFile, cell_holder
+
+_TRIES: Final = 20
+_PAUSE: Final = 0.0002
+
+
+class Probe:
+    """The right to try a half-open module version, until `end`, or until its deadline, when anyone may take it."""
+
+    def __init__(self, file: LeaseFile, start: int, written: bytes) -> None:
+        self._file = file
+        self._start = start
+        self._written = written
+
+    def end(self) -> None:
+        """Let another process probe. Nothing, where one has done so after the deadline."""
+        cell = self._file.map
+        if self._file.is_open and cell[self._start : self._start + len(self._written)] == self._written:
+            cell[self._start : self._start + CELL_BYTES] = bytes(CELL_BYTES)
+
+
+def claim_probe(leases: Leases, name: str, version: int, seconds: float) -> Probe | None:
+    """The right to probe for this long; None: another process has it. Raises StoreError, StorePermissionError.
+
+    The claim is made under a lock that is held for microseconds. Should a process be stopped within them, the others
+    probe without it: rather one probe too many than none.
+    """
+    key = f"{PROBE}{name}@{version}"
+    for _ in range(_TRIES):
+        region = leases.region(key, 1)
+        claiming = Hold(region.file)
+        try:
+            if claiming.take(region.starts[0]):
+                if not region.file.is_retired:
+                    return _claimed(region.file, region.starts[0], seconds)
+                continue
+        finally:
+            claiming.give_back()
+        region.file.sweep()
+        time.sleep(_PAUSE)
+    return Probe(region.file, region.starts[0], b"-")
+
+
+def _claimed(file: LeaseFile, start: int, seconds: float) -> Probe | None:
+    holder, deadline = cell_holder(file, start)
+    now = boot_seconds()
+    if holder.pid and now < deadline and is_running(holder):
+        return None
+    written = CELL.pack(*own_identity(), now + seconds)
+    file.map[start : start + len(written)] = written
+    return Probe(file, start, written)

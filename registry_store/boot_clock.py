@@ -1,0 +1,52 @@
+"""What processes of one host agree on: the seconds since it booted, which boot that was, and which process is which."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command, which may hold anything
+
+
+class ProcessIdentity(NamedTuple):
+    """A process, told apart from a later one with the same pid. `started` is in clock ticks since boot; 0: unknown."""
+
+    pid: int
+    started: int
+
+
+def boot_seconds() -> float:
+    """Seconds since the host booted, those it was suspended for included. The same in every process."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@cache
+def boot_id() -> str:
+    """Which boot of the host this is; "" where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def unix_time(boot: float) -> float:
+    """The Unix time of a moment on the boot-time clock, by what the system's clock says now."""
+    return time.time() + (boot - boot_seconds())
+
+
+def process_identity(pid: int | None = None) -> ProcessIdentity:
+    """Of a process, None: of this one. `started` is 0 when there is no such process."""
+    number = os.getpid() if pid is None else pid
+    try:
+        stat = Path(f"/proc/{number}/stat").read_bytes()
+        return ProcessIdentity(number, int(stat.rpartition(b")")[2].split()[_START_TIME_FIELD]))
+    except (OSError, IndexError, ValueError):
+        return ProcessIdentity(number, 0)
+
+
+def is_running(process: ProcessIdentity) -> bool:
+    """Whether this very process still runs, stopped or not. A hint: a pid namespace may hide it."""
+    return process.pid > 0 and process_identity(process.pid) == process

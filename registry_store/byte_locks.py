@@ -1,0 +1,178 @@
+"""Locks on single bytes of a file that last exactly as long as whoever holds them: kill -9 ends them too.
+
+Open-file-description locks. They exclude other processes, but not the threads of one, so a table stands beside them. An
+entry is made before the lock and removed after it, and a hold that nobody has any more gives itself back, so that
+an exception between any two lines leaks nothing. A fork shares a description: the child closes the one it inherited.
+A mapping keeps the description that it was made of, in the child too: so the file is mapped through another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+import weakref
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from dspy_registry.registry_store.paths import FileIdentity
+
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+_LOCK: Final = fcntl.F_OFD_SETLK
+_LOOK: Final = fcntl.F_OFD_GETLK
+_TAKEN: Final = (errno.EAGAIN, errno.EACCES)
+
+
+@lru_cache(maxsize=4096)
+def request_to_lock(start: int, length: int = 1) -> bytes:
+    """What the system is asked with. A length of 0: to the end of the file, wherever that comes to be."""
+    return _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+
+
+@lru_cache(maxsize=4096)
+def request_to_unlock(start: int, length: int = 1) -> bytes:
+    """Likewise."""
+    return _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, length, 0)
+
+
+def _locked(descriptor: int, request: bytes) -> bool:
+    try:
+        fcntl.fcntl(descriptor, _LOCK, request)
+        return True
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        raise
+
+
+class LockedFile:
+    """An open file whose bytes can be held. Opened for reading and writing; closed in a forked child.
+
+    `identity` is its device and inode. Never map `descriptor`.
+    """
+
+    descriptor = -1
+
+    def __init__(self, path: Path) -> None:
+        self.held: dict[int, weakref.ref[Hold]] = {}
+        with _opening:  # no fork may come between the two lines
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            _open_files.add(self)
+        self.identity = descriptor_identity(self.descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """False after `close`, and in a process forked from the one that opened it."""
+        return self.descriptor >= 0
+
+    def close(self) -> None:
+        """Ends every lock on it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        self.held.clear()
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def lock(self, start: int, length: int = 1) -> bool:
+        """Whether these bytes are now this file's; False: another process has some of them."""
+        return _locked(self.descriptor, request_to_lock(start, length))
+
+    def unlock(self, start: int, length: int = 1) -> None:
+        """Nothing, where they are not locked."""
+        fcntl.fcntl(self.descriptor, _LOCK, request_to_unlock(start, length))
+
+    def is_locked_elsewhere(self, start: int, length: int = 1) -> bool:
+        """Whether another open file, of whatever process, has a lock on any of these bytes."""
+        answer = fcntl.fcntl(self.descriptor, _LOOK, request_to_lock(start, length))
+        kind: int = _FLOCK.unpack(answer)[0]
+        return kind != fcntl.F_UNLCK
+
+    def is_held(self, start: int) -> bool:
+        """Whether anyone, in this process or another, has this byte."""
+        return start in self.held or self.is_locked_elsewhere(start)
+
+    def sweep(self) -> None:
+        """Give back what was held by what is gone: an exception can interrupt a finalizer too."""
+        for start, owner in list(self.held.items()):
+            if owner() is None and self.is_open:
+                self.unlock(start)
+                self.held.pop(start, None)
+
+
+class Hold:
+    """One byte of a file, or none: `take`, then `give_back`, which may be called at any time and any number of times.
+
+    A hold that is collected gives back what it has.
+    """
+
+    __slots__ = ("__weakref__", "_me", "file", "start")
+
+    def __init__(self, file: LockedFile) -> None:
+        self.start = -1
+        self.file = file
+        self._me = weakref.ref(self)
+
+    def __del__(self) -> None:
+        self.give_back()
+
+    def take(self, start: int) -> bool:
+        """Whether it now holds this byte. It must hold none."""
+        file = self.file
+        held = file.held
+        if start in held:
+            return False
+        self.start = start  # from here on `give_back` knows what to look for
+        if held.setdefault(start, self._me) is self._me:
+            if _locked(file.descriptor, request_to_lock(start)):
+                return True
+            del held[start]
+        self.start = -1
+        return False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it holds a byte: never one that the parent took before a fork."""
+        return self.start >= 0 and self.file.held.get(self.start) is self._me
+
+    def give_back(self) -> None:
+        """Let go of the byte."""
+        if self.start >= 0:
+            self._let_go()
+
+    def _let_go(self) -> bool:
+        """Whether it was held: not by what a fork copied."""
+        start, file = self.start, self.file
+        mine = file.held.get(start) is self._me
+        if mine:
+            fcntl.fcntl(file.descriptor, _LOCK, request_to_unlock(start))
+            del file.held[start]
+        self.start = -1
+        return mine
+
+
+def descriptor_identity(descriptor: int) -> FileIdentity:
+    """Which file a descriptor is of."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+# Fork
+
+_opening = threading.RLock()
+_open_files: weakref.WeakSet[LockedFile] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for file in list(_open_files):
+        file.held.clear()  # first: what is collected meanwhile must not touch the parent's locks
+        file.close()
+    _open_files.clear()
+    _opening.release()
+
+
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_after_fork_in_child)

@@ -1,0 +1,204 @@
+"""The circuit of one module version: closed, open until a deadline, then half-open until calls have shown what it is.
+
+A pure state machine. Its clock is the argument `now`, its chance a number that the caller draws, so that the daemon,
+a process without a daemon, and a test run the same. Times are seconds on the boot-time clock.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from dspy_registry.registry_store.policy import Policy
+
+State = Literal["closed", "open", "half_open"]
+CLOSED: Final = "closed"
+OPEN: Final = "open"
+HALF_OPEN: Final = "half_open"
+
+OPERATOR: Final = "operator"
+"""The `last_kind` of a circuit that was opened by hand."""
+
+FAILURES: Final = frozenset(("timeout", "rate_limited", "unavailable", "error"))
+NEITHER: Final = frozenset(("caller", "cancelled"))
+"""Kinds that say nothing of the provider. All others but the failures show that it answered."""
+
+JITTER: Final = 0.2
+_LARGEST_LEVEL: Final = 64
+
+
+class CircuitRules(msgspec.Struct, frozen=True):
+    """When a circuit opens and closes; `Policy` says what each means. docs/health.md says why they are these."""
+
+    failure_share: float = 0.5
+    window_calls: int = 20
+    window_seconds: float = 60.0
+    minimum_failures: int = 5
+    open_seconds: float = 5.0
+    longest_open_seconds: float = 300.0
+    healthy_seconds: float = 600.0
+    closing_calls: int = 2
+
+
+DEFAULTS: Final = CircuitRules()
+
+
+def rules_of(policy: Policy) -> CircuitRules:
+    """The defaults, with what a policy sets."""
+    set_there = {field: getattr(policy, field) for field in CircuitRules.__struct_fields__}
+    changes = {field: value for field, value in set_there.items() if value is not None}
+    return msgspec.structs.replace(DEFAULTS, **changes) if changes else DEFAULTS
+
+
+class Outcome(NamedTuple):
+    """A call that ended: when it began and ended, and how. `retry_after` in seconds; 0: the provider named none."""
+
+    began: float
+    ended: float
+    kind: str
+    retry_after: float = 0.0
+
+
+class CircuitRow(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept of a circuit that is not closed, or was not long ago. Times are of this boot's clock.
+
+    `until` is the deadline of an open circuit, 0 of a closed one: past its deadline it is half-open. `level` is
+    how often the next opening's length is doubled, `failures` how many calls of the window failed when it opened.
+    """
+
+    name: str
+    version: int
+    since: float
+    until: float
+    level: int
+    openings: int
+    failures: int
+    last_kind: str
+
+    def state(self, now: float) -> State:
+        """The state at a moment."""
+        return state_at(self.until, now)
+
+
+def state_at(until: float, now: float) -> State:
+    """What a circuit with this deadline is at a moment; 0: it is closed."""
+    if not until:
+        return CLOSED
+    return OPEN if now < until else HALF_OPEN
+
+
+class Circuit:
+    """One circuit. Every method that may change the state returns whether it did."""
+
+    __slots__ = ("_window", "failures", "last_kind", "level", "openings", "since", "successes", "until")
+
+    def __init__(self, since: float = 0.0) -> None:
+        self.since = since  # when the state began: 0: it was never another
+        self.until = 0.0
+        self.level = 0
+        self.openings = 0
+        self.failures = 0
+        self.last_kind = ""
+        self.successes = 0
+        self._window: list[tuple[float, bool]] = []  # (ended, failed), oldest first
+
+    def __repr__(self) -> str:
+        return f"Circuit(since={self.since}, until={self.until}, level={self.level}, openings={self.openings})"
+
+    def state(self, now: float) -> State:
+        """The state at a moment: an open circuit becomes half-open by itself."""
+        return state_at(self.until, now)
+
+    def record(self, outcome: Outcome, now: float, rules: CircuitRules, chance: float) -> bool:
+        """Count a call that ended. `chance` is a number from 0 to below 1, drawn for this call of `record`.
+
+        It counts only if it began after the present state began.
+        """
+        state = self.state(now)
+        if outcome.kind in NEITHER or state == OPEN or outcome.began < self._began(state):
+            return False
+        failed = outcome.kind in FAILURES
+        if failed:
+            self.last_kind = outcome.kind
+        if failed and outcome.kind == "rate_limited" and outcome.retry_after > 0:
+            return self._open_for(min(outcome.retry_after, rules.longest_open_seconds), now, failures=1)
+        if state == HALF_OPEN:
+            return self._open(now, rules, chance, failures=1) if failed else self._succeed(now, rules)
+        return self._count(outcome, failed, now, rules, chance)
+
+    def open_by_hand(self, now: float, seconds: float) -> bool:
+        """Open it for this long, though no call failed."""
+        self.last_kind = OPERATOR
+        return self._open_for(seconds, now, failures=0)
+
+    def reset(self, now: float) -> bool:
+        """Close it and forget what led to it."""
+        changed = bool(self.until or self.level)
+        self._close(now)
+        self.level = 0
+        return changed
+
+    def is_quiet(self, now: float, rules: CircuitRules) -> bool:
+        """Whether nothing would be lost by forgetting it."""
+        if self.until or (self.since and now - self.since < rules.healthy_seconds):
+            return False
+        return not self._window or now - self._window[-1][0] > rules.window_seconds
+
+    def row(self, name: str, version: int) -> CircuitRow:
+        """What is published and adopted."""
+        return CircuitRow(
+            name, version, self.since, self.until, self.level, self.openings, self.failures, self.last_kind
+        )
+
+    @classmethod
+    def adopted(cls, row: CircuitRow) -> Circuit:
+        """The circuit that a row describes, its window empty."""
+        circuit = cls(row.since)
+        circuit.until, circuit.level, circuit.openings = row.until, row.level, row.openings
+        circuit.failures, circuit.last_kind = row.failures, row.last_kind
+        return circuit
+
+    def _began(self, state: State) -> float:
+        return self.until if state == HALF_OPEN else self.since
+
+    def _count(self, outcome: Outcome, failed: bool, now: float, rules: CircuitRules, chance: float) -> bool:
+        # By when calls ended, not by when they were heard of: successes travel in batches, failures at once.
+        insort(self._window, (min(outcome.ended, now), failed))
+        del self._window[: -rules.window_calls]
+        if not failed:
+            return False  # a success never opens it, though by its time older ones may count no more
+        recent = [item for item in self._window if now - item[0] <= rules.window_seconds]
+        failures = sum(failed for _, failed in recent)
+        if failures < max(rules.minimum_failures, rules.failure_share * len(recent)):
+            return False
+        return self._open(now, rules, chance, failures)
+
+    def _succeed(self, now: float, rules: CircuitRules) -> bool:
+        self.successes += 1
+        if self.successes < rules.closing_calls:
+            return False
+        self._close(now)
+        return True
+
+    def _open(self, now: float, rules: CircuitRules, chance: float, failures: int) -> bool:
+        if not self.until and now - self.since >= rules.healthy_seconds:
+            self.level = 0
+        length = rules.open_seconds * 2.0**self.level * (1 - JITTER + 2 * JITTER * chance)
+        self.level = min(self.level + 1, _LARGEST_LEVEL)
+        return self._open_for(min(length, rules.longest_open_seconds), now, failures)
+
+    def _open_for(self, seconds: float, now: float, failures: int) -> bool:
+        self.since, self.until = now, now + seconds
+        self.openings += 1
+        self.failures = failures
+        self.successes = 0
+        self._window = []
+        return True
+
+    def _close(self, now: float) -> None:
+        self.since, self.until = now, 0.0
+        self.successes = 0
+        self.failures = 0
+        self._window = []

@@ -1,0 +1,179 @@
+"""Waiting for a 32-bit word that processes share in a mapped file, and waking those who wait.
+
+Linux's futex, called through ctypes, which lets go of the interpreter's lock meanwhile. Where there is none, or it is
+forbidden, waiting is polling. No wait exceeds a second: whoever was to wake may have been killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import platform
+import sys
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from random import getrandbits
+from typing import Final
+
+LONGEST_WAIT: Final = 1.0
+"""Seconds. A lost wake-up costs no more than this."""
+
+WORD_BYTES: Final = 4
+_WORDS: Final = 2**32
+_ALL: Final = 2**31 - 1
+
+_FUTEX_WAIT, _FUTEX_WAKE = 0, 1  # not the private ones: the word is in memory of several processes
+_SYSTEM_CALLS: Final = {
+    "x86_64": 202,
+    "aarch64": 98,
+    "riscv64": 98,
+    "loongarch64": 98,
+    "ppc64le": 221,
+    "s390x": 238,
+}
+_POLL_SECONDS: Final = 0.002
+_FORBIDDEN: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES)  # an old kernel, a seccomp filter
+
+
+class FutexWord:
+    """One aligned word of a mapping, which may be read-only: that suffices to wait.
+
+    The mapping cannot be closed while its word is in use; `release` ends that.
+    """
+
+    def __init__(self, mapping: mmap.mmap, offset: int) -> None:
+        if offset % WORD_BYTES:
+            raise ValueError("a futex word is aligned to its four bytes")
+        self._view = memoryview(mapping)[offset : offset + WORD_BYTES].cast("I", shape=[])
+        self._buffer = _Buffer()
+        ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
+        self._address = ctypes.c_void_p(self._buffer.buf)
+        self.wake_one = _waker(self._address)
+        """Wakes one of those who wait. Kept ready, for it is called often."""
+
+    def __del__(self) -> None:
+        self.release()
+
+    @property
+    def value(self) -> int:
+        """The word now, 0 to 2**32 - 1."""
+        return self._view[()]
+
+    def store(self, value: int) -> None:
+        """Needs a writable mapping. Wakes nobody."""
+        self._view[()] = value % _WORDS
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Until the word is no longer `seen`, somebody wakes, or this time is up: at most a second. Early at times.
+
+        The caller looks again at what it waits for: it may return for no reason, or after a signal.
+        """
+        remaining = min(seconds, LONGEST_WAIT)
+        if remaining <= 0 or self._view[()] != seen:
+            return
+        call = _system_call()
+        if call is None or not _waited(call, self._address, seen, remaining):
+            _poll(self._view, seen, remaining)
+
+    def change(self) -> None:
+        """Store a number that was not there. For words that several processes change. Wakes nobody.
+
+        Adding one, without atomic instructions, could bring an old number back.
+        """
+        self._view[()] = getrandbits(32)
+
+    def wake_all(self) -> None:
+        """Wake all who wait; without a futex they find out by themselves. Fifty take about 2 ms."""
+        call = _system_call()
+        if call is not None:
+            call(self._address, _FUTEX_WAKE, _ALL, None)
+
+    def release(self) -> None:
+        """Let go of the mapping. The word must not be used afterwards."""
+        buffer = self.__dict__.pop("_buffer", None)
+        if buffer is not None:
+            ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+            self._view.release()
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer: the only way to the address of a mapping that may not be written."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
+    """Made of what ctypes need not convert, and keeping the interpreter's lock for the microsecond it takes."""
+    number = _number()
+    if number is None:
+        return _nobody_waits
+    arguments = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_WAKE), ctypes.c_int(1)
+    return partial(_library().syscall, *arguments)
+
+
+def _nobody_waits() -> None:
+    """Whoever waits polls."""
+
+
+@cache
+def _library() -> ctypes.PyDLL:
+    return ctypes.PyDLL(None)
+
+
+@cache
+def _number() -> int | None:
+    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
+    return _SYSTEM_CALLS.get(platform.machine())
+
+
+_Call = Callable[[ctypes.c_void_p, int, int, object], int]
+
+
+@cache
+def _system_call() -> _Call | None:
+    """futex(2) of this machine as (address, operation, value, timeout); None: poll."""
+    number = _number()
+    if number is None:
+        return None
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p]
+
+    def futex(address: ctypes.c_void_p, operation: int, value: int, timeout: object) -> int:
+        done: int = syscall(number, address, operation, value, timeout)
+        return done
+
+    return futex
+
+
+def _waited(call: _Call, address: ctypes.c_void_p, seen: int, seconds: float) -> bool:
+    """False when there is no waiting like this here. Woken, timed out, interrupted and too late are all the same."""
+    whole = int(seconds)
+    timeout = _Timespec(whole, int((seconds - whole) * 1e9))
+    done = call(address, _FUTEX_WAIT, seen, ctypes.byref(timeout))
+    return done == 0 or ctypes.get_errno() not in _FORBIDDEN
+
+
+def _poll(view: memoryview, seen: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while view[()] == seen and (left := end - time.monotonic()) > 0:
+        time.sleep(min(_POLL_SECONDS, left))

@@ -1,0 +1,241 @@
+"""The file `health`: what is not healthy on this host, written by the daemon alone and mapped by all.
+
+    0      word, an IEEE-754 double, alone in its cache line: the number of the list in force; NaN: retired
+    64     futex word, 4 bytes, changed with every list
+    128    "dspy-health-1\\n"
+    4096   two places for a list: length (8), list | crc
+
+A list is written into the place that the one in force does not use, then its number becomes the word. So a reader that
+sees the same word before and after it has copied a list has a whole one, and a daemon that is killed while it writes
+changes nothing. Volatile: nothing is synced, and a list of another boot is ignored, since its times mean nothing now.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from dspy_registry.registry_store import access
+from dspy_registry.registry_store.boot_clock import boot_id, boot_seconds, unix_time
+from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, State
+from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.disk import explained
+from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
+    RegistryError,
+    RegistryNotFoundError,
+    StoreError,
+    StorePermissionError,
+)
+from dspy_registry.registry_store.futex import FutexWord
+from dspy_registry.registry_store.paths import file_identity
+from dspy_registry.registry_store.revision import RETIRED, is_retired
+
+HEALTH_FILE: Final = "health"
+
+_MAGIC: Final = b"dspy-health-1\n"
+_WORD_AT, _FUTEX_AT, _MAGIC_AT, _LISTS_AT = 0, 64, 128, 4096
+_PLACE_BYTES: Final = 1024 * 1024
+_LENGTH: Final = struct.Struct("=Q")
+FILE_BYTES: Final = _LISTS_AT + 2 * _PLACE_BYTES
+LARGEST_LIST: Final = _PLACE_BYTES - _LENGTH.size
+_TRIES: Final = 8
+
+
+class HealthEntry(msgspec.Struct, frozen=True):
+    """A module version that is not healthy.
+
+    `state` is "open" or "half_open". `until` is the Unix time at which an open circuit becomes half-open, or became.
+    `failures` is how many calls of the window failed when it opened, 0 when an operator opened it. `openings` counts
+    since the daemon last forgot this version.
+    """
+
+    name: str
+    version: int
+    state: State
+    until: float
+    failures: int
+    last_kind: str
+    openings: int
+
+
+class HealthList(msgspec.Struct, frozen=True, array_like=True):
+    """What is published. Rows whose circuit is closed are kept for the next daemon; readers skip them."""
+
+    boot: str
+    rows: tuple[CircuitRow, ...] = ()
+    omitted: int = 0  # rows that there was no room for
+
+
+_codec: Final = Sealed(HealthList, "the list of what is not healthy")
+
+
+class HealthFile:
+    """A mapping of the file. Readers map it read-only. `word[()]` is the word now.
+
+    Raises RegistryNotFoundError, StorePermissionError, StoreError.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+        self.path = folder / HEALTH_FILE
+        try:
+            with self.path.open("r+b" if writable else "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_size != FILE_BYTES:
+                    raise _unknown(self.path)
+                access_mode = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+                self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=access_mode)
+        except FileNotFoundError as error:
+            raise RegistryNotFoundError(f"there is no file {self.path}.") from error
+        except PermissionError as error:
+            raise StorePermissionError(
+                f"{self.path} cannot be opened: {error.strerror}.",
+                remedy="Readers must be able to read it, the daemon to write it: run them as one user or group.",
+            ) from error
+        if self._map[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:
+            raise _unknown(self.path)
+        self.identity = (status.st_dev, status.st_ino)
+        self.word = memoryview(self._map)[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
+        self.futex = FutexWord(self._map, _FUTEX_AT)
+
+    def __repr__(self) -> str:
+        return f"HealthFile({str(self.path)!r}, word={self.word[()]})"
+
+    def read(self) -> tuple[float, tuple[CircuitRow, ...]]:
+        """A word, and the rows that belong to it, closed ones included. Nothing of another boot; nothing once retired.
+
+        Raises CorruptRecordError.
+        """
+        for _ in range(_TRIES):
+            word = self.word[()]
+            if is_retired(word):
+                return word, ()
+            value = self._value(word)
+            if self.word[()] == word:
+                return word, _rows_of_this_boot(value)
+        return word, ()  # replaced again and again meanwhile: the next look finds another word
+
+    def is_current(self) -> bool:
+        """Whether the folder still holds the file that is mapped here."""
+        return file_identity(self.path) == self.identity
+
+    def publish(self, rows: Iterable[CircuitRow]) -> float:
+        """Put a list in force and return its word. The daemon alone. Wakes nobody: `futex.wake_all()` does.
+
+        Where there is no room for all, those whose deadline is nearest are left out.
+        """
+        value = _encoded(tuple(rows))
+        word = self.word[()] + 1
+        place = _place(word)
+        # No reader believes this place before the word names it: it held the list before the one in force.
+        _LENGTH.pack_into(self._map, place, len(value))
+        self._map[place + _LENGTH.size : place + _LENGTH.size + len(value)] = value
+        self.word[()] = word
+        self.futex.store(self.futex.value + 1)
+        return word
+
+    def retire(self) -> None:
+        """Tell every process that maps this file to open it again."""
+        self.word[()] = RETIRED
+        self.futex.store(self.futex.value + 1)
+        self.futex.wake_all()
+
+    def _value(self, word: float) -> bytes:
+        place = _place(word)
+        length = min(_LENGTH.unpack_from(self._map, place)[0], LARGEST_LIST)
+        return self._map[place + _LENGTH.size : place + _LENGTH.size + length]
+
+
+def entries(rows: Iterable[CircuitRow]) -> list[HealthEntry]:
+    """What users see of these rows now: only what is not healthy, by name and version."""
+    now = boot_seconds()
+    return [
+        HealthEntry(
+            row.name, row.version, row.state(now), unix_time(row.until), row.failures, row.last_kind, row.openings
+        )
+        for row in sorted(rows, key=lambda row: (row.name, row.version))
+        if row.state(now) != CLOSED
+    ]
+
+
+def ensure_health_file(folder: Path, group: int | None = None) -> HealthFile:
+    """The file, writable, made anew unless there is a sound one. The daemon alone, while it has the lease."""
+    try:
+        file = HealthFile(folder, writable=True)
+        file.read()
+        if not is_retired(file.word[()]):
+            return file
+    except (RegistryNotFoundError, CorruptRecordError):
+        pass
+    except StorePermissionError:
+        raise
+    except StoreError:  # of another release
+        pass
+    _create(folder, group)
+    return HealthFile(folder, writable=True)
+
+
+def health_file_problems(folder: Path) -> list[str]:
+    """What is wrong with the file; nothing when there is none."""
+    try:
+        if (folder / HEALTH_FILE).exists():
+            HealthFile(folder).read()
+    except RegistryError as error:
+        return [error.message]
+    return []
+
+
+def _create(folder: Path, group: int | None) -> None:
+    content = bytearray(FILE_BYTES)
+    content[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] = _MAGIC
+    value = _encoded(())
+    _LENGTH.pack_into(content, _LISTS_AT, len(value))
+    content[_LISTS_AT + _LENGTH.size : _LISTS_AT + _LENGTH.size + len(value)] = value
+    temporary = folder / f".{HEALTH_FILE}.{os.getpid()}"
+    with explained(folder):
+        try:
+            with temporary.open("wb") as file:
+                os.fchmod(file.fileno(), access.mode_for_umask(access.DATA))
+                file.write(content)  # in full: a store into a hole of a full disk is a SIGBUS
+            access.admit(temporary, group, access.DATA)
+            _retire(folder)
+            temporary.replace(folder / HEALTH_FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _retire(folder: Path) -> None:
+    try:
+        HealthFile(folder, writable=True).retire()
+    except StorePermissionError:
+        raise
+    except StoreError:  # none there, or not one that anybody reads by
+        return
+
+
+def _encoded(rows: tuple[CircuitRow, ...]) -> bytes:
+    value = _codec.dump(HealthList(boot_id(), rows))
+    kept = rows
+    while len(value) > LARGEST_LIST:
+        kept = tuple(sorted(kept, key=lambda row: row.until))[-max(len(kept) // 2, 1) :]
+        value = _codec.dump(HealthList(boot_id(), kept, len(rows) - len(kept)))
+    return value
+
+
+def _rows_of_this_boot(value: bytes) -> tuple[CircuitRow, ...]:
+    found: HealthList = _codec.load(value)
+    return found.rows if found.boot == boot_id() else ()
+
+
+def _place(word: float) -> int:
+    return _LISTS_AT + int(word) % 2 * _PLACE_BYTES
+
+
+def _unknown(path: Path) -> StoreError:
+    return StoreError(f"{path} is not a health file of this release.", remedy="Restart the daemon: it makes a new one.")

@@ -1,0 +1,289 @@
+"""The file `leases`: who of this host holds which part of a limit, and who probes a half-open circuit.
+
+    header   0     magic
+             64    end of what is allocated, 8 bytes
+             72    1: this file was replaced by another, 8 bytes
+    regions  from 4096 on, each a header of 320 bytes and cells of 32
+
+    region   0     bytes of it, 4          cell  0   pid, 8 (0: free)
+             4     cells, 4                      8   start time of the process, ticks since boot, 8
+             8     widest limit so far, 4        16  since when, or until when, seconds since boot, 8
+             12    futex word, 4                 24  unused, 8
+             16    length of the key, 4
+             24    until when somebody may be waiting, seconds since boot, 8
+             32    key
+
+A limit of N calls is the first N cells of the regions with its key, in the order of the file. A lease is a lock on the
+first byte of a cell: locks alone decide, cells are hints. Nothing that is allocated ever moves, so that a process may
+keep what it has looked up. A region is allocated under the lock on byte 0: whole first, then the end is raised.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from dspy_registry.registry_store import access
+from dspy_registry.registry_store.boot_clock import ProcessIdentity
+from dspy_registry.registry_store.byte_locks import LockedFile, descriptor_identity
+from dspy_registry.registry_store.disk import explained
+from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError, StoreError, StorePermissionError
+from dspy_registry.registry_store.paths import file_identity
+
+LEASES_FILE: Final = "leases"
+ALLOCATING: Final = 0
+"""The byte whose lock is held while a region is allocated."""
+
+REGIONS_AT: Final = 4096
+REGION_HEADER: Final = 320
+CELL_BYTES: Final = 32
+MOST_CELLS: Final = 4096  # of one region
+LARGEST_FILE: Final = 64 * 1024 * 1024
+_GROWTH: Final = 64 * 1024
+_OPENINGS: Final = 100
+
+MAGIC: Final = b"dspy-leases-1\n\0\0"
+_END_AT, _RETIRED_AT = 64, 72
+_WIDEST_AT, _WORD_AT, _AWAITED_AT, _KEY_AT = 8, 12, 24, 32
+_NUMBERS: Final = struct.Struct("=IIIII")
+CELL: Final = struct.Struct("=QQd")
+_LONGEST_KEY: Final = REGION_HEADER - _KEY_AT
+
+PROBE: Final = "probe:"
+"""Begins the key of a probe's cell; the others are those of limits, in `policy`."""
+
+
+class RegionAt(NamedTuple):
+    """Where a region lies. `start` of its header; `cells` how many."""
+
+    key: str
+    start: int
+    cells: int
+
+    @property
+    def cells_at(self) -> int:
+        """Where its first cell begins."""
+        return self.start + REGION_HEADER
+
+    @property
+    def end(self) -> int:
+        """Where what follows begins."""
+        return self.cells_at + self.cells * CELL_BYTES
+
+    @property
+    def word_at(self) -> int:
+        """Where its futex word lies."""
+        return self.start + _WORD_AT
+
+    @property
+    def awaited_at(self) -> int:
+        """Where it says until when somebody may be waiting."""
+        return self.start + _AWAITED_AT
+
+    @property
+    def widest_at(self) -> int:
+        """Where its widest limit lies."""
+        return self.start + _WIDEST_AT
+
+
+class LeaseFileReplacedError(StoreError):
+    """Another file has taken the place of the one that was opened: open that."""
+
+
+class LeaseFile(LockedFile):
+    """The file, opened and mapped. Raises RegistryNotFoundError, StorePermissionError, StoreError.
+
+    `map` is replaced when the file has grown; views of the former one stay good.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LEASES_FILE
+        try:
+            super().__init__(self.path)
+        except FileNotFoundError as error:
+            raise RegistryNotFoundError(f"there is no file {self.path}.") from error
+        except PermissionError as error:
+            raise StorePermissionError(
+                f"{self.path} cannot be opened: {error.strerror}.",
+                remedy="Whoever keeps limits must be able to write it: run workers as the writer's user or group.",
+            ) from error
+        self.map = self._mapped()
+        if self.map[: len(MAGIC)] != MAGIC:
+            raise _damaged(self.path, "it is not a file of leases")
+        self._retired = memoryview(self.map)[_RETIRED_AT : _RETIRED_AT + 8].cast("Q", shape=[])
+        self._end = memoryview(self.map)[_END_AT : _END_AT + 8].cast("Q", shape=[])
+
+    def __repr__(self) -> str:
+        return f"LeaseFile({str(self.path)!r}, end={self.end})"
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether another file has taken its place. Look again once a lock is held: then it stays as it is."""
+        return self._retired[()] != 0
+
+    @property
+    def end(self) -> int:
+        """Where the next region will begin."""
+        return self._end[()]
+
+    def regions(self, start: int = REGIONS_AT) -> Iterator[RegionAt]:
+        """Those that begin at `start` or after it. Raises StoreError where the file is damaged."""
+        end = self.end
+        self.cover(end)
+        while start < end:
+            region = self._region(start, end)
+            yield region
+            start = region.end
+
+    def allocate(self, key: str, cells: int) -> RegionAt:
+        """A new region, its cells free. The caller holds ALLOCATING. Raises StoreError when there is no room."""
+        text = key.encode()
+        start, size = self.end, REGION_HEADER + cells * CELL_BYTES
+        if len(text) > _LONGEST_KEY or not 1 <= cells <= MOST_CELLS:
+            raise ValueError(f"no region can have the key {key!r} and {cells} cells")
+        if start + size > LARGEST_FILE:
+            raise StoreError(f"{self.path} is full.", remedy="Stop all that use limits: the daemon then empties it.")
+        self._extend(start + size)
+        self.map[start : start + size] = bytes(size)
+        _NUMBERS.pack_into(self.map, start, size, cells, 0, 0, len(text))
+        self.map[start + _KEY_AT : start + _KEY_AT + len(text)] = text
+        self._end[()] = start + size
+        return RegionAt(key, start, cells)
+
+    def retire(self) -> None:
+        """Say that another file has taken its place. The caller holds every byte of it."""
+        self._retired[()] = 1
+
+    def cover(self, end: int) -> None:
+        """Map the file up to here at least. Raises StoreError when it is not that long."""
+        if end > len(self.map):
+            self.map = self._mapped()
+        if not REGIONS_AT <= end <= len(self.map):
+            raise _damaged(self.path, f"its regions end at {end}, it has {len(self.map)} bytes")
+
+    def _extend(self, end: int) -> None:
+        if end > os.fstat(self.descriptor).st_size:
+            with explained(self.path.parent):  # allocated now: a store into a hole of a full disk is a SIGBUS
+                os.posix_fallocate(self.descriptor, 0, -(-end // _GROWTH) * _GROWTH)
+        self.cover(end)
+
+    def _mapped(self) -> mmap.mmap:
+        with self.path.open("r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            if descriptor_identity(file.fileno()) != self.identity:
+                raise LeaseFileReplacedError(f"{self.path} has been replaced.", remedy="Try again.")
+            if size < REGIONS_AT:
+                raise _damaged(self.path, f"it has {size} bytes")
+            return mmap.mmap(file.fileno(), size)
+
+    def _region(self, start: int, end: int) -> RegionAt:
+        size, cells, widest, _, length = _NUMBERS.unpack_from(self.map, start)
+        fits = start + size <= end and size == REGION_HEADER + cells * CELL_BYTES
+        if not fits or not 1 <= cells <= MOST_CELLS or length > _LONGEST_KEY or widest > LARGEST_FILE:
+            raise _damaged(self.path, f"its region at {start} makes no sense")
+        key_at = start + _KEY_AT
+        try:
+            return RegionAt(self.map[key_at : key_at + length].decode(), start, cells)
+        except UnicodeDecodeError as error:
+            raise _damaged(self.path, f"its region at {start} has no key") from error
+
+
+def cell_holder(file: LeaseFile, offset: int) -> tuple[ProcessIdentity, float]:
+    """What a cell says: a process, and a moment on the boot-time clock. A hint."""
+    pid, started, moment = CELL.unpack_from(file.map, offset)
+    return ProcessIdentity(pid, started), moment
+
+
+def ensure_lease_file(folder: Path, group: int | None = None) -> Path:
+    """Make the file unless there is one, whole or not at all. Raises StoreError, StorePermissionError."""
+    path = folder / LEASES_FILE
+    if path.exists():
+        return path
+    temporary = _new_file(folder, group)
+    try:
+        with suppress(FileExistsError):  # another process was quicker: its file counts
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def open_lease_file(folder: Path) -> LeaseFile:
+    """The file in use, made if there is none. Raises StoreError, StorePermissionError."""
+    for _ in range(_OPENINGS):
+        ensure_lease_file(folder)
+        try:
+            file = LeaseFile(folder)
+        except LeaseFileReplacedError:
+            continue
+        if not file.is_retired:
+            return file
+        file.close()
+        compact_lease_file(folder)  # whoever retired it may have been killed before the new one was in place
+    raise _damaged(folder / LEASES_FILE, "it is replaced again and again")
+
+
+def compact_lease_file(folder: Path, group: int | None = None) -> bool:
+    """Put an empty file in the place of the present one, if nobody holds anything in it. False: somebody does.
+
+    Every byte is locked meanwhile. Whoever then locks one sees that the file is retired, and opens the new one.
+    """
+    file = LeaseFile(folder)
+    try:
+        temporary = _new_file(folder, group)  # before the lock, which others meet for microseconds only
+        try:
+            if not file.lock(0, 0) or file_identity(file.path) != file.identity:  # a length of 0: however long it grows
+                return False
+            file.retire()  # first: never may some take leases in this file, and others in the new one
+            temporary.replace(file.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+    finally:
+        file.close()
+
+
+def lease_file_problems(folder: Path) -> list[str]:
+    """What is wrong with the file; nothing when there is none."""
+    if not (folder / LEASES_FILE).exists():
+        return []
+    try:
+        file = LeaseFile(folder)
+        try:
+            list(file.regions())
+        finally:
+            file.close()
+    except RegistryError as error:
+        return [error.message]
+    return []
+
+
+def _new_file(folder: Path, group: int | None) -> Path:
+    content = bytearray(_GROWTH)
+    content[: len(MAGIC)] = MAGIC
+    struct.pack_into("=Q", content, _END_AT, REGIONS_AT)
+    temporary = folder / f".{LEASES_FILE}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        with temporary.open("wb") as file:
+            os.fchmod(file.fileno(), access.mode_for_umask(access.LOCK))
+            file.write(content)
+        access.admit(temporary, group, access.LOCK)
+    except PermissionError as error:
+        raise StorePermissionError(
+            f"{folder / LEASES_FILE} cannot be created: {error.strerror}.",
+            remedy="Start the writer once: it creates the file for its group.",
+        ) from error
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    return StoreError(f"{path} is damaged: {why}.", remedy="Stop all that use the registry, then delete this file.")
