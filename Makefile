@@ -70,7 +70,7 @@ stress: $(TEST) ## the tests that take minutes
 	$(BIN)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS) $(TESTS)
 
 test-latest: | .venv-latest/bin/python ## the tests on the newest release of everything
-	.venv-latest/bin/python $(PIP) install --upgrade --upgrade-strategy eager -e '.[dspy,test]'
+	.venv-latest/bin/python $(PIP) install --upgrade --upgrade-strategy eager -e '.[dspy,test,servers]'
 	.venv-latest/bin/python $(PYTEST) $(PYTEST_ARGS) $(TESTS)
 
 test-lowest: .venv-lowest/.installed ## the tests on the lowest versions that pyproject.toml allows
@@ -79,7 +79,7 @@ test-lowest: .venv-lowest/.installed ## the tests on the lowest versions that py
 .venv-lowest/.installed: pyproject.toml tools/lowest.py | .venv-lowest/bin/python
 	.venv-lowest/bin/python $(PIP) install tomli
 	.venv-lowest/bin/python tools/lowest.py dspy test > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python $(PIP) install -c .venv-lowest/lowest.txt -e '.[dspy,test]'
+	.venv-lowest/bin/python $(PIP) install -c .venv-lowest/lowest.txt -e '.[dspy,test,servers]'
 	@touch $@
 
 test-wheel: $(TEST) .venv-wheel/bin/python ## the import and command-line tests from the wheel, out of the checkout
@@ -140,11 +140,11 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TEST): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(PINNED) -e '.[dspy,test]'
+	$(BIN)/python $(PINNED) -e '.[dspy,test,servers]'
 	@touch $(CORE) $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(PINNED) -e '.[dspy,test,lint,bench]'
+	$(BIN)/python $(PINNED) -e '.[dspy,test,servers,lint,bench]'
 	$(BIN)/python $(PINNED) -e '.[bench-compiled]' \
 		|| echo "UltraDict could not be built (it needs a C compiler): benchmarks leave it out"
 	@touch $(CORE) $(TEST) $@
