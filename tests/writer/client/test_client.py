@@ -141,6 +141,7 @@ def test_every_error_crosses_the_socket(kind: type[RegistryError]) -> None:
         "UnknownVersionError": ("acme.m", 9, (3, 2)),
         "InvalidModuleError": ("acme.m", ("name: bad", "category: bad")),
         "ConflictError": ("acme.m", 1, 2),
+        "LimitReachedError": ("module:acme.m", 2, ("process 7, for 3 s",)),
         "FormatVersionError": (2, 1),
         "WriterLockedError": ("/registry", None),
     }.get(kind.__name__, ("something is wrong.",))
