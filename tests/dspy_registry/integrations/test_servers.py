@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
+# Only an environment with the extra `servers` has these.
+pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("celery")
+
+import httpx
 
 from tests.support import ROOT
 from tests.support.command import daemon
