@@ -246,10 +246,10 @@ def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
 
 def _finish_with_multiprocessing() -> None:
     """A child of multiprocessing may end without atexit's handlers, but runs those of multiprocessing."""
-    if "multiprocessing.util" in sys.modules:
-        from multiprocessing import util  # another thread may be importing it: this waits until it is whole
-
-        util.Finalize(None, flush_all, exitpriority=100)
+    # While another thread imports it, it is there without its content; then this process is no such child.
+    finalize = getattr(sys.modules.get("multiprocessing.util"), "Finalize", None)
+    if finalize is not None:
+        finalize(None, flush_all, exitpriority=100)
 
 
 os.register_at_fork(after_in_child=_begin_in_child)
