@@ -6,7 +6,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import Sealed, SealedAlone
+from dspy_registry.registry_store.layout import ALIASES, CHANGES, META
 
 Action = Literal["registered", "updated", "unregistered"]
 
@@ -47,8 +48,9 @@ class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
 LARGEST_LISTED_CHANGE: Final = 4096
 """A commit that touches more modules than this is recorded as `everything`."""
 
-change_codec = Sealed(Change, "an entry of the change log")
-state_codec = Sealed(State, "the registry's state")
+change_codec = Sealed(Change, "an entry of the change log", CHANGES)
+announcement_codec = SealedAlone(Change, "an announcement")
+state_codec = Sealed(State, "the registry's state", META)
 
 
 class Alias(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -60,5 +62,5 @@ class Alias(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 Implications = dict[str, tuple[str, ...]]
 
-alias_codec = Sealed(Alias, "an alias")
-implications_codec = Sealed(dict[str, Implications], "the vocabulary")  # by source
+alias_codec = Sealed(Alias, "an alias", ALIASES)
+implications_codec = Sealed(dict[str, Implications], "the vocabulary", META)  # by source

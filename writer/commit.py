@@ -172,8 +172,9 @@ def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
 def _put_empty_commit(txn: Any, environment: Environment, state: State) -> None:
     change = Change(state.revision, state.committed_at)
     key = layout.revision_key(state.revision)
-    txn.put(key, change_codec.dump(change), db=environment.dbs.changes)
-    txn.put(layout.META_STATE, state_codec.dump(state), db=environment.dbs.meta)
+    txn.put(key, change_codec.dump(change, key, environment.dbs.format), db=environment.dbs.changes)
+    head = state_codec.dump(state, layout.META_STATE, environment.dbs.format)
+    txn.put(layout.META_STATE, head, db=environment.dbs.meta)
 
 
 def write(txn: Any, environment: Environment, operations: Operations) -> None:

@@ -134,12 +134,12 @@ class Group:
             draft.remember(client, None)
         for client, staged in self._clients.items():
             if staged.has_effect:
-                draft.remember(client, self._storing(client, staged))
+                draft.remember(client, self._storing(client, staged, draft.catalog.format))
 
-    def _storing(self, client: bytes, staged: _Staged) -> Callable[[int], bytes]:
+    def _storing(self, client: bytes, staged: _Staged, format: int) -> Callable[[int], bytes]:
         def stored(revision: int) -> bytes:
             self._stored[client] = answers = self._following(staged, revision)
-            return remembered_codec.dump(Remembered(revision, answers))
+            return remembered_codec.dump(Remembered(revision, answers), client, format)
 
         return stored
 
