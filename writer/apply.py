@@ -126,14 +126,14 @@ class _Application:
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
-        self._changes.append(ModuleChange(name, "unregistered", self._catalog.last_version(name) + 1))
+        self._changes.append(self._changed(name, "unregistered", self._catalog.last_version(name) + 1))
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
         return (kept.version, kept.sequence) == (entry.version, entry.sequence)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
         return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
@@ -160,7 +160,10 @@ class _Application:
             dropped = self._draft.dropped.get(name, ())
             version = dropped[-1].version if dropped else stored.provenance.version if stored else 0
             action = "unregistered"
-        self._changes.append(ModuleChange(name, action, version))
+        self._changes.append(self._changed(name, action, version))
+
+    def _changed(self, name: str, action: Action, version: int) -> ModuleChange:
+        return ModuleChange(name, action, version, self._draft.changed_by.get(name))
 
     # Indexes
 
@@ -273,12 +276,13 @@ class _Application:
                 self._result.puts[layout.USAGE][key] = row
 
     def _change(self) -> Change:
+        by = tuple(self._draft.authors)
         if len(self._changes) > LARGEST_LISTED_CHANGE:
-            return Change(self._revision, self._now, everything=True)
+            return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
         for changed in self._changes:
             # A damaged alias may have meant any module, and a reader may still have it cached.
             aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
             for key in (*lookup_keys(changed.name), *aliases):
                 self._keys[key] = None
-        return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms))
+        return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms), by=by)
