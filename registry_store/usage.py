@@ -17,6 +17,7 @@ from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import AmbiguousNameError, InvalidArgumentError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import USAGE
+from dspy_registry.registry_store.scan import items_from
 
 SIZES: Final = ("small", "normal", "large", "very_large")
 SMALL_INPUT: Final = 100
@@ -242,10 +243,8 @@ def usage_in(value: bytes, key: bytes, format: int) -> ModuleUsage:
 
 def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     """The usage of every module that has some, most used first. Raises CorruptRecordError."""
-    cursor = txn.cursor(dbs.usage)
-    if not cursor.set_range(_FIRST_NAME):
-        return []
-    found = [usage_in(value, key, dbs.format) for key, value in cursor]
+    rows = items_from(txn, dbs.usage, _FIRST_NAME)
+    found = [usage_in(value, key, dbs.format) for key, value in rows if b"\0" not in key]  # other keys: see layout
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
 
 
