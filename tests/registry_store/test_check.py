@@ -115,7 +115,8 @@ def exchangeable(folder: Path, database: str) -> tuple[bytes, bytes]:
             ]
     finally:
         detach(environment)
-    return found[0], found[-1]
+    kept = [key for key in keys if database != "usage" or not key.startswith(b"\0")]
+    return kept[0], kept[-1]
 
 
 def test_i5_a_changed_index_is_only_what_is_reported(folder: Path) -> None:
