@@ -108,11 +108,7 @@ def exchangeable(folder: Path, database: str) -> tuple[bytes, bytes]:
     environment = attach(folder)
     try:
         with environment.reading() as txn:
-            found = [
-                bytes(key)
-                for key, _ in txn.cursor(getattr(environment.dbs, database))
-                if key >= b"\1" or database != "usage"
-            ]
+            keys = [bytes(key) for key, _ in txn.cursor(getattr(environment.dbs, database))]
     finally:
         detach(environment)
     kept = [key for key in keys if database != "usage" or not key.startswith(b"\0")]

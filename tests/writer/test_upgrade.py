@@ -32,6 +32,7 @@ from tests.registry_store.test_release_fixtures import RELEASE, TOLD, answers_of
 from tests.support.command import COMMAND, answer, run
 from tests.support.processes import Process, child, requests, say
 from tests.writer.test_history import damage
+from tests.writer.test_restore import carry_out, procedures
 
 INTACT = 0x2144DF1C
 CHANGED = len(OF_AN_UPGRADE) - 1  # the failpoint from which on the registry is the new one
@@ -90,6 +91,13 @@ def test_i24_every_value_is_sealed_under_its_key_afterwards(old: Path) -> None:
             else:
                 assert crc32(value, crc32(database.encode() + b"\0" + key)) == INTACT
                 assert value[:-4] == found[key][:-4]
+
+
+def test_the_page_says_how(old: Path, tmp_path: Path) -> None:
+    ((stop, command, start),) = procedures("upgrade")
+    assert (stop, start) == ("systemctl stop dspy-registry", "systemctl start dspy-registry")
+    carry_out([f"{command.replace('/backups/format-1', str(tmp_path / 'kept'))} --yes"], old, tmp_path)
+    assert (format_of(old), format_of(tmp_path / "kept")) == (2, 1)
 
 
 def test_a_second_upgrade_changes_nothing(old: Path) -> None:
