@@ -33,6 +33,7 @@ class Databases(NamedTuple):
     history: Database
     requests: Database
     usage: Database
+    format: int = 2
 
 
 _DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start a new registry in another folder."
