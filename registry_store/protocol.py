@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
 
 VERSION: Final = 2
 """1: release 0.1.0. 2: reports by version, and changes that release did not know.
@@ -254,7 +254,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     answers: tuple[Effect, ...]
 
 
-remembered_codec = Sealed(Remembered, "the answers given to a client")
+remembered_codec = Sealed(Remembered, "the answers given to a client", REQUESTS)
 
 # Encoding
 

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dspy_registry.registry_store import lookup
-from dspy_registry.registry_store.codec import Sealed, encode, seal
+from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import versioned_key
+from dspy_registry.registry_store.layout import USAGE, versioned_key
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.statistics import Kept
@@ -51,18 +51,25 @@ class Ledger(msgspec.Struct, array_like=True, frozen=True, gc=False):
     merged_at: int
 
 
-row_codec = Sealed(Row, "a usage row")
-version_codec = Sealed(VersionRow, "a usage row of a version")
-ledger_codec = Sealed(Ledger, "a usage reporter's row")
-lost_codec = Sealed(int, "the count of calls lost")
-_head_codec = Sealed(_Head, "a usage row")
-_version_head_codec = Sealed(_VersionHead, "a usage row of a version")
+_FIELDS_OF_FORMAT_1: Final = 13
+
+
+def _as_in_format_1(row: Row) -> tuple[Any, ...]:
+    """With the fields that release 0.1.0 knows."""
+    return msgspec.structs.astuple(row.usage)[:_FIELDS_OF_FORMAT_1], row.durations
+
+
+row_codec = Sealed(Row, "a usage row", USAGE, _as_in_format_1)
+version_codec = Sealed(VersionRow, "a usage row of a version", USAGE)
+ledger_codec = Sealed(Ledger, "a usage reporter's row", USAGE)
+lost_codec = Sealed(int, "the count of calls lost", USAGE)
+_head_codec = Sealed(_Head, "a usage row", USAGE)
+_version_head_codec = Sealed(_VersionHead, "a usage row of a version", USAGE)
 
 # No name holds a control character, so these sort before every name.
 LEDGER_PREFIX: Final = b"\0r"
 LOST_KEY: Final = b"\0lost"
 FIRST_NAME: Final = b"\x01"
-_FIELDS_OF_FORMAT_1: Final = 13
 _VERSION_BYTES: Final = len(versioned_key("", 0))
 
 
@@ -83,25 +90,18 @@ def has_versions(dbs: Databases) -> bool:
     return dbs.format > 1
 
 
-def dump_row(row: Row, dbs: Databases) -> bytes:
-    """The sealed bytes of a module's row. In format 1 it has the fields that release 0.1.0 knows."""
-    if has_versions(dbs):
-        return row_codec.dump(row)
-    known: tuple[Any, ...] = msgspec.structs.astuple(row.usage)[:_FIELDS_OF_FORMAT_1]
-    return seal(encode((known, row.durations)))
-
-
 def load_usage(txn: Transaction, dbs: Databases, name: str) -> ModuleUsage | None:
     """What is stored under exactly this name; None when nothing is. Raises CorruptRecordError."""
     if not lookup.is_askable(name) or "\0" in name:  # a version's key is no name
         return None
-    value = txn.get(name.encode(), None, dbs.usage)
-    return None if value is None else usage_in(value)
+    key = name.encode()
+    value = txn.get(key, None, dbs.usage)
+    return None if value is None else usage_in(value, key, dbs.format)
 
 
-def usage_in(value: bytes) -> ModuleUsage:
-    """The usage in the bytes of a module's row. Raises CorruptRecordError."""
-    usage: ModuleUsage = _head_codec.load(value).usage
+def usage_in(value: bytes, key: bytes, format: int) -> ModuleUsage:
+    """The usage in the bytes of the module's row under this key. Raises CorruptRecordError."""
+    usage: ModuleUsage = _head_codec.load(value, key, format).usage
     return usage
 
 
@@ -110,10 +110,11 @@ def load_version_usage(txn: Transaction, dbs: Databases, name: str, version: int
 
     Raises CorruptRecordError.
     """
-    value = txn.get(versioned_key(name, version), None, dbs.usage) if has_versions(dbs) else None
+    key = versioned_key(name, version)
+    value = txn.get(key, None, dbs.usage) if has_versions(dbs) else None
     if value is None:
         return VersionUsage(name, version)
-    usage: VersionUsage = _version_head_codec.load(value).usage
+    usage: VersionUsage = _version_head_codec.load(value, key, dbs.format).usage
     return usage
 
 
@@ -138,11 +139,11 @@ def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     cursor = txn.cursor(dbs.usage)
     if not cursor.set_range(FIRST_NAME):
         return []
-    found = [usage_in(value) for key, value in cursor if version_of_key(key) is None]
+    found = [usage_in(value, key, dbs.format) for key, value in cursor if version_of_key(key) is None]
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
 
 
 def calls_lost(txn: Transaction, dbs: Databases) -> int:
     """Calls that reporters or the writer could not keep, over the registry's life."""
     value = txn.get(LOST_KEY, None, dbs.usage)
-    return 0 if value is None else int(lost_codec.load(value))
+    return 0 if value is None else int(lost_codec.load(value, LOST_KEY, dbs.format))

@@ -87,17 +87,16 @@ class _Merge:
                 self._total(name).add(report, self._now, too_short)
 
     def stage(self) -> None:
-        staged = self._draft.usage
         for name, total in self._totals.items():
-            staged[name.encode()] = usage_rows.dump_row(total.row(), self._draft.catalog.dbs)
+            _store(self._draft, name.encode(), usage_rows.row_codec, total.row())
         for (name, number), version in self._versions.items():
-            staged[versioned_key(name, number)] = usage_rows.version_codec.dump(version.row())
+            _store(self._draft, versioned_key(name, number), usage_rows.version_codec, version.row())
         for reporter in self._merged:
             ledger = Ledger(self._numbers[reporter], self._now)
-            staged[usage_rows.ledger_key(reporter)] = usage_rows.ledger_codec.dump(ledger)
+            _store(self._draft, usage_rows.ledger_key(reporter), usage_rows.ledger_codec, ledger)
         if self._lost:
             lost = (_load(self._draft, usage_rows.LOST_KEY, usage_rows.lost_codec) or 0) + self._lost
-            staged[usage_rows.LOST_KEY] = usage_rows.lost_codec.dump(min(lost, LARGEST_COUNT))
+            _store(self._draft, usage_rows.LOST_KEY, usage_rows.lost_codec, min(lost, LARGEST_COUNT))
 
     # Names
 
@@ -173,10 +172,14 @@ def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:
             draft.usage[key] = None
 
 
+def _store(draft: Draft, key: bytes, codec: Sealed, value: Any) -> None:
+    draft.usage[key] = codec.dump(value, key, draft.catalog.format)
+
+
 def _load(draft: Draft, key: bytes, codec: Sealed) -> Any:
     row = draft.usage_row(key)
     try:
-        return None if row is None else codec.load(row)
+        return None if row is None else codec.load(row, key, draft.catalog.format)
     except CorruptRecordError as error:
         _log.warning("%s Its statistics start from zero.", error)
         return None
