@@ -8,7 +8,7 @@ import msgspec
 
 from dspy_registry.registry_store.reports import Report
 from dspy_registry.registry_store.statistics import Statistics
-from dspy_registry.registry_store.usage import MINUTES_KEPT, SIZES
+from dspy_registry.registry_store.usage import MINUTES_KEPT
 from dspy_registry.registry_store.usage_rows import VersionRow
 from dspy_registry.writer.daemon.counting import Minutes, added_kinds, bounded
 
@@ -58,7 +58,7 @@ class VersionTotal:
             standing[size] = statistics.standing()
         usage = msgspec.structs.replace(
             self._usage,
-            standing={size: standing[size] for size in SIZES if size in standing},
+            standing=standing,
             judged=self._judged.ring(MINUTES_KEPT),
             failed=self._failed.ring(MINUTES_KEPT),
         )
