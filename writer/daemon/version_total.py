@@ -8,7 +8,7 @@ import msgspec
 
 from dspy_registry.registry_store.reports import Report
 from dspy_registry.registry_store.statistics import Statistics
-from dspy_registry.registry_store.usage import MINUTES_KEPT
+from dspy_registry.registry_store.usage import MINUTES_KEPT, SIZES
 from dspy_registry.registry_store.usage_rows import VersionRow
 from dspy_registry.writer.daemon.counting import Minutes, added_kinds, bounded
 
