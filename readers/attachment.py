@@ -25,6 +25,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.opening import known_format
+from dspy_registry.registry_store.own_place import OwnPlace, own_place
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
@@ -50,6 +51,7 @@ class Attachment(Queries):
         "_freshness",
         "_look_again_at",
         "_min_observed_calls",
+        "_own",
         "_records",
         "_usage",
         "_usage_word",
@@ -71,6 +73,7 @@ class Attachment(Queries):
     _weights: Mapping[str, float]
     _min_observed_calls: int
     _usage: UsageCache
+    _own: OwnPlace
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -79,6 +82,7 @@ class Attachment(Queries):
         self._min_observed_calls = min_observed_calls
         self._cache = Cache(cache_size)
         self._environment: Environment | None = None
+        self._own = own_place(path)
         self._open()
 
     def close(self) -> None:

@@ -18,11 +18,20 @@ from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosed
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
 from dspy_registry.registry_store.layers import field_sources
+from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
 from dspy_registry.registry_store.sharing import defer, detach, share
-from dspy_registry.registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
+from dspy_registry.registry_store.usage_rows import (
+    InForce,
+    calls_lost,
+    load_all,
+    load_in_force,
+    load_usage,
+    load_version_usage,
+)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,6 +50,7 @@ class Snapshot(Queries):
         "_environment",
         "_generation",
         "_min_observed_calls",
+        "_own",
         "_txn",
         "_view",
         "_weights",
@@ -51,6 +61,7 @@ class Snapshot(Queries):
         self._txn: Transaction = None
         self._weights = weights
         self._min_observed_calls = min_observed_calls
+        self._own = own_place(environment.folder)
         self._environment = share(environment)
         try:
             with environment.gate:
@@ -250,6 +261,14 @@ class Snapshot(Queries):
 
     def _usage_of(self, name: str) -> ModuleUsage:
         return self._in_transaction(load_usage, name) or ModuleUsage(name)
+
+    def _version_usage(self, name: str, version: int) -> VersionUsage:
+        return self._in_transaction(load_version_usage, name, version)
+
+    def _in_force(self, name: str) -> InForce:
+        if not isinstance(name, str):
+            raise not_a_name(name)
+        return self._in_transaction(load_in_force, name)
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         return self._in_transaction(execute, plan)

@@ -27,7 +27,7 @@ LAYERS: Final = b"layers"  # name, source -> what that source declares
 CHANGES: Final = b"changes"  # revision -> what that commit changed
 HISTORY: Final = b"history"  # name, version -> record that was replaced
 REQUESTS: Final = b"requests"  # client id -> its last answers
-USAGE: Final = b"usage"  # name -> measured statistics
+USAGE: Final = b"usage"  # name -> lifetime totals; name, version -> statistics of that version
 LABELS: Final = b"labels"  # name, label -> versions
 PROGRAMS: Final = b"programs"  # SHA-256, piece -> state of a program
 POLICIES: Final = b"policies"  # source, pattern -> limits of calls
@@ -111,8 +111,13 @@ def revision_key(revision: int) -> bytes:
 
 
 def versioned_key(name: str, version: int) -> bytes:
-    """Key of `history`: all versions of one name are adjacent, oldest first."""
-    return name.encode() + b"\0" + version.to_bytes(4, "big")
+    """Key of `history` and `usage`: all versions of one name are adjacent, oldest first."""
+    return versioned_prefix(name) + version.to_bytes(4, "big")
+
+
+def versioned_prefix(name: str) -> bytes:
+    """What the keys of all versions of one name begin with."""
+    return name.encode() + b"\0"
 
 
 def layer_key(name: str, source: str) -> bytes:

@@ -64,6 +64,7 @@ class _Application:
         self._result = Operations()
         self._postings = PostingChanges()
         self._changes: list[ModuleChange] = []
+        self._expired_usage: dict[bytes, None] = {}
         self._keys: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them, too: it logs
         # an update.
@@ -117,12 +118,15 @@ class _Application:
             self._put_record(entry, self._revision, self._now)
         elif stored is not None:
             self._result.deletes[layout.MODULES].append(name.encode())
+        if entry is None:
+            self._forget_usage_of_versions(name)
         self._log(name, stored, entry)
 
     def _remove_damaged(self, name: str) -> None:
         """Unregister a module whose record is damaged: its terms have to be found in the indexes."""
         sequence, terms = self._catalog.indexed_parts(name)
         self._result.deletes[layout.MODULES].append(name.encode())
+        self._forget_usage_of_versions(name)
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
@@ -146,9 +150,21 @@ class _Application:
         if expired <= 0:
             return
         key = layout.versioned_key(name, expired)
+        self._forget_usage(key)
         is_of_this_draft = self._result.puts[layout.HISTORY].pop(key, None) is not None
         if not is_of_this_draft and self._catalog.has_version(name, expired):
             self._result.deletes[layout.HISTORY].append(key)
+
+    def _forget_usage(self, key: bytes) -> None:
+        """The statistics of a version that is kept no longer."""
+        if self._draft.usage.get(key) is not None or self._catalog.usage_row(key) is not None:
+            self._expired_usage[key] = None
+
+    def _forget_usage_of_versions(self, name: str) -> None:
+        prefix = layout.versioned_prefix(name)
+        staged = (key for key in self._draft.usage if key.startswith(prefix))
+        for key in (*self._catalog.version_rows(name), *staged):
+            self._forget_usage(key)
 
     def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         action: Action = "updated"
@@ -269,7 +285,7 @@ class _Application:
 
     def _usage(self) -> None:
         """Statistics make no revision: no cache of modules depends on them."""
-        for key, row in self._draft.usage.items():
+        for key, row in {**self._draft.usage, **self._expired_usage}.items():
             if row is None:
                 self._result.deletes[layout.USAGE].append(key)
             else:

@@ -25,11 +25,13 @@ from dspy_registry.registry_store.layout import (
     sequence_row_key,
     split_posting_key,
     versioned_key,
+    versioned_prefix,
 )
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
-from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix
+from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
 
@@ -40,12 +42,18 @@ class Catalog:
     def __init__(self, txn: Transaction, dbs: Databases, aliases: AliasIndex | None = None) -> None:
         self._txn = txn
         self._dbs = dbs
+        self._provenances: dict[str, Provenance | None] = {}
         self._alias_index = aliases or AliasIndex()
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
         self.is_empty = not self._has_entries(dbs.modules)
+
+    @property
+    def dbs(self) -> Databases:
+        """The databases that it reads."""
+        return self._dbs
 
     def _has_entries(self, database: object) -> bool:
         return bool(self._txn.stat(database)["entries"])
@@ -179,10 +187,55 @@ class Catalog:
         """(key, value) of each row of `usage` whose key begins with `prefix`."""
         return items_with_prefix(self._txn, self._dbs.usage, prefix)
 
-    def unregistered_usage(self) -> int:
-        """About how many rows of `usage` are of unregistered modules. Below 0: some modules have no row."""
+    def unregistered_usage(self, enough: int) -> int:
+        """About how many rows of `usage` are of unregistered modules. Below 0: some modules have no row.
+
+        Rows of versions are told apart, which reads every key, only where the answer would be above `enough`.
+        """
         rows, modules = (self._txn.stat(database)["entries"] for database in (self._dbs.usage, self._dbs.modules))
+        if rows - modules > enough:
+            keys = self._txn.cursor(self._dbs.usage).iternext(keys=True, values=False)
+            rows -= sum(version_of_key(key) is not None for key in keys)
         return int(rows - modules)
+
+    def version_rows(self, name: str) -> list[bytes]:
+        """The keys of the rows of `usage` of all versions of this full name."""
+        return [key for key, _ in self.usage_rows(versioned_prefix(name)) if version_of_key(key) is not None]
+
+    def is_kept(self, name: str, version: int) -> bool:
+        """Whether a version of a registered module is in force or in its history."""
+        current = self._in_force(name)
+        return current is not None and (version == current.version or self.has_version(name, version))
+
+    def version_at(self, name: str, time: int) -> int:
+        """The version of a module that was in force at a time, in milliseconds since the epoch. 0: it is not known.
+
+        What was called before version 1 was registered counts as version 1.
+        """
+        current = self._in_force(name)
+        if current is None:
+            return 0
+        found = current if current.updated_at <= time else self._past_at(name, time, current)
+        return found.version if found.updated_at <= time or found.version == 1 else 0
+
+    def _in_force(self, name: str) -> Provenance | None:
+        """What is kept of the version in force. None: the module is not registered, or its record is damaged."""
+        if name not in self._provenances:
+            try:
+                stored = self.module(name)
+            except CorruptRecordError:
+                stored = None
+            self._provenances[name] = None if stored is None else stored.provenance
+        return self._provenances[name]
+
+    def _past_at(self, name: str, time: int, current: Provenance) -> Provenance:
+        """The version that was in force at a time, else the oldest one that is kept."""
+        found = current
+        for version, record in past_records(self._txn, self._dbs, name):
+            if version < current.version and found.updated_at > time:
+                with suppress(CorruptRecordError):
+                    found = open_record(record, name).provenance
+        return found
 
     def registered_name(self, asked: str) -> str | None:
         """The full name of the one registered module that `asked` means. None: it means no module, or several."""

@@ -109,7 +109,7 @@ class Committer:
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
-        if layout.USAGE in operations.puts:
+        if layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
             self._revision_file.usage_word[()] += 1.0
         self._is_word_right = True
         failpoints.reach("before_acknowledgement")

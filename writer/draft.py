@@ -21,9 +21,21 @@ from dspy_registry.registry_store.errors import (
     UnknownModuleError,
 )
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
-from dspy_registry.registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX_ALIASES, MAX_ALIASES_OF_MODULE
+from dspy_registry.registry_store.layout import (
+    LAST_SEQUENCE,
+    LAST_VERSION,
+    MAX_ALIASES,
+    MAX_ALIASES_OF_MODULE,
+    versioned_key,
+    versioned_prefix,
+)
 from dspy_registry.registry_store.records import By, ModuleInfo
-from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
+from dspy_registry.registry_store.validation import (
+    check_expected_version,
+    check_version,
+    name_problems,
+    validate_encoded,
+)
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import StagedAliases, aliases_after
 from dspy_registry.writer.catalog import Catalog
@@ -271,6 +283,38 @@ class Draft:
         elif not is_clients and current is not None:
             self._drop(name, current)
         self.layers[name] = layers
+
+    def reset_usage(self, name: str, version: int | None) -> None:
+        """Forget the statistics of a module, or of one version; None: of all. Raises UnknownModuleError.
+
+        `name` is a name that has statistics, a full name, an alias or a short name. A version without statistics is
+        no error. Raises InvalidArgumentError for what is no version.
+        """
+        check_version(version)
+        found = self._with_usage(name)
+        if found is None:
+            raise self.catalog.unknown(name)
+        if version is not None:
+            keys = [versioned_key(found, version)]
+        else:
+            staged = (key for draft in self._with_parents() for key in draft.usage)
+            prefix = versioned_prefix(found)
+            keys = [
+                found.encode(),
+                *self.catalog.version_rows(found),
+                *(key for key in staged if key.startswith(prefix)),
+            ]
+        for key in keys:
+            if self.usage_row(key) is not None:
+                self.usage[key] = None
+
+    def _with_usage(self, name: str) -> str | None:
+        """The module that a name means, or the name itself where it has statistics."""
+        if name_problems(name):
+            return None
+        if self.module(name) is not None or self.usage_row(name.encode()) is not None:
+            return name
+        return self.catalog.registered_name(name)
 
     # How modules change
 

@@ -30,7 +30,7 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.registry_store.names import ALL
 from dspy_registry.registry_store.protocol import remembered_codec
-from dspy_registry.registry_store.usage import usage_in
+from dspy_registry.registry_store.usage_rows import usage_in
 from dspy_registry.registry_store.validation import name_problems
 
 TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")

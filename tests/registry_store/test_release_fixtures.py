@@ -11,15 +11,18 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from dspy_registry import Change, ModuleInfo, Registry, RegistryWriter, StoredModule, UnknownModuleError
+from dspy_registry import Change, ModuleInfo, Recommendation, Registry, RegistryWriter, StoredModule, UnknownModuleError
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.codec import CHECKSUM_BYTES
 from dspy_registry.registry_store.errors import UpgradeRequiredError
 from dspy_registry.registry_store.scan import items_from, value_at
 from dspy_registry.registry_store.sharing import attach, detach
-from dspy_registry.registry_store.usage import ModuleUsage
+from dspy_registry.registry_store.usage import ModuleUsage, Ring, VersionUsage
+from dspy_registry.registry_store.usage_rows import version_of_key
 from tests.conftest import violations
 from tests.support import TESTS
+from tests.support.usage_helpers import NOW, batches, merge
 
 FIXTURES = TESTS / "fixtures"
 RELEASE = FIXTURES / "release-0.1.0"
@@ -34,6 +37,7 @@ LATER_FIELDS: dict[str, Any] = {
     "usages": list[ModuleUsage],
 }
 SIZES = (10, 500, 50_000)
+FIELDS_OF_USAGE = 13
 
 
 @pytest.fixture(params=[(name, kind) for name, told in TOLD.items() for kind in sorted(told)], ids="-".join)
@@ -44,14 +48,28 @@ def registry_of_release(request: pytest.FixtureRequest, registry_folder: Path) -
     return registry_folder, TOLD[name][kind]
 
 
+@pytest.fixture(params=sorted(TOLD["release-0.1.0"]))
+def registry_of_format_1(request: pytest.FixtureRequest, registry_folder: Path) -> Path:
+    """A copy of a registry that release 0.1.0 wrote."""
+    shutil.copytree(RELEASE / request.param, registry_folder)
+    return registry_folder
+
+
 def plain(value: Any) -> Any:
     return json.loads(msgspec.json.encode(value))
 
 
 def with_later_fields(question: str, answer: Any) -> Any:
     """What the release answered, with the defaults of the fields that were added to it since."""
+    if question == "routes":
+        return {name: list(map(without_limits, routes)) for name, routes in answer.items()}
     kind = LATER_FIELDS.get(question)
     return answer if kind is None else plain(msgspec.convert(answer, kind))
+
+
+def without_limits(route: dict[str, Any]) -> dict[str, Any]:
+    """What that release made of calls of all versions together is no limit any more: they decide nothing."""
+    return {field: value for field, value in route.items() if field not in ("timeout", "estimated_cost")}
 
 
 def about_modules(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
@@ -63,10 +81,13 @@ def about_modules(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
         "aliases": {alias: registry.get_module(alias).name for alias in told["aliases"]},
         "history": {name: registry.history(name) for name in registry},
         "routes": {
-            name: [registry.routing_recommendation(name, input_size=size, basis="observed") for size in SIZES]
-            for name in registry
+            name: [without_limits(plain(route)) for route in routes_of(registry, name, "observed")] for name in registry
         },
     }
+
+
+def routes_of(registry: Registry, name: str, basis: str) -> list[Recommendation]:
+    return [registry.routing_recommendation(name, input_size=size, basis=basis) for size in SIZES]
 
 
 def found(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +129,31 @@ def test_answers_are_those_of_the_release(registry_of_release: tuple[Path, dict[
         for name in told["unknown"]:
             with pytest.raises(UnknownModuleError):
                 registry.get_module(name)
+
+
+def test_lifetime_totals_decide_nothing(registry_of_format_1: Path) -> None:
+    with Registry(registry_of_format_1) as registry:
+        for name in registry:
+            assert routes_of(registry, name, "observed") == routes_of(registry, name, "declared")
+
+
+def test_reports_add_to_lifetime_totals_alone(registry_of_format_1: Path) -> None:
+    """In the bytes of that release, which knows neither versions nor kinds."""
+    folder = registry_of_format_1
+    with RegistryWriter(folder) as writer, Registry(folder) as registry:
+        before = registry.usage("dspy.Predict")
+        version = registry.describe("dspy.Predict").provenance.version
+        merge(writer, batches([("dspy.Predict", 50.0, at % 2 == 0) for at in range(50)], now=4 * NOW), now=4 * NOW)
+        after = registry.usage("dspy.Predict")
+        assert (after.calls, after.errors) == (before.calls + 50, before.errors + 25)
+        assert (after.kinds, after.failed_minutes) == ((), Ring())
+        assert registry.usage("dspy.Predict", version) == VersionUsage("dspy.Predict", version)
+        with writer.store.environment.reading() as txn:
+            keys = [key for key, _ in txn.cursor(writer.store.environment.dbs.usage)]
+            value = txn.get(b"dspy.Predict", None, writer.store.environment.dbs.usage)
+        assert [key for key in keys if version_of_key(key)] == []
+        assert len(msgspec.msgpack.decode(value[:-CHECKSUM_BYTES])[0]) == FIELDS_OF_USAGE
+    assert violations(folder) == []
 
 
 def test_every_answer_is_asked_for() -> None:
