@@ -3,7 +3,7 @@
 Everything here happens inside the gate, which keeps transactions from crossing a fork. The hot paths of `Registry` look
 only at plain attributes that are set here. `_word` and `_valid` are equal as long as everything cached is the newest
 there is. `_valid` equals no word while the cache is empty: a look-up that cannot hit costs more than none.
-`_followed` is the word whose changes the cache has seen.
+`_followed` is the word whose changes the cache has seen, `_usage_seen` the usage word as it was some time ago.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Attachment(Queries):
         "_min_observed_calls",
         "_records",
         "_usage",
+        "_usage_seen",
         "_usage_word",
         "_valid",
         "_weights",
@@ -71,6 +72,7 @@ class Attachment(Queries):
     _weights: Mapping[str, float]
     _min_observed_calls: int
     _usage: UsageCache
+    _usage_seen: float
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -133,8 +135,9 @@ class Attachment(Queries):
             self._offer()
             if is_retired(self._word[()]):
                 return False
+        self._usage_seen = self._usage_word[()]
         environment = self._live()
-        if environment.is_retired:
+        if environment.is_lost:
             return False
         now = time.monotonic()
         if now > self._look_again_at or not environment.is_open:
@@ -153,7 +156,7 @@ class Attachment(Queries):
         with shared_lock:
             former = self._live()
             with former.gate:  # no read of the former registry may fill the cache of the new one
-                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_retired:
+                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_lost:
                     return
                 self._valid = self._followed = RETIRED
                 if not former.writable and not former.open_snapshots:
@@ -165,7 +168,8 @@ class Attachment(Queries):
         for _ in range(_ATTACH_TRIES):
             environment = attach(self.path)
             try:
-                file = RevisionFile(self.path)
+                with environment.gate:
+                    file = environment.visibility.file()
                 if _belongs(environment, file):
                     break
             except BaseException:
@@ -189,6 +193,7 @@ class Attachment(Queries):
         self._word = file.word
         self._usage = UsageCache()
         self._usage_word = file.usage_word
+        self._usage_seen = file.usage_word[()]
 
     def _offer(self) -> None:
         """Let the hot paths see what the cache holds now."""
