@@ -89,11 +89,11 @@ class Environment:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its users must attach again: it was closed for good, or its files were replaced while it was closed."""
+        """Whether its users must attach again: closed for good, or closed while its files were replaced."""
         return self.is_retired or (not self.is_open and self.was_replaced())
 
     def was_replaced(self) -> bool:
-        """Whether another data.mdb or lock.mdb is in the place of the one that was opened. A missing one is no other."""
+        """Whether data.mdb or lock.mdb is another file than the one that was opened. A missing one is no other."""
         now = _file_identities(self.folder)
         return any(file not in (None, known) for file, known in zip(now, self._files, strict=True))
 
@@ -348,7 +348,7 @@ class Environment:
         return len(self._held)
 
     def is_held_by_others(self) -> bool:
-        """Whether only other threads than this one hold snapshots, so that waiting may help. Call it inside the gate."""
+        """Whether snapshots are open, and this thread began none of them. Call it inside the gate."""
         holders = set(self._held.values())
         return bool(holders) and threading.get_ident() not in holders
 

@@ -17,11 +17,10 @@ from typing import Any, Final
 import lmdb
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import Change, State, change_codec, state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreClosedError, StoreError
 from dspy_registry.registry_store.handles import translated
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import RevisionFile
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.apply import Operations, apply

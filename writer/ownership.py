@@ -55,7 +55,7 @@ class Ownership:
         return number
 
     def confirm(self) -> None:
-        """Before a commit is acknowledged. A second writer has retired the file, and this one may have stored over it."""
+        """Before an acknowledgement. Where a second writer has retired the file, this one may have stored over that."""
         if not self._lease.is_in_place():
             self._revision_file.retire()
             self._verify_lease()
