@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import lmdb
 
@@ -68,7 +68,7 @@ class Environment:
         self.users = 0
         self.generation = 0  # rises when a forked child must let go of what it inherited
         self.visibility = Visibility(folder)
-        self._held: WeakKeyDictionary[Transaction, int] = WeakKeyDictionary()  # by the thread that began each
+        self._held: list[tuple[ref[Transaction], int]] = []  # what outlives the gate, and the thread that began it
         self.lmdb: Any = None
         self.dbs: Databases
         self.modules: Database = None
@@ -329,27 +329,30 @@ class Environment:
         It counts as long as its object lives. So one that an interrupt kept from its owner counts no longer.
         """
         txn = self.begin_reading(buffers=buffers)
-        self._held[txn] = threading.get_ident()
+        self._held.append((ref(txn), threading.get_ident()))
         return txn
 
     def end_long_read(self, generation: int, *transactions: Transaction) -> None:
         """End transactions of `begin_long_read`; `generation` is that of when they began."""
         with self.gate:
-            for txn in transactions:
-                if generation == self.generation:
-                    self._held.pop(txn, None)
+            if generation == self.generation:
+                self._held = [held for held in self._held if held[0]() not in (None, *transactions)]
+                for txn in transactions:
                     txn.abort()
-                else:  # inherited through a fork: the slots are the parent's
-                    _leak(txn)
+            else:  # inherited through a fork: the slots are the parent's
+                _leak(*transactions)
 
     @property
     def open_snapshots(self) -> int:
         """How many read transactions outlive the gate now."""
-        return len(self._held)
+        return len(self._alive())
+
+    def _alive(self) -> list[tuple[ref[Transaction], int]]:
+        return [held for held in self._held if held[0]() is not None]
 
     def is_held_by_others(self) -> bool:
         """Whether snapshots are open, and this thread began none of them. Call it inside the gate."""
-        holders = set(self._held.values())
+        holders = {thread for _, thread in self._alive()}
         return bool(holders) and threading.get_ident() not in holders
 
     def retire(self) -> None:
@@ -361,9 +364,9 @@ class Environment:
         """In a forked child: give up the inherited environment untouched, because a snapshot of the parent uses it."""
         self._orphaned = True
         self.generation += 1
-        _leak(self.lmdb, *self._held)
+        _leak(self.lmdb, *[txn() for txn, _ in self._alive()])
         self.lmdb = None
-        self._held = WeakKeyDictionary()
+        self._held = []
 
 
 def _file_identities(folder: Path) -> tuple[FileIdentity | None, FileIdentity | None]:

@@ -35,13 +35,13 @@ class Visibility:
     def words(self) -> Words | None:
         """Word and usage word as they are now. None: there is no revision file in force."""
         file = self._file
-        if file is None or is_retired(file.word[()]):
+        if file is None or is_retired(word := file.word[()]):
             try:
                 file = self.file()
             except StoreError:
                 self._file = None
                 return None
-        word = file.word[()]
+            word = file.word[()]
         return None if is_retired(word) else (word, file.usage_word[()])
 
     def held(self, before: Words | None, txn: Transaction, env: Any) -> bool:
@@ -50,12 +50,11 @@ class Visibility:
         Without words a writer is creating the registry, or was killed while it made a new identity. Then LMDB's meta
         pages are compared, which costs more: none of them may be of the second commit after that of `txn`.
         """
-        file = self._file
-        if before is None or file is None:
-            newest: int = env.info()["last_txnid"]
-            began: int = txn.id()
-            return newest <= began + 1
-        return self.is_still(before)
+        if before is not None:
+            return self.is_still(before)
+        newest: int = env.info()["last_txnid"]
+        began: int = txn.id()
+        return newest <= began + 1
 
     def is_still(self, before: Words | None) -> bool:
         """Whether both words are what they were. None, for no words, is taken for that."""
