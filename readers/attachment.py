@@ -8,6 +8,7 @@ there is. `_valid` equals no word while the cache is empty: a look-up that canno
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
     FormatVersionError,
@@ -26,11 +28,21 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
+from dspy_registry.registry_store.revision import (
+    RETIRED,
+    RevisionFile,
+    acknowledged,
+    is_retired,
+    is_sound,
+    missing_commits,
+)
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
 
 _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
 _ATTACH_TRIES: Final = 20
+
+_log = logging.getLogger("dspy_registry")
+_told: Final[set[tuple[Path, float]]] = set()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -203,6 +215,7 @@ class Attachment(Queries):
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:
     """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
+    before = file.word[()]
     with environment.reading() as txn:
         meta = environment.dbs.meta
         version = txn.get(layout.META_FORMAT, None, meta)
@@ -210,4 +223,17 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
         if int(version) != layout.FORMAT_VERSION:
             raise FormatVersionError(int(version), layout.FORMAT_VERSION)
-        return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)
+        if is_retired(file.word[()]) or txn.get(layout.META_ID, None, meta) != file.registry_id:
+            return False
+        if is_sound(before) and before:
+            _tell_what_is_missing(environment, before, txn.get(layout.META_STATE, None, meta))
+        return True
+
+
+def _tell_what_is_missing(environment: Environment, word: float, head: bytes) -> None:
+    """Log it once a process. `word` is from before the transaction that `head` was read in."""
+    revision = state_codec.load(head).revision
+    key = (environment.folder, word)
+    if acknowledged(word) > revision and key not in _told:
+        _told.add(key)
+        _log.error("%s", missing_commits(environment.folder, word, revision))

@@ -28,7 +28,14 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import (
+    RevisionFile,
+    acknowledged,
+    committed,
+    is_sound,
+    missing_commits,
+    under_way,
+)
 from dspy_registry.registry_store.sharing import attach, detach, share
 
 __all__ = ["check", "check_apart"]
@@ -116,7 +123,9 @@ def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[V
     revision, after = head.state.revision, file.word[()]
     if after < committed(revision):
         yield Violation(REVISION_WORD, "revision", f"its word {after} is older than revision {revision} of data.mdb")
-    if before is not None and before > under_way(revision + 1):
+    if before is not None and is_sound(before) and acknowledged(before) > revision:
+        yield Violation(REVISION_WORD, "revision", missing_commits(folder, before, revision))
+    elif before is not None and before > under_way(revision + 1):
         yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
 
 

@@ -32,6 +32,7 @@ from dspy_registry.registry_store.lookup import info_of
 from dspy_registry.registry_store.postings import BitMap, load_block, store_block
 from dspy_registry.registry_store.records import from_plain, to_plain
 from dspy_registry.registry_store.sharing import attach, detach
+from tests.support.raw_access import behind
 
 FULL = ModuleInfo(
     name="acme.Full",
@@ -44,6 +45,7 @@ FULL = ModuleInfo(
     examples=("Full()(query='x')",),
     metadata={"cost_usd_per_call": 0.01, "nested": {"list": [1, None, True, "ü", "\0"]}},
 )
+
 KEPT = Provenance(version=3, revision=17, updated_at=1_700_000_000_000, source="client", sequence=9)
 
 
@@ -166,9 +168,8 @@ def test_i18_a_registry_that_a_later_release_wrote_to_is_read_and_written(regist
         writer.register_module(FULL)
         kept = open_with(registry_folder, lambda txn, dbs: open_record(txn.get(b"acme.Full", None, dbs.modules), ""))
         later = seal(b"\x93" + newer(encode(FULL), "later") + newer(encode(kept.provenance), 1) + b"\xc4\x04")
-        environment = writer.store.environment
-        with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-            txn.put(b"acme.Full", later, db=environment.dbs.modules)
+        with behind(writer) as (txn, dbs):
+            txn.put(b"acme.Full", later, db=dbs.modules)
         with Registry(registry_folder) as registry:
             assert registry["acme.Full"] == FULL
             assert registry.describe("acme.Full").provenance == kept.provenance
