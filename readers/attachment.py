@@ -21,6 +21,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
     FormatVersionError,
     RegistryNotFoundError,
     StoreClosedError,
@@ -31,9 +32,7 @@ from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.revision import (
     RETIRED,
     RevisionFile,
-    acknowledged,
     is_retired,
-    is_sound,
     missing_commits,
 )
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
@@ -42,7 +41,7 @@ _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
 _ATTACH_TRIES: Final = 20
 
 _log = logging.getLogger("dspy_registry")
-_told: Final[set[tuple[Path, float]]] = set()
+_told: Final[set[str]] = set()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -225,15 +224,16 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
             raise FormatVersionError(int(version), layout.FORMAT_VERSION)
         if is_retired(file.word[()]) or txn.get(layout.META_ID, None, meta) != file.registry_id:
             return False
-        if is_sound(before) and before:
-            _tell_what_is_missing(environment, before, txn.get(layout.META_STATE, None, meta))
+        _tell_what_is_missing(environment.folder, before, txn.get(layout.META_STATE, b"", meta))
         return True
 
 
-def _tell_what_is_missing(environment: Environment, word: float, head: bytes) -> None:
+def _tell_what_is_missing(folder: Path, word: float, head: bytes) -> None:
     """Log it once a process. `word` is from before the transaction that `head` was read in."""
-    revision = state_codec.load(head).revision
-    key = (environment.folder, word)
-    if acknowledged(word) > revision and key not in _told:
-        _told.add(key)
-        _log.error("%s", missing_commits(environment.folder, word, revision))
+    try:
+        missing = missing_commits(folder, word, state_codec.load(head).revision)
+    except CorruptRecordError:  # each read that needs the head says so
+        return
+    if missing is not None and missing not in _told:
+        _told.add(missing)
+        _log.error("%s", missing)

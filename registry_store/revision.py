@@ -76,8 +76,13 @@ def is_sound(word: float) -> bool:
     return 0 <= word < 2.0**53 and word % 1 == 0
 
 
-def missing_commits(folder: Path, word: float, revision: int) -> str:
-    """What to say where data.mdb holds an older revision than a sound word says was committed."""
+def missing_commits(folder: Path, word: float, revision: int) -> str | None:
+    """What to say where data.mdb holds only `revision`, and the word says that more was committed; else None.
+
+    The word is from before the transaction in which the revision was read.
+    """
+    if not is_sound(word) or acknowledged(word) <= revision:
+        return None
     return (
         f"{folder}: revision {acknowledged(word)} was committed, but the newest that data.mdb holds is {revision}. "
         "Acknowledged changes are missing: restore a backup, or make them again."
@@ -203,6 +208,14 @@ def data_identity(folder: Path) -> FileIdentity:
             remedy="Run readers as the writer's user or group, or let them read the folder.",
         ) from error
     return status.st_dev, status.st_ino
+
+
+def newest_word(folder: Path) -> float:
+    """The word in a folder now; RETIRED where there is no sound revision file."""
+    try:
+        return RevisionFile(folder).word[()]
+    except StoreError:
+        return RETIRED
 
 
 def retire_revision_file(folder: Path) -> None:

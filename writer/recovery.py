@@ -10,9 +10,7 @@ from dspy_registry.registry_store.changes import Change, State, change_codec, st
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.revision import (
     RevisionFile,
-    acknowledged,
     committed,
-    is_sound,
     missing_commits,
     under_way,
 )
@@ -35,8 +33,9 @@ def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
                 state = State(state.revision + 1, state.committed_at, state.next_sequence)
                 _put_empty_commit(txn, environment, state)
             elif word not in (committed(state.revision), under_way(state.revision)):
-                if is_sound(word) and acknowledged(word) > state.revision:
-                    _log.error("%s", missing_commits(environment.folder, word, state.revision))
+                missing = missing_commits(environment.folder, word, state.revision)
+                if missing is not None:
+                    _log.error("%s", missing)
                 return False
         revision_file.conclude(state.revision)
         revision_file.count_silent_commit()  # one may have landed without it
