@@ -3,11 +3,12 @@
 Everything here happens inside the gate, which keeps transactions from crossing a fork. The hot paths of `Registry` look
 only at plain attributes that are set here. `_word` and `_valid` are equal as long as everything cached is the newest
 there is. `_valid` equals no word while the cache is empty: a look-up that cannot hit costs more than none.
-`_followed` is the word whose changes the cache has seen.
+`_followed` is the word whose changes the cache has seen, `_usage_seen` the usage word as it was some time ago.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
@@ -27,11 +30,19 @@ from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.opening import known_format
 from dspy_registry.registry_store.own_place import OwnPlace, own_place
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
+from dspy_registry.registry_store.revision import (
+    RETIRED,
+    RevisionFile,
+    is_retired,
+    missing_commits,
+)
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
 
 _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
 _ATTACH_TRIES: Final = 20
+
+_log = logging.getLogger("dspy_registry")
+_told: Final[set[str]] = set()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -54,6 +65,7 @@ class Attachment(Queries):
         "_own",
         "_records",
         "_usage",
+        "_usage_seen",
         "_usage_word",
         "_valid",
         "_weights",
@@ -74,6 +86,7 @@ class Attachment(Queries):
     _min_observed_calls: int
     _usage: UsageCache
     _own: OwnPlace
+    _usage_seen: float
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -137,8 +150,9 @@ class Attachment(Queries):
             self._offer()
             if is_retired(self._word[()]):
                 return False
+        self._usage_seen = self._usage_word[()]
         environment = self._live()
-        if environment.is_retired:
+        if environment.is_lost:
             return False
         now = time.monotonic()
         if now > self._look_again_at or not environment.is_open:
@@ -157,7 +171,7 @@ class Attachment(Queries):
         with shared_lock:
             former = self._live()
             with former.gate:  # no read of the former registry may fill the cache of the new one
-                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_retired:
+                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_lost:
                     return
                 self._valid = self._followed = RETIRED
                 if not former.writable and not former.open_snapshots:
@@ -169,7 +183,8 @@ class Attachment(Queries):
         for _ in range(_ATTACH_TRIES):
             environment = attach(self.path)
             try:
-                file = RevisionFile(self.path)
+                with environment.gate:
+                    file = environment.visibility.file()
                 if _belongs(environment, file):
                     break
             except BaseException:
@@ -193,6 +208,7 @@ class Attachment(Queries):
         self._word = file.word
         self._usage = UsageCache()
         self._usage_word = file.usage_word
+        self._usage_seen = file.usage_word[()]
 
     def _offer(self) -> None:
         """Let the hot paths see what the cache holds now."""
@@ -202,6 +218,7 @@ class Attachment(Queries):
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:
     """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
+    before = file.word[()]
     with environment.reading() as txn:
         meta = environment.dbs.meta
         version = txn.get(layout.META_FORMAT, None, meta)
@@ -209,4 +226,19 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
         if known_format(version) != environment.dbs.format:  # it was not complete when it was opened
             return False
-        return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)
+        if is_retired(file.word[()]) or txn.get(layout.META_ID, None, meta) != file.registry_id:
+            return False
+        head = txn.get(layout.META_STATE, b"", meta)
+        _tell_what_is_missing(environment.folder, before, head, environment.dbs.format)
+        return True
+
+
+def _tell_what_is_missing(folder: Path, word: float, head: bytes, format: int) -> None:
+    """Log it once a process. `word` is from before the transaction that `head` was read in."""
+    try:
+        missing = missing_commits(folder, word, state_codec.load(head, layout.META_STATE, format).revision)
+    except CorruptRecordError:  # each read that needs the head says so
+        return
+    if missing is not None and missing not in _told:
+        _told.add(missing)
+        _log.error("%s", missing)

@@ -33,9 +33,10 @@ class ColdReads(Attachment):
         """The module of a name. The first read of a full name is written out; `_fetch_again` does the rest.
 
         This read takes no gate, because it keeps nothing that a change could make untrue. A fork waits for it, because
-        it is in flight.
+        it is in flight. The words after `begin` tell whether what it began on was visible: see `visibility`.
         """
-        word = self._word[()]
+        shared = self._word
+        word, usage = shared[()], self._usage_seen
         if word != self._followed or _monotonic() > self._look_again_at:
             return self._fetch_with_care(name)
         # Read after the word: `_reopen` first makes `_followed` equal no word.
@@ -46,7 +47,8 @@ class ColdReads(Attachment):
             try:
                 txn = environment.begin(environment.modules)
                 try:
-                    value = txn.get(name.encode())
+                    is_visible = shared[()] == word and self._usage_word[()] == usage
+                    value = txn.get(name.encode()) if is_visible else None
                 finally:
                     txn.abort()
             except (lmdb.Error, UnicodeEncodeError, AttributeError):
@@ -74,27 +76,32 @@ class ColdReads(Attachment):
 
     def _fetch_again(self, name: str) -> ModuleInfo | None:
         """A module that was read before, and may now be worth keeping."""
-        word = self._word[()]
+        shared = self._word
+        word, usage = shared[()], self._usage_seen
         cache = self._cache
         if word != self._followed or name not in cache.marks or _monotonic() > self._look_again_at:
             return self._fetch_with_care(name)
         info = cache.records.get(name)
         if info is not None:
             return info
-        info = self._read(name)
+        info = self._read(name, shared, word, usage)
         if info is None:
             return self._fetch_with_care(name)
         self._keep(word, cache, name, info)
         return info
 
-    def _read(self, name: str) -> ModuleInfo | None:
-        """The module of a full name, read in flight. None: there is none, or the read failed."""
+    def _read(self, name: str, shared: memoryview[float], word: float, usage: float) -> ModuleInfo | None:
+        """The module of a full name, read in flight. None: there is none, the read failed, or a commit went by.
+
+        `word` is what `shared` was before, and `usage` the usage word.
+        """
         environment = self._live()
         environment.in_flight.append(name)
         try:
             txn = environment.begin(environment.modules)
             try:
-                value = txn.get(name.encode())
+                is_visible = shared[()] == word and self._usage_word[()] == usage
+                value = txn.get(name.encode()) if is_visible else None
             finally:
                 txn.abort()
         except (lmdb.Error, UnicodeEncodeError, AttributeError):

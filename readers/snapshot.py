@@ -59,6 +59,7 @@ class Snapshot(Queries):
 
     def __init__(self, environment: Environment, weights: Mapping[str, float], min_observed_calls: int) -> None:
         self._txn: Transaction = None
+        self._view: Transaction = None
         self._weights = weights
         self._min_observed_calls = min_observed_calls
         self._own = own_place(environment.folder)
@@ -66,10 +67,9 @@ class Snapshot(Queries):
         try:
             with environment.gate:
                 environment.open()
+                self._generation = environment.generation
                 txn, self._view = _begin_both(environment)
                 self._dbs = environment.dbs
-                self._generation = environment.generation
-                environment.open_snapshots += 1
                 self._txn = txn  # from here on, `close` gives all of it back
         except BaseException as error:
             if self._txn is None:
@@ -85,9 +85,10 @@ class Snapshot(Queries):
 
     def close(self) -> None:
         """End the snapshot. No view from `raw` may be used from now on. A second call does nothing."""
-        txn, self._txn = self._txn, None
+        # In one step: an interrupt that comes now leaves both to end with this frame.
+        txn, view, self._txn, self._view = self._txn, self._view, None, None
         if txn is not None:
-            _end(self._environment, self._generation, txn, self._view)
+            _end(self._environment, self._generation, txn, view)
 
     def __reduce_ex__(self, _: object) -> NoReturn:
         raise TypeError("a snapshot belongs to one process and one `with`: it cannot be copied or pickled")
@@ -277,11 +278,10 @@ class Snapshot(Queries):
 def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
     """Two transactions on one commit. One copies values, which is quicker for small ones; the other gives views."""
     while True:
-        txn, view = environment.begin_reading(), environment.begin_reading(buffers=True)
+        txn, view = environment.begin_long_read(), environment.begin_long_read(buffers=True)
         if txn.id() == view.id():
             return txn, view
-        txn.abort()
-        view.abort()
+        environment.end_long_read(environment.generation, txn, view)
 
 
 def _end(environment: Environment, generation: int, txn: Transaction, view: Transaction) -> None:

@@ -65,9 +65,28 @@ def is_retired(word: float) -> bool:
     return word != word
 
 
+def acknowledged(word: float) -> int:
+    """The newest revision that a sound word says was committed: the word is evidence of it, and outlives the pages."""
+    revision, is_under_way = divmod(int(word), 2)
+    return revision - is_under_way
+
+
 def is_sound(word: float) -> bool:
     """Whether a word can be one: not retired, nor anything that no writer stores."""
     return 0 <= word < 2.0**53 and word % 1 == 0
+
+
+def missing_commits(folder: Path, word: float, revision: int) -> str | None:
+    """What to say where data.mdb holds only `revision`, and the word says that more was committed; else None.
+
+    The word is from before the transaction in which the revision was read.
+    """
+    if not is_sound(word) or acknowledged(word) <= revision:
+        return None
+    return (
+        f"{folder}: revision {acknowledged(word)} was committed, but the newest that data.mdb holds is {revision}. "
+        "Acknowledged changes are missing: restore a backup, or make them again."
+    )
 
 
 class RevisionFile:
@@ -137,6 +156,10 @@ class RevisionFile:
         _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, change.revision, len(payload))
         self.word[()] = under_way(change.revision)
 
+    def count_silent_commit(self) -> None:
+        """Raise the usage word: a commit made no revision. No other commit may begin before this was called."""
+        self.usage_word[()] += 1.0
+
     def conclude(self, revision: int) -> None:
         """Store the even word of a revision that has been committed."""
         self.word[()] = committed(revision)
@@ -185,6 +208,14 @@ def data_identity(folder: Path) -> FileIdentity:
             remedy="Run readers as the writer's user or group, or let them read the folder.",
         ) from error
     return status.st_dev, status.st_ino
+
+
+def newest_word(folder: Path) -> float:
+    """The word in a folder now; RETIRED where there is no sound revision file."""
+    try:
+        return RevisionFile(folder).word[()]
+    except StoreError:
+        return RETIRED
 
 
 def retire_revision_file(folder: Path) -> None:

@@ -17,18 +17,18 @@ from typing import Any, Final
 import lmdb
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import Change, State, change_codec, state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreClosedError, StoreError
 from dspy_registry.registry_store.handles import translated
 from dspy_registry.registry_store.records import By
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import RevisionFile
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.apply import Operations, apply
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.ownership import Ownership
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
@@ -42,6 +42,7 @@ class Committer:
         self._environment = environment
         self._lease = lease
         self._revision_file = revision_file
+        self._ownership = Ownership(environment, revision_file, lease)
         self._is_word_right = True  # the word says what landed
         self._is_disk_broken = False
         self._is_closed = False
@@ -58,6 +59,11 @@ class Committer:
         """Wait for the commit under way, and refuse all later ones: the lease is given up next."""
         with self._environment.write_gate:
             self._is_closed = True
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process took the registry's files from this writer: it commits nothing more."""
+        return self._ownership.lost is not None
 
     @property
     def is_unused(self) -> bool:
@@ -77,6 +83,7 @@ class Committer:
             self._make_ready()
             txn = self._environment.begin_writing()
             try:
+                number = self._ownership.verify(txn)
                 catalog = Catalog(txn, self._environment.dbs, self._aliases)
                 draft = Draft(catalog, by=by)
                 stage(draft)
@@ -85,7 +92,7 @@ class Committer:
                     txn.abort()
                     return catalog.state.revision
                 write(txn, self._environment, operations)
-                self._land(txn, operations)
+                self._land(txn, operations, number)
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
             except lmdb.Error as error:
@@ -97,7 +104,7 @@ class Committer:
                 raise
             return operations.change.revision if operations.change else catalog.state.revision
 
-    def _land(self, txn: Any, operations: Operations) -> None:
+    def _land(self, txn: Any, operations: Operations, number: int) -> None:
         change = operations.change
         failpoints.reach("before_odd_word")
         # Whatever is raised from here on, a KeyboardInterrupt too, the next commit recovers the word.
@@ -109,8 +116,10 @@ class Committer:
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
-        if layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
-            self._revision_file.usage_word[()] += 1.0
+        if change is None or layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
+            self._revision_file.count_silent_commit()
+        self._ownership.confirm()
+        self._ownership.note(number)
         self._is_word_right = True
         failpoints.reach("before_acknowledgement")
 
@@ -118,6 +127,8 @@ class Committer:
         """A commit needs the lease and a word that says what landed. Dead readers' slots are freed now and then."""
         if self._is_closed or not self._lease.is_held:
             raise closed(self._environment.folder)
+        if self._ownership.lost is not None:
+            raise self._ownership.lost
         if not self._is_word_right:
             self._recover()
         if self._since_reaping >= _COMMITS_BETWEEN_REAPINGS:
@@ -140,7 +151,7 @@ class Committer:
                 )
             self._environment.close()
             self._environment.open()
-        recover_word(self._environment, self._revision_file)
+        self._ownership.recover()
         self._is_word_right = True
 
 
@@ -150,34 +161,6 @@ def closed(folder: Path) -> StoreClosedError:
         f"the writer of {folder} is closed, or belongs to the process this one was forked from.",
         remedy="Open another writer, or send changes with WriterClient.",
     )
-
-
-def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
-    """Make the word say what really landed. False when word and registry have nothing to do with each other.
-
-    A commit that was announced and did not land is followed by an empty one of the same revision. Readers may have
-    seen its odd word with its announcement, and must never see that word with another announcement.
-    """
-    with environment.write_gate:
-        with environment.writing() as txn:
-            state = Catalog(txn, environment.dbs).state
-            word = revision_file.word[()]
-            if word == under_way(state.revision + 1):
-                state = State(state.revision + 1, state.committed_at, state.next_sequence)
-                _put_empty_commit(txn, environment, state)
-            elif word not in (committed(state.revision), under_way(state.revision)):
-                return False
-        revision_file.conclude(state.revision)
-        revision_file.usage_word[()] += 1.0  # statistics may have landed without it
-        return True
-
-
-def _put_empty_commit(txn: Any, environment: Environment, state: State) -> None:
-    change = Change(state.revision, state.committed_at)
-    key = layout.revision_key(state.revision)
-    txn.put(key, change_codec.dump(change, key, environment.dbs.format), db=environment.dbs.changes)
-    head = state_codec.dump(state, layout.META_STATE, environment.dbs.format)
-    txn.put(layout.META_STATE, head, db=environment.dbs.meta)
 
 
 def write(txn: Any, environment: Environment, operations: Operations) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.errors import StorePermissionError, WriterLockedError
 from dspy_registry.registry_store.layout import LEASE_FILE
+from dspy_registry.registry_store.paths import file_identity
 
 
 class Lease:
@@ -29,6 +30,8 @@ class Lease:
         self.path = folder / LEASE_FILE
         file = _open(self.path, group)
         self._descriptor = _Descriptor(file)
+        status = os.fstat(file)
+        self._identity = (status.st_dev, status.st_ino)
         # Runs once, in any thread and under any lock, and takes no lock. Not at exit, when threads may still write.
         self._finalizer = weakref.finalize(self, self._descriptor.close)
         self._finalizer.atexit = False
@@ -47,6 +50,10 @@ class Lease:
     def is_held(self) -> bool:
         """False after `release`, and in a process forked from the holder's."""
         return self._descriptor in _open_descriptors
+
+    def is_in_place(self) -> bool:
+        """Whether the lease's path still names the file that is locked: else a second writer may lock another one."""
+        return file_identity(self.path) == self._identity
 
     def release(self) -> None:
         """Give the lease up. The file stays: unlinking it would let two writers lock two files."""

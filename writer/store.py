@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from dspy_registry.registry_store.layers import CORE, Layer
 from dspy_registry.registry_store.records import to_plain
 from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
-from dspy_registry.writer.commit import Committer, closed, recover_word
+from dspy_registry.writer.commit import Committer, closed
 from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.recovery import recover_word
 
 _REVISION_FILE_MODE = 0o644
 
@@ -216,9 +218,16 @@ def _refuse_foreign_lock_file(env: Environment) -> None:
         )
 
 
+def _tell_of_a_silent_commit(folder: Path) -> None:
+    """The commit of a killed writer may have become visible just now, and no word says so before the next commit."""
+    with suppress(StoreError):
+        RevisionFile(folder, writable=True).count_silent_commit()
+
+
 def _new_identity(env: Environment) -> RevisionFile:
     registry_id = os.urandom(ID_BYTES)
     with env.writing(env.dbs.meta) as txn:
+        _tell_of_a_silent_commit(env.folder)
         txn.put(layout.META_ID, registry_id)
         state = lookup.load_state(txn, env.dbs)
     create_revision_file(env.folder, registry_id, state.revision, _REVISION_FILE_MODE)

@@ -18,7 +18,7 @@ from dspy_registry.cli.waiting import attach_complete
 def status(path: Path | None, as_json: bool) -> int:
     """Show what the registry holds and the state of its daemon.
 
-    Exits with 1 when no daemon answers, or this user may not ask it.
+    Exits with 1 when no daemon answers, when this user may not ask it, and when acknowledged changes are missing.
     """
     from dspy_registry.registry_store.paths import registry_path
 
@@ -29,18 +29,20 @@ def status(path: Path | None, as_json: bool) -> int:
         console.print_json(facts)
     else:
         tables.print_fields(_rows(facts))
-    return 0 if facts["daemon"] else 1
+    return 0 if facts["daemon"] and not facts["registry"]["missing"] else 1
 
 
 def _stored(folder: Path) -> dict[str, Any]:
     """What is known without a daemon. Raises RegistryNotFoundError."""
     from dspy_registry.registry_store.layout import DATA_FILE
+    from dspy_registry.registry_store.revision import missing_commits, newest_word
     from dspy_registry.registry_store.sharing import detach
     from dspy_registry.writer.catalog import Catalog
     from dspy_registry.writer.lease import lease_holder
 
     environment = attach_complete(folder)
     try:
+        word = newest_word(folder)
         with environment.reading() as txn:
             state = Catalog(txn, environment.dbs).state
             modules = txn.stat(environment.dbs.modules)["entries"]
@@ -53,6 +55,7 @@ def _stored(folder: Path) -> dict[str, Any]:
         "modules": modules,
         "data_bytes": (folder / DATA_FILE).stat().st_size,
         "writer_pid": lease_holder(folder),
+        "missing": missing_commits(folder, word, state.revision),
     }
 
 

@@ -28,7 +28,7 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import RevisionFile, committed, missing_commits, newest_word, under_way
 from dspy_registry.registry_store.sharing import attach, detach, share
 
 __all__ = ["check", "check_apart"]
@@ -78,7 +78,7 @@ def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
 
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
-    before = _word(environment.folder)
+    before = newest_word(environment.folder)
     with environment.long_read() as txn:
         try:
             head = load_head(txn, environment.dbs, progress)
@@ -95,15 +95,7 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
                 yield Violation(VALUES, name, f"cannot be read to its end ({error})")
 
 
-def _word(folder: Path) -> float | None:
-    """The revision word now; None when there is no sound revision file."""
-    try:
-        return RevisionFile(folder).word[()]
-    except StoreError:
-        return None
-
-
-def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[Violation]:
+def _revision_file(folder: Path, head: Head, before: float) -> Iterator[Violation]:
     """The word is read before and after the transaction began, since a writer may be at work."""
     try:
         file = RevisionFile(folder)
@@ -116,7 +108,10 @@ def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[V
     revision, after = head.state.revision, file.word[()]
     if after < committed(revision):
         yield Violation(REVISION_WORD, "revision", f"its word {after} is older than revision {revision} of data.mdb")
-    if before is not None and before > under_way(revision + 1):
+    missing = missing_commits(folder, before, revision)
+    if missing is not None:
+        yield Violation(REVISION_WORD, "revision", missing)
+    elif before > under_way(revision + 1):
         yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
 
 

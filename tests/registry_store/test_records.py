@@ -43,6 +43,7 @@ from dspy_registry.registry_store.lookup import info_of
 from dspy_registry.registry_store.postings import BitMap, load_block, store_block
 from dspy_registry.registry_store.records import from_plain, to_plain
 from dspy_registry.registry_store.sharing import attach, detach
+from tests.support.raw_access import behind
 
 FULL = ModuleInfo(
     name="acme.Full",
@@ -196,9 +197,8 @@ def test_i18_a_registry_that_a_later_release_wrote_to_is_read_and_written(regist
             registry_folder, lambda txn, dbs: open_record(txn.get(b"acme.Full", None, dbs.modules), "acme.Full")
         )
         later = seal(b"\x93" + newer(encode(FULL), "later") + newer(encode(kept.provenance), 1) + b"\xc4\x04")
-        environment = writer.store.environment
-        with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-            txn.put(b"acme.Full", later, db=environment.dbs.modules)
+        with behind(writer) as (txn, dbs):
+            txn.put(b"acme.Full", later, db=dbs.modules)
         with Registry(registry_folder) as registry:
             assert registry["acme.Full"] == FULL
             assert registry.describe("acme.Full").provenance == kept.provenance

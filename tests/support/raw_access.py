@@ -62,6 +62,16 @@ def opened(folder: Path) -> Iterator[tuple[Get, Put]]:
         detach(environment)
 
 
+@contextmanager
+def behind(writer: RegistryWriter) -> Iterator[tuple[Any, Any]]:
+    """A raw transaction and the databases, under an open writer. It is made to count the transaction as its own."""
+    environment = writer.store.environment
+    with environment.write_gate:
+        with environment.lmdb.begin(write=True) as txn:
+            yield txn, environment.dbs
+        writer.store.committer._ownership.note(environment.newest_transaction())
+
+
 def flipped(value: bytes, at: int = 3) -> bytes:
     """The value with one bit turned over."""
     return value[:at] + bytes([value[at] ^ 0x10]) + value[at + 1 :]

@@ -30,6 +30,7 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.writer import aliases, catalog
 from dspy_registry.writer.catalog import Catalog
+from tests.support.raw_access import behind
 
 Reads = list[bytes]
 
@@ -245,9 +246,8 @@ def test_i10_a_damaged_alias_can_be_set_anew_or_removed(writer: RegistryWriter, 
 
 def damage(writer: RegistryWriter, alias: bytes) -> None:
     """Behind the writer's back, as a bad disk does it."""
-    environment = writer.store.environment
-    with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-        txn.put(alias, b"damaged", db=getattr(environment.dbs, ALIASES.decode()))
+    with behind(writer) as (txn, dbs):
+        txn.put(alias, b"damaged", db=getattr(dbs, ALIASES.decode()))
     writer.store.committer._aliases._revision = -1  # as after a restart
 
 

@@ -165,7 +165,7 @@ class GroupCommit:
                 self._began = None
         except StoreError as error:
             self._fail(works, error)
-            if is_disk_failure(error):
+            if self._committer.is_lost or is_disk_failure(error):
                 self._give_up(error)
         except Exception as error:
             self._commit_apart(works, error)

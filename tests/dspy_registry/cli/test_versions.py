@@ -16,7 +16,7 @@ from dspy_registry.registry_store.layers import Layer
 from dspy_registry.writer.rollback import RolledBack, read_versions, roll_back
 from tests.dspy_registry.cli.test_startup import completed
 from tests.support.command import answer, daemon, refusal, run
-from tests.support.raw_access import flipped
+from tests.support.raw_access import behind, flipped
 from tests.writer.test_history import damage
 
 
@@ -228,9 +228,8 @@ def test_a_damaged_version_is_not_restored_and_the_others_can_be(versions: Path)
 
 def test_a_damaged_module_can_be_unregistered_and_rolled_back(versions: Path) -> None:
     with RegistryWriter(versions) as writer:
-        environment = writer.store.environment
-        with environment.lmdb.begin(write=True, db=environment.dbs.modules) as txn:
-            txn.put(b"acme.X", flipped(txn.get(b"acme.X"), -2))
+        with behind(writer) as (txn, dbs):
+            txn.put(b"acme.X", flipped(txn.get(b"acme.X", None, dbs.modules), -2), db=dbs.modules)
         seen = read_versions(versions, "acme.X")
         assert (seen.in_force, [kept.version for kept in seen.kept]) == (3, [3, 2, 1])
         with pytest.raises(CorruptRecordError):
