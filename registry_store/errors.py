@@ -89,6 +89,10 @@ class InvalidArgumentError(RegistryError, ValueError):
     """An argument of a query is not one of the allowed values; the message lists them."""
 
 
+class NoHomeError(InvalidArgumentError):
+    """The registry's folder is in the user's home directory, and this user has none."""
+
+
 # What was to be stored
 
 
