@@ -1,7 +1,8 @@
-"""A reporter's connection to the writer daemon: one attempt at a time, since a failed batch is sent later."""
+"""A reporter's connection to the writer daemon: it waits for no daemon, since a batch that failed is sent later."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from dspy_registry.registry_store import wire_errors
@@ -23,13 +24,18 @@ class ReportLink:
     def send(self, batch: bytes, timeout: float) -> RegistryError | None:
         """Have the daemon merge a batch. None: it is durable. Otherwise the daemon's refusal of this batch.
 
-        `timeout` is in seconds. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError when the
-        batch should be sent again later.
+        `timeout` is in seconds. A connection from an earlier batch may have ended with its daemon: it is replaced once,
+        because the process may end next. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError
+        when the batch should be sent again later.
         """
+        deadline = Deadline(timeout)
         try:
-            if self._session is None:
-                self._session = _Session(self._folder, socket_path(self._folder))
-            return self._session.send(batch, timeout)
+            if self._session is not None:
+                with contextlib.suppress(ConnectionError):
+                    return self._session.send(batch, deadline)
+                self.close()
+            self._session = _Session(self._folder, socket_path(self._folder))
+            return self._session.send(batch, deadline)
         except RegistryError:
             self.close()
             raise
@@ -53,8 +59,8 @@ class _Session(Session):
     def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
         return
 
-    def send(self, batch: bytes, timeout: float) -> RegistryError | None:
-        deadline = Deadline(timeout)
+    def send(self, batch: bytes, deadline: Deadline) -> RegistryError | None:
+        """See `ReportLink.send`. Raises OSError when the connection is lost."""
         if self._socket is None and not self._try_to_connect(deadline):
             raise unavailable(self._folder, lost=False)
         self._last += 1
