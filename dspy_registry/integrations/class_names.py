@@ -30,17 +30,25 @@ class NamesOf:
 
     def of(self, instance: Any) -> tuple[str, ...]:
         """The name that the instance says (`registry_name`), else those of its class. Never raises, never empty."""
+        said = _said(instance)
+        if said is not None:
+            return (said,)
         cls = type(instance)
         try:
-            said = getattr(instance, "registry_name", None)
-            if type(said) is str and _is_name(said):
-                return (said,)
             names = self._by_class.get(cls)
             if names is None:
                 names = self._by_class[cls] = class_names(cls)
-            return names
-        except Exception:  # a metaclass or a property of the program may raise anything
-            return (f"{NO_MODULE}.{type.__dict__['__name__'].__get__(cls)}",)
+        except Exception:  # a metaclass of the program may raise anything
+            names = (f"{NO_MODULE}.{type.__dict__['__name__'].__get__(cls)}",)
+        return names
+
+
+def _said(instance: Any) -> str | None:
+    try:
+        said = getattr(instance, "registry_name", None)
+    except Exception:  # a property of the program may raise anything
+        return None
+    return said if type(said) is str and _is_name(said) else None
 
 
 @lru_cache(maxsize=1024)

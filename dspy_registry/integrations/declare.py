@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from types import CodeType
 from typing import Any, Final, TypeVar
 
 from dspy.utils.callback import with_callbacks
@@ -86,10 +85,9 @@ def _check(declared: dict[str, Any]) -> None:
 
 
 def _show(cls: type, name: str) -> None:
-    """Let DSPy's callbacks see a method that replaces DSPy's, unless it goes on to DSPy's, which they see."""
+    """Let DSPy's callbacks see a method that replaces DSPy's, unless it goes on to DSPy's by `super()`, which they see."""
     method = vars(cls).get(name)
     if not inspect.isfunction(method) or hasattr(method, "__wrapped__"):
         return
-    code: CodeType = method.__code__
-    if "super" not in code.co_names and name not in code.co_names:
+    if "super" not in method.__code__.co_names:
         setattr(cls, name, with_callbacks(method))

@@ -43,7 +43,7 @@ def _measured(value: Any) -> int | None:
         if not ahead:
             break
         each, weight = ahead.pop()
-        if isinstance(each, _Leave):
+        if type(each) is _Leave:
             around.discard(each.container)
             continue
         length = _length(each)

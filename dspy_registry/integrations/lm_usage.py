@@ -7,7 +7,6 @@ Providers may report anything, so every value is checked: what is no count is 0,
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -134,5 +133,4 @@ def _count(usage: dict[str, Any], *names: str) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and 0 <= value < _LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST
