@@ -229,8 +229,10 @@ class Fan(Ask):
 
         with ThreadPoolExecutor(2) as pool:
             if self.with_context:
-                return list(pool.map(lambda each: each[0].run(one, each[1]), self._contexts()))[0]
-            return list(pool.map(one, range(6)))[0]
+                answers = list(pool.map(lambda each: each[0].run(one, each[1]), self._contexts()))
+            else:
+                answers = list(pool.map(one, range(6)))
+        return answers[0]
 
     def _contexts(self) -> list[tuple[contextvars.Context, int]]:
         return [(contextvars.copy_context(), at) for at in range(6)]

@@ -49,8 +49,8 @@ PACKAGES = {
         import dspy
         from dspy_registry.integrations.dspy import module
 
-        @module("declares.faq-bot", category="qa", capabilities=["reasoning"], memory="high", compute="medium", gpu=True,
-                pool_type="neural", estimated_duration=70, description="Answers what is asked often.")
+        @module("declares.faq-bot", category="qa", capabilities=["reasoning"], memory="high", compute="medium",
+                gpu=True, pool_type="neural", estimated_duration=70, description="Answers what is asked often.")
         class Faq(dspy.ChainOfThought): ...
 
         @module(memory="high")
@@ -150,7 +150,8 @@ made("Steals", {"name": "dspy.Predict"})
 made("Twice", {"name": "hostile.Same"})
 made("TwiceToo", {"name": "hostile.Same"})
 made("Wrong", {"memory": "huge", "estimated_duration": -1})
-made("Odd", {"name": 3, "category": Evil("x"), "capabilities": [object(), "reasoning"], "gpu": 1, "estimated_duration": 10**400})
+made("Odd", {"name": 3, "category": Evil("x"), "capabilities": [object(), "reasoning"], "gpu": 1,
+             "estimated_duration": 10**400})
 made("Long", {"category": "x" * 100_000})
 made("Surrogate", {"description": "\\ud800"})
 made("NoDict", ["name"])
