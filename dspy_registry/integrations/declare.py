@@ -85,7 +85,7 @@ def _check(declared: dict[str, Any]) -> None:
 
 
 def _show(cls: type, name: str) -> None:
-    """Let DSPy's callbacks see a method that replaces DSPy's. They see one that goes on to DSPy's by `super()` anyway."""
+    """Let DSPy's callbacks see a method that replaces DSPy's; they see one that goes on to it by `super()` anyway."""
     method = vars(cls).get(name)
     if not inspect.isfunction(method) or hasattr(method, "__wrapped__"):
         return

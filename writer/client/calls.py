@@ -24,6 +24,7 @@ from dspy_registry.registry_store.protocol import (
     RegisterMany,
     RemoveAlias,
     ReportUsage,
+    ResetUsage,
     SetAlias,
     SetImplications,
     Status,
@@ -31,7 +32,12 @@ from dspy_registry.registry_store.protocol import (
     frame,
 )
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
+from dspy_registry.registry_store.validation import (
+    check_expected_version,
+    check_version,
+    name_problems,
+    validate_encoded,
+)
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.limits import Limits
@@ -163,6 +169,13 @@ def apply_discovery(report: DiscoveryReport) -> Call:
     _refuse_too_large(modules)
     rest = msgspec.msgpack.encode(msgspec.structs.replace(report, modules=()))
     return Call(ApplyDiscovery, (len(modules), rest), modules)
+
+
+def reset_usage(name: str, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
+    check_version(version)
+    _refuse_impossible(name)
+    return Call(ResetUsage, (name, version))
 
 
 def read_status() -> Call:

@@ -1,4 +1,8 @@
-"""A reporter's connection to the writer daemon: it waits for no daemon, since a batch that failed is sent later."""
+"""A reporter's connection to the writer daemon.
+
+A connection that worked before may be to a daemon that was restarted since. So when it fails, a new one is tried, once
+and within the same time limit: the end of the process may be next. A batch that still fails is sent later.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,8 @@ class ReportLink:
     def send(self, batch: bytes, timeout: float) -> RegistryError | None:
         """Have the daemon merge a batch. None: it is durable. Otherwise the daemon's refusal of this batch.
 
-        `timeout` is in seconds. A connection from an earlier batch may have ended with its daemon: it is replaced once,
-        because the process may end next. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError
-        when the batch should be sent again later.
+        `timeout` is in seconds. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError when the
+        batch should be sent again later.
         """
         deadline = Deadline(timeout)
         try:
@@ -60,7 +63,6 @@ class _Session(Session):
         return
 
     def send(self, batch: bytes, deadline: Deadline) -> RegistryError | None:
-        """See `ReportLink.send`. Raises OSError when the connection is lost."""
         if self._socket is None and not self._try_to_connect(deadline):
             raise unavailable(self._folder, lost=False)
         self._last += 1

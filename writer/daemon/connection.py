@@ -66,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.open.add(self)
         self._connections.last_closed.clear()
         peer: socket.socket = transport.get_extra_info("socket")
+        self._requests.by = roles.process_of(peer)
         self._requests.role = roles.role_of(peer, self._service.groups)
         self._refusal = roles.refusal(peer, self._requests.role)
         if self._refusal is None and count > limits.connections:

@@ -23,6 +23,7 @@ from dspy_registry.registry_store.protocol import (
     Register,
     RegisterMany,
     RemoveAlias,
+    ResetUsage,
     SetAlias,
     SetImplications,
     Unregister,
@@ -218,6 +219,8 @@ def staging(message: ChangeRequest) -> Stage:
             return lambda draft: draft.remove_alias(message.alias)
         case SetImplications():
             return lambda draft: draft.set_implications(CLIENT, message.implications)
+        case ResetUsage():
+            return lambda draft: draft.reset_usage(message.name, message.version)
     raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from dspy_registry.registry_store.errors import StorePermissionError
 from dspy_registry.registry_store.protocol import ReadStatus, ReportUsage
+from dspy_registry.registry_store.records import By
 
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 _SO_PEERGROUPS: Final = 59
@@ -83,6 +84,15 @@ def overstep(message: object, role: Role) -> StorePermissionError | None:
         "this process may report calls to this registry, and may not change it.",
         remedy="Send changes as the daemon's user, or as a member of the group that may (`serve --group NAME`).",
     )
+
+
+def process_of(peer: socket.socket) -> By | None:
+    """The user id and the process id (0: of another namespace) at the other end. None: the kernel does not tell."""
+    try:
+        pid, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    except OSError:
+        return None
+    return uid, pid
 
 
 def _user_and_group(peer: socket.socket) -> tuple[int, int]:
