@@ -90,7 +90,7 @@ class InvalidArgumentError(RegistryError, ValueError):
 
 
 class NoHomeError(InvalidArgumentError):
-    """The registry's folder is in the user's home directory, and this user has none."""
+    """The registry's folder is in a home directory, and it is not known where that is."""
 
 
 # What was to be stored

@@ -39,10 +39,10 @@ def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError as error:  # $HOME is not set, and the user has no entry in the password file
+    except RuntimeError as error:  # no $HOME and no entry in the password file, or a ~user that has none
         raise NoHomeError(
-            f"{path} is in a home directory that is not known: $HOME is not set, and the user has none on this host.",
-            remedy=f"Name the registry's folder, for example in ${ENVIRONMENT_VARIABLE}.",
+            f"{path} is in a home directory that is not known on this host.",
+            remedy=f"Name the registry's folder by a path without ~, for example in ${ENVIRONMENT_VARIABLE}.",
         ) from error
 
 

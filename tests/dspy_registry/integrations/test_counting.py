@@ -13,6 +13,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.exceptions import AdapterParseError
 
 from dspy_registry.integrations.dspy import RegistryCallback, module
 from dspy_registry.integrations.lm_usage import tracked_tokens
@@ -280,7 +281,7 @@ def test_a_failure_is_reported_with_its_kind(notes: Notes) -> None:
 
 
 def test_an_answer_that_cannot_be_parsed_is_invalid_output(notes: Notes) -> None:
-    with pytest.raises(Exception, match="parse"):
+    with pytest.raises(AdapterParseError):
         dspy.Predict("question -> number: int")(question="x")
     assert [row.error for row in notes.of("Predict")] == ["invalid_output"]
 

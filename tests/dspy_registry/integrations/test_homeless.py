@@ -71,6 +71,6 @@ def test_a_folder_that_is_named_needs_no_home_directory(seeded_registry: Path) -
     with daemon(seeded_registry):
         (_, delivered, warned, *_), *_ = run(__name__, "play", seeded_registry)
         assert not delivered  # that user has no right to report
-    assert [("not taken" in text, "no calls are reported" in text) for text in warned] == [(True, False), (False, True)]
+    assert [("--report-group" in text, "DSPY_REGISTRY" in text) for text in warned] == [(True, False), (False, True)]
     with Registry(seeded_registry) as registry:
         assert registry.usages() == []
