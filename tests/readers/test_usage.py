@@ -14,7 +14,7 @@ from dspy_registry.cli.stats import sparkline
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.routing import size_factor
 from dspy_registry.registry_store.usage import SIZES, VersionUsage, size_class
-from tests.support.command import answer, refusal, run, run_process
+from tests.support.command import answer, daemon, refusal, run, run_process
 from tests.support.usage_helpers import NOW, batches, merge
 
 FUTURE = 4 * NOW
@@ -190,6 +190,45 @@ def test_stats_as_json(writer: RegistryWriter) -> None:
     assert (row["tokens_in"], row["tokens_out"], row["cost_usd_per_call"]) == (7, 3, 0.5)
     assert row["durations"]["large"]["calls"] == row["overall"]["calls"] == 1
     assert (len(row["calls_by_minute"]), len(row["calls_by_hour"])) == (60, 48)
+
+
+def test_stats_tells_how_calls_failed(writer: RegistryWriter) -> None:
+    for number, kind in enumerate(("timeout", "rate_limited", "cancelled"), 1):
+        merge(writer, batches([("dspy.Predict", 20.0)] * number, error=kind))
+    (row,) = answer("stats")["usage"]
+    assert (row["calls"], row["errors"], row["errors_by_minute"], row["errors_by_hour"]) == (3, 3, [0] * 60, [0] * 48)
+    kinds = {kind: count for kind, count in row["calls_by_kind"].items() if count}
+    assert kinds == {"timeout": 1, "rate_limited": 2, "cancelled": 3}
+    assert "rate_limited 2, timeout 1" in run("stats", "Predict").stdout
+
+
+def test_stats_of_a_version(writer: RegistryWriter) -> None:
+    merge(writer, batches([("dspy.Predict", 20.0)] * 3 + [("dspy.Predict", 1.0, False)]))
+    version = answer("stats", "predict", "--version", "1")
+    assert (version["name"], version["version"], version["calls"], version["errors"]) == ("dspy.Predict", 1, 4, 1)
+    assert version["standing"]["normal"]["completed"] == 3
+    assert sum(version["judged_by_minute"]) == 0, "that was in another hour"
+    lines = run("stats", "predict", "--version", "1").stdout.splitlines()
+    assert lines[-1].split()[:3] == ["normal", "3", "20"]
+    assert answer("stats", "predict", "--version", "7")["calls"] == 0
+    assert run("stats", "--version", "1").returncode == 2
+    assert run("stats", "nothing", "--version", "1").returncode == 1
+
+
+def test_stats_are_reset(writer: RegistryWriter, seeded_registry: Path) -> None:
+    merge(writer, batches([("dspy.Predict", 20.0), ("dspy.ReAct", 20.0)]))
+    writer.close()
+    assert run("stats", "reset", "--embedded", "predict", "--version", "1").returncode == 0
+    assert (answer("stats", "Predict", "--version", "1")["calls"], answer("stats", "Predict")["usage"][0]["calls"]) == (
+        0,
+        1,
+    )
+    assert answer("stats", "reset", "--embedded", "predict") == {"name": "predict", "version": None}
+    assert [row["name"] for row in answer("stats", "show")["usage"]] == ["dspy.ReAct"]
+    assert refusal("stats", "reset", "--embedded", "nothing")[0] == 1
+    with daemon(seeded_registry):
+        assert run("stats", "reset", "dspy.ReAct").returncode == 0
+        assert answer("stats")["usage"] == []
 
 
 def test_stats_when_nothing_was_reported(seeded_registry: Path) -> None:

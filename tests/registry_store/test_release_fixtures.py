@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from dspy_registry import Change, ModuleInfo, Registry, RegistryWriter, StoredModule, UnknownModuleError
+from dspy_registry import Change, ModuleInfo, Recommendation, Registry, RegistryWriter, StoredModule, UnknownModuleError
 from dspy_registry.readers.snapshot import Snapshot
-from dspy_registry.registry_store.usage import ModuleUsage
+from dspy_registry.registry_store.codec import CHECKSUM_BYTES
+from dspy_registry.registry_store.usage import ModuleUsage, Ring, VersionUsage
+from dspy_registry.registry_store.usage_rows import version_of_key
 from tests.conftest import violations
 from tests.support import TESTS
+from tests.support.usage_helpers import NOW, batches, merge
 
 RELEASE = TESTS / "fixtures" / "release-0.1.0"
 ANSWERS: dict[str, dict[str, Any]] = json.loads((RELEASE / "answers.json").read_text(encoding="utf-8"))
@@ -25,6 +28,7 @@ LATER_FIELDS: dict[str, Any] = {
     "usages": list[ModuleUsage],
 }
 SIZES = (10, 500, 50_000)
+FIELDS_OF_USAGE = 13
 
 
 @pytest.fixture(params=sorted(ANSWERS))
@@ -40,8 +44,15 @@ def plain(value: Any) -> Any:
 
 def with_later_fields(question: str, answer: Any) -> Any:
     """What the release answered, with the defaults of the fields that were added to it since."""
+    if question == "routes":
+        return {name: list(map(without_limits, routes)) for name, routes in answer.items()}
     kind = LATER_FIELDS.get(question)
     return answer if kind is None else plain(msgspec.convert(answer, kind))
+
+
+def without_limits(route: dict[str, Any]) -> dict[str, Any]:
+    """What that release made of calls of all versions together is no limit any more: they decide nothing."""
+    return {field: value for field, value in route.items() if field not in ("timeout", "estimated_cost")}
 
 
 def about_modules(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +64,13 @@ def about_modules(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
         "aliases": {alias: registry.get_module(alias).name for alias in told["aliases"]},
         "history": {name: registry.history(name) for name in registry},
         "routes": {
-            name: [registry.routing_recommendation(name, input_size=size, basis="observed") for size in SIZES]
-            for name in registry
+            name: [without_limits(plain(route)) for route in routes_of(registry, name, "observed")] for name in registry
         },
     }
+
+
+def routes_of(registry: Registry, name: str, basis: str) -> list[Recommendation]:
+    return [registry.routing_recommendation(name, input_size=size, basis=basis) for size in SIZES]
 
 
 def found(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +102,31 @@ def test_answers_are_those_of_the_release(registry_of_release: tuple[Path, dict[
         for name in told["unknown"]:
             with pytest.raises(UnknownModuleError):
                 registry.get_module(name)
+
+
+def test_lifetime_totals_decide_nothing(registry_of_release: tuple[Path, dict[str, Any]]) -> None:
+    with Registry(registry_of_release[0]) as registry:
+        for name in registry:
+            assert routes_of(registry, name, "observed") == routes_of(registry, name, "declared")
+
+
+def test_reports_add_to_lifetime_totals_alone(registry_of_release: tuple[Path, dict[str, Any]]) -> None:
+    """In the bytes of that release, which knows neither versions nor kinds."""
+    folder, _ = registry_of_release
+    with RegistryWriter(folder) as writer, Registry(folder) as registry:
+        before = registry.usage("dspy.Predict")
+        version = registry.describe("dspy.Predict").provenance.version
+        merge(writer, batches([("dspy.Predict", 50.0, at % 2 == 0) for at in range(50)], now=4 * NOW), now=4 * NOW)
+        after = registry.usage("dspy.Predict")
+        assert (after.calls, after.errors) == (before.calls + 50, before.errors + 25)
+        assert (after.kinds, after.failed_minutes) == ((), Ring())
+        assert registry.usage("dspy.Predict", version) == VersionUsage("dspy.Predict", version)
+        with writer.store.environment.reading() as txn:
+            keys = [key for key, _ in txn.cursor(writer.store.environment.dbs.usage)]
+            value = txn.get(b"dspy.Predict", None, writer.store.environment.dbs.usage)
+        assert [key for key in keys if version_of_key(key)] == []
+        assert len(msgspec.msgpack.decode(value[:-CHECKSUM_BYTES])[0]) == FIELDS_OF_USAGE
+    assert violations(folder) == []
 
 
 def test_every_answer_is_asked_for() -> None:

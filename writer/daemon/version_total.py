@@ -58,7 +58,7 @@ class VersionTotal:
             standing[size] = statistics.standing()
         usage = msgspec.structs.replace(
             self._usage,
-            standing={size: standing[size] for size in SIZES if size in standing},
+            standing=standing,
             judged=self._judged.ring(MINUTES_KEPT),
             failed=self._failed.ring(MINUTES_KEPT),
         )
