@@ -89,6 +89,10 @@ class InvalidArgumentError(RegistryError, ValueError):
     """An argument of a query is not one of the allowed values; the message lists them."""
 
 
+class NoHomeError(InvalidArgumentError):
+    """The registry's folder is in a home directory, and it is not known where that is."""
+
+
 # What was to be stored
 
 

@@ -18,10 +18,11 @@ from dspy_registry.registry_store.codec import decode_record, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.history import past_records
-from dspy_registry.registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
+from dspy_registry.registry_store.layers import DISCOVERED, Defaults, Layer, defaults_codec, layer_codec
 from dspy_registry.registry_store.layout import (
     META_DEFAULTS,
     META_VOCABULARY,
+    layer_key,
     sequence_row_key,
     split_posting_key,
     versioned_key,
@@ -34,16 +35,24 @@ from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
+from dspy_registry.writer.classes import ClassIndex
 
 
 class Catalog:
-    """Reads of one transaction. `aliases` is the index kept from earlier commits; None: a new one."""
+    """Reads of one transaction. `aliases` and `classes` are indexes kept from earlier commits; None: new ones."""
 
-    def __init__(self, txn: Transaction, dbs: Databases, aliases: AliasIndex | None = None) -> None:
+    def __init__(
+        self,
+        txn: Transaction,
+        dbs: Databases,
+        aliases: AliasIndex | None = None,
+        classes: ClassIndex | None = None,
+    ) -> None:
         self._txn = txn
         self._dbs = dbs
         self._provenances: dict[str, Provenance | None] = {}
         self._alias_index = aliases or AliasIndex()
+        self._class_index = classes or ClassIndex()
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
         self.has_history = self._has_entries(dbs.history)
@@ -133,6 +142,20 @@ class Catalog:
         for name, layer in self._layers_from(b""):
             if layer.source.startswith(source_prefix):
                 yield name, layer
+
+    def name_of_class(self, place: str) -> str | None:
+        """The name that discovery registered a class by. None: it found none defined there, or several."""
+        if not self._class_index.is_read:
+            self._class_index.read(self._discovered())
+        return self._class_index.name_of(place)
+
+    def _discovered(self) -> Iterator[tuple[str, Layer]]:
+        """(name, layer) of every discovered module whose layer can be read."""
+        ending = layer_key("", DISCOVERED)
+        for key, value in self._txn.cursor(self._dbs.layers):
+            if key.endswith(ending):
+                with suppress(CorruptRecordError):
+                    yield key[: -len(ending)].decode(), layer_codec.load(value, key, self.format)
 
     def _layers_from(self, prefix: bytes) -> Iterator[tuple[str, Layer]]:
         for key, value in items_with_prefix(self._txn, self._dbs.layers, prefix):

@@ -26,6 +26,7 @@ from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.apply import Operations, apply
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.ownership import Ownership
@@ -48,6 +49,7 @@ class Committer:
         self._is_closed = False
         self._since_reaping = 0
         self._aliases = AliasIndex()
+        self._classes = ClassIndex()
 
     @property
     def revision(self) -> int:
@@ -84,7 +86,7 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 number = self._ownership.verify(txn)
-                catalog = Catalog(txn, self._environment.dbs, self._aliases)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes)
                 draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
@@ -106,6 +108,8 @@ class Committer:
 
     def _land(self, txn: Any, operations: Operations, number: int) -> None:
         change = operations.change
+        if layout.LAYERS in operations.puts or layout.LAYERS in operations.deletes:
+            self._classes.forget()
         failpoints.reach("before_odd_word")
         # Whatever is raised from here on, a KeyboardInterrupt too, the next commit recovers the word.
         self._is_word_right = False

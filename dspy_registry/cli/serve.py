@@ -22,9 +22,10 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
 @click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
+@click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @console.path_option
-def serve(group: str | None, log_level: str, path: Path | None, **watched: Any) -> None:
+def serve(group: str | None, report_group: str | None, log_level: str, path: Path | None, **watched: Any) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
     Creates the registry if there is none. The log goes to stderr; its line "process PID serves FOLDER" means that
@@ -34,7 +35,7 @@ def serve(group: str | None, log_level: str, path: Path | None, **watched: Any) 
 
     extension = watching(**watched)
     _log_to_stderr(log_level)
-    run(path, ready=_say_ready, group=group, extensions=[extension])
+    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension])
     logging.getLogger("dspy_registry").info("ended")
 
 

@@ -130,6 +130,7 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "demo": raise_(DemoError("it.")),
     # Arguments.
     "empty path": lambda place: Registry(""),
+    "no home directory": lambda place: Registry("~no such user/registry"),
     "name of another type": lambda place: place.reader.get_module(5),  # type: ignore[arg-type]
     "copied snapshot": lambda place: copy.copy(snapshot_of(place)),
     "cache size": lambda place: Registry(place.folder, cache_size=-1),

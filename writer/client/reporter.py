@@ -15,9 +15,10 @@ import threading
 import time
 import weakref
 from collections import deque
+from pathlib import Path
 from typing import Any, Final
 
-from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError
+from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.validation import is_time_limit
@@ -33,6 +34,7 @@ FLUSH_AT_EXIT: Final = 1.0
 _ANSWER_TIMEOUT: Final = 5.0
 _AT_ONCE: Final = 256
 _BREATH: Final = 0.0002
+MAY_NOT_REPORT: Final = "Report as the daemon's user, or let the daemon admit a group (`serve --report-group NAME`)."
 _NOTHING_KNOWN: Final[tuple[str, bool, None]] = ("", True, None)
 """Calls without a name are counted as lost."""
 
@@ -49,18 +51,28 @@ class UsageReporter:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, interval: float = 1.0) -> None:
-        self.path = registry_path(path)
+        self._closed = False
+        self._has_folder = True
+        self.path = self._folder_or_none(path)
         if not is_time_limit(interval):
             raise InvalidArgumentError(f"interval is {interval!r}, it must be a number of seconds above 0.")
         self._interval = min(interval, threading.TIMEOUT_MAX)
         self._queue: deque[Call] = deque()
-        self._closed = False
         self._told = ToldCalls(self._queue, own_place(self.path))
         self._begin()
         _reporters.add(self)
 
     def __repr__(self) -> str:
         return f"UsageReporter({str(self.path)!r})"
+
+    def _folder_or_none(self, path: str | os.PathLike[str] | None) -> Path:
+        """The registry's folder. Without a home directory there is none: that is told, and calls are ignored."""
+        try:
+            return registry_path(path)
+        except NoHomeError as error:
+            _log.warning("no calls are reported: %s %s", error.message, error.remedy)
+            self._closed, self._has_folder = True, False
+            return Path(path or "~")
 
     def _begin(self) -> None:
         """Start empty. In a forked child, the pending calls and the connection belong to the parent."""
@@ -81,6 +93,7 @@ class UsageReporter:
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._link = ReportLink(self.path)
         self._delivered = True
+        self._has_told_of_rights = False
         self._gathered_at = _milliseconds()
 
     # The request path
@@ -204,12 +217,20 @@ class UsageReporter:
             try:
                 refused = self._link.send(self._unsent[0][1], timeout)
             except RegistryError as error:
-                _log.debug("usage statistics wait for the writer daemon: %s", error)
+                self._tell(error)
                 return False
             if refused is not None:
                 _log.warning("usage statistics were refused and are dropped: %s", refused)
             self._unsent.popleft()
         return not self._pending
+
+    def _tell(self, error: RegistryError) -> None:
+        """That a worker may not report is told once: it will not change by waiting, as a daemon that is away does."""
+        if isinstance(error, StorePermissionError) and not self._has_told_of_rights:
+            self._has_told_of_rights = True
+            _log.warning("usage statistics are not taken: %s %s", error.message, MAY_NOT_REPORT)
+        else:
+            _log.debug("usage statistics wait for the writer daemon: %s", error)
 
     # The end
 
@@ -220,7 +241,7 @@ class UsageReporter:
         """
         thread = self._thread
         if thread is None:
-            return True
+            return self._has_folder
         if not thread.is_alive():
             return self._flush_here(timeout)
         with self._round:

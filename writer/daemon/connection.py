@@ -13,7 +13,7 @@ from typing import Final, cast
 from dspy_registry.registry_store import protocol, wire_errors
 from dspy_registry.registry_store.errors import BusyError, ProtocolError, RegistryError
 from dspy_registry.registry_store.protocol import Answer, FrameReader, Welcome, frame
-from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon import roles
 from dspy_registry.writer.daemon.reply_cache import is_client_id
 from dspy_registry.writer.daemon.service import Requests, Service
 
@@ -66,8 +66,9 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.open.add(self)
         self._connections.last_closed.clear()
         peer: socket.socket = transport.get_extra_info("socket")
-        self._requests.by = socket_file.process_of(peer)
-        self._refusal = socket_file.refusal(peer, self._service.group)
+        self._requests.by = roles.process_of(peer)
+        self._requests.role = roles.role_of(peer, self._service.groups)
+        self._refusal = roles.refusal(peer, self._requests.role)
         if self._refusal is None and count > limits.connections:
             self._refusal = BusyError(f"the writer daemon has {limits.connections} connections, and takes no more.")
         if self._service.is_stopping or count > limits.connections + _REFUSED_AT_A_TIME:

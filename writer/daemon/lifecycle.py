@@ -26,6 +26,7 @@ from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
+from dspy_registry.writer.daemon.roles import Groups
 from dspy_registry.writer.daemon.server import Server
 from dspy_registry.writer.daemon.service import Service
 from dspy_registry.writer.daemon.usage_sink import collect_usage
@@ -45,8 +46,10 @@ class Daemon:
     """A registry's writer daemon, which is the `Host` of its extensions. `run` blocks until it is told to stop.
 
     `path` is the registry's folder; a missing registry is created. None means $DSPY_REGISTRY, else the user's data
-    directory. `group` (name or number) admits the members of a Unix group beside this user and root; None admits
-    no group. `extensions` are called with the daemon, in its loop, before it accepts clients.
+    directory. `group` (name or number) admits the members of a Unix group beside this user and root; `report_group`
+    admits a group to reporting only. None admits no group. What the daemon creates belongs to the report group if there
+    is one, so members of `group` must be members of it too. `extensions` are called with the daemon, in its loop,
+    before it accepts clients.
     Raises InvalidArgumentError when the path is too long for a socket or the group does not exist.
     """
 
@@ -55,13 +58,14 @@ class Daemon:
         path: str | os.PathLike[str] | None = None,
         *,
         group: str | int | None = None,
+        report_group: str | int | None = None,
         limits: Limits | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
-        self._group = socket_file.group_id(group)
+        self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
         self._limits = limits or Limits()
         self._extensions = tuple(extensions)
         self._sections: dict[str, Callable[[], Any]] = {}
@@ -86,7 +90,7 @@ class Daemon:
         WriterLockedError when there is another writer, and StoreError when the registry cannot be opened. It also
         raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
-        with contextlib.closing(Store(self.folder, self._group)) as self._store:
+        with contextlib.closing(Store(self.folder, self._groups.of_files)) as self._store:
             _allow_files(self._limits.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
@@ -167,7 +171,7 @@ class Daemon:
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
         self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._group, self.status, self._take_usage)
+        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         try:
@@ -234,8 +238,9 @@ def serve(
     *,
     ready: Callable[[Daemon], None] | None = None,
     group: str | int | None = None,
+    report_group: str | int | None = None,
     limits: Limits | None = None,
     extensions: Sequence[Extension] = (),
 ) -> None:
     """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry"."""
-    Daemon(path, group=group, limits=limits, extensions=extensions).run(ready)
+    Daemon(path, group=group, report_group=report_group, limits=limits, extensions=extensions).run(ready)

@@ -106,14 +106,18 @@ class _Merge:
         return self._names[names]
 
     def _row_name(self, names: list[str]) -> str | None:
-        """The registered module among these names, else the first name while there is room for unregistered ones."""
+        """The registered module among these names, else the one that discovery found to be the class of such a name.
+
+        Else the first name, while there is room for unregistered ones.
+        """
         for name in names:
             if self._draft.module(name) is not None:
                 return name
-        for name in names:
-            registered = self._draft.catalog.registered_name(name)
-            if registered is not None:
-                return registered
+        for find in (self._draft.catalog.registered_name, self._draft.catalog.name_of_class):
+            for name in names:
+                registered = find(name)
+                if registered is not None:
+                    return registered
         if not names or self._draft.usage_row(names[0].encode()) is not None:
             return names[0] if names else None
         if self._room is None:

@@ -120,8 +120,10 @@ def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: 
     for key, seen in classes.items():
         name, aliases = _public_name(seen, names[key])
         try:
-            info = infer(seen, name, aliases, root, root.partition(".")[0], version)
-            found.setdefault(name, _checked(info, root))
+            info = _checked(infer(seen, name, aliases, root, root.partition(".")[0], version), root, _declared(seen))
+            if name in found and _declared(seen):
+                raise ValueError(f"{seen.path} declares a name that {found[name].metadata['class']} has")
+            found.setdefault(name, info)
         except (InvalidModuleError, ValueError) as error:
             problems = error.problems if isinstance(error, InvalidModuleError) else (str(error),)
             failures[name] = one_line("; ".join(problems), MAX_REASON)
@@ -129,16 +131,24 @@ def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: 
 
 
 def _public_name(seen: Seen, names: Iterable[str]) -> tuple[str, list[str]]:
-    """The name to register it by, and its other names in the same place."""
+    """The name to register it by, which is the declared one if there is one, and its other names in the best place."""
     own = seen.path.rpartition(".")[2]
     best = shortest_name(own, names)
     place = best.rpartition(".")[0]
-    return best, [name for name in names if name != best and name.rpartition(".")[0] == place]
+    name = _declared(seen) or best
+    return name, [other for other in names if other != name and other.rpartition(".")[0] == place]
 
 
-def _checked(info: ModuleInfo, root: str) -> ModuleInfo:
-    """Raises ValueError for a name that cannot be imported, or that is outside the root."""
-    if not all(part.isidentifier() for part in info.name.split(".")):
+def _declared(seen: Seen) -> str | None:
+    return seen.declared.name if seen.declared is not None else None
+
+
+def _checked(info: ModuleInfo, root: str, declared: str | None) -> ModuleInfo:
+    """Raises ValueError for a name that is outside the root, or that is neither declared nor an import path.
+
+    A package may declare names for its own classes, and none for those of another.
+    """
+    if declared is None and not all(part.isidentifier() for part in info.name.split(".")):
         raise ValueError("the name is no import path")
     if not info.name.startswith(f"{root}."):
         raise ValueError(f"the name is not one of {root}")

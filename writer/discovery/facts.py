@@ -40,6 +40,20 @@ ENTRY_POINTS = {
 SECRETS = ("key", "token", "secret", "password", "passwd", "passphrase", "credential", "auth")
 """A text is not reported when the name of its parameter contains one of these words."""
 
+DECLARED = "__dspy_registry__"
+"""The attribute in which `dspy_registry.integrations.dspy.module` leaves what a class declares of itself."""
+
+DECLARED_TYPES: dict[str, type] = {
+    "name": str,
+    "category": str,
+    "memory": str,
+    "compute": str,
+    "gpu": bool,
+    "pool_type": str,
+    "estimated_duration": int,
+    "description": str,
+}
+
 # So that the parameters' names are known even if their annotations cannot be evaluated (PEP 649).
 _LAZY: dict[str, Any] = (
     {"annotation_format": importlib.import_module("annotationlib").Format.FORWARDREF}
@@ -81,6 +95,7 @@ class Families:
             "parameters": _parameters(cls),
             "doc": _own_text(members.get("__doc__")),
             "init_doc": _own_text(getattr(members.get("__init__"), "__doc__", None)),
+            "declared": _declared(members.get(DECLARED)),
         }
 
     def _name(self, cls: type) -> str:
@@ -141,6 +156,30 @@ def _resolve(dspy: types.ModuleType, paths: Iterable[str]) -> list[type]:
 
 def _own_text(text: object) -> str | None:
     return clean(text) if isinstance(text, str) else None
+
+
+def _declared(given: object) -> Facts | None:
+    """What the class declares of itself, as far as it is plain: the attribute is the package's, and may hold anything.
+
+    What is left out here stays as discovery infers it; what is wrong otherwise is told when the record is checked.
+    """
+    if type(given) is not dict:
+        return None
+    found: Facts = {}
+    for field, kind in DECLARED_TYPES.items():
+        value = given.get(field)
+        if type(value) is kind and _is_bounded(value):
+            found[field] = value
+    words: Any = given.get("capabilities")
+    if type(words) in (list, tuple):
+        found["capabilities"] = [clean(word) for word in words[:MAX_ITEMS] if type(word) is str]
+    return found
+
+
+def _is_bounded(value: Any) -> bool:
+    if type(value) is str:
+        return clean(value) == value
+    return type(value) is bool or value.bit_length() < 64
 
 
 def _only_raises(member: object) -> bool:

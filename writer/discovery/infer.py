@@ -9,15 +9,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from dspy_registry.registry_store.records import ModuleInfo, Requirements
 from dspy_registry.registry_store.vocabulary import LEVELS
 from dspy_registry.writer.core_modules import CORE_MODULES
-from dspy_registry.writer.discovery.probe_run import Parameter, Seen
+from dspy_registry.writer.discovery.probe_run import Declared, Parameter, Seen
 
+T = TypeVar("T")
 MAX_DESCRIPTION: Final = 200
 MAX_PARAMETERS: Final = 64
 
@@ -157,6 +158,8 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
     profile, ancestor = _nearest(seen, name)
     if ancestor != name:
         profile = _with_hints(profile, seen)
+    declared = seen.declared or Declared()
+    profile = _as_declared(profile, declared)
     metadata: dict[str, Any] = {
         "discovered_from": root,
         "package": package,
@@ -164,7 +167,9 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
         "kind": seen.kind,
         "class": seen.path,
         "ancestor": ancestor if ancestor != name else None,
-        "description": summary(seen.doc) or summary(seen.init_doc),
+        "description": one_line(declared.description or "", MAX_DESCRIPTION)
+        or summary(seen.doc)
+        or summary(seen.init_doc),
         "parameters": _parameters(seen.parameters),
         "experimental": _is_experimental(seen, name),
         "deprecated": ".. deprecated::" in (seen.doc or "") or None,
@@ -172,6 +177,26 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
     }
     known = {key: value for key, value in metadata.items() if value is not None}
     return ModuleInfo(name, *profile, native_available=False, metadata=known)
+
+
+def _as_declared(profile: Profile, declared: Declared) -> Profile:
+    needs = profile.requirements
+    capabilities = declared.capabilities
+    return Profile(
+        _first(declared.category, profile.category),
+        profile.capabilities if capabilities is None else tuple(dict.fromkeys(capabilities)),
+        Requirements(
+            _first(declared.memory, needs.memory),
+            _first(declared.compute, needs.compute),
+            _first(declared.gpu, needs.gpu),
+        ),
+        _first(declared.pool_type, profile.pool_type),
+        _first(declared.estimated_duration, profile.estimated_duration),
+    )
+
+
+def _first(declared: T | None, inferred: T) -> T:
+    return inferred if declared is None else declared
 
 
 def summary(doc: str | None) -> str | None:

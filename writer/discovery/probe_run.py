@@ -61,6 +61,20 @@ class Parameter(msgspec.Struct, frozen=True):
     default: bool | int | float | Text | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class Declared(msgspec.Struct, frozen=True):
+    """What a class declares of itself. None: it leaves the field to discovery."""
+
+    name: Text | None = None
+    category: Text | None = None
+    capabilities: list[Text] | None = None
+    memory: Text | None = None
+    compute: Text | None = None
+    gpu: bool | None = None
+    pool_type: Text | None = None
+    estimated_duration: int | None = None
+    description: Text | None = None
+
+
 class Seen(msgspec.Struct, tag="class", frozen=True):
     """One name of a class. `key` is the same for all its names, `path` is where it is defined."""
 
@@ -73,6 +87,7 @@ class Seen(msgspec.Struct, tag="class", frozen=True):
     parameters: list[Parameter] | None
     doc: Text | None
     init_doc: Text | None
+    declared: Declared | None = None
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

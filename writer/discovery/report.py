@@ -7,7 +7,7 @@ Each module found carries in its metadata:
   discovered_from  the root it was found under: "dspy", or the name given as a package
   package, version the top-level package, and its version where known
   kind             "module", "optimizer" or "retriever"
-  class            where it is defined; the registered name is where it is public
+  class            where it is defined; the registered name is where it is public, or what the class declares
   ancestor         the nearest known base class, left out for a known class
   description      the first line of its docstring
   parameters       its constructor's: name, required, and default where that is a plain value
