@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -44,14 +45,14 @@ def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike
     first start with the folder. Then an alias of a module that no manifest declares is no error, because the module may
     be discovered, or registered by a client.
     """
-    folder = ManifestFolder(Path(directory))
-    tree = folder.read().tree
-    if registry is not None:
-        loaded = _staged(tree, registry)
-        return TreeReport(str(folder.root), len(tree.files), loaded.modules, _sorted(loaded.errors))
-    plan = compile_tree(tree, {}, (dict(CORE_IMPLICATIONS),))
-    modules = sum(len(declared.modules) for declared in plan.effective.values())
-    return TreeReport(str(folder.root), len(tree.files), modules, _sorted(plan.errors))
+    with closing(ManifestFolder(Path(directory))) as folder:
+        tree = folder.read().tree
+        if registry is not None:
+            loaded = _staged(tree, registry)
+            return TreeReport(str(folder.root), len(tree.files), loaded.modules, _sorted(loaded.errors))
+        plan = compile_tree(tree, {}, (dict(CORE_IMPLICATIONS),))
+        modules = sum(len(declared.modules) for declared in plan.effective.values())
+        return TreeReport(str(folder.root), len(tree.files), modules, _sorted(plan.errors))
 
 
 def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:

@@ -21,6 +21,7 @@ from dspy_registry.writer.manifests.folder import ManifestFolder, Reading
 from dspy_registry.writer.manifests.folder_scan import Places
 from dspy_registry.writer.manifests.links import checkout_locks
 from dspy_registry.writer.manifests.notices import Notices
+from dspy_registry.writer.manifests.off_loop import off_loop
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 
 RESCAN_SECONDS: Final = 2.0
@@ -95,6 +96,7 @@ class ManifestWatch:
                     self._fail(error)
                 await self._sleep()
         finally:
+            self._folder.close()
             await self._notices.close()
 
     def look_again(self) -> None:
@@ -153,7 +155,7 @@ class ManifestWatch:
             await self._quiet()
             burst = self._burst
             last = burst.last if burst else 0.0
-            reading = await asyncio.to_thread(self._folder.read)
+            reading = await off_loop(self._folder.read)
             self._is_due = self._is_due or reading.is_new
             is_watched_anew = await self._watch(reading.places)
             if burst is None and not reading.is_new and not reading.is_busy:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 from dspy_registry import ModuleInfo
@@ -62,7 +64,7 @@ def test_a_file_that_is_still_being_written_changes_nothing(served: Served, fold
         file.flush()
         os.fsync(file.fileno())
         served.until(lambda: served.errors())
-        assert [(error["file"], error["line"]) for error in served.errors()] == [("first.toml", 0)]
+        assert [(error["file"], error["line"]) for error in served.errors()] == [("first.toml", None)]
         seen = [served.duration("acme.First"), served.duration("acme.Second")]
         file.write(module("acme.Second", 2))
     assert seen == [1, 1]
@@ -186,3 +188,30 @@ def test_what_a_broken_file_declared_last_survives_a_restart(tmp_path: Path, fol
     with serving(tmp_path / "registry", folder) as served:
         assert (served.duration("acme.First"), served.registry.revision) == (1, revision)
         assert {error["file"] for error in served.errors()} == {"first.toml", "thief.toml"}
+
+
+def test_a_text_that_is_slow_to_read_holds_nothing_up(served: Served, folder: Path) -> None:
+    """The daemon must also end when it is asked to, which `serving` checks."""
+    (folder / "bad.toml").write_text("a." * 50_000 + "a = 1\n")
+    (folder / "long.toml").symlink_to("x" * 300)
+    (folder / "good.toml").write_text(module("acme.Good", 2))
+    served.until(lambda: served.duration("acme.Good") == 2)
+    assert [error["file"] for error in served.errors()] == ["bad.toml", "long.toml"]
+
+
+def test_the_daemon_ends_although_a_file_is_still_being_read(served: Served, folder: Path) -> None:
+    """`serving` asks it to end, and waits less long than the daemon would for the process that reads."""
+    served.until(lambda: parser_of(served))
+    os.kill(parser_of(served), signal.SIGSTOP)
+    (folder / "first.toml").write_text(module("acme.First", 2))
+    time.sleep(0.3)  # by then the file is most likely being read; if it is not, the test is only weaker
+    assert served.duration("acme.First") == 1
+
+
+def parser_of(served: Served) -> int:
+    """The process id of the daemon's parser. 0: there is none."""
+    pid = served.daemon_pid()
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    threads = Path(f"/proc/{pid}/task").iterdir() if children.exists() else ()
+    found = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return found[0] if found else 0

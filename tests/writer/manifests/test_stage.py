@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, VocabularyError
 from dspy_registry.writer.discovery.report import DiscoveryReport
 from dspy_registry.writer.manifests.declarations import unreadable
-from dspy_registry.writer.manifests.folder import load
+from dspy_registry.writer.manifests.parse import load
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 from dspy_registry.writer.manifests.text import read_text
 from dspy_registry.writer.manifests.tree import Tree
