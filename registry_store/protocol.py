@@ -136,6 +136,24 @@ class ApplyDiscovery(Message, frozen=True, tag=8):
     report: bytes
 
 
+class Release(Message, frozen=True, tag=11):
+    """End an override. A module that is not overridden stays as it is."""
+
+    id: int
+    oldest: int
+    name: str
+
+
+class Rename(Message, frozen=True, tag=12):
+    """Register a module under another name."""
+
+    id: int
+    oldest: int
+    name: str
+    new_name: str
+    repeats: Repeats = ()
+
+
 class ReadStatus(Message, frozen=True, tag=9):
     """The state of the daemon: its pid, revision, queue lengths and errors."""
 
@@ -150,7 +168,15 @@ class ReportUsage(Message, frozen=True, tag=10):
 
 
 ChangeRequest: TypeAlias = (
-    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery
+    Register
+    | RegisterMany
+    | Unregister
+    | SetAlias
+    | RemoveAlias
+    | SetImplications
+    | ApplyDiscovery
+    | Release
+    | Rename
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from dspy_registry.registry_store.duration_sketch import DurationSketch
 from dspy_registry.registry_store.usage import LARGEST_COUNT, MINUTES_KEPT, Batch, Report, encode_reports, size_class
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 
 NAMES_KEPT: Final = 512
 BATCH_BYTES: Final = 256 * 1024
@@ -153,7 +153,7 @@ def _plain(name: Names) -> Names:
 
 def _is_sound(name: object) -> bool:
     names = name if isinstance(name, tuple) else (name,)
-    return 1 <= len(names) <= 8 and not any(name_problems(each) for each in names)
+    return 1 <= len(names) <= 8 and not any(stored_name_problems(each) for each in names)
 
 
 def _is_number(value: object) -> bool:

@@ -16,7 +16,7 @@ from dspy_registry.registry_store import usage
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.usage import Batch, Ledger, ModuleUsage, Row
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 from dspy_registry.writer.daemon.usage_total import UsageTotal
 from dspy_registry.writer.draft import Draft
 
@@ -89,7 +89,7 @@ class _Merge:
 
     def _name(self, names: tuple[str, ...]) -> str | None:
         if names not in self._names:
-            self._names[names] = self._row_name([name for name in names if not name_problems(name)])
+            self._names[names] = self._row_name([name for name in names if not stored_name_problems(name)])
         return self._names[names]
 
     def _row_name(self, names: list[str]) -> str | None:
