@@ -168,15 +168,7 @@ class ReportUsage(Message, frozen=True, tag=10):
 
 
 ChangeRequest: TypeAlias = (
-    Register
-    | RegisterMany
-    | Unregister
-    | SetAlias
-    | RemoveAlias
-    | SetImplications
-    | ApplyDiscovery
-    | Release
-    | Rename
+    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery | Release | Rename
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 

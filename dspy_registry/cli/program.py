@@ -51,6 +51,8 @@ COMMANDS: Final = {
     "list": ("lookup", "list_modules"),
     "manifests": ("manifests", "manifests"),
     "register": ("register", "register"),
+    "release": ("rename", "release"),
+    "rename": ("rename", "rename"),
     "restore": ("restore", "restore"),
     "rollback": ("rollback", "rollback"),
     "route": ("route", "route"),

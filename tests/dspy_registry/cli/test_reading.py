@@ -36,7 +36,7 @@ def test_get_as_json() -> None:
     assert module["name"] == "dspy.Predict"
     assert module["requirements"] == {"memory": "low", "compute": "low", "gpu": False}
     assert module["provenance"]["version"] == 1
-    assert set(module["provenance"]) == {"version", "revision", "updated_at", "source"}
+    assert set(module["provenance"]) == {"version", "revision", "updated_at", "source", "overrides"}
 
 
 def test_explain_says_which_source_gave_each_field(seeded_registry: Path) -> None:
@@ -144,7 +144,11 @@ def damaged(seeded_registry: Path, tmp_path: Path) -> Path:
 
 
 def test_check_finds_a_sound_registry_sound(seeded_registry: Path) -> None:
-    assert answer("check") == {"path": str(seeded_registry), "violations": []}
+    assert answer("check") == {
+        "path": str(seeded_registry),
+        "violations": [],
+        "old_names": {"modules": [], "aliases": []},
+    }
     assert run("check").stdout == f"{seeded_registry} is sound\n"
 
 
