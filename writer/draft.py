@@ -195,7 +195,9 @@ class Draft:
 
         Raises UnknownModuleError, and InvalidArgumentError when nothing else declares it.
         """
-        current = None if stored_name_problems(name) else self.module(name)
+        if stored_name_problems(name):
+            raise UnknownModuleError(name)
+        current = self.module(name)
         if current is None:
             raise self.catalog.unknown(name)
         if current.source != CLIENT:
@@ -215,12 +217,14 @@ class Draft:
         Raises UnknownModuleError, and InvalidModuleError when `new` is malformed or taken, or other sources declare
         the module: they would bring the old name back.
         """
-        current = None if stored_name_problems(old) else self.module(old)
+        if stored_name_problems(old):
+            raise UnknownModuleError(old)
+        if name_problems(new):
+            raise InvalidModuleError(f"{old!r} as {new!r}", name_problems(new))
+        current = self.module(old)
         if current is None:
             raise self.catalog.unknown(old)
-        problems = list(name_problems(new))
-        if not problems and self.module(new) is not None:
-            problems.append("a module of this name is registered")
+        problems = ["a module of this name is registered"] if self.module(new) is not None else []
         declaring = ", ".join(self.layers_of(old))
         if declaring:
             problems.append(f"{declaring} declares {old!r}: rename it there")

@@ -113,7 +113,7 @@ class CommandGroup(click.Group):
         _fill_standard_streams()
         try:
             status = run()
-        except (click.ClickException, RegistryError, OSError) as error:
+        except (click.ClickException, RegistryError, OSError, UnicodeError) as error:
             status = _report(error, as_json="--json" in arguments)
         except (click.Abort, KeyboardInterrupt):
             status = INTERRUPTED

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from dspy_registry import ModuleInfo
+from dspy_registry.writer.manifests.attach import validate_tree
 from tests.support import manifest_process
 from tests.support.manifest_process import Served, module, serving
 
@@ -197,6 +198,24 @@ def test_a_text_that_is_slow_to_read_holds_nothing_up(served: Served, folder: Pa
     (folder / "good.toml").write_text(module("acme.Good", 2))
     served.until(lambda: served.duration("acme.Good") == 2)
     assert [error["file"] for error in served.errors()] == ["bad.toml", "long.toml"]
+
+
+def test_overrides_and_what_is_away_are_told(served: Served, folder: Path) -> None:
+    served.change("register_module", ModuleInfo("acme.First", estimated_duration=9))
+    served.until(lambda: served.status()["overrides"] == ["acme.First"])
+    (report,) = [validate_tree(folder, served.path)]
+    assert (report.overrides, report.errors) == (("acme.First",), ())
+    (folder / "first.toml").write_text(module("acme.First", 2))
+    served.until_read()
+    assert served.duration("acme.First") == 9
+    served.change("release", "acme.First")
+    assert served.duration("acme.First") == 2
+    served.until(lambda: served.status()["overrides"] == [])
+    served.change("unregister_module", "acme.First")
+    served.until(lambda: served.status()["away"] == ["acme.First"])
+    (folder / "first.toml").write_text(module("acme.First", 3))
+    served.until(lambda: served.duration("acme.First") == 3)
+    served.until(lambda: served.status()["away"] == [])
 
 
 def test_the_daemon_ends_although_a_file_is_still_being_read(served: Served, folder: Path) -> None:
