@@ -95,9 +95,9 @@ def plain(stored: StoredModule) -> dict[str, Any]:
 
 def _shown(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
     """What `plain` gives, with what a snapshot knows beside: implied capabilities, and what is overridden."""
-    name, shown = stored.info.name, plain(stored)
-    shown["provenance"]["overrides"] = list(snapshot.overridden(name))
-    return {**shown, "implied_capabilities": list(snapshot.implied_capabilities(name))}
+    name = stored.info.name
+    beside = {"implied_capabilities": snapshot.implied_capabilities(name), "overrides": snapshot.overridden(name)}
+    return {**plain(stored), **beside}
 
 
 def _rows(stored: StoredModule, beside: dict[str, Any], given: dict[str, str] | None) -> Iterator[tuple[object, ...]]:
@@ -112,7 +112,7 @@ def _rows(stored: StoredModule, beside: dict[str, Any], given: dict[str, str] | 
     kept = stored.provenance
     yield "version", kept.version
     yield "revision", kept.revision
-    yield "source", _source(kept.source, beside["provenance"]["overrides"])
+    yield "source", _source(kept.source, beside["overrides"])
     yield "updated", console.local_time(kept.updated_at)
 
 

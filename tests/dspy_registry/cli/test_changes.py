@@ -64,6 +64,7 @@ def test_through_the_daemon_from_first_to_last(served: Path) -> None:
             "revision": 5,
             "names": ["acme.Summarise"],
             "unknown": [],
+            "declared_by": {},
         }
         assert "acme.Summarise" not in registry
     assert answer("check")["violations"] == []
@@ -128,7 +129,12 @@ def test_expected_version_lets_an_update_pass(served: Path) -> None:
 def test_unregister_goes_on_after_an_unknown_name(served: Path) -> None:
     done = run("unregister", "acme.Missing", "dspy.ReAct", "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout) == {"revision": 2, "names": ["dspy.ReAct"], "unknown": ["acme.Missing"]}
+    assert json.loads(done.stdout) == {
+        "revision": 2,
+        "names": ["dspy.ReAct"],
+        "unknown": ["acme.Missing"],
+        "declared_by": {},
+    }
     assert json.loads(done.stderr)["error"]["type"] == "UnknownModuleError"
 
 
@@ -385,13 +391,13 @@ def test_an_override_is_shown_and_released(registry_folder: Path, monkeypatch: p
     done = run("register", "--name", "acme.A", "--capability", "complex_reasoning", "--duration", "5", "--embedded")
     assert "manifest:a.toml" in done.stderr
     shown = answer("get", "acme.A")
-    assert shown["provenance"]["overrides"] == ["manifest:a.toml"]
+    assert shown["overrides"] == ["manifest:a.toml"]
     assert shown["implied_capabilities"] == ["reasoning"]
     (listed,) = answer("find", "--any-capability", "complex_reasoning", "--no-gpu", "--max-memory", "low")["modules"]
     assert listed == shown
     assert "client over manifest:a.toml" in run("get", "acme.A").stdout
     assert answer("release", "acme.A", "--embedded") == {"revision": 4, "names": ["acme.A"]}
-    assert answer("get", "acme.A")["provenance"]["overrides"] == []
+    assert answer("get", "acme.A")["overrides"] == []
     told = answer("unregister", "acme.A", "--embedded")
     assert told == {"revision": 5, "names": ["acme.A"], "unknown": [], "declared_by": {"acme.A": "manifest:a.toml"}}
 
