@@ -8,10 +8,10 @@ from typing import Any
 
 import lmdb
 
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.attachment import Attachment
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
-from dspy_registry.readers.queries import not_a_name
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
@@ -42,7 +42,7 @@ class ColdReads(Attachment):
         # Read after the word: `_reopen` first makes `_followed` equal no word.
         cache = self._cache
         environment = self._environment
-        if name not in cache.marks and environment is not None:
+        if type(name) is str and name not in cache.marks and environment is not None:
             environment.in_flight.append(name)
             try:
                 txn = environment.begin(environment.modules)
@@ -76,6 +76,8 @@ class ColdReads(Attachment):
 
     def _fetch_again(self, name: str) -> ModuleInfo | None:
         """A module that was read before, and may now be worth keeping."""
+        if type(name) is not str:
+            name = plain_name(name)
         shared = self._word
         word, usage = shared[()], self._usage_seen
         cache = self._cache
@@ -118,9 +120,7 @@ class ColdReads(Attachment):
                 self._offer()
 
     def _fetch_with_care(self, name: str) -> ModuleInfo | None:
-        if not isinstance(name, str):
-            raise not_a_name(name)
-        return self._in_gate(partial(self._find, name))
+        return self._in_gate(partial(self._find, plain_name(name)))
 
     def _find(self, name: str) -> ModuleInfo | None:
         cache = self._cache
@@ -176,9 +176,7 @@ class ColdReads(Attachment):
                 return known.in_force[name]
             except (KeyError, TypeError):
                 pass
-        if not isinstance(name, str):
-            raise not_a_name(name)
-        return self._in_gate(partial(self._load_in_force, name))
+        return self._in_gate(partial(self._load_in_force, plain_name(name)))
 
     def _load_in_force(self, name: str) -> InForce:
         revision_word = self._word[()]

@@ -7,8 +7,9 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.observed import DECLARED
-from dspy_registry.readers.plan import Plan, plan_find
+from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, default_ceiling
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
@@ -19,11 +20,6 @@ from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
 
 _NOTHING_SEEN: Final = Standing()
-
-
-def not_a_name(name: object) -> TypeError:
-    """The error for a name that is not a string."""
-    return TypeError(f"a module's name is a str, not {type(name).__name__}")
 
 
 class _Items(ItemsView[str, ModuleInfo]):
@@ -146,13 +142,13 @@ class Queries(Mapping[str, ModuleInfo]):
         return _Values(self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._execute(()))
+        return iter(self._execute(Plan()))
 
     def _exact(self, name: object) -> ModuleInfo | None:
         if not isinstance(name, str):
             return None
-        try:
-            info = self._fetch(name)
+        try:  # as a dict: what equals a key is found
+            info = self._fetch(plain_name(name))
         except AmbiguousNameError:  # so it is a short name, and not a key
             return None
         return info if info is not None and info.name == name else None
@@ -161,11 +157,11 @@ class Queries(Mapping[str, ModuleInfo]):
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
         """Names of the modules with a capability or one that implies it, in registration order; () if none has."""
-        return self._execute(((f"capability:{capability}",),))
+        return self._execute(plan_term("capability", capability))
 
     def find_by_category(self, category: str) -> tuple[str, ...]:
         """Names of the modules of this category, in registration order; () if there are none."""
-        return self._execute(((f"category:{category}",),))
+        return self._execute(plan_term("category", category))
 
     def find(
         self,
@@ -176,14 +172,32 @@ class Queries(Mapping[str, ModuleInfo]):
         gpu: bool | None = None,
         max_memory: str | None = None,
         max_compute: str | None = None,
+        any_capabilities: str | Iterable[str] | None = None,
+        without_capabilities: str | Iterable[str] | None = None,
     ) -> tuple[str, ...]:
         """Names of the modules that meet all these conditions, in registration order; () if there are none.
 
-        A module must have all of `capabilities` (one word or several), directly or implied. None leaves a condition
-        out; without any, all modules meet them. `max_memory` and `max_compute` are levels, inclusive: low < medium <
-        high < very_high. Raises InvalidArgumentError for another level.
+        A module must have all of `capabilities` (one word or several), at least one of `any_capabilities`, and none of
+        `without_capabilities`, directly or implied. None and () leave a condition out; without any, all modules meet
+        them. `max_memory` and `max_compute` are levels, inclusive: low < medium < high < very_high. Raises
+        InvalidArgumentError for another level, TypeError for an argument of another type.
         """
-        return self._execute(plan_find(capabilities, category, pool_type, native, gpu, max_memory, max_compute))
+        words = (any_capabilities, without_capabilities)
+        return self._execute(plan_find(capabilities, category, pool_type, native, gpu, max_memory, max_compute, *words))
+
+    @abstractmethod
+    def implied_capabilities(self, name: str) -> tuple[str, ...]:
+        """The capabilities that a module has only because others of its capabilities imply them, sorted.
+
+        `name` and errors are as for `describe`.
+        """
+
+    @abstractmethod
+    def overridden(self, name: str) -> tuple[str, ...]:
+        """The sources that a client's record overrides, highest precedence first; () if the record is no override.
+
+        What they declare of the module does not count until `release`. `name` and errors are as for `describe`.
+        """
 
     # Routing
 

@@ -17,10 +17,10 @@ from typing import Final
 import msgspec
 
 from dspy_registry.readers import routing, watch
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
-from dspy_registry.readers.plan import plan_find
-from dspy_registry.readers.queries import not_a_name
+from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store import lookup
@@ -146,7 +146,7 @@ class Registry(ColdReads):
                 return self._by_capability[capability]
             except KeyError:
                 pass
-        return self._execute_and_keep(self._by_capability, capability, ((f"capability:{capability}",),))
+        return self._execute_and_keep(self._by_capability, capability, plan_term("capability", capability))
 
     def find_by_category(self, category: str) -> tuple[str, ...]:
         if self._word[()] == self._valid:
@@ -154,7 +154,7 @@ class Registry(ColdReads):
                 return self._by_category[category]
             except KeyError:
                 pass
-        return self._execute_and_keep(self._by_category, category, ((f"category:{category}",),))
+        return self._execute_and_keep(self._by_category, category, plan_term("category", category))
 
     def find(
         self,
@@ -165,7 +165,12 @@ class Registry(ColdReads):
         gpu: bool | None = None,
         max_memory: str | None = None,
         max_compute: str | None = None,
+        any_capabilities: str | Iterable[str] | None = None,
+        without_capabilities: str | Iterable[str] | None = None,
     ) -> tuple[str, ...]:
+        if any_capabilities is not None or without_capabilities is not None:  # kept by its plan
+            others = (category, pool_type, native, gpu, max_memory, max_compute)
+            return self._execute(plan_find(capabilities, *others, any_capabilities, without_capabilities))
         if self._word[()] == self._valid:
             try:
                 # Hashing the key takes a third of the time, so the usual arguments have a short one.
@@ -227,10 +232,17 @@ class Registry(ColdReads):
         return watch.changes_async(self, since, timeout, poll)
 
     def describe(self, name: str) -> StoredModule:
-        if not isinstance(name, str):
-            raise not_a_name(name)
+        name = plain_name(name)
         self._catch_up()
         return self._in_transaction(lookup.load_stored, name)
+
+    def implied_capabilities(self, name: str) -> tuple[str, ...]:
+        with self._brief_snapshot() as snapshot:
+            return snapshot.implied_capabilities(name)
+
+    def overridden(self, name: str) -> tuple[str, ...]:
+        with self._brief_snapshot() as snapshot:
+            return snapshot.overridden(name)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         with self._brief_snapshot() as snapshot:

@@ -8,8 +8,9 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.plan import Plan, execute
-from dspy_registry.readers.queries import Queries, not_a_name
+from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
 from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
@@ -17,7 +18,7 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
-from dspy_registry.registry_store.layers import field_sources
+from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
@@ -32,6 +33,7 @@ from dspy_registry.registry_store.usage_rows import (
     load_usage,
     load_version_usage,
 )
+from dspy_registry.registry_store.vocabulary import Vocabulary
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,6 +55,7 @@ class Snapshot(Queries):
         "_own",
         "_txn",
         "_view",
+        "_vocabulary",
         "_weights",
         "revision",
     )
@@ -60,6 +63,7 @@ class Snapshot(Queries):
     def __init__(self, environment: Environment, weights: Mapping[str, float], min_observed_calls: int) -> None:
         self._txn: Transaction = None
         self._view: Transaction = None
+        self._vocabulary: Vocabulary | None = None
         self._weights = weights
         self._min_observed_calls = min_observed_calls
         self._own = own_place(environment.folder)
@@ -109,6 +113,7 @@ class Snapshot(Queries):
         It is a view into the map, valid only while the snapshot is open. Used after that, it may show any bytes or
         crash the process. `name` is a full name. Raises UnknownModuleError.
         """
+        name = plain_name(name)
         self._live()
         value = self._view.get(name.encode(), None, self._dbs.modules) if lookup.is_askable(name) else None
         if value is None:
@@ -117,9 +122,7 @@ class Snapshot(Queries):
         return view
 
     def describe(self, name: str) -> StoredModule:
-        if not isinstance(name, str):
-            raise not_a_name(name)
-        return self._in_transaction(lookup.load_stored, name)
+        return self._in_transaction(lookup.load_stored, plain_name(name))
 
     def explain(self, name: str) -> dict[str, str]:
         """The source of each field of a module, by field; a new dict.
@@ -131,12 +134,25 @@ class Snapshot(Queries):
         stored = self.describe(name)
         return field_sources(stored, self._in_transaction(lookup.load_layers, stored.info.name).values())
 
+    def overridden(self, name: str) -> tuple[str, ...]:
+        stored = self.describe(name)
+        source = stored.provenance.source
+        if source != CLIENT:
+            return ()
+        return beneath(source, self._in_transaction(lookup.load_layers, stored.info.name).values())
+
+    def implied_capabilities(self, name: str) -> tuple[str, ...]:
+        declared = self.describe(name).info.capabilities
+        if self._vocabulary is None:
+            self._vocabulary = self._in_transaction(lookup.load_vocabulary)
+        return tuple(sorted(set(self._vocabulary.expand(declared)).difference(declared)))
+
     def versions(self, name: str) -> Versions:
         """What `history` returns, not decoded yet: a damaged version is found when it is loaded.
 
         `name` and errors are as for `history`, CorruptRecordError aside.
         """
-        return self._in_transaction(load_versions, name)
+        return self._in_transaction(load_versions, plain_name(name))
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         return tuple(kept.load() for kept in self.versions(name).kept)
@@ -227,12 +243,12 @@ class Snapshot(Queries):
 
     def _fetch(self, name: str) -> ModuleInfo | None:
         txn = self._live()
+        if type(name) is not str:
+            name = plain_name(name)
         try:
             value = txn.get(name.encode(), None, self._dbs.modules)
         except (lmdb.BadValsizeError, UnicodeEncodeError):  # not a valid name
             return None
-        except AttributeError:
-            raise not_a_name(name) from None
         except lmdb.Error as error:
             raise translated(error, self._environment.folder) from error
         if value is None:
@@ -267,9 +283,7 @@ class Snapshot(Queries):
         return self._in_transaction(load_version_usage, name, version)
 
     def _in_force(self, name: str) -> InForce:
-        if not isinstance(name, str):
-            raise not_a_name(name)
-        return self._in_transaction(load_in_force, name)
+        return self._in_transaction(load_in_force, plain_name(name))
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         return self._in_transaction(execute, plan)

@@ -55,7 +55,7 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
     it is. Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
     and StoreError when the disk refuses.
     """
-    target = Path(folder).expanduser().absolute()
+    target = registry_path(folder)
     source = attach(registry_path(path))
     try:
         with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), _partial(target) as partial:

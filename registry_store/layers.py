@@ -102,6 +102,16 @@ def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
     return from_plain({**fields, "name": name}), source
 
 
+def beneath(source: str, layers: Iterable[Layer]) -> tuple[str, ...]:
+    """The sources whose declarations of a module do not count, for its record from `source` is an override.
+
+    Highest precedence first; () when the record is no client's, or only clients declare the module.
+    """
+    if source != CLIENT:
+        return ()
+    return tuple(layer.source for layer in reversed(_ascending(layers)))
+
+
 def field_sources(stored: StoredModule, layers: Iterable[Layer]) -> dict[str, str]:
     """The source of each field of a module that has these layers; for requirements and metadata, of each key.
 

@@ -9,7 +9,7 @@ from itertools import islice
 import msgspec
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import State, alias_codec, state_codec
+from dspy_registry.registry_store.changes import State, alias_codec, implications_codec, state_codec
 from dspy_registry.registry_store.codec import INTACT, corrupt, crc32, decode_info, misplaced, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
@@ -19,6 +19,7 @@ from dspy_registry.registry_store.order import load_names
 from dspy_registry.registry_store.postings import BitMap, load_posting, stored_blocks
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.vocabulary import Vocabulary
 
 _CANDIDATES_SHOWN = 8
 _CANDIDATES_EXAMINED = 10_000
@@ -42,6 +43,12 @@ def load_layers(txn: Transaction, dbs: Databases, name: str) -> dict[str, Layer]
     rows = items_with_prefix(txn, dbs.layers, layout.layer_key(name, ""))
     layers: list[Layer] = [layer_codec.load(value, key, dbs.format) for key, value in rows]
     return {layer.source: layer for layer in layers}
+
+
+def load_vocabulary(txn: Transaction, dbs: Databases) -> Vocabulary:
+    """The vocabulary of all sources together. Raises CorruptRecordError."""
+    stored = txn.get(layout.META_VOCABULARY, None, dbs.meta)
+    return Vocabulary.combined(implications_codec.load(stored, layout.META_VOCABULARY, dbs.format))
 
 
 def load_info(txn: Transaction, dbs: Databases, name: str) -> ModuleInfo | None:

@@ -22,7 +22,8 @@ def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
 
     `path` if given; else $DSPY_REGISTRY unless it is empty; else `dspy-registry` in the user's data directory
     ($XDG_DATA_HOME, else ~/.local/share). Raises InvalidArgumentError for an empty path, which would be the folder
-    that the process happens to be in, and NoHomeError where the folder is in a home directory that is not known.
+    that the process happens to be in, and for one that is not UTF-8. Raises NoHomeError where the folder is in a home
+    directory that is not known.
     """
     if path is not None and os.fspath(path) == "":
         raise InvalidArgumentError(
@@ -30,10 +31,22 @@ def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
         )
     chosen = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     if chosen is not None:
-        return _expanded(Path(chosen)).absolute()
+        return _storable(_expanded(Path(chosen)).absolute())
     data = os.environ.get("XDG_DATA_HOME")
     home = Path(data) if data else _expanded(Path("~", ".local", "share"))
-    return home / "dspy-registry"
+    return _storable(home / "dspy-registry")
+
+
+def _storable(path: Path) -> Path:
+    """The path, which LMDB takes as UTF-8. Raises InvalidArgumentError."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise InvalidArgumentError(
+            f"{shown} is not UTF-8.", remedy="Put the registry in a folder whose path is."
+        ) from error
+    return path
 
 
 def _expanded(path: Path) -> Path:

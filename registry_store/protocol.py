@@ -141,6 +141,24 @@ class ApplyDiscovery(Message, frozen=True, tag=8):
     report: bytes
 
 
+class Release(Message, frozen=True, tag=11):
+    """End an override. A module that is not overridden stays as it is."""
+
+    id: int
+    oldest: int
+    name: str
+
+
+class Rename(Message, frozen=True, tag=12):
+    """Register a module under another name."""
+
+    id: int
+    oldest: int
+    name: str
+    new_name: str
+    repeats: Repeats = ()
+
+
 class ReadStatus(Message, frozen=True, tag=9):
     """The state of the daemon: its pid, revision, queue lengths and errors."""
 
@@ -154,7 +172,7 @@ class ReportUsage(Message, frozen=True, tag=10):
     batch: bytes
 
 
-class ResetUsage(Message, frozen=True, tag=11):
+class ResetUsage(Message, frozen=True, tag=13):
     """Forget the statistics of a module, or of one version of it; None: of all."""
 
     id: int
@@ -164,7 +182,16 @@ class ResetUsage(Message, frozen=True, tag=11):
 
 
 ChangeRequest: TypeAlias = (
-    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery | ResetUsage
+    Register
+    | RegisterMany
+    | Unregister
+    | SetAlias
+    | RemoveAlias
+    | SetImplications
+    | ApplyDiscovery
+    | ResetUsage
+    | Release
+    | Rename
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 

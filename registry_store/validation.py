@@ -38,13 +38,16 @@ def validate_module(info: ModuleInfo) -> ModuleInfo:
     return validate_encoded(info)[0]
 
 
-def validate_encoded(info: ModuleInfo) -> tuple[ModuleInfo, bytes]:
-    """The module, normalised, and its canonical encoding. Raises InvalidModuleError."""
+def validate_encoded(info: ModuleInfo, *, is_registered: bool = False) -> tuple[ModuleInfo, bytes]:
+    """The module, normalised, and its canonical encoding. Raises InvalidModuleError.
+
+    A module that `is_registered` may have a name of an earlier release's rule: see `stored_name_problems`.
+    """
     if type(info) is not ModuleInfo:  # a field that a subclass adds would take the place of one of a later release
         raise InvalidModuleError(f"a {type(info).__name__}", ("register takes ModuleInfo records",))
     if not _is_plainly_sound(info):
         info = _normalised(info)
-        problems = tuple(module_problems(info))
+        problems = tuple(module_problems(info, is_registered=is_registered))
         if problems:
             raise InvalidModuleError(_subject(info.name), problems)
     encoded = encode(info)
@@ -73,9 +76,9 @@ def is_time_limit(seconds: Any) -> bool:
     return isinstance(seconds, Real) and not seconds <= 0 and bool(seconds == seconds)
 
 
-def module_problems(info: ModuleInfo) -> Iterator[str]:
-    """One line for each field that is wrong."""
-    yield from _name_problems("name", info.name)
+def module_problems(info: ModuleInfo, *, is_registered: bool = False) -> Iterator[str]:
+    """One line for each field that is wrong. A module that `is_registered` may have an old name."""
+    yield from stored_name_problems(info.name) if is_registered else name_problems(info.name)
     yield from _word_problems("category", info.category)
     yield from _capability_problems(info.capabilities)
     yield from _requirement_problems(info.requirements)
@@ -100,6 +103,7 @@ def _is_plainly_sound(info: Any) -> bool:
     capabilities, examples = info.capabilities, info.examples
     return (
         _is_plain_word(info.name, MAX_NAME_BYTES)
+        and not _has_wrong_parts(info.name)
         and _is_plain_word(info.category, MAX_TERM_BYTES)
         and _is_plain_word(info.pool_type, MAX_TERM_BYTES)
         and type(capabilities) is tuple
@@ -152,8 +156,20 @@ def _is_plain_scalar(value: object) -> bool:
 
 
 def name_problems(name: object) -> tuple[str, ...]:
-    """What is wrong with a module's name or an alias; empty when nothing is."""
-    return tuple(_name_problems("name", name))
+    """What is wrong with a new module's name or a new alias; empty when nothing is."""
+    problems = stored_name_problems(name)
+    if not problems and isinstance(name, str) and _has_wrong_parts(name):
+        return (f"name: {_shown(name)} must be parts joined by dots, none empty, without @ and white space around",)
+    return problems
+
+
+def stored_name_problems(name: object) -> tuple[str, ...]:
+    """What is wrong with a name or an alias that may be stored already: release 0.1.0 took nearly any text."""
+    return tuple(_label_problems("name", name, MAX_NAME_BYTES))
+
+
+def _has_wrong_parts(name: str) -> bool:
+    return name != name.strip() or "@" in name or name[0] == "." or name[-1] == "." or ".." in name
 
 
 def _normalised(info: ModuleInfo) -> ModuleInfo:
@@ -176,10 +192,6 @@ def _shown(value: object) -> str:
     except Exception:  # an int of very many digits, among others
         text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _name_problems(field: str, name: object) -> Iterator[str]:
-    yield from _label_problems(field, name, MAX_NAME_BYTES)
 
 
 def _word_problems(field: str, word: object) -> Iterator[str]:

@@ -15,6 +15,7 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
     CorruptRecordError,
+    InvalidArgumentError,
     InvalidModuleError,
     RegistryFullError,
     UnknownAliasError,
@@ -34,6 +35,7 @@ from dspy_registry.registry_store.validation import (
     check_expected_version,
     check_version,
     name_problems,
+    stored_name_problems,
     validate_encoded,
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary
@@ -192,7 +194,7 @@ class Draft:
 
     def unregister(self, name: str) -> None:
         """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
-        if name_problems(name):
+        if stored_name_problems(name):
             raise UnknownModuleError(name)
         try:
             current = self.module(name)
@@ -204,6 +206,52 @@ class Draft:
         if self.layers_of(name):
             self.layers[name] = {}
         self._drop(name, current)
+
+    def release(self, name: str) -> None:
+        """End an override: a client's record gives way to what other sources declare of the module.
+
+        Raises UnknownModuleError, and InvalidArgumentError when nothing else declares it.
+        """
+        if stored_name_problems(name):
+            raise UnknownModuleError(name)
+        current = self.module(name)
+        if current is None:
+            raise self.catalog.unknown(name)
+        if current.source != CLIENT:
+            return
+        layers = self.layers_of(name)
+        if not layers:
+            raise InvalidArgumentError(
+                f"a client alone declares {name}: there is nothing to go back to.",
+                remedy="`dspy-registry unregister` removes it.",
+            )
+        info, source = merge(name, layers.values())
+        self._put(*validate_encoded(info, is_registered=True), source, current)
+
+    def rename(self, old: str, new: str) -> None:
+        """Register a client's module under another name, with its aliases. Its history stays under the old name.
+
+        Raises UnknownModuleError, and InvalidModuleError when `new` is malformed or taken, or other sources declare
+        the module: they would bring the old name back.
+        """
+        if stored_name_problems(old):
+            raise UnknownModuleError(old)
+        if name_problems(new):
+            raise InvalidModuleError(f"{old!r} as {new!r}", name_problems(new))
+        current = self.module(old)
+        if current is None:
+            raise self.catalog.unknown(old)
+        problems = ["a module of this name is registered"] if self.module(new) is not None else []
+        declaring = ", ".join(self.layers_of(old))
+        if declaring:
+            problems.append(f"{declaring} declares {old!r}: rename it there")
+        if problems:
+            raise InvalidModuleError(f"{old!r} as {new!r}", problems)
+        renamed = msgspec.structs.replace(current.info, name=new)
+        self._put(*validate_encoded(renamed), CLIENT, None)
+        for alias in tuple(self.aliases_of(old)):
+            self.aliases.put(alias, self.alias(alias), Alias(new, CLIENT))
+        self._drop(old, current)
 
     def declare(self, name: str, layer: Layer) -> None:
         """Set what a source other than a client declares of a module. Raises InvalidModuleError."""
@@ -225,7 +273,7 @@ class Draft:
             problems = (_SHADOWED,)
         if problems:
             raise InvalidModuleError(f"alias {alias!r}", problems)
-        if name_problems(name):
+        if stored_name_problems(name):
             raise UnknownModuleError(name)
         if self.module(name) is None:
             raise self.catalog.unknown(name)
@@ -245,7 +293,7 @@ class Draft:
 
     def remove_alias(self, alias: str) -> None:
         """Remove an alias. Raises UnknownAliasError when it is not declared."""
-        current = None if name_problems(alias) else self.alias(alias)
+        current = None if stored_name_problems(alias) else self.alias(alias)
         if current is None:
             raise UnknownAliasError(alias)
         self.aliases.put(alias, current, None)
@@ -279,7 +327,7 @@ class Draft:
         is_clients = current is not None and current.source == CLIENT
         if not is_clients and layers:
             info, source = merge(name, layers.values())
-            self._put(*validate_encoded(info), source, current)
+            self._put(*validate_encoded(info, is_registered=current is not None), source, current)
         elif not is_clients and current is not None:
             self._drop(name, current)
         self.layers[name] = layers

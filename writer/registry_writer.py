@@ -72,6 +72,24 @@ class RegistryWriter:
         """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return self._commit(lambda draft: draft.unregister(name))
 
+    def release(self, name: str) -> int:
+        """End an override: the module goes back to what manifests, core and discovery declare of it.
+
+        An override is a client's record, also one of a rollback, of a module that they declare, too. `name` is a full
+        name. Returns the revision in which this is visible; a module that is not overridden stays as it is. Raises
+        UnknownModuleError, and InvalidArgumentError when clients alone declare the module.
+        """
+        return self._commit(lambda draft: draft.release(name))
+
+    def rename_module(self, name: str, new_name: str) -> int:
+        """Give a client's module another name. Returns the revision in which it has it.
+
+        Its record and its aliases go to the new name. Its history and its statistics stay under the old one. Raises
+        UnknownModuleError, and InvalidModuleError when the new name is malformed or taken, or when manifests, core or
+        discovery declare the module: they would bring the old name back.
+        """
+        return self._commit(lambda draft: draft.rename(name, new_name))
+
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 

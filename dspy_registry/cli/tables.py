@@ -22,13 +22,13 @@ MODULE_COLUMNS: Final = ("name", "category", "capabilities", "needs", "pool", "m
 SPARE_MODULE_COLUMNS: Final = ("native", "needs")
 
 
-def module_row(info: ModuleInfo) -> tuple[object, ...]:
-    """A module under MODULE_COLUMNS."""
+def module_row(info: ModuleInfo, capabilities: tuple[str, ...] | None = None) -> tuple[object, ...]:
+    """A module under MODULE_COLUMNS. `capabilities` are those to show, None: the module's."""
     needs = info.requirements
     return (
         info.name,
         info.category,
-        info.capabilities,
+        info.capabilities if capabilities is None else capabilities,
         f"{needs.memory}/{needs.compute}{'/gpu' if needs.gpu else ''}",
         info.pool_type,
         info.estimated_duration,

@@ -33,7 +33,7 @@ from dspy_registry.registry_store.names import terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.registry_store.validation import validate_module
+from dspy_registry.registry_store.validation import validate_encoded
 
 _PROGRESS_EVERY = 125  # rows of names: a thousand modules
 _CHANGES_HELD = 64
@@ -117,7 +117,7 @@ class _Modules:
     def _module(self, name: str, stored: StoredModule) -> Iterator[Violation]:
         where = f"modules/{name}"
         try:
-            validate_module(stored.info)
+            validate_encoded(stored.info, is_registered=True)
         except InvalidModuleError as error:
             yield Violation(VALUES, where, str(error))
         yield from self._provenance(where, name, stored.provenance)

@@ -28,10 +28,10 @@ from dspy_registry.registry_store.layout import (
     REQUESTS,
     USAGE,
 )
-from dspy_registry.registry_store.names import ALL
+from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.protocol import remembered_codec
 from dspy_registry.registry_store.usage_rows import usage_in
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 
 TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")
 
@@ -48,8 +48,8 @@ def aliases(head: Head) -> Iterator[Violation]:
         except CorruptRecordError as error:
             yield Violation(VALUES, where, str(error))
             continue
-        if name_problems(text(key)):
-            yield Violation(ALIASES, where, "; ".join(name_problems(text(key))))
+        if stored_name_problems(text(key)):
+            yield Violation(ALIASES, where, "; ".join(stored_name_problems(text(key))))
         if not head.is_registered(alias.name):
             yield Violation(ALIASES, where, f"means {alias.name}, which is not registered")
 
@@ -178,8 +178,11 @@ def _change(head: Head, key: bytes, value: bytes) -> Iterator[Violation]:
         yield Violation(CHANGES, where, f"holds the entry of {change.revision}")
     if change.everything and (change.modules or change.keys or change.terms):
         yield Violation(CHANGES, where, "says everything, and lists something")
-    for name in (*change.keys, *(module.name for module in change.modules)):
-        if name_problems(name):
+    names = [module.name for module in change.modules]
+    # Release 0.1.0 also logged forms of a name that are empty or too long to be asked for.
+    derived = {form for name in names for form in (last_part(name), snake_case(last_part(name)))}
+    for name in (*names, *(asked for asked in change.keys if asked not in derived)):
+        if stored_name_problems(name):
             yield Violation(CHANGES, where, f"names {name!r}, which is not a valid name")
     for term in change.terms:
         kind, colon, word = term.partition(":")

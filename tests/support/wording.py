@@ -32,7 +32,7 @@ from dspy_registry.registry_store.validation import module_problems as problems_
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.discovery.report import discover
-from dspy_registry.writer.manifests.folder import load
+from dspy_registry.writer.manifests.parse import load
 from dspy_registry.writer.restore import restore
 from tests.support import TESTS
 from tests.support.command import run

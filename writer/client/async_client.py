@@ -64,6 +64,14 @@ class AsyncWriterClient:
         """See WriterClient.unregister_module."""
         return calls.visible_in(await self._call(calls.unregister(name)))
 
+    async def release(self, name: str) -> int:
+        """See WriterClient.release."""
+        return calls.visible_in(await self._call(calls.release(name)))
+
+    async def rename_module(self, name: str, new_name: str) -> int:
+        """See WriterClient.rename_module."""
+        return calls.visible_in(await self._call(calls.rename(name, new_name)))
+
     async def set_alias(self, alias: str, name: str) -> int:
         """See WriterClient.set_alias."""
         return calls.visible_in(await self._call(calls.set_alias(alias, name)))

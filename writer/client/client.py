@@ -81,6 +81,14 @@ class WriterClient:
         """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return calls.visible_in(self._call(calls.unregister(name)))
 
+    def release(self, name: str) -> int:
+        """End an override. Returns the revision in which it has ended. See RegistryWriter.release."""
+        return calls.visible_in(self._call(calls.release(name)))
+
+    def rename_module(self, name: str, new_name: str) -> int:
+        """Give a client's module another name. See RegistryWriter.rename_module."""
+        return calls.visible_in(self._call(calls.rename(name, new_name)))
+
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 

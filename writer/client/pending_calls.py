@@ -10,7 +10,7 @@ from dspy_registry.registry_store.evidence import Gathered
 from dspy_registry.registry_store.outcome_kinds import CALLER, CANCELLED, FAILED, KINDS, TIMEOUT
 from dspy_registry.registry_store.reports import Batch, Report, encode_reports
 from dspy_registry.registry_store.usage import LARGEST_COUNT, MINUTES_KEPT
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 from dspy_registry.writer.client.recorded_call import Call, CheckedCall, Moment, Names, checked, kind_told, plain_name
 
 NAMES_KEPT: Final = 512
@@ -170,7 +170,7 @@ def _by_minute(minutes: Counter[int]) -> tuple[tuple[int, int], ...]:
 
 def _is_sound(name: object) -> bool:
     names = name if isinstance(name, tuple) else (name,)
-    return 1 <= len(names) <= 8 and not any(name_problems(each) for each in names)
+    return 1 <= len(names) <= 8 and not any(stored_name_problems(each) for each in names)
 
 
 def _bounded(count: int) -> int:

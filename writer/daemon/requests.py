@@ -22,7 +22,9 @@ from dspy_registry.registry_store.protocol import (
     Failed,
     Register,
     RegisterMany,
+    Release,
     RemoveAlias,
+    Rename,
     ResetUsage,
     SetAlias,
     SetImplications,
@@ -83,7 +85,7 @@ class SingleRequest(ClientRequest):
         super().__init__(client, message, reply, held_bytes)
         self._message = message
         self._stage = staging(message)
-        if isinstance(message, Register | Unregister | RemoveAlias):
+        if isinstance(message, Register | Unregister | RemoveAlias | Rename):
             self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
@@ -97,6 +99,9 @@ class SingleRequest(ClientRequest):
                 return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
             case Unregister() | RemoveAlias():
                 return isinstance(error, UnknownModuleError)
+            case Rename():
+                is_there = draft.module(self._message.new_name) is not None
+                return isinstance(error, UnknownModuleError) and is_there
         return False
 
 
@@ -217,6 +222,10 @@ def staging(message: ChangeRequest) -> Stage:
             return lambda draft: draft.set_alias(message.alias, message.name)
         case RemoveAlias():
             return lambda draft: draft.remove_alias(message.alias)
+        case Release():
+            return lambda draft: draft.release(message.name)
+        case Rename():
+            return lambda draft: draft.rename(message.name, message.new_name)
         case SetImplications():
             return lambda draft: draft.set_implications(CLIENT, message.implications)
         case ResetUsage():

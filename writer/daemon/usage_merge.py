@@ -24,7 +24,7 @@ from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.reports import Batch, Report
 from dspy_registry.registry_store.usage import LARGEST_COUNT, ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import Ledger, Row, VersionRow
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 from dspy_registry.writer.daemon.usage_total import UsageTotal
 from dspy_registry.writer.daemon.version_total import VersionTotal
 from dspy_registry.writer.draft import Draft
@@ -102,7 +102,7 @@ class _Merge:
 
     def _name(self, names: tuple[str, ...]) -> str | None:
         if names not in self._names:
-            self._names[names] = self._row_name([name for name in names if not name_problems(name)])
+            self._names[names] = self._row_name([name for name in names if not stored_name_problems(name)])
         return self._names[names]
 
     def _row_name(self, names: list[str]) -> str | None:

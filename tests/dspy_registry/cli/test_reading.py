@@ -144,7 +144,11 @@ def damaged(seeded_registry: Path, tmp_path: Path) -> Path:
 
 
 def test_check_finds_a_sound_registry_sound(seeded_registry: Path) -> None:
-    assert answer("check") == {"path": str(seeded_registry), "violations": []}
+    assert answer("check") == {
+        "path": str(seeded_registry),
+        "violations": [],
+        "old_names": {"modules": [], "aliases": []},
+    }
     assert run("check").stdout == f"{seeded_registry} is sound\n"
 
 
