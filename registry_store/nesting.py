@@ -1,15 +1,21 @@
-"""How deep msgpack bytes nest, found without recursion: a decoder's recursion may exhaust the stack, which kills."""
+"""How deep msgpack bytes nest and how many values they hold, found without recursion and before they are decoded.
+
+A decoder's recursion may exhaust the stack, which kills. A megabyte can be a million values, each an object to make.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH
+from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH, MAX_RECORD_VALUES
 
 DEEPEST: Final = MAX_METADATA_DEPTH + 8
 """Levels that bytes from outside may nest: what a record may, and what stands around it."""
 
 _SAFE_DEPTH: Final = 4000  # a decoder takes about 400 bytes of stack for each level; a thread has 8 MiB
+MOST_VALUES: Final = 2 * MAX_RECORD_VALUES + 1024
+"""Values that bytes from outside may hold: those of a record with their keys, and what stands around them."""
+
 _CONTAINERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 _OTHERS: Final = bytes(set(range(256)) - set(_CONTAINERS))
 
@@ -20,19 +26,35 @@ _SCALAR_BYTES: Final = {0xC4: -1, 0xC5: -2, 0xC6: -4, 0xC7: -1, 0xC8: -2, 0xC9: 
 _CONTAINER_LENGTH: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
-def is_shallow(data: bytes) -> bool:
-    """Whether these bytes can be decoded without exhausting the stack.
+def is_shallow(data: bytes, most: int = MOST_VALUES) -> bool:
+    """Whether the first `most` values of these bytes can be decoded without exhausting the stack.
 
-    There is no deeper nesting than there are bytes that could begin a container: that alone settles nearly all.
+    Ask `has_few_values` too before you decode. There is no deeper nesting than there are bytes that could begin a
+    container: that alone settles nearly all.
     """
-    return len(data.translate(None, _OTHERS)) <= _SAFE_DEPTH or not _nests_deeper(data, DEEPEST)
+    return len(data.translate(None, _OTHERS)) <= _SAFE_DEPTH or not _nests_deeper(data, DEEPEST, most)
 
 
-def _nests_deeper(data: bytes, limit: int) -> bool:
+def has_few_values(data: bytes, most: int = MOST_VALUES) -> bool:
+    """Whether these bytes hold at most so many values, keys included. As each takes a byte, few bytes need no look."""
+    if len(data) <= most:
+        return True
+    at = found = 0
+    while at < len(data):
+        found += 1
+        if found > most:
+            return False
+        _, at = _step(data, at)
+    return True
+
+
+def _nests_deeper(data: bytes, limit: int, most: int) -> bool:
     """Walks the bytes; those that are no msgpack end it, as they end a decoder."""
     at, size = 0, len(data)
     open_items: list[int] = []  # of each container around here, how many items are still to come
-    while at < size:
+    for _ in range(most):
+        if at >= size:
+            break
         items, at = _step(data, at)
         if items:
             if len(open_items) == limit:

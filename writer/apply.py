@@ -12,8 +12,11 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import (
     LARGEST_LISTED_CHANGE,
     Action,
+    Alias,
+    AliasChange,
     Change,
     ModuleChange,
+    Requester,
     State,
     alias_codec,
     change_codec,
@@ -63,6 +66,7 @@ class _Application:
         self._result = Operations()
         self._postings = PostingChanges()
         self._changes: list[ModuleChange] = []
+        self._alias_changes: list[AliasChange] = []
         self._keys: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them, too: it logs
         # an update.
@@ -122,7 +126,8 @@ class _Application:
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
-        self._changes.append(ModuleChange(name, "unregistered", self._catalog.last_version(name) + 1))
+        version, by = self._catalog.last_version(name) + 1, self._draft.removed_by.get(name)
+        self._changes.append(ModuleChange(name, "unregistered", version, "", by))
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
@@ -147,16 +152,17 @@ class _Application:
             self._result.deletes[layout.HISTORY].append(key)
 
     def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
-        action: Action = "updated"
-        version = 0
+        action: Action = "unregistered"
+        by: Requester | None
         if entry is not None:
-            version = entry.version
+            version, source, by = entry.version, entry.source, entry.by
             action = "updated" if stored is not None else "registered"
         else:
             dropped = self._draft.dropped.get(name, ())
-            version = dropped[-1].version if dropped else stored.provenance.version if stored else 0
-            action = "unregistered"
-        self._changes.append(ModuleChange(name, action, version))
+            last = dropped[-1] if dropped else stored.provenance if stored else None
+            version, source = (last.version, last.source) if last else (0, "")
+            by = self._draft.removed_by.get(name)
+        self._changes.append(ModuleChange(name, action, version, source, by))
 
     # Indexes
 
@@ -221,10 +227,17 @@ class _Application:
 
     def _aliases(self) -> None:
         for alias, meaning in self._draft.aliases.meanings.items():
-            if meaning != self._catalog.alias(alias):
+            before = self._catalog.alias(alias)
+            if meaning != before:
+                self._log_alias(alias, before, meaning)
                 dumped = None if meaning is None else alias_codec.dump(meaning)
                 self._put_or_delete(layout.ALIASES, alias.encode(), dumped)
                 self._keys[alias] = None
+
+    def _log_alias(self, alias: str, before: Alias | None, after: Alias | None) -> None:
+        source = after.source if after else before.source if before else ""
+        old, new = (meaning.name if meaning else None for meaning in (before, after))
+        self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
 
     def _layers(self) -> None:
         if self._draft.defaults is not None:
@@ -265,12 +278,22 @@ class _Application:
                 self._result.puts[layout.USAGE][key] = row
 
     def _change(self) -> Change:
+        requesters = self._draft.requesters or {self._draft.by}
+        by = next(iter(requesters)) if len(requesters) == 1 else None
         if len(self._changes) > LARGEST_LISTED_CHANGE:
-            return Change(self._revision, self._now, everything=True)
+            return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
         for changed in self._changes:
             # A damaged alias may have meant any module, and a reader may still have it cached.
             aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
             for key in (*lookup_keys(changed.name), *aliases):
                 self._keys[key] = None
-        return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms))
+        return Change(
+            self._revision,
+            self._now,
+            tuple(self._changes),
+            tuple(self._keys),
+            tuple(terms),
+            by=by,
+            aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
+        )

@@ -9,6 +9,7 @@ right, and the next commit first finds out what landed.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,9 @@ class Committer:
         self._is_disk_broken = False
         self._is_closed = False
         self._since_reaping = 0
+        self._own = (os.geteuid(), os.getpid())
+        self.last_change: Change | None = None
+        """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
         self._aliases = AliasIndex()
 
     @property
@@ -71,11 +75,13 @@ class Committer:
         see a difference. Raises StoreError when the disk refuses, StoreClosedError after `close`.
         """
         with self._environment.write_gate:
+            self.last_change = None
             self._make_ready()
             txn = self._environment.begin_writing()
             try:
                 catalog = Catalog(txn, self._environment.dbs, self._aliases)
                 draft = Draft(catalog)
+                draft.by = self._own
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
                 if not operations:
@@ -83,6 +89,7 @@ class Committer:
                     return catalog.state.revision
                 write(txn, self._environment, operations)
                 self._land(txn, operations)
+                self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
             except lmdb.Error as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
-from dspy_registry.registry_store.changes import Alias, Implications
+from dspy_registry.registry_store.changes import Alias, Implications, Requester
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
@@ -32,7 +32,10 @@ _SHADOWED = "a module has this full name, and full names always win"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft."""
+    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
+
+    `by` asked for this version; None: not known.
+    """
 
     info: ModuleInfo
     encoded: bytes
@@ -40,15 +43,22 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     source: str
     sequence: int
     past: tuple[Entry, ...] = ()
+    by: Requester | None = None
 
 
 class Draft:
-    """Staged changes over the catalog, or over another draft."""
+    """Staged changes over the catalog, or over another draft.
+
+    `by` asks for what is staged here, `removed_by` for each removal, and `requesters` for all that was absorbed.
+    """
 
     def __init__(self, catalog: Catalog, parent: Draft | None = None) -> None:
         self.catalog = catalog
         self._parent = parent
         self.modules: dict[str, Entry | None] = {}
+        self.by: Requester | None = parent.by if parent else None
+        self.requesters: set[Requester | None] = set()
+        self.removed_by: dict[str, Requester | None] = {}
         self.dropped: dict[str, tuple[Entry, ...]] = {}
         self.layers: dict[str, dict[str, Layer]] = {}
         self.aliases = StagedAliases()
@@ -79,6 +89,8 @@ class Draft:
         """Take over all changes of a child."""
         self.modules.update(child.modules)
         self.dropped.update(child.dropped)
+        self.removed_by.update(child.removed_by)
+        self.requesters |= child.requesters or {child.by}
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
@@ -211,7 +223,7 @@ class Draft:
         current, meaning = self.alias(alias), Alias(name, source)
         if current != meaning:
             self._refuse_one_too_many(alias, name, current)
-            self.aliases.put(alias, current, meaning)
+            self.aliases.put(alias, current, meaning, self.by)
 
     def _refuse_one_too_many(self, alias: str, name: str, current: Alias | None) -> None:
         problems = []
@@ -227,7 +239,7 @@ class Draft:
         current = None if name_problems(alias) else self.alias(alias)
         if current is None:
             raise UnknownAliasError(alias)
-        self.aliases.put(alias, current, None)
+        self.aliases.put(alias, current, None, self.by)
 
     def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the implications that a source declares. Raises VocabularyError."""
@@ -275,12 +287,12 @@ class Draft:
         if current is None:
             self._refuse_when_full()
             version = _after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence)
+            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, by=self.by)
             self.next_sequence += 1
         elif current.encoded != encoded:
             past = (*current.past, current) if self._is_staged(info.name) else ()
             version = _after(info.name, current.version)
-            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past)
+            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
             self.modules[info.name] = msgspec.structs.replace(current, source=source)
@@ -296,8 +308,9 @@ class Draft:
             # They will be acknowledged: no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
+        self.removed_by[name] = self.by
         for alias in tuple(self.aliases_of(name)):
-            self.aliases.put(alias, self.alias(alias), None)
+            self.aliases.put(alias, self.alias(alias), None, self.by)
 
     def _is_staged(self, name: str) -> bool:
         return any(name in draft.modules for draft in self._with_parents())

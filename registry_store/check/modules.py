@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, InvalidModul
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import (
     LAST_SEQUENCE,
+    MAX_RECORD_BYTES,
     posting_key,
     revision_key,
     split_posting_key,
@@ -119,7 +120,7 @@ class _Modules:
         if stored.info.name != name:
             yield Violation(VALUES, where, f"holds the record of {stored.info.name}")
         try:
-            validate_module(stored.info)
+            validate_module(stored.info, MAX_RECORD_BYTES)
         except InvalidModuleError as error:
             yield Violation(VALUES, where, str(error))
         yield from self._provenance(where, name, stored.provenance)

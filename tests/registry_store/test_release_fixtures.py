@@ -60,7 +60,7 @@ def found(registry: Registry, told: dict[str, Any]) -> dict[str, Any]:
 
 def over_time(snapshot: Snapshot) -> dict[str, Any]:
     return {
-        "changes": snapshot.changes_since(0),
+        "changes": list(map(without_requesters, snapshot.changes_since(0))),
         "usages": snapshot.usages(),
         "calls_lost": snapshot.calls_lost(),
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import lmdb
 
+from dspy_registry.registry_store.changes import Requester
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.protocol import Effect, Failed, Remembered, remembered_codec
 from dspy_registry.writer.daemon.reply_cache import ReplyCache, cached_reply, following, overtaken
@@ -21,10 +24,11 @@ class Work:
     """Something to be committed.
 
     `client` is empty for the daemon's own changes. `id`, `oldest` and `repeats` are the request's. `held_bytes` is the
-    memory that the work takes.
+    memory that the work takes. `by` asked for it; None: the daemon itself.
     """
 
     client = b""
+    by: Requester | None = None
     held_bytes = 0
     id = 0
     oldest = 0
@@ -61,10 +65,23 @@ class _Staged:
 
 
 class Group:
-    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit."""
+    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit.
 
-    def __init__(self, works: Sequence[Work], replies: ReplyCache) -> None:
+    Staging ends after `seconds`, though never before the first work: `left` are those that were not staged.
+    `charge` is told what each work took.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[Work],
+        replies: ReplyCache,
+        seconds: float = math.inf,
+        charge: Callable[[Work, float], None] = lambda work, seconds: None,
+    ) -> None:
         self._works = works
+        self._seconds = seconds
+        self._charge = charge
+        self.left: Sequence[Work] = ()
         self._replies = replies
         self._clients: dict[bytes, _Staged] = {}
         self._answers: dict[Work, Any] = {}  # to works that need no commit
@@ -74,7 +91,11 @@ class Group:
 
     def stage(self, draft: Draft) -> None:
         """Stage every work on the draft, or note its failure. Raises lmdb.Error."""
-        for work in self._works:
+        began = at = time.monotonic()
+        for number, work in enumerate(self._works):
+            if at - began > self._seconds:
+                self._works, self.left = self._works[:number], self._works[number:]
+                break
             try:
                 if not self._was_sent_before(work):
                     self._stage(work, draft)
@@ -84,6 +105,8 @@ class Group:
                 if not isinstance(error, RegistryError):
                     _log.exception("internal error in a request")
                 self._answers[work] = work.failure(error)
+            at, before = time.monotonic(), at
+            self._charge(work, at - before)
         if draft.has_effect:
             self._remember(draft)
 
@@ -108,6 +131,7 @@ class Group:
 
     def _stage(self, work: Work, draft: Draft) -> None:
         child = draft.child()
+        child.by = work.by or draft.by
         try:
             work.stage(child)
         except RegistryError as error:

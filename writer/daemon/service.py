@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dspy_registry.registry_store import protocol, wire_errors
+from dspy_registry.registry_store.changes import Requester
 from dspy_registry.registry_store.errors import ProtocolError, RegistryError
 from dspy_registry.registry_store.protocol import (
     Answer,
@@ -60,6 +61,7 @@ class Requests:
         self._upload = BatchUpload(service.queue, service.limits)
         # For each request: when its client was last told of it, and the progress told then.
         self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
+        self.by: Requester | None = None
         self._client = b""
         self._size = 0  # of the message at hand
         self._heard = 0.0
@@ -75,6 +77,11 @@ class Requests:
     def unanswered(self) -> int:
         """How many requests wait for their answers."""
         return len(self._unanswered)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a request waits for its answer, or a batch for its end."""
+        return bool(self._unanswered) or self._upload.is_begun
 
     def take(self, client: bytes, payload: bytes, heard: float) -> None:
         """Accept a client's message, which came at the loop's time `heard`, or send why not.
@@ -121,6 +128,7 @@ class Requests:
         self._accept(batch_request(self._client, message, modules, self._reply, held))
 
     def _accept(self, request: ClientRequest) -> None:
+        request.by = self.by
         self._await(request)
         self._service.queue.put(request)
 

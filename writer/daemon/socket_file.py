@@ -72,6 +72,12 @@ def group_id(group: str | int | None) -> int | None:
         raise InvalidArgumentError(f"there is no group {group!r} on this host.") from error
 
 
+def credentials(peer: socket.socket) -> tuple[int, int]:
+    """User id and process id of the other end when it connected. The pid is 0 for a process of another namespace."""
+    pid, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return uid, pid
+
+
 def refusal(peer: socket.socket, group: int | None) -> StorePermissionError | None:
     """Why the process at the other end may not change the registry. None: it may.
 
