@@ -15,6 +15,11 @@ Requester: TypeAlias = tuple[int, int]
 """User id and process id of who asked for a change, by the kernel's word. The process is 0 in a namespace not seen."""
 
 
+def shown_requester(by: Requester | None) -> str:
+    """Who asked, for people."""
+    return f"user {by[0]}, process {by[1] or 'unknown'}" if by else "not known"
+
+
 class ModuleChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of one module.
 

@@ -125,7 +125,7 @@ def _field_above(info: Any, most: int) -> str | None:
     )
     values = 0
     for field, held in fields:
-        pending = [held]
+        pending: list[Any] = [held]
         while pending:
             item = pending.pop()
             if type(item) in (dict, list, tuple):

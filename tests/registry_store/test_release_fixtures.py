@@ -12,6 +12,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, UnknownModuleError
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.changes import without_requesters
 from tests.conftest import violations
 from tests.support import TESTS
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dspy_registry.registry_store.changes import AliasChange, Change, ModuleChange, Requester
+from dspy_registry.registry_store.changes import AliasChange, Change, ModuleChange, Requester, shown_requester
 
 LINES_OF_A_CHANGE: Final = 20
 """Of a larger commit the first of its changes have a line, and one more line counts the others."""
@@ -50,11 +50,6 @@ def log_change(change: Change) -> None:
         _write(facts)
 
 
-def shown_by(by: Requester | None) -> str:
-    """Who asked, for people."""
-    return f"user {by[0]}, process {by[1] or 'unknown'}" if by else "unknown"
-
-
 def _facts(change: Change) -> Iterator[dict[str, Any]]:
     if not (change.modules or change.aliases):
         action = "everything changed" if change.everything else "implied capabilities changed"
@@ -86,7 +81,7 @@ def _write(facts: dict[str, Any]) -> None:
 
 def _shown(name: str, value: Any) -> str:
     """A value on one line: whatever is no plain word is quoted."""
-    text = shown_by(value) if name == "by" else str(value)
+    text = shown_requester(value) if name == "by" else str(value)
     return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
 
 

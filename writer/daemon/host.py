@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -53,8 +54,15 @@ class Host(Protocol):
         that it does not handle is logged, and ends this task alone.
         """
 
+    def reloading(self) -> AbstractContextManager[None]:
+        """Within it, configuration such as manifests comes into force: the service manager is told."""
+
     def add_section(self, name: str, provider: Callable[[], Any]) -> None:
-        """Add a section to the status: the plain values that `provider` returns."""
+        """Add a section to the status: the plain values that `provider` returns.
+
+        A mapping whose `error` is not empty, or whose `errors` are not, makes `dspy-registry status` exit with 1. So a
+        part that failed says it there: the last check, the last backup.
+        """
 
 
 class LocalWork(Work, Generic[T]):

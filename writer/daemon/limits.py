@@ -17,8 +17,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     limits of clients run out. A group takes in no further request once staging it has taken `staging`.
 
     When all `connections` are open, a newcomer takes the place of an idle one: of the user who has most, the one that
-    was silent for longest, and for `spared` at least. Where none is idle, a user who has at most an eighth of them gets one
-    of an eighth more.
+    was silent for longest, and for `spared` at least. Where none is idle, a user who has at most an eighth of them gets
+    one of an eighth more.
     """
 
     connections: int = 1000
