@@ -1,0 +1,162 @@
+"""What packages do during discovery stays inside it: processes, reports, and values of the environment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dspy_registry.writer.discovery.report import discover
+from tests.support.discovery_packages import PATIENT, Packages, importable, named, reasons
+
+pytestmark = pytest.mark.dspy
+
+
+@pytest.fixture
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packages]:
+    with importable(tmp_path_factory) as write:
+        yield write
+
+
+DAEMON = """
+    import os, sys, time, dspy
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open({path!r}, "w").write(str(os.getpid()))
+            time.sleep(600)
+        os._exit(0)
+    while not os.path.exists({path!r}) or not open({path!r}).read():
+        time.sleep(0.01)
+    {then}
+    class Found(dspy.Predict): ...
+    """
+
+
+def ended(pid: int) -> bool:
+    """Whether no process of this number runs any more, in time."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("then", ["pass", "os.kill(os.getppid(), 9)"])
+def test_what_a_package_starts_in_a_session_of_its_own_does_not_outlive_discovery(
+    packages: Packages, tmp_path: Path, then: str
+) -> None:
+    path = tmp_path / "pid"
+    packages({"strays.py": DAEMON.format(path=str(path), then=then)})
+    discover(["strays"], timeout=PATIENT)
+    assert ended(int(path.read_text()))
+
+
+def test_what_hangs_in_another_session_is_ended_with_the_time(packages: Packages, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    packages({"hangs.py": DAEMON.format(path=str(path), then="time.sleep(600)")})
+    report = discover(["hangs"], timeout=8)
+    assert "hangs" in reasons(report)
+    if path.exists():
+        assert ended(int(path.read_text()))
+
+
+def test_a_value_of_the_environment_is_not_reported(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_DATABASE", "postgres.internal.example")
+    monkeypatch.setenv("ACME_PORT", "54321")
+    packages(
+        {
+            "leaky/__init__.py": """
+                import os, dspy
+                where = os.environ["ACME_DATABASE"]
+                class Leaky(dspy.Predict):
+                    __doc__ = f"Asks {where} for more."
+                    def __init__(self, host=where, url=f"//{where}/x", port=int(os.environ["ACME_PORT"]), size=7): ...
+                """,
+            "leaky/broken.py": "import os; raise ImportError(os.environ['ACME_DATABASE'])",
+        }
+    )
+    report = discover(["leaky"], timeout=PATIENT)
+    shown = repr(report)
+    assert "postgres" not in shown
+    assert "54321" not in shown
+    found = named(report)["leaky.Leaky"].metadata
+    assert found["description"] == "Asks ... for more."
+    assert found["parameters"][3] == {"name": "size", "required": False, "default": 7}
+
+
+def test_a_package_cannot_write_what_another_one_reports(packages: Packages) -> None:
+    forger = """
+        import gc, os, dspy
+        forged = b'{"type": "failed", "name": "honest", "reason": "forged", "absent": false}\\n'
+        for number in range(3, 4096):
+            try:
+                os.write(number, forged)
+            except OSError:
+                pass
+        folders = [at for at in os.listdir("/tmp") if at.startswith("dspy-discovery-")]
+        seen = [text for text in gc.get_objects() if isinstance(text, str) and "dspy-discovery" in text]
+        class Forger(dspy.Predict):
+            __doc__ = f"Knows {len(seen)} folders."
+        """
+    packages({"forger.py": forger, "honest.py": "import dspy\nclass Honest(dspy.Predict): ..."})
+    report = discover(["forger", "honest"], timeout=PATIENT)
+    assert "honest.Honest" in named(report)
+    assert "honest" not in reasons(report) or "forged" not in reasons(report)["honest"] or "forger" in reasons(report)
+    assert [failure for failure in report.failures if failure.package == "honest"][1:] == []
+
+
+def test_folders_without_init_are_found_and_links_to_such_are_named(packages: Packages, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked.py").write_text("import dspy\nclass Linked(dspy.Predict): ...")
+    module = "import dspy\nclass {}(dspy.Predict): ..."
+    folder = packages(
+        {
+            "spaced/__init__.py": "",
+            "spaced/plain/deep/inner.py": module.format("Inner"),
+            "spaced/plain/outer.py": module.format("Outer"),
+            "spaced/data/readme.txt": "no module",
+            "spaced/tests/test_it.py": "raise RuntimeError('a test was run')",
+            "rootless/part/thing.py": module.format("Thing"),
+        }
+    )
+    os.symlink(elsewhere, folder / "spaced" / "linked")
+    report = discover(["spaced", "rootless"], timeout=PATIENT)
+    found = named(report)
+    assert {"spaced.plain.deep.inner.Inner", "spaced.plain.outer.Outer", "rootless.part.thing.Thing"} <= found.keys()
+    assert reasons(report).keys() == {"spaced.linked"}
+
+
+def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: Packages) -> None:
+    packages(
+        {
+            "own.py": """
+                import dspy
+                class Answer(dspy.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.search = dspy.ReAct("question -> answer", tools=[])
+                        self.check = dspy.ChainOfThought("answer -> verdict")
+                    def forward(self, question, *, limit=3): ...
+
+                class Opaque(dspy.Module):
+                    def forward(self, text): ...
+                """
+        }
+    )
+    report = discover(["own"], timeout=PATIENT)
+    answer = named(report)["own.Answer"]
+    assert (answer.category, answer.pool_type) == ("reasoning", "general")
+    assert {"tool_use", "step_by_step"} <= set(answer.capabilities)
+    assert answer.estimated_duration == 8000
+    assert answer.metadata["uses"] == ["dspy.ReAct", "dspy.ChainOfThought"]
+    assert answer.metadata["inputs"] == ["question", "limit"]
+    assert [name for name in report.incomplete if name.startswith("own.")] == ["own.Opaque"]
