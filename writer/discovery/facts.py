@@ -218,7 +218,7 @@ def _only_raises(member: object) -> bool:
 
 def _inputs(cls: type) -> list[str] | None:
     """The names of what `forward` takes. None when Python cannot tell."""
-    forward = getattr(cls, "forward", None) or getattr(cls, "aforward", None)
+    forward: Any = getattr(cls, "forward", None) or getattr(cls, "aforward", None)
     try:
         found = list(inspect.signature(forward, **_LAZY).parameters.values())[1:]
     except BaseException:

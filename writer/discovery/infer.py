@@ -167,7 +167,7 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
         "description": summary(seen.doc) or summary(seen.init_doc),
         "parameters": _parameters(seen.parameters),
         "uses": seen.uses or None,
-        "inputs": seen.inputs,
+        "inputs": seen.inputs or None,
         "experimental": _is_experimental(seen, name),
         "deprecated": ".. deprecated::" in (seen.doc or "") or None,
         "aliases": sorted(aliases) or None,

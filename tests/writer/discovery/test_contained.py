@@ -109,8 +109,7 @@ def test_a_package_cannot_write_what_another_one_reports(packages: Packages) -> 
     packages({"forger.py": forger, "honest.py": "import dspy\nclass Honest(dspy.Predict): ..."})
     report = discover(["forger", "honest"], timeout=PATIENT)
     assert "honest.Honest" in named(report)
-    assert "honest" not in reasons(report) or "forged" not in reasons(report)["honest"] or "forger" in reasons(report)
-    assert [failure for failure in report.failures if failure.package == "honest"][1:] == []
+    assert "honest" not in reasons(report)
 
 
 def test_folders_without_init_are_found_and_links_to_such_are_named(packages: Packages, tmp_path: Path) -> None:
