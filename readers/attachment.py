@@ -19,12 +19,12 @@ from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
-    FormatVersionError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
 )
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.opening import known_format
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
@@ -203,6 +203,6 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
         version = txn.get(layout.META_FORMAT, None, meta)
         if version is None:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
-        if int(version) != layout.FORMAT_VERSION:
-            raise FormatVersionError(int(version), layout.FORMAT_VERSION)
+        if known_format(version) != environment.dbs.format:  # it was not complete when it was opened
+            return False
         return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)

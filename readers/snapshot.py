@@ -12,7 +12,7 @@ from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries, not_a_name
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
@@ -166,7 +166,10 @@ class Snapshot(Queries):
 
         Raises CorruptRecordError.
         """
-        return {key.decode(): alias_codec.load(value) for key, value in self._rows(self._dbs.aliases, start)}
+        return {
+            key.decode(): alias_codec.load(value, key, self._dbs.format)
+            for key, value in self._rows(self._dbs.aliases, start)
+        }
 
     @property
     def committed_at(self) -> int:
@@ -183,7 +186,7 @@ class Snapshot(Queries):
             return []
         first = layout.revision_key(max(0, revision + 1))
         rows = items_from(self._live(), self._dbs.changes, first)
-        logged: list[Change] = [change_codec.load(value) for _, value in self._guarded(rows)]
+        logged: list[Change] = [change_codec.load(value, key, self._dbs.format) for key, value in self._guarded(rows)]
         if revision > self.revision or not logged:
             return [Change(self.revision, self.committed_at, everything=True)]
         if logged[0].revision > revision + 1:
@@ -223,7 +226,10 @@ class Snapshot(Queries):
         if value is None:
             return lookup.find_info(txn, self._dbs, name)
         # `info_of`, but without a call for intact bytes.
-        return decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        if info.name != name:
+            raise misplaced(name, info.name)
+        return info
 
     def _rows(self, database: Database, start: str) -> Iterator[tuple[bytes, bytes]]:
         """The rows whose key begins with `start`, in key order."""

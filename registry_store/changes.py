@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 import msgspec
 
-from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import Sealed, SealedAlone
+from dspy_registry.registry_store.layout import ALIASES, CHANGES, META
+from dspy_registry.registry_store.records import By
 
 Action = Literal["registered", "updated", "unregistered"]
 
 
-Requester: TypeAlias = tuple[int, int]
-"""User id and process id of who asked for a change, by the kernel's word. The process is 0 in a namespace not seen."""
-
-
-def shown_requester(by: Requester | None) -> str:
+def shown_requester(by: By | None) -> str:
     """Who asked, for people."""
     return f"user {by[0]}, process {by[1] or 'unknown'}" if by else "not known"
 
 
 class ModuleChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What became of one module.
+    """What became of one module. `version` is its version from then on; of one unregistered, its last.
 
-    `version` is its version from then on; of one unregistered, its last. `source` is the source of that version. `by`
-    asked for the change; None: not known.
+    `by` is the user id and the process id of whoever asked for it; None: not known. `source` is the source of that
+    version.
     """
 
     name: str
     action: Action
     version: int
+    by: By | None = None
     source: str = ""
-    by: Requester | None = None
 
 
 class AliasChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -45,7 +43,7 @@ class AliasChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     old: str | None
     new: str | None
     source: str = ""
-    by: Requester | None = None
+    by: By | None = None
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,9 +52,11 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `committed_at` is in milliseconds since the epoch. `modules` says what became of which module. `keys` are all
     strings whose look-up may now answer otherwise (names, short names, aliases), `terms` all terms whose
     postings changed. `everything` means that the commit was too large to list: the three are empty and
-    nothing known before it may be relied on. `aliases` says what became of which alias. `by` asked for all of the
-    commit; None: several did, or it is not known. A change that a reader finds announced, and one of an older release,
-    has neither.
+    nothing known before it may be relied on.
+
+    `by` are all who asked for a part of it and are known, `labels` (name, label) of each label that changed,
+    `policies` the patterns of changed policies, `overrides` the modules that became overrides or ended as such.
+    `aliases` says what became of which alias.
     """
 
     revision: int
@@ -65,13 +65,15 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     keys: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
     everything: bool = False
-    by: Requester | None = None
+    by: tuple[By, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    policies: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     aliases: tuple[AliasChange, ...] = ()
 
 
-def without_requesters(change: Change) -> tuple[Any, ...]:
-    """The change as release 0.1.0 stores it, to be encoded: what readers need, and nothing about who asked for it."""
-    modules = tuple((module.name, module.action, module.version) for module in change.modules)
+def _in_format_1(change: Change) -> tuple[Any, ...]:
+    modules = [(module.name, module.action, module.version) for module in change.modules]
     return change.revision, change.committed_at, modules, change.keys, change.terms, change.everything
 
 
@@ -86,8 +88,9 @@ class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
 LARGEST_LISTED_CHANGE: Final = 4096
 """A commit that touches more modules than this is recorded as `everything`."""
 
-change_codec = Sealed(Change, "an entry of the change log")
-state_codec = Sealed(State, "the registry's state")
+change_codec = Sealed(Change, "an entry of the change log", CHANGES, _in_format_1)
+announcement_codec = SealedAlone(Change, "an announcement")
+state_codec = Sealed(State, "the registry's state", META)
 
 
 class Alias(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -99,5 +102,5 @@ class Alias(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 Implications = dict[str, tuple[str, ...]]
 
-alias_codec = Sealed(Alias, "an alias")
-implications_codec = Sealed(dict[str, Implications], "the vocabulary")  # by source
+alias_codec = Sealed(Alias, "an alias", ALIASES)
+implications_codec = Sealed(dict[str, Implications], "the vocabulary", META)  # by source

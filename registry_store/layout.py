@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # of what this release creates
+FIRST_FORMAT: Final = 1  # the oldest that it reads and writes
 
 # Files in the registry's folder. LMDB's own are data.mdb and lock.mdb.
 DATA_FILE: Final = "data.mdb"
@@ -27,7 +28,10 @@ CHANGES: Final = b"changes"  # revision -> what that commit changed
 HISTORY: Final = b"history"  # name, version -> record that was replaced
 REQUESTS: Final = b"requests"  # client id -> its last answers
 USAGE: Final = b"usage"  # name -> measured statistics
-DATABASES: Final = (
+LABELS: Final = b"labels"  # name, label -> versions
+PROGRAMS: Final = b"programs"  # SHA-256, piece -> state of a program
+POLICIES: Final = b"policies"  # source, pattern -> limits of calls
+DATABASES_OF_FORMAT_1: Final = (
     META,
     MODULES,
     SEQUENCES,
@@ -39,6 +43,9 @@ DATABASES: Final = (
     REQUESTS,
     USAGE,
 )
+DATABASES: Final = (*DATABASES_OF_FORMAT_1, LABELS, PROGRAMS, POLICIES)
+SEALED_ALONE: Final = (MODULES, HISTORY)  # records hold their name and version
+
 
 # Keys of `meta`.
 META_FORMAT: Final = b"format"  # plain ASCII digits, so that any release can read it

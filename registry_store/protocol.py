@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
 
 VERSION: Final = 1
 CLIENT_ID_BYTES: Final = 16
@@ -242,7 +242,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     answers: tuple[Effect, ...]
 
 
-remembered_codec = Sealed(Remembered, "the answers given to a client")
+remembered_codec = Sealed(Remembered, "the answers given to a client", REQUESTS)
 
 # Encoding
 

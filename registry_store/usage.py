@@ -16,6 +16,7 @@ from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import AmbiguousNameError, InvalidArgumentError
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.layout import USAGE
 
 SIZES: Final = ("small", "normal", "large", "very_large")
 SMALL_INPUT: Final = 100
@@ -202,10 +203,10 @@ class Ledger(msgspec.Struct, array_like=True, frozen=True, gc=False):
     merged_at: int
 
 
-row_codec = Sealed(Row, "a usage row")
-ledger_codec = Sealed(Ledger, "a usage reporter's row")
-lost_codec = Sealed(int, "the count of calls lost")
-_head_codec = Sealed(_RowHead, "a usage row")
+row_codec = Sealed(Row, "a usage row", USAGE)
+ledger_codec = Sealed(Ledger, "a usage reporter's row", USAGE)
+lost_codec = Sealed(int, "the count of calls lost", USAGE)
+_head_codec = Sealed(_RowHead, "a usage row", USAGE)
 
 # No name holds a control character, so these sort before every name.
 LEDGER_PREFIX: Final = b"\0r"
@@ -228,13 +229,14 @@ def registered_name(txn: Transaction, dbs: Databases, name: str) -> str | None:
 
 def load_usage(txn: Transaction, dbs: Databases, name: str) -> ModuleUsage | None:
     """What is stored under exactly this name; None when nothing is. Raises CorruptRecordError."""
-    value = txn.get(name.encode(), None, dbs.usage) if lookup.is_askable(name) else None
-    return None if value is None else usage_in(value)
+    key = name.encode() if lookup.is_askable(name) else b""
+    value = txn.get(key, None, dbs.usage) if key else None
+    return None if value is None else usage_in(value, key, dbs.format)
 
 
-def usage_in(value: bytes) -> ModuleUsage:
-    """The usage in a row's bytes. Raises CorruptRecordError."""
-    usage: ModuleUsage = _head_codec.load(value).usage
+def usage_in(value: bytes, key: bytes, format: int) -> ModuleUsage:
+    """The usage in the bytes of the row under this key. Raises CorruptRecordError."""
+    usage: ModuleUsage = _head_codec.load(value, key, format).usage
     return usage
 
 
@@ -243,11 +245,11 @@ def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     cursor = txn.cursor(dbs.usage)
     if not cursor.set_range(_FIRST_NAME):
         return []
-    found = [usage_in(value) for _, value in cursor]
+    found = [usage_in(value, key, dbs.format) for key, value in cursor]
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
 
 
 def calls_lost(txn: Transaction, dbs: Databases) -> int:
     """Calls that reporters or the writer could not keep, over the registry's life."""
     value = txn.get(LOST_KEY, None, dbs.usage)
-    return 0 if value is None else int(lost_codec.load(value))
+    return 0 if value is None else int(lost_codec.load(value, LOST_KEY, dbs.format))

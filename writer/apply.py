@@ -16,14 +16,13 @@ from dspy_registry.registry_store.changes import (
     AliasChange,
     Change,
     ModuleChange,
-    Requester,
     State,
     alias_codec,
     change_codec,
     implications_codec,
     state_codec,
 )
-from dspy_registry.registry_store.codec import seal_record
+from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
@@ -62,6 +61,7 @@ class _Application:
         self._draft = draft
         self._catalog: Catalog = draft.catalog
         self._now = now
+        self._format = draft.catalog.format
         self._revision = draft.catalog.state.revision + 1
         self._result = Operations()
         self._postings = PostingChanges()
@@ -73,8 +73,11 @@ class _Application:
         self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()
         declared = draft.implications
-        self._implications = None if declared is None else implications_codec.dump(declared)
-        self._new_words = self._old_words if self._implications is None else load_vocabulary(self._implications)
+        self._implications: bytes | None = None
+        self._new_words = self._old_words
+        if declared is not None:
+            self._implications = implications_codec.dump(declared, layout.META_VOCABULARY, self._format)
+            self._new_words = load_vocabulary(self._implications, self._format)
 
     def operations(self) -> Operations:
         """Everything of the draft, as puts and deletes."""
@@ -126,16 +129,15 @@ class _Application:
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
-        version, by = self._catalog.last_version(name) + 1, self._draft.removed_by.get(name)
-        self._changes.append(ModuleChange(name, "unregistered", version, "", by))
+        self._changes.append(self._changed(name, "unregistered", self._catalog.last_version(name) + 1))
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
         return (kept.version, kept.sequence) == (entry.version, entry.sequence)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source)
-        return seal_record(entry.encoded, kept)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
+        return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
         key = entry.info.name.encode()
@@ -153,16 +155,17 @@ class _Application:
 
     def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         action: Action = "unregistered"
-        by: Requester | None
         if entry is not None:
-            version, source, by = entry.version, entry.source, entry.by
+            version, source = entry.version, entry.source
             action = "updated" if stored is not None else "registered"
         else:
             dropped = self._draft.dropped.get(name, ())
             last = dropped[-1] if dropped else stored.provenance if stored else None
             version, source = (last.version, last.source) if last else (0, "")
-            by = self._draft.removed_by.get(name)
-        self._changes.append(ModuleChange(name, action, version, source, by))
+        self._changes.append(self._changed(name, action, version, source))
+
+    def _changed(self, name: str, action: Action, version: int, source: str = "") -> ModuleChange:
+        return ModuleChange(name, action, version, self._draft.changed_by.get(name), source)
 
     # Indexes
 
@@ -215,7 +218,8 @@ class _Application:
 
     def _rows_of_names(self) -> None:
         for number, names in self._order.items():
-            self._put_or_delete(layout.SEQUENCES, layout.sequence_row_key(number), store_row(names))
+            key = layout.sequence_row_key(number)
+            self._put_or_delete(layout.SEQUENCES, key, store_row(names, key, self._format))
 
     def _put_or_delete(self, database: bytes, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -230,8 +234,9 @@ class _Application:
             before = self._catalog.alias(alias)
             if meaning != before:
                 self._log_alias(alias, before, meaning)
-                dumped = None if meaning is None else alias_codec.dump(meaning)
-                self._put_or_delete(layout.ALIASES, alias.encode(), dumped)
+                key = alias.encode()
+                dumped = None if meaning is None else alias_codec.dump(meaning, key, self._format)
+                self._put_or_delete(layout.ALIASES, key, dumped)
                 self._keys[alias] = None
 
     def _log_alias(self, alias: str, before: Alias | None, after: Alias | None) -> None:
@@ -241,15 +246,16 @@ class _Application:
 
     def _layers(self) -> None:
         if self._draft.defaults is not None:
-            self._result.puts[layout.META][layout.META_DEFAULTS] = defaults_codec.dump(self._draft.defaults)
+            rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
+            self._result.puts[layout.META][layout.META_DEFAULTS] = rules
         for name, layers in self._draft.layers.items():
             old = self._catalog.layers(name)
             for source in old.keys() - layers.keys():
                 self._result.deletes[layout.LAYERS].append(layout.layer_key(name, source))
             for source, layer in layers.items():
-                dumped = layer_codec.dump(layer)
-                if source not in old or layer_codec.dump(old[source]) != dumped:  # as bytes: 1 is not True
-                    self._result.puts[layout.LAYERS][layout.layer_key(name, source)] = dumped
+                if source not in old or encode(old[source]) != encode(layer):  # as bytes: 1 is not True
+                    key = layout.layer_key(name, source)
+                    self._result.puts[layout.LAYERS][key] = layer_codec.dump(layer, key, self._format)
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
@@ -257,9 +263,10 @@ class _Application:
             return
         change = self._change()
         self._result.change = change
-        self._result.puts[layout.CHANGES][layout.revision_key(change.revision)] = change_codec.dump(change)
+        key = layout.revision_key(change.revision)
+        self._result.puts[layout.CHANGES][key] = change_codec.dump(change, key, self._format)
         state = State(change.revision, self._now, self._draft.next_sequence)
-        self._result.puts[layout.META][layout.META_STATE] = state_codec.dump(state)
+        self._result.puts[layout.META][layout.META_STATE] = state_codec.dump(state, layout.META_STATE, self._format)
 
     def _requests(self) -> None:
         visible_in = self._revision if self._result.change else self._catalog.state.revision
@@ -278,8 +285,7 @@ class _Application:
                 self._result.puts[layout.USAGE][key] = row
 
     def _change(self) -> Change:
-        requesters = self._draft.requesters or {self._draft.by}
-        by = next(iter(requesters)) if len(requesters) == 1 else None
+        by = tuple(self._draft.authors)
         if len(self._changes) > LARGEST_LISTED_CHANGE:
             return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))

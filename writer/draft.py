@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
-from dspy_registry.registry_store.changes import Alias, Implications, Requester
+from dspy_registry.registry_store.changes import Alias, Implications
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
@@ -22,7 +22,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
 from dspy_registry.registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX_ALIASES, MAX_ALIASES_OF_MODULE
-from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import StagedAliases, aliases_after
@@ -34,7 +34,7 @@ _SHADOWED = "a module has this full name, and full names always win"
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
 
-    `by` asked for this version; None: not known.
+    `by` is whoever changed it last. None: not known.
     """
 
     info: ModuleInfo
@@ -43,22 +43,19 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     source: str
     sequence: int
     past: tuple[Entry, ...] = ()
-    by: Requester | None = None
+    by: By | None = None
 
 
 class Draft:
-    """Staged changes over the catalog, or over another draft.
+    """Staged changes over the catalog, or over another draft. `by` asks for them. None: it is not known who does."""
 
-    `by` asks for what is staged here, `removed_by` for each removal, and `requesters` for all that was absorbed.
-    """
-
-    def __init__(self, catalog: Catalog, parent: Draft | None = None) -> None:
+    def __init__(self, catalog: Catalog, parent: Draft | None = None, by: By | None = None) -> None:
         self.catalog = catalog
         self._parent = parent
+        self.by = by
+        self.authors: dict[By, None] = {} if by is None else {by: None}
+        self.changed_by: dict[str, By | None] = {}
         self.modules: dict[str, Entry | None] = {}
-        self.by: Requester | None = parent.by if parent else None
-        self.requesters: set[Requester | None] = set()
-        self.removed_by: dict[str, Requester | None] = {}
         self.dropped: dict[str, tuple[Entry, ...]] = {}
         self.layers: dict[str, dict[str, Layer]] = {}
         self.aliases = StagedAliases()
@@ -81,16 +78,16 @@ class Draft:
         """
         self.requests[client] = answers
 
-    def child(self) -> Draft:
-        """A draft for one request. `absorb` it when the request has succeeded."""
-        return Draft(self.catalog, self)
+    def child(self, by: By | None = None) -> Draft:
+        """A draft for one request, of whoever asks for it. `absorb` it when the request has succeeded."""
+        return Draft(self.catalog, self, by)
 
     def absorb(self, child: Draft) -> None:
         """Take over all changes of a child."""
         self.modules.update(child.modules)
         self.dropped.update(child.dropped)
-        self.removed_by.update(child.removed_by)
-        self.requesters |= child.requesters or {child.by}
+        self.changed_by.update(child.changed_by)
+        self.authors.update(child.authors)
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
@@ -117,7 +114,7 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence)
+        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, by=kept.by)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -295,7 +292,10 @@ class Draft:
             self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
-            self.modules[info.name] = msgspec.structs.replace(current, source=source)
+            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)
+        else:
+            return
+        self.changed_by[info.name] = self.by
 
     def _refuse_when_full(self) -> None:
         if self.next_sequence > LAST_SEQUENCE:
@@ -308,7 +308,7 @@ class Draft:
             # They will be acknowledged: no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
-        self.removed_by[name] = self.by
+        self.changed_by[name] = self.by
         for alias in tuple(self.aliases_of(name)):
             self.aliases.put(alias, self.alias(alias), None, self.by)
 

@@ -114,7 +114,7 @@ class RegistryWriter:
         self.close()
 
     def _commit(self, stage: Callable[[Draft], None]) -> int:
-        return self._store.committer.commit(stage)
+        return self._store.committer.commit(stage, by=(os.geteuid(), os.getpid()))
 
 
 def register_all(draft: Draft, batch: Sequence[ModuleInfo], progress: Progress | None = None) -> None:

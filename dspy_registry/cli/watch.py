@@ -12,7 +12,8 @@ import msgspec
 from dspy_registry.cli import console
 from dspy_registry.cli.tables import printable
 from dspy_registry.cli.waiting import open_registry
-from dspy_registry.registry_store.changes import Change, Requester, shown_requester
+from dspy_registry.registry_store.changes import Change, shown_requester
+from dspy_registry.registry_store.records import By
 
 
 @click.command("watch", short_help="Print changes as they are committed.")
@@ -44,7 +45,7 @@ def _lines(change: Change) -> Iterator[str]:
     if change.everything:
         yield "older changes are no longer logged: reload everything"
     elif not (change.modules or change.aliases):
-        yield f"aliases or implied capabilities changed{_by(change.by)}"
+        yield f"aliases or implied capabilities changed{''.join(map(_by, change.by))}"
     for module in change.modules:
         source = f"  {printable(module.source)}" if module.source else ""
         yield f"{module.action:<12}  {module.name}  version {module.version}{source}{_by(module.by)}"
@@ -53,7 +54,7 @@ def _lines(change: Change) -> Iterator[str]:
         yield f"{'alias':<12}  {alias.alias}  {meaning}  {printable(alias.source)}{_by(alias.by)}"
 
 
-def _by(by: Requester | None) -> str:
+def _by(by: By | None) -> str:
     return f"  by {shown_requester(by)}" if by else ""
 
 

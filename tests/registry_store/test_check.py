@@ -91,9 +91,10 @@ def test_i5_modules_are_found_in_every_block_of_a_posting(tmp_path: Path) -> Non
             writer.unregister_module(f"a.M{i}")
     assert violations(tmp_path) == []
     with opened(tmp_path) as (get, put):
-        block = load_block(get("postings", posting("capability:c3", 1)))
+        key = posting("capability:c3", 1)
+        block = load_block(get("postings", key), key, layout.FORMAT_VERSION)
         block.remove(block[0])
-        put("postings", posting("capability:c3", 1), store_block(block))
+        put("postings", key, store_block(block, key, layout.FORMAT_VERSION))
     assert found_in(tmp_path) == {("I5", "postings/capability:c3")}
 
 
@@ -124,7 +125,7 @@ def test_i18_another_format_is_refused_and_left_untouched(folder: Path) -> None:
     for refused in (lambda: list(check(folder)), lambda: RegistryWriter(folder)):
         with pytest.raises(FormatVersionError) as caught:
             refused()
-        assert (caught.value.found, caught.value.supported) == (7, 1)
+        assert (caught.value.found, caught.value.supported) == (7, 2)
     assert (folder / layout.DATA_FILE).read_bytes() == before
     with pytest.raises(StoreError, match="7"):
         list(check_apart(folder))
@@ -168,7 +169,7 @@ def test_as_a_command_it_prints_json_lines(folder: Path, tmp_path: Path) -> None
 
     assert run(folder) == (0, [], b"")
     with opened(folder) as (_, put):
-        put("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client")))
+        put("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client"), b"cot", layout.FORMAT_VERSION))
     status, lines, _ = run(folder)
     decoded = [msgspec.json.decode(line) for line in lines]
     assert (status, decoded) == (

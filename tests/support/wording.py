@@ -177,7 +177,7 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "checksum": lambda place: unseal(b"junk", "a thing"),
     "checksum of a record": lambda place: open_record(b"junk", "acme.X"),
     "record that is none": lambda place: open_record(seal(b""), "acme.X"),
-    "posting that is none": lambda place: load_block(seal(b"")),
+    "posting that is none": lambda place: load_block(seal(b""), b"key", 1),
     # LMDB: its own words are in the message, the remedy is ours.
     **{
         kind: lmdb_error(kind)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dspy_registry.registry_store.changes import AliasChange, Change, ModuleChange, Requester, shown_requester
+from dspy_registry.registry_store.changes import AliasChange, Change, ModuleChange, shown_requester
 
 LINES_OF_A_CHANGE: Final = 20
 """Of a larger commit the first of its changes have a line, and one more line counts the others."""
@@ -53,7 +53,7 @@ def log_change(change: Change) -> None:
 def _facts(change: Change) -> Iterator[dict[str, Any]]:
     if not (change.modules or change.aliases):
         action = "everything changed" if change.everything else "implied capabilities changed"
-        yield _fact(change, action, "", change.by)
+        yield _fact(change, action, "", change.by[0] if len(change.by) == 1 else None)
     for module in change.modules:
         yield _module(change, module)
     for alias in change.aliases:
@@ -70,7 +70,7 @@ def _alias(change: Change, alias: AliasChange) -> dict[str, Any]:
     return {**fact, "alias": alias.alias, "old": alias.old, "new": alias.new}
 
 
-def _fact(change: Change, action: str, source: str, by: Requester | None) -> dict[str, Any]:
+def _fact(change: Change, action: str, source: str, by: Any) -> dict[str, Any]:
     return {"action": action, "revision": change.revision, "source": source, "by": by}
 
 

@@ -85,9 +85,9 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.open.add(self)
         self._connections.last_closed.clear()
         peer: socket.socket = transport.get_extra_info("socket")
+        by = self._requests.by = socket_file.process_of(peer)
         self._refusal = socket_file.refusal(peer, self._service.group)
-        by = socket_file.credentials(peer)
-        self.user, self._requests.by = by[0], by
+        self.user = by[0] if by else -1
         if self._refusal is None:
             self._refusal = self._connections.problem(self, limits, self._service.loop.time())
         most = limits.connections + limits.connections // 8

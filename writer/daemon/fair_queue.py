@@ -120,4 +120,4 @@ class FairQueue:
 
 def user_of(work: Work) -> int | None:
     """The id of the user who asked for a work. None: the daemon itself."""
-    return work.by[0] if work.by else None
+    return work.by[0] if work.by and work.client else None

@@ -11,9 +11,9 @@ from typing import Any
 
 import lmdb
 
-from dspy_registry.registry_store.changes import Requester
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.protocol import Effect, Failed, Remembered, remembered_codec
+from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.reply_cache import ReplyCache, cached_reply, following, overtaken
 from dspy_registry.writer.draft import Draft
 
@@ -23,12 +23,12 @@ _log = logging.getLogger("dspy_registry")
 class Work:
     """Something to be committed.
 
-    `client` is empty for the daemon's own changes. `id`, `oldest` and `repeats` are the request's. `held_bytes` is the
-    memory that the work takes. `by` asked for it; None: the daemon itself.
+    `client` is empty for the daemon's own changes. `by` is whose process asks for it; None: it is the daemon's own.
+    `id`, `oldest` and `repeats` are the request's. `held_bytes` is the memory that the work takes.
     """
 
     client = b""
-    by: Requester | None = None
+    by: By | None = None
     held_bytes = 0
     id = 0
     oldest = 0
@@ -130,8 +130,7 @@ class Group:
         return True
 
     def _stage(self, work: Work, draft: Draft) -> None:
-        child = draft.child()
-        child.by = work.by or draft.by
+        child = draft.child(work.by)
         try:
             work.stage(child)
         except RegistryError as error:
@@ -158,12 +157,12 @@ class Group:
             draft.remember(client, None)
         for client, staged in self._clients.items():
             if staged.has_effect:
-                draft.remember(client, self._storing(client, staged))
+                draft.remember(client, self._storing(client, staged, draft.catalog.format))
 
-    def _storing(self, client: bytes, staged: _Staged) -> Callable[[int], bytes]:
+    def _storing(self, client: bytes, staged: _Staged, format: int) -> Callable[[int], bytes]:
         def stored(revision: int) -> bytes:
             self._stored[client] = answers = self._following(staged, revision)
-            return remembered_codec.dump(Remembered(revision, answers))
+            return remembered_codec.dump(Remembered(revision, answers), client, format)
 
         return stored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class LocalWork(Work, Generic[T]):
     """A change that the daemon itself submits."""
 
     def __init__(self, stage: Callable[[Draft], T], future: asyncio.Future[Submitted[T]]) -> None:
+        self.by = (os.geteuid(), os.getpid())
         self._stage = stage
         self._result: T
         self.future = future

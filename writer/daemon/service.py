@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dspy_registry.registry_store import protocol, wire_errors
-from dspy_registry.registry_store.changes import Requester
 from dspy_registry.registry_store.errors import ProtocolError, RegistryError
 from dspy_registry.registry_store.protocol import (
     Answer,
@@ -22,6 +21,7 @@ from dspy_registry.registry_store.protocol import (
     ReportUsage,
     Status,
 )
+from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.limits import Limits
@@ -61,7 +61,7 @@ class Requests:
         self._upload = BatchUpload(service.queue, service.limits)
         # For each request: when its client was last told of it, and the progress told then.
         self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
-        self.by: Requester | None = None
+        self.by: By | None = None  # whose process is at the other end; None: the kernel does not tell
         self._client = b""
         self._size = 0  # of the message at hand
         self._heard = 0.0

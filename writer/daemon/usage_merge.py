@@ -75,15 +75,14 @@ class _Merge:
                 self._total(name).add(report, self._now)
 
     def stage(self) -> None:
-        staged = self._draft.usage
         for name, total in self._totals.items():
-            staged[name.encode()] = usage.row_codec.dump(total.row())
+            _store(self._draft, name.encode(), usage.row_codec, total.row())
         for reporter in self._merged:
             ledger = Ledger(self._numbers[reporter], self._now)
-            staged[usage.ledger_key(reporter)] = usage.ledger_codec.dump(ledger)
+            _store(self._draft, usage.ledger_key(reporter), usage.ledger_codec, ledger)
         if self._lost:
             lost = (_load(self._draft, usage.LOST_KEY, usage.lost_codec) or 0) + self._lost
-            staged[usage.LOST_KEY] = usage.lost_codec.dump(min(lost, usage.LARGEST_COUNT))
+            _store(self._draft, usage.LOST_KEY, usage.lost_codec, min(lost, usage.LARGEST_COUNT))
 
     # Names
 
@@ -133,10 +132,14 @@ def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:
             draft.usage[key] = None
 
 
+def _store(draft: Draft, key: bytes, codec: Sealed, value: Any) -> None:
+    draft.usage[key] = codec.dump(value, key, draft.catalog.format)
+
+
 def _load(draft: Draft, key: bytes, codec: Sealed) -> Any:
     row = draft.usage_row(key)
     try:
-        return None if row is None else codec.load(row)
+        return None if row is None else codec.load(row, key, draft.catalog.format)
     except CorruptRecordError as error:
         _log.warning("%s Its statistics start from zero.", error)
         return None

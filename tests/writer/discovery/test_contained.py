@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +126,7 @@ def test_folders_without_init_are_found_and_links_to_such_are_named(packages: Pa
             "rootless/part/thing.py": module.format("Thing"),
         }
     )
-    os.symlink(elsewhere, folder / "spaced" / "linked")
+    (folder / "spaced" / "linked").symlink_to(elsewhere)
     report = discover(["spaced", "rootless"], timeout=PATIENT)
     found = named(report)
     assert {"spaced.plain.deep.inner.Inner", "spaced.plain.outer.Outer", "rootless.part.thing.Thing"} <= found.keys()
