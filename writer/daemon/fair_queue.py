@@ -43,7 +43,10 @@ class Turns(Generic[K]):
 
     def take(self) -> K:
         """The next key, which waits no longer."""
-        self._floor, _, key = heapq.heappop(self._heap)
+        at, number, key = heapq.heappop(self._heap)
+        while self._used.get(key, 0.0) > at:  # it was charged while it waited
+            at, number, key = heapq.heappushpop(self._heap, (self._used[key], number, key))
+        self._floor = at
         self._waiting.discard(key)
         self._used[key] = self._floor + _AT_LEAST
         return key
