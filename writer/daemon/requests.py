@@ -17,7 +17,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
-from dspy_registry.registry_store.nesting import has_few_values, is_shallow
+from dspy_registry.registry_store.nesting import MANY, excess
 from dspy_registry.registry_store.protocol import (
     UNREADABLE,
     Answer,
@@ -178,10 +178,11 @@ class EncodedModules(Sequence[ModuleInfo]):
 
 def decode_module(encoded: bytes) -> ModuleInfo:
     """A module as a client sent it, not validated. Raises ProtocolError, InvalidModuleError for too many values."""
-    if not is_shallow(encoded):
-        raise ProtocolError("a module nests too deep to be read.")
-    if not has_few_values(encoded):
+    found = excess(encoded)
+    if found == MANY:
         raise InvalidModuleError("a module", (f"record: more than {MAX_RECORD_VALUES} values",))
+    if found:
+        raise ProtocolError(f"a module {found} to be read.")
     try:
         return _decode_module(encoded)
     except UNREADABLE as error:
@@ -192,8 +193,8 @@ def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     """A discovery report together with its modules, which came separately. Raises ProtocolError."""
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
-    if not (has_few_values(encoded) and is_shallow(encoded)):
-        raise ProtocolError("a discovery report nests too deep, or holds too many values, to be read.")
+    if found := excess(encoded):
+        raise ProtocolError(f"a discovery report {found} to be read.")
     try:
         report = msgspec.msgpack.decode(encoded, type=DiscoveryReport)
     except UNREADABLE as error:
