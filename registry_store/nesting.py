@@ -44,8 +44,8 @@ def has_few_values(data: bytes) -> bool:
 def excess(data: bytes) -> str:
     """DEEP or MANY for bytes that must not be decoded, by what a walk finds first; else empty.
 
-    Each value takes a byte, and there is no deeper nesting than there are bytes that could begin a container. That alone
-    settles nearly all.
+    Each value takes a byte, and there is no deeper nesting than there are bytes that could begin a container. That
+    alone settles nearly all.
     """
     if len(data) <= MOST_VALUES and len(data.translate(None, _OTHERS)) <= _SAFE_DEPTH:
         return ""

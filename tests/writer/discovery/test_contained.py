@@ -158,3 +158,60 @@ def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: P
     assert answer.metadata["uses"] == ["dspy.ReAct", "dspy.ChainOfThought"]
     assert answer.metadata["inputs"] == ["question", "limit"]
     assert [name for name in report.incomplete if name.startswith("own.")] == ["own.Opaque"]
+
+
+SHAPES = {
+    # Shapes of packages that others have published: each file stands for one.
+    "shape_retriever.py": "import dspy\nclass PaperRM(dspy.Retrieve):\n    def forward(self, query, k=3): ...",
+    "shape_agent/__init__.py": "from .core import Agent\n__all__ = ['Agent']",
+    "shape_agent/core.py": """
+        import dspy
+        class Agent(dspy.Module):
+            def __init__(self):
+                super().__init__()
+                self.review = dspy.ChainOfThought("code -> review")
+            def forward(self, code): ...
+        """,
+    "shape_engine.py": """
+        from dspy import Module, Predict
+        class Engine(Module):
+            def __init__(self, max_iterations=5, tools=None, interpreter=None):
+                super().__init__()
+                self.step = Predict("state -> action")
+            def forward(self, **inputs): ...
+        """,
+    "shape_wrapper.py": """
+        import dspy
+        class Wrapper(dspy.Module):
+            def __init__(self, inner):
+                super().__init__()
+                self.inner = inner
+            def forward(self, **inputs): return self.inner(**inputs)
+        """,
+    "shape_optimizer.py": """
+        from dspy.teleprompt import BootstrapFewShot
+        class Tuned(BootstrapFewShot):
+            def compile(self, student, *, trainset): ...
+        """,
+    "shape_needs_more.py": "import a_package_that_is_not_installed",
+}
+
+
+def test_packages_of_published_shapes_are_what_their_subclasses_tell(packages: Packages) -> None:
+    packages(SHAPES)
+    roots = sorted({name.partition("/")[0].removesuffix(".py") for name in SHAPES})
+    report = discover(roots, timeout=PATIENT)
+    found = {name: info for name, info in named(report).items() if name.startswith("shape_")}
+    assert {name: (info.category, info.capabilities) for name, info in found.items()} == {
+        "shape_retriever.PaperRM": ("retrieval", ("semantic_search",)),
+        "shape_agent.Agent": ("reasoning", ("reasoning", "step_by_step", "explanation")),
+        "shape_engine.Engine": (
+            "prediction",
+            ("basic_generation", "structured_output", "tool_use", "code_generation", "iterative"),
+        ),
+        "shape_wrapper.Wrapper": ("unknown", ()),
+        "shape_optimizer.Tuned": ("optimization", found["shape_optimizer.Tuned"].capabilities),
+    }
+    assert "few_shot_learning" in found["shape_optimizer.Tuned"].capabilities
+    assert [name for name in report.incomplete if name in found] == ["shape_wrapper.Wrapper"]
+    assert reasons(report).keys() == {"shape_needs_more"}
