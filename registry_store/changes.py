@@ -13,15 +13,36 @@ from dspy_registry.registry_store.records import By
 Action = Literal["registered", "updated", "unregistered"]
 
 
+def shown_requester(by: By | None) -> str:
+    """Who asked, for people."""
+    return f"user {by[0]}, process {by[1] or 'unknown'}" if by else "not known"
+
+
 class ModuleChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of one module. `version` is its version from then on; of one unregistered, its last.
 
-    `by` is the user id and the process id of whoever asked for it. None: not known.
+    `by` is the user id and the process id of whoever asked for it; None: not known. `source` is the source of that
+    version.
     """
 
     name: str
     action: Action
     version: int
+    by: By | None = None
+    source: str = ""
+
+
+class AliasChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What became of one alias.
+
+    `old` and `new` are the modules that it meant and means; None: it was not declared, or is not any longer. `source`
+    declared what it means now, else what it meant. `by` asked for the change; None: not known.
+    """
+
+    alias: str
+    old: str | None
+    new: str | None
+    source: str = ""
     by: By | None = None
 
 
@@ -35,6 +56,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `by` are all who asked for a part of it and are known, `labels` (name, label) of each label that changed,
     `policies` the patterns of changed policies, `overrides` the modules that became overrides or ended as such.
+    `aliases` says what became of which alias.
     """
 
     revision: int
@@ -47,6 +69,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: tuple[tuple[str, str], ...] = ()
     policies: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    aliases: tuple[AliasChange, ...] = ()
 
 
 def _in_format_1(change: Change) -> tuple[Any, ...]:

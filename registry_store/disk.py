@@ -18,13 +18,23 @@ _NEARLY_FULL: Final = 1024 * 1024
 """Bytes. LMDB reports a write that was cut short as an error of input and output: only this tells it apart."""
 
 
-def is_full(folder: Path) -> bool:
-    """Whether hardly anything can be written there; False where that cannot be known."""
+COMMIT_BYTES: Final = 32 * 1024 * 1024
+"""Room that the largest group of requests may need: its records, and the pages of indexes that it writes again."""
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that can still be written there; None where that cannot be known."""
     try:
         found = os.statvfs(folder)
     except OSError:
-        return False
-    return found.f_bavail * found.f_frsize < _NEARLY_FULL
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def is_full(folder: Path) -> bool:
+    """Whether hardly anything can be written there; False where that cannot be known."""
+    free = free_bytes(folder)
+    return free is not None and free < _NEARLY_FULL
 
 
 def full(folder: Path) -> StoreError:

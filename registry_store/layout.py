@@ -61,6 +61,8 @@ MAX_CAPABILITIES: Final = 64
 MAX_DURATION_MS: Final = 30 * 24 * 60 * 60 * 1000
 MAX_METADATA_DEPTH: Final = 32
 MAX_RECORD_BYTES: Final = 1024 * 1024
+MAX_RECORD_VALUES: Final = 8_192
+"""Values in a record: texts, numbers, lists and mappings, however they are nested. Each takes a writer's time."""
 
 MAX_ALIASES: Final = 65_536
 MAX_ALIASES_OF_MODULE: Final = 64  # a change of the module names them all

@@ -249,7 +249,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
 
     `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
     `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
-    what further parts of the daemon say of themselves, by the name of the part.
+    what further parts of the daemon say of themselves, by the name of the part. `hanging`: a commit takes so
+    long that it may never end.
     """
 
     pid: int
@@ -260,6 +261,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     requests: int
     groups: int
     sections: dict[str, Any] = {}
+    hanging: bool = False
 
 
 class Status(Message, frozen=True, tag=5):

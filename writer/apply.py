@@ -12,6 +12,8 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import (
     LARGEST_LISTED_CHANGE,
     Action,
+    Alias,
+    AliasChange,
     Change,
     ModuleChange,
     State,
@@ -65,6 +67,7 @@ class _Application:
         self._postings = PostingChanges()
         self._changes: list[ModuleChange] = []
         self._expired_usage: dict[bytes, None] = {}
+        self._alias_changes: list[AliasChange] = []
         self._keys: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them, too: it logs
         # an update.
@@ -167,19 +170,18 @@ class _Application:
             self._forget_usage(key)
 
     def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
-        action: Action = "updated"
-        version = 0
+        action: Action = "unregistered"
         if entry is not None:
-            version = entry.version
+            version, source = entry.version, entry.source
             action = "updated" if stored is not None else "registered"
         else:
             dropped = self._draft.dropped.get(name, ())
-            version = dropped[-1].version if dropped else stored.provenance.version if stored else 0
-            action = "unregistered"
-        self._changes.append(self._changed(name, action, version))
+            last = dropped[-1] if dropped else stored.provenance if stored else None
+            version, source = (last.version, last.source) if last else (0, "")
+        self._changes.append(self._changed(name, action, version, source))
 
-    def _changed(self, name: str, action: Action, version: int) -> ModuleChange:
-        return ModuleChange(name, action, version, self._draft.changed_by.get(name))
+    def _changed(self, name: str, action: Action, version: int, source: str = "") -> ModuleChange:
+        return ModuleChange(name, action, version, self._draft.changed_by.get(name), source)
 
     # Indexes
 
@@ -245,11 +247,18 @@ class _Application:
 
     def _aliases(self) -> None:
         for alias, meaning in self._draft.aliases.meanings.items():
-            if meaning != self._catalog.alias(alias):
+            before = self._catalog.alias(alias)
+            if meaning != before:
+                self._log_alias(alias, before, meaning)
                 key = alias.encode()
                 dumped = None if meaning is None else alias_codec.dump(meaning, key, self._format)
                 self._put_or_delete(layout.ALIASES, key, dumped)
                 self._keys[alias] = None
+
+    def _log_alias(self, alias: str, before: Alias | None, after: Alias | None) -> None:
+        source = after.source if after else before.source if before else ""
+        old, new = (meaning.name if meaning else None for meaning in (before, after))
+        self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
 
     def _layers(self) -> None:
         if self._draft.defaults is not None:
@@ -301,4 +310,12 @@ class _Application:
             aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
             for key in (*lookup_keys(changed.name), *aliases):
                 self._keys[key] = None
-        return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms), by=by)
+        return Change(
+            self._revision,
+            self._now,
+            tuple(self._changes),
+            tuple(self._keys),
+            tuple(terms),
+            by=by,
+            aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
+        )

@@ -17,6 +17,7 @@ from typing import Any, Final
 import lmdb
 
 from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreClosedError, StoreError
 from dspy_registry.registry_store.handles import translated
@@ -48,6 +49,8 @@ class Committer:
         self._is_disk_broken = False
         self._is_closed = False
         self._since_reaping = 0
+        self.last_change: Change | None = None
+        """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
 
@@ -82,6 +85,7 @@ class Committer:
         see a difference. Raises StoreError when the disk refuses, StoreClosedError after `close`.
         """
         with self._environment.write_gate:
+            self.last_change = None
             self._make_ready()
             txn = self._environment.begin_writing()
             try:
@@ -95,6 +99,7 @@ class Committer:
                     return catalog.state.revision
                 write(txn, self._environment, operations)
                 self._land(txn, operations, number)
+                self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
             except lmdb.Error as error:

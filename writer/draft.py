@@ -280,7 +280,7 @@ class Draft:
         current, meaning = self.alias(alias), Alias(name, source)
         if current != meaning:
             self._refuse_one_too_many(alias, name, current)
-            self.aliases.put(alias, current, meaning)
+            self.aliases.put(alias, current, meaning, self.by)
 
     def _refuse_one_too_many(self, alias: str, name: str, current: Alias | None) -> None:
         problems = []
@@ -296,7 +296,7 @@ class Draft:
         current = None if stored_name_problems(alias) else self.alias(alias)
         if current is None:
             raise UnknownAliasError(alias)
-        self.aliases.put(alias, current, None)
+        self.aliases.put(alias, current, None, self.by)
 
     def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the implications that a source declares. Raises VocabularyError."""
@@ -402,7 +402,7 @@ class Draft:
         self.modules[name] = None
         self.changed_by[name] = self.by
         for alias in tuple(self.aliases_of(name)):
-            self.aliases.put(alias, self.alias(alias), None)
+            self.aliases.put(alias, self.alias(alias), None, self.by)
 
     def _is_staged(self, name: str) -> bool:
         return any(name in draft.modules for draft in self._with_parents())

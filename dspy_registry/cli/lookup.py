@@ -13,6 +13,7 @@ import click
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.vocabulary import LEVELS
 
@@ -89,7 +90,7 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
 def plain(stored: StoredModule) -> dict[str, Any]:
     """A module for JSON: its fields, and under `provenance` what the registry recorded about it."""
     kept = stored.provenance
-    provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source")}
+    provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source", "by")}
     return {**to_plain(stored.info), "provenance": provenance}
 
 
@@ -113,6 +114,7 @@ def _rows(stored: StoredModule, beside: dict[str, Any], given: dict[str, str] | 
     yield "version", kept.version
     yield "revision", kept.revision
     yield "source", _source(kept.source, beside["overrides"])
+    yield "by", shown_requester(kept.by)
     yield "updated", console.local_time(kept.updated_at)
 
 

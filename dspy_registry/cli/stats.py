@@ -34,6 +34,7 @@ _COLUMNS: Final = (
 )
 _SPARE: Final = ("last used", "tokens out", "tokens in", "usd/call", "failed by", "errors", "p90 ms")
 _STEPS: Final = 20
+_NOTABLE, _ALARMING = 0.01, 0.1
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 
 
@@ -177,7 +178,7 @@ def _row(usage: ModuleUsage) -> tuple[object, ...]:
         usage.name,
         usage.calls,
         usage.errors,
-        None if rate is None else f"{rate:.1%}",
+        None if rate is None else tables.Marked(f"{rate:.1%}", _colour_of(rate)),
         *(_milliseconds(value) if seen.calls else None for value in (seen.p50, seen.p90, seen.p99)),
         usage.tokens_in,
         usage.tokens_out,
@@ -185,6 +186,11 @@ def _row(usage: ModuleUsage) -> tuple[object, ...]:
         _kinds(usage) or None,
         console.local_time(usage.last_used) if usage.last_used else None,
     )
+
+
+def _colour_of(rate: float) -> str:
+    """Of a failure rate: a share that an operator should know of, or should look at now."""
+    return "red" if rate >= _ALARMING else "yellow" if rate >= _NOTABLE else ""
 
 
 def _milliseconds(value: float) -> str:

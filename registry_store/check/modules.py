@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, InvalidModul
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import (
     LAST_SEQUENCE,
+    MAX_RECORD_BYTES,
     posting_key,
     revision_key,
     split_posting_key,
@@ -117,7 +118,7 @@ class _Modules:
     def _module(self, name: str, stored: StoredModule) -> Iterator[Violation]:
         where = f"modules/{name}"
         try:
-            validate_encoded(stored.info, is_registered=True)
+            validate_encoded(stored.info, MAX_RECORD_BYTES, is_registered=True)
         except InvalidModuleError as error:
             yield Violation(VALUES, where, str(error))
         yield from self._provenance(where, name, stored.provenance)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,10 +65,23 @@ class _Staged:
 
 
 class Group:
-    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit."""
+    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit.
 
-    def __init__(self, works: Sequence[Work], replies: ReplyCache) -> None:
+    Staging ends after `seconds`, though never before the first work: `left` are those that were not staged.
+    `charge` is told what each work took.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[Work],
+        replies: ReplyCache,
+        seconds: float = math.inf,
+        charge: Callable[[Work, float], None] = lambda work, seconds: None,
+    ) -> None:
         self._works = works
+        self._seconds = seconds
+        self._charge = charge
+        self.left: Sequence[Work] = ()
         self._replies = replies
         self._clients: dict[bytes, _Staged] = {}
         self._answers: dict[Work, Any] = {}  # to works that need no commit
@@ -76,7 +91,11 @@ class Group:
 
     def stage(self, draft: Draft) -> None:
         """Stage every work on the draft, or note its failure. Raises lmdb.Error."""
-        for work in self._works:
+        began = at = time.monotonic()
+        for number, work in enumerate(self._works):
+            if at - began > self._seconds:
+                self._works, self.left = self._works[:number], self._works[number:]
+                break
             try:
                 if not self._was_sent_before(work):
                     self._stage(work, draft)
@@ -86,6 +105,8 @@ class Group:
                 if not isinstance(error, RegistryError):
                     _log.exception("internal error in a request")
                 self._answers[work] = work.failure(error)
+            at, before = time.monotonic(), at
+            self._charge(work, at - before)
         if draft.has_effect:
             self._remember(draft)
 

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from dspy_registry.registry_store.environment import Environment
@@ -29,6 +30,7 @@ from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.roles import Groups
 from dspy_registry.writer.daemon.server import Server
 from dspy_registry.writer.daemon.service import Service
+from dspy_registry.writer.daemon.service_manager import ServiceManager
 from dspy_registry.writer.daemon.usage_sink import collect_usage
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
@@ -77,6 +79,7 @@ class Daemon:
         self._stop: asyncio.Event | None = None
         self._failure: StoreError | None = None
         self._started = 0.0
+        self._manager = ServiceManager()
 
     def __repr__(self) -> str:
         return f"Daemon({str(self.folder)!r}, {self._queue or 'not running'})"
@@ -144,6 +147,10 @@ class Daemon:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def reloading(self) -> AbstractContextManager[None]:
+        """See `Host.reloading`."""
+        return self._manager.reloading()
+
     def add_section(self, name: str, provider: Callable[[], Any]) -> None:
         """See `Host.add_section`."""
         self._sections[name] = provider
@@ -159,6 +166,7 @@ class Daemon:
             queued=queue.queued,
             requests=queue.requests,
             groups=queue.groups,
+            hanging=queue.is_hanging,
             sections={name: _section(name, provider) for name, provider in self._sections.items()},
         )
 
@@ -179,6 +187,9 @@ class Daemon:
                 extension(self)
             await server.listen()
             self.add_task(lambda: maintain(server, self.environment, file_guard, self._failed))
+            queue = self._queue
+            self.add_task(lambda: self._manager.watch(lambda: not queue.is_hanging))
+            self._manager.ready()
             if ready is not None:
                 ready(self)
             await self._stop.wait()
@@ -192,6 +203,7 @@ class Daemon:
 
     async def _shut_down(self, server: Server, queue: GroupCommit) -> None:
         """Accept no more, answer what was accepted, close: in this order."""
+        self._manager.stopping()
         server.stop_accepting()
         for task in list(self._tasks):
             task.cancel()

@@ -80,6 +80,11 @@ class Requests:
         """How many requests wait for their answers."""
         return len(self._unanswered)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a request waits for its answer, or a batch for its end."""
+        return bool(self._unanswered) or self._upload.is_begun
+
     def take(self, client: bytes, payload: bytes, heard: float) -> None:
         """Accept a client's message, which came at the loop's time `heard`, or send why not.
 

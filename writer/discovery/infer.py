@@ -157,7 +157,7 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
     """The module of this class, as seen in the root package `root`. Not validated."""
     profile, ancestor = _nearest(seen, name)
     if ancestor != name:
-        profile = _with_hints(profile, seen)
+        profile = _with_hints(_with_parts(profile, seen), seen)
     declared = seen.declared or Declared()
     profile = _as_declared(profile, declared)
     metadata: dict[str, Any] = {
@@ -171,6 +171,8 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
         or summary(seen.doc)
         or summary(seen.init_doc),
         "parameters": _parameters(seen.parameters),
+        "uses": seen.uses or None,
+        "inputs": seen.inputs or None,
         "experimental": _is_experimental(seen, name),
         "deprecated": ".. deprecated::" in (seen.doc or "") or None,
         "aliases": sorted(aliases) or None,
@@ -220,6 +222,26 @@ def _nearest(seen: Seen, name: str) -> tuple[Profile, str | None]:
         if candidate in KNOWN:
             return KNOWN[candidate], candidate
     return BY_KIND[seen.kind], None
+
+
+def _with_parts(profile: Profile, seen: Seen) -> Profile:
+    """A module of which no base class tells anything is what the predictors are that it is made of."""
+    parts = [KNOWN[name] for name in seen.uses if name in KNOWN]
+    if profile != BY_KIND["module"] or not parts:
+        return profile
+    main = max(parts, key=lambda part: part.estimated_duration)
+    needs = [part.requirements for part in parts]
+    return Profile(
+        main.category,
+        tuple(dict.fromkeys(word for part in parts for word in part.capabilities)),
+        Requirements(
+            max((need.memory for need in needs), key=LEVELS.index),
+            max((need.compute for need in needs), key=LEVELS.index),
+            any(need.gpu for need in needs),
+        ),
+        main.pool_type,
+        sum(part.estimated_duration for part in parts),
+    )
 
 
 def _with_hints(profile: Profile, seen: Seen) -> Profile:

@@ -249,7 +249,8 @@ class ManifestWatch:
 
     async def _commit(self, reading: Reading) -> None:
         tree = reading.tree
-        done = await self._host.submit(lambda draft: stage_tree(draft, tree))
+        with self._host.reloading():
+            done = await self._host.submit(lambda draft: stage_tree(draft, tree))
         self._is_due, self._failure = False, ""
         before, self._loaded = self._loaded.errors, done.result
         self._files, self._revision = frozenset(tree.files), done.revision
