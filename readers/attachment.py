@@ -17,8 +17,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
 from dspy_registry.readers.queries import Queries
-from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import state_codec
+from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -59,6 +58,7 @@ class Attachment(Queries):
         "_file",
         "_followed",
         "_freshness",
+        "_is_new",
         "_look_again_at",
         "_min_observed_calls",
         "_records",
@@ -84,6 +84,7 @@ class Attachment(Queries):
     _min_observed_calls: int
     _usage: UsageCache
     _usage_seen: float
+    _is_new: bool
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -146,6 +147,9 @@ class Attachment(Queries):
             self._offer()
             if is_retired(self._word[()]):
                 return False
+            if self._is_new:
+                self._is_new = False
+                _tell_what_is_missing(self._live(), self._file)
         self._usage_seen = self._usage_word[()]
         environment = self._live()
         if environment.is_lost:
@@ -205,6 +209,7 @@ class Attachment(Queries):
         self._usage = UsageCache()
         self._usage_word = file.usage_word
         self._usage_seen = file.usage_word[()]
+        self._is_new = True
 
     def _offer(self) -> None:
         """Let the hot paths see what the cache holds now."""
@@ -214,7 +219,6 @@ class Attachment(Queries):
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:
     """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
-    before = file.word[()]
     with environment.reading() as txn:
         meta = environment.dbs.meta
         version = txn.get(layout.META_FORMAT, None, meta)
@@ -222,18 +226,18 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
         if int(version) != layout.FORMAT_VERSION:
             raise FormatVersionError(int(version), layout.FORMAT_VERSION)
-        if is_retired(file.word[()]) or txn.get(layout.META_ID, None, meta) != file.registry_id:
-            return False
-        _tell_what_is_missing(environment.folder, before, txn.get(layout.META_STATE, b"", meta))
-        return True
+        return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)
 
 
-def _tell_what_is_missing(folder: Path, word: float, head: bytes) -> None:
-    """Log it once a process. `word` is from before the transaction that `head` was read in."""
+def _tell_what_is_missing(environment: Environment, file: RevisionFile) -> None:
+    """Log it once a process, where the word says that more was committed than data.mdb holds."""
+    word = file.word[()]
     try:
-        missing = missing_commits(folder, word, state_codec.load(head).revision)
+        with environment.reading() as txn:
+            revision = lookup.load_state(txn, environment.dbs).revision
     except CorruptRecordError:  # each read that needs the head says so
         return
+    missing = missing_commits(environment.folder, word, revision)
     if missing is not None and missing not in _told:
         _told.add(missing)
         _log.error("%s", missing)
