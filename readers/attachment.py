@@ -17,8 +17,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
 from dspy_registry.readers.queries import Queries
-from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import state_codec
+from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -60,6 +59,7 @@ class Attachment(Queries):
         "_file",
         "_followed",
         "_freshness",
+        "_is_new",
         "_look_again_at",
         "_min_observed_calls",
         "_own",
@@ -87,6 +87,7 @@ class Attachment(Queries):
     _usage: UsageCache
     _own: OwnPlace
     _usage_seen: float
+    _is_new: bool
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -150,6 +151,9 @@ class Attachment(Queries):
             self._offer()
             if is_retired(self._word[()]):
                 return False
+            if self._is_new:
+                self._is_new = False
+                _tell_what_is_missing(self._live(), self._file)
         self._usage_seen = self._usage_word[()]
         environment = self._live()
         if environment.is_lost:
@@ -209,6 +213,7 @@ class Attachment(Queries):
         self._usage = UsageCache()
         self._usage_word = file.usage_word
         self._usage_seen = file.usage_word[()]
+        self._is_new = True
 
     def _offer(self) -> None:
         """Let the hot paths see what the cache holds now."""
@@ -218,7 +223,6 @@ class Attachment(Queries):
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:
     """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
-    before = file.word[()]
     with environment.reading() as txn:
         meta = environment.dbs.meta
         version = txn.get(layout.META_FORMAT, None, meta)
@@ -226,19 +230,18 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
         if known_format(version) != environment.dbs.format:  # it was not complete when it was opened
             return False
-        if is_retired(file.word[()]) or txn.get(layout.META_ID, None, meta) != file.registry_id:
-            return False
-        head = txn.get(layout.META_STATE, b"", meta)
-        _tell_what_is_missing(environment.folder, before, head, environment.dbs.format)
-        return True
+        return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)
 
 
-def _tell_what_is_missing(folder: Path, word: float, head: bytes, format: int) -> None:
-    """Log it once a process. `word` is from before the transaction that `head` was read in."""
+def _tell_what_is_missing(environment: Environment, file: RevisionFile) -> None:
+    """Log it once a process, where the word says that more was committed than data.mdb holds."""
+    word = file.word[()]
     try:
-        missing = missing_commits(folder, word, state_codec.load(head, layout.META_STATE, format).revision)
+        with environment.reading() as txn:
+            revision = lookup.load_state(txn, environment.dbs).revision
     except CorruptRecordError:  # each read that needs the head says so
         return
+    missing = missing_commits(environment.folder, word, revision)
     if missing is not None and missing not in _told:
         _told.add(missing)
         _log.error("%s", missing)

@@ -47,8 +47,9 @@ class ColdReads(Attachment):
             try:
                 txn = environment.begin(environment.modules)
                 try:
-                    is_visible = shared[()] == word and self._usage_word[()] == usage
-                    value = txn.get(name.encode()) if is_visible else None
+                    value = None
+                    if shared[()] == word and self._usage_word[()] == usage:
+                        value = txn.get(name.encode())
                 finally:
                     txn.abort()
             except (lmdb.Error, UnicodeEncodeError, AttributeError):

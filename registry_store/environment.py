@@ -329,6 +329,8 @@ class Environment:
         It counts as long as its object lives. So one that an interrupt kept from its owner counts no longer.
         """
         txn = self.begin_reading(buffers=buffers)
+        if self._held:
+            self._held = self._alive()  # what interrupts left behind is forgotten
         self._held.append((ref(txn), threading.get_ident()))
         return txn
 

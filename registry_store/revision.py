@@ -8,6 +8,8 @@ The number is an integer below 2**53, stored as an IEEE-754 double. CPython read
 allocating an integer, which is a sixth of a cached look-up; and NaN, unequal to all, fails every comparison by
 itself. An aligned 8-byte copy is one load or store on the 64-bit processors supported, so it is never torn.
 
+The usage word beside it counts the commits that make no revision. So each commit moves one of the two.
+
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
 The word never returns to a value it had, nor is an odd one used for two commits: whoever reads the same word before and
 after reading the announcement has read the one that belongs to it.

@@ -25,12 +25,14 @@ class Visibility:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: RevisionFile | None = None
+        self._is_new = False  # mapped for LMDB's opening just now: to look again would cost an opening a fiftieth
 
     def file(self) -> RevisionFile:
         """The revision file that is in the folder now. Raises RegistryNotFoundError, StoreError."""
-        if self._file is None or not self._file.is_current():
-            self._file = RevisionFile(self._folder)
-        return self._file
+        file, is_new, self._is_new = self._file, self._is_new, False
+        if file is None or not (is_new or file.is_current()):
+            file = self._file = RevisionFile(self._folder)
+        return file
 
     def words(self) -> Words | None:
         """Word and usage word as they are now. None: there is no revision file in force."""
@@ -38,6 +40,7 @@ class Visibility:
         if file is None or is_retired(word := file.word[()]):
             try:
                 file = self.file()
+                self._is_new = True
             except StoreError:
                 self._file = None
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +84,6 @@ def interrupt_at_every_line(path: str) -> None:
         registry.history("a.M1")
 
     def is_closed() -> bool:
-        gc.collect()
         run_deferred()
         return environment.open_snapshots == 0
 
