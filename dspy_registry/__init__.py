@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
+    from dspy_registry.registry_store.advice import Standing
     from dspy_registry.registry_store.changes import Change, ModuleChange
     from dspy_registry.registry_store.errors import (
         AmbiguousNameError,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         WriterUnavailableError,
     )
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
-    from dspy_registry.registry_store.usage import Durations, ModuleUsage
+    from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -68,7 +69,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Change",
     "ModuleChange",
     "ModuleUsage",
+    "VersionUsage",
     "Durations",
+    "Standing",
     # Errors
     "errors",
     "RegistryError",
@@ -117,7 +120,9 @@ _HOMES: Final = {
     "Change": "registry_store.changes",
     "ModuleChange": "registry_store.changes",
     "ModuleUsage": "registry_store.usage",
+    "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
+    "Standing": "registry_store.advice",
 }
 
 

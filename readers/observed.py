@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from dspy_registry.readers import routing
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, auto_timeout, estimate, observed_timeout
@@ -61,4 +59,11 @@ def recommendation(
     cost = declared.estimated_cost
     if standing.completed >= enough:
         cost = routing.compute_weight(info, weights) * standing.p50 / 1000
-    return msgspec.structs.replace(declared, timeout=max(1, math.ceil(limit)), estimated_cost=cost)
+    return Recommendation(
+        declared.pool_type,
+        max(1, math.ceil(limit)),
+        declared.prefer_native,
+        cost,
+        declared.declared_cost_usd,
+        declared.observed_cost_usd,
+    )

@@ -8,33 +8,38 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
-from weakref import WeakMethod, WeakValueDictionary
+from typing import Final, Protocol
+from weakref import ReferenceType, WeakValueDictionary
 
 from dspy_registry.registry_store.own_calls import NOTHING, Own, OwnCalls
 
-Feed = Callable[[], None]
+
+class Teller(Protocol):
+    """What has calls that this place was not told of yet."""
+
+    def tell(self) -> None:
+        """Tell them."""
 
 
 class OwnPlace:
     """What this process saw itself of one registry's modules. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_calls", "_feeds", "_lock")
+    __slots__ = ("__weakref__", "_calls", "_lock", "_tellers")
 
     def __init__(self) -> None:
         self._calls = OwnCalls()
-        self._feeds: tuple[WeakMethod[Feed], ...] = ()
+        self._tellers: tuple[ReferenceType[Teller], ...] = ()
         self._begin()
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # re-entered by a signal's handler that asks; each step is harmless twice
 
-    def add_feed(self, feed: Feed) -> None:
-        """Call this bound method before each answer. Its object may go at any time."""
+    def add_teller(self, teller: Teller) -> None:
+        """Let it tell before each answer. It may go at any time."""
         with self._lock:
-            self._feeds = (*(known for known in self._feeds if known() is not None), WeakMethod(feed))
+            self._tellers = (*(known for known in self._tellers if known() is not None), ReferenceType(teller))
 
     def completed(self, names: Iterable[str], version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed, under every name that its module may be asked for by."""
@@ -50,14 +55,17 @@ class OwnPlace:
 
     def seen(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
         """What was seen of a version under any of these names; `in_force`: calls without a version are of it."""
-        if not self._feeds:
+        if not self._tellers:
             return NOTHING
-        for known in self._feeds:
-            feed = known()
-            if feed is not None:
-                feed()
+        for reference in self._tellers:
+            teller = reference()
+            if teller is not None:
+                teller.tell()
         with self._lock:
-            found = [self._calls.seen(name, version, size, in_force=in_force) for name in names]
+            known = self._calls.known(names)
+            found = [self._calls.seen(name, version, size, in_force=in_force) for name in known]
+        if len(found) <= 1:
+            return found[0] if found else NOTHING
         return Own(max(own.longest for own in found), max(own.backoff for own in found))
 
 

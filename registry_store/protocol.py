@@ -141,7 +141,7 @@ class ApplyDiscovery(Message, frozen=True, tag=8):
     report: bytes
 
 
-class Release(Message, frozen=True, tag=11):
+class Release(Message, frozen=True, tag=12):
     """End an override. A module that is not overridden stays as it is."""
 
     id: int
@@ -149,7 +149,7 @@ class Release(Message, frozen=True, tag=11):
     name: str
 
 
-class Rename(Message, frozen=True, tag=12):
+class Rename(Message, frozen=True, tag=13):
     """Register a module under another name."""
 
     id: int
@@ -172,7 +172,7 @@ class ReportUsage(Message, frozen=True, tag=10):
     batch: bytes
 
 
-class ResetUsage(Message, frozen=True, tag=13):
+class ResetUsage(Message, frozen=True, tag=11):
     """Forget the statistics of a module, or of one version of it; None: of all."""
 
     id: int

@@ -18,6 +18,7 @@ from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import USAGE, versioned_key
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.scan import items_from
 from dspy_registry.registry_store.statistics import Kept
 from dspy_registry.registry_store.usage import Buckets, ModuleUsage, VersionUsage
 
@@ -136,10 +137,8 @@ def load_in_force(txn: Transaction, dbs: Databases, asked: str) -> InForce:
 
 def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     """The usage of every module that has some, most used first. Raises CorruptRecordError."""
-    cursor = txn.cursor(dbs.usage)
-    if not cursor.set_range(FIRST_NAME):
-        return []
-    found = [usage_in(value, key, dbs.format) for key, value in cursor if version_of_key(key) is None]
+    rows = items_from(txn, dbs.usage, FIRST_NAME)
+    found = [usage_in(value, key, dbs.format) for key, value in rows if version_of_key(key) is None]
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
 
 

@@ -30,7 +30,7 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.protocol import remembered_codec
-from dspy_registry.registry_store.usage_rows import usage_in
+from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
 
 TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")
@@ -221,7 +221,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
-    """Rows of which the seal is looked at, and of usage the name that a row holds."""
+    """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
     for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
         seal = database_seal(database)
         for key, value in head.rows(getattr(head.dbs, text(database))):
@@ -230,13 +230,18 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
                 unseal(value, f"the row of {text(key)}", key_seal(seal, key, head.dbs.format))
                 if database == REQUESTS:
                     remembered_codec.load(value, key, head.dbs.format)
-                elif database == USAGE and b"\0" not in key:
+                elif database == USAGE and not key.startswith(b"\0"):
                     yield from _usage(head, where, key, value)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
 
 
 def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
-    found = usage_in(value, key, head.dbs.format).name
-    if found != text(key):
+    of_version = version_of_key(key)
+    if of_version is None:
+        found, wanted = row_codec.load(value, key, head.dbs.format).usage.name, text(key)
+    else:
+        usage = version_codec.load(value, key, head.dbs.format).usage
+        found, wanted = f"{usage.name}, version {usage.version}", "{}, version {}".format(*of_version)
+    if found != wanted:
         yield Violation(VALUES, where, f"holds the usage of {found}")

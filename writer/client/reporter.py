@@ -81,8 +81,9 @@ class UsageReporter:
         self._room = 0  # until the first call starts the thread: a process without calls has no thread
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # for all state but the queue; re-entered by a signal handler that records
-        # Calls that were only counted, by name, `ok` and kind of error as they came.
-        self._overflow: dict[tuple[Names, Any, Any], int] = {}
+        # Calls that were only counted: those that succeeded by name, the others by name, `ok` and `error` as they came.
+        self._overflow: dict[Names, int] = {}
+        self._overflow_failed: dict[tuple[Names, Any, Any], int] = {}
         self._wake = threading.Event()
         self._round = threading.Condition()
         self._asked = self._answered = 0
@@ -107,7 +108,7 @@ class UsageReporter:
         tokens_in: int = 0,
         tokens_out: int = 0,
         cost_usd: float | None = None,
-        *,
+        # Give these by name. They are not keyword-only, because filling those in takes as long as all the rest here.
         error: str | None = None,
         version: int = 0,
         limit_ms: float | None = None,
@@ -126,7 +127,7 @@ class UsageReporter:
         is taken to have had its duration as its limit. `began` is when the call began, as `time.monotonic()` told it;
         None: its duration ago. `retry_after` is how many seconds the provider asked to wait, None: it did not.
         """
-        call = (  # flat: a tuple within the tuple would take as long again
+        call = (  # flat: a second tuple within it would take as long again
             name,
             duration_ms,
             ok,
@@ -146,7 +147,10 @@ class UsageReporter:
             return
         try:
             with self._lock:
-                self._overflow[name, ok, error] += 1
+                if ok is True and error is None:
+                    self._overflow[name] += 1
+                else:
+                    self._overflow_failed[name, ok, error] += 1
         except Exception:  # usually a KeyError: the name is new
             self._record_slowly(call)
 
@@ -158,11 +162,18 @@ class UsageReporter:
                     self._start()
                     self._queue.append(call)
                 elif not self._closed:
-                    outcome = (call[0], call[2], call[7]) if len(self._overflow) < NAMES_KEPT else _NOTHING_KNOWN
-                    self._overflow[outcome] = self._overflow.get(outcome, 0) + 1
+                    self._count_only(call[0], call[2], call[7])
         except Exception:  # a call must not raise in the program, not even for a name that cannot be a key
             with self._lock:
-                self._overflow[_NOTHING_KNOWN] = self._overflow.get(_NOTHING_KNOWN, 0) + 1
+                self._overflow[_NO_NAME] = self._overflow.get(_NO_NAME, 0) + 1
+
+    def _count_only(self, name: Names, ok: Any, error: Any) -> None:
+        if ok is True and error is None:
+            name = name if len(self._overflow) < NAMES_KEPT else _NO_NAME
+            self._overflow[name] = self._overflow.get(name, 0) + 1
+        else:
+            outcome = (name, ok, error) if len(self._overflow_failed) < NAMES_KEPT else (_NO_NAME, False, None)
+            self._overflow_failed[outcome] = self._overflow_failed.get(outcome, 0) + 1
 
     def _start(self) -> None:
         self._room = QUEUE_LENGTH
@@ -204,8 +215,11 @@ class UsageReporter:
             self._pending.add(self._told.pop(), moment)
         self._gathered_at = moment.now
         with self._lock:
-            counted, self._overflow = self._overflow, {}
-        for (name, ok, error), calls in counted.items():
+            succeeded, self._overflow = self._overflow, {}
+            failed, self._overflow_failed = self._overflow_failed, {}
+        for name, calls in succeeded.items():
+            self._pending.add_counts(name, True, None, calls, moment.now)
+        for (name, ok, error), calls in failed.items():
             self._pending.add_counts(name, ok, error, calls, moment.now)
 
     def _send(self, timeout: float) -> bool:

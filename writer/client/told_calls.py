@@ -25,7 +25,7 @@ class ToldCalls:
         self._queue = queue
         self._place = place
         self.begin()
-        place.add_feed(self.tell)
+        place.add_teller(self)
 
     def begin(self) -> None:
         """The queue is empty, and nobody else is at work here: at first, and in a forked child."""

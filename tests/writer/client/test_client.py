@@ -59,6 +59,8 @@ def everything(writer: Any) -> list[Any]:
         writer.set_alias("gone", "acme.b"),
         writer.remove_alias("gone"),
         writer.set_implications({"summarisation": ["writing"]}),
+        writer.reset_usage("acme.a"),
+        writer.reset_usage("short", 1),
         writer.unregister_module("acme.b"),
         writer.revision,
     ]
