@@ -38,15 +38,10 @@ def lost(path: Path) -> int:
 
 def worker(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of its own, with `path` being its first argument."""
-    return subprocess.run(_command(code, *arguments), capture_output=True, text=True, timeout=90)
-
-
-def begun_worker(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """The same while it runs; all three of its streams are pipes."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen(_command(code, *arguments), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
-def _command(code: str, *arguments: object) -> list[str]:
     head = "import sys\nfrom dspy_registry import UsageReporter\npath = sys.argv[1]\n"
-    return [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )

@@ -13,7 +13,7 @@ from dspy_registry.writer.client.pending_calls import NAMES_KEPT
 from dspy_registry.writer.client.reporter import QUEUE_LENGTH
 from tests.support import reporting
 from tests.support.command import daemon
-from tests.support.reporting import begun_worker, calls, lost, worker
+from tests.support.reporting import calls, lost, worker
 from tests.support.usage_helpers import wait_until
 
 reporter = reporting.reporter
@@ -49,27 +49,6 @@ def test_the_status_tells_what_was_taken_in(seeded_registry: Path, reporter: Usa
 
 
 # The daemon away
-
-
-@pytest.mark.parametrize("ending", ["reporter.flush(30)", "reporter.close(30)", "pass"])
-def test_what_was_recorded_after_a_restart_arrives_at_the_end(seeded_registry: Path, ending: str) -> None:
-    code = f"""
-        reporter = UsageReporter(path, interval=3600)
-        reporter.record("dspy.ReAct", 1.0)
-        print(reporter.flush(30), flush=True)
-        sys.stdin.readline()  # the daemon is restarted
-        for _ in range(10):
-            reporter.record("dspy.Predict", 1.0)
-        print({ending if ending != "pass" else True})
-    """
-    with daemon(seeded_registry):
-        process = begun_worker(code, seeded_registry)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-    with daemon(seeded_registry):
-        out, err = process.communicate("\n", timeout=90)
-        assert (process.returncode, out, err) == (0, "True\n", "")
-        assert calls(seeded_registry) == 10
 
 
 def test_calls_wait_for_a_daemon_that_is_away(seeded_registry: Path, reporter: UsageReporter) -> None:
