@@ -19,12 +19,13 @@ from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
-    FormatVersionError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
 )
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.opening import known_format
+from dspy_registry.registry_store.own_place import OwnPlace, own_place
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
@@ -50,6 +51,7 @@ class Attachment(Queries):
         "_freshness",
         "_look_again_at",
         "_min_observed_calls",
+        "_own",
         "_records",
         "_usage",
         "_usage_word",
@@ -71,6 +73,7 @@ class Attachment(Queries):
     _weights: Mapping[str, float]
     _min_observed_calls: int
     _usage: UsageCache
+    _own: OwnPlace
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -79,6 +82,7 @@ class Attachment(Queries):
         self._min_observed_calls = min_observed_calls
         self._cache = Cache(cache_size)
         self._environment: Environment | None = None
+        self._own = own_place(path)
         self._open()
 
     def close(self) -> None:
@@ -203,6 +207,6 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
         version = txn.get(layout.META_FORMAT, None, meta)
         if version is None:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
-        if int(version) != layout.FORMAT_VERSION:
-            raise FormatVersionError(int(version), layout.FORMAT_VERSION)
+        if known_format(version) != environment.dbs.format:  # it was not complete when it was opened
+            return False
         return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)

@@ -14,11 +14,12 @@ from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import State
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import short_reads
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.usage import ModuleUsage, load_all, load_usage
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
+from dspy_registry.registry_store.usage_rows import InForce, load_all, load_in_force, load_usage, load_version_usage
 
 _monotonic = time.monotonic
 
@@ -55,6 +56,8 @@ class ColdReads(Attachment):
             if value is not None:
                 # `info_of`, but without a call for intact bytes.
                 info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+                if info.name != name:
+                    raise misplaced(name, info.name)
                 if len(cache.marks) < cache.marks_bound:
                     cache.marks.add(name)
                 elif cache.is_due(name):
@@ -150,12 +153,37 @@ class ColdReads(Attachment):
         return self._in_gate(partial(self._load_usage, name))
 
     def _load_usage(self, name: str) -> ModuleUsage:
-        word = self._usage_word[()]
+        cache = self._usage_cache()
         usage = self._in_transaction(load_usage, name) or ModuleUsage(name)
+        cache.put(name, usage)
+        return usage
+
+    def _version_usage(self, name: str, version: int) -> VersionUsage:
+        self._catch_up()
+        return self._in_transaction(load_version_usage, name, version)
+
+    def _in_force(self, name: str) -> InForce:
+        known = self._usage
+        if self._usage_word[()] == known.word and self._word[()] == known.revision_word:
+            try:
+                return known.in_force[name]
+            except (KeyError, TypeError):
+                pass
+        return self._in_gate(partial(self._load_in_force, plain_name(name)))
+
+    def _load_in_force(self, name: str) -> InForce:
+        revision_word = self._word[()]
+        cache = self._usage_cache()
+        found = self._in_transaction(load_in_force, name)
+        cache.put_in_force(name, revision_word, found)
+        return found
+
+    def _usage_cache(self) -> UsageCache:
+        """The cache for what is read from now on."""
+        word = self._usage_word[()]
         if self._usage.word != word or self._usage.is_full:
             self._usage = UsageCache(word)
-        self._usage.put(name, usage)
-        return usage
+        return self._usage
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         if self._word[()] == self._valid:

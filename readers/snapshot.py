@@ -13,17 +13,26 @@ from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
 from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
+from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
 from dspy_registry.registry_store.sharing import defer, detach, share
-from dspy_registry.registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
+from dspy_registry.registry_store.usage_rows import (
+    InForce,
+    calls_lost,
+    load_all,
+    load_in_force,
+    load_usage,
+    load_version_usage,
+)
 from dspy_registry.registry_store.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -43,6 +52,7 @@ class Snapshot(Queries):
         "_environment",
         "_generation",
         "_min_observed_calls",
+        "_own",
         "_txn",
         "_view",
         "_vocabulary",
@@ -55,6 +65,7 @@ class Snapshot(Queries):
         self._vocabulary: Vocabulary | None = None
         self._weights = weights
         self._min_observed_calls = min_observed_calls
+        self._own = own_place(environment.folder)
         self._environment = share(environment)
         try:
             with environment.gate:
@@ -182,7 +193,10 @@ class Snapshot(Queries):
 
         Raises CorruptRecordError.
         """
-        return {key.decode(): alias_codec.load(value) for key, value in self._rows(self._dbs.aliases, start)}
+        return {
+            key.decode(): alias_codec.load(value, key, self._dbs.format)
+            for key, value in self._rows(self._dbs.aliases, start)
+        }
 
     @property
     def committed_at(self) -> int:
@@ -199,7 +213,7 @@ class Snapshot(Queries):
             return []
         first = layout.revision_key(max(0, revision + 1))
         rows = items_from(self._live(), self._dbs.changes, first)
-        logged: list[Change] = [change_codec.load(value) for _, value in self._guarded(rows)]
+        logged: list[Change] = [change_codec.load(value, key, self._dbs.format) for key, value in self._guarded(rows)]
         if revision > self.revision or not logged:
             return [Change(self.revision, self.committed_at, everything=True)]
         if logged[0].revision > revision + 1:
@@ -239,7 +253,10 @@ class Snapshot(Queries):
         if value is None:
             return lookup.find_info(txn, self._dbs, name)
         # `info_of`, but without a call for intact bytes.
-        return decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        if info.name != name:
+            raise misplaced(name, info.name)
+        return info
 
     def _rows(self, database: Database, start: str) -> Iterator[tuple[bytes, bytes]]:
         """The rows whose key begins with `start`, in key order."""
@@ -260,6 +277,12 @@ class Snapshot(Queries):
 
     def _usage_of(self, name: str) -> ModuleUsage:
         return self._in_transaction(load_usage, name) or ModuleUsage(name)
+
+    def _version_usage(self, name: str, version: int) -> VersionUsage:
+        return self._in_transaction(load_version_usage, name, version)
+
+    def _in_force(self, name: str) -> InForce:
+        return self._in_transaction(load_in_force, plain_name(name))
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         return self._in_transaction(execute, plan)

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
@@ -126,7 +126,7 @@ def _complete(partial: Path) -> tuple[State, int]:
     try:
         with environment.writing(environment.dbs.meta) as txn:
             txn.put(layout.META_ID, registry_id)
-            state: State = state_codec.load(txn.get(layout.META_STATE))
+            state: State = lookup.load_state(txn, environment.dbs)
             modules: int = txn.stat(environment.dbs.modules)["entries"]
     finally:
         detach(environment)

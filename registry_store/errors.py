@@ -174,15 +174,21 @@ class StorePermissionError(StoreError, PermissionError):
     """This user may not open the registry's files."""
 
 
+class UpgradeRequiredError(StoreError):
+    """The registry has format 1, which has no room for what was asked; nothing was changed."""
+
+    remedy = "Stop the daemon and run `dspy-registry upgrade`, once every worker and the daemon are of this release."
+
+
 class FormatVersionError(RegistryError, ValueError):
-    """The registry was written in another format; `found` and `supported` are format versions."""
+    """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
         self.supported = supported
         super().__init__(
-            f"the registry has format version {found}, this release reads {supported}.",
-            remedy="Use the release that wrote it, or rebuild the registry with this one.",
+            f"the registry has format version {found}, this release reads up to {supported}.",
+            remedy="Use the release that wrote it or a newer one, or restore a backup of an older format.",
         )
 
     def __reduce__(self) -> tuple[type[FormatVersionError], tuple[int, int]]:

@@ -14,6 +14,7 @@ from dspy_registry.registry_store.errors import (
     StoreClosedError,
     StoreError,
     StorePermissionError,
+    UpgradeRequiredError,
 )
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
@@ -21,7 +22,11 @@ Database = Any
 
 
 class Databases(NamedTuple):
-    """Handles of the named databases, in the order of `layout.DATABASES`."""
+    """Handles of the named databases, in the order of `layout.DATABASES`, and the format of their values.
+
+    A handle is None where there is no such database: it holds nothing. `scan` reads it as empty. LMDB would read its
+    main database instead.
+    """
 
     meta: Database
     modules: Database
@@ -33,6 +38,15 @@ class Databases(NamedTuple):
     history: Database
     requests: Database
     usage: Database
+    labels: Database
+    programs: Database
+    policies: Database
+    format: int
+
+    def need_format_2(self, what: str) -> None:
+        """Raises UpgradeRequiredError when the registry has format 1, which cannot hold `what`, a plural."""
+        if self.format < 2:
+            raise UpgradeRequiredError(f"{what} cannot be kept in a registry of format 1.")
 
 
 _DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start a new registry in another folder."

@@ -24,7 +24,7 @@ import msgspec
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.boot_clock import boot_id, boot_seconds, unix_time
 from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, State
-from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -73,7 +73,7 @@ class HealthList(msgspec.Struct, frozen=True, array_like=True):
     omitted: int = 0  # rows that there was no room for
 
 
-_codec: Final = Sealed(HealthList, "the list of what is not healthy")
+_codec: Final = SealedAlone(HealthList, "the list of what is not healthy")
 
 
 class HealthFile:

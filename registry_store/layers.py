@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.layout import LAYERS, META
 from dspy_registry.registry_store.records import CLIENT as CLIENT
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, from_plain, to_plain
 
@@ -47,8 +48,8 @@ class Default(msgspec.Struct, frozen=True, array_like=True):
 
 Defaults = dict[str, tuple[Default, ...]]  # by source; within one source, a later rule wins over an earlier one
 
-layer_codec = Sealed(Layer, "a layer")
-defaults_codec = Sealed(Defaults, "the defaults")
+layer_codec = Sealed(Layer, "a layer", LAYERS)
+defaults_codec = Sealed(Defaults, "the defaults", META)
 
 
 def rank(source: str) -> int:

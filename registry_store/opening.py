@@ -61,19 +61,37 @@ def open_databases(env: Any, *, writable: bool) -> Databases:
 
 
 def _open_databases(env: Any, writable: bool) -> Databases:
-    _refuse_other_formats(env)
-    return Databases(*[env.open_db(name, create=writable) for name in layout.DATABASES])
+    version = _format_of(env)
+    first = [env.open_db(name, create=writable) for name in layout.DATABASES_OF_FORMAT_1]
+    later = [_open_later(env, name, writable and version > 1) for name in layout.DATABASES[len(first) :]]
+    return Databases._make([*first, *later, version])
 
 
-def _refuse_other_formats(env: Any) -> None:
+def _open_later(env: Any, name: bytes, create: bool) -> Any:
+    """A database that not every registry has. None: this one has none."""
+    try:
+        return env.open_db(name, create=create)
+    except lmdb.NotFoundError:
+        return None
+
+
+def _format_of(env: Any) -> int:
+    """The format of the values; of a registry that is not complete yet, the format that it will get."""
     try:
         meta = env.open_db(layout.META, create=False)
-    except lmdb.NotFoundError:  # not complete yet
-        return
+    except lmdb.NotFoundError:
+        return layout.FORMAT_VERSION
     with env.begin(db=meta) as txn:
         found = txn.get(layout.META_FORMAT)
-    if found is not None and found.isdigit() and int(found) != layout.FORMAT_VERSION:
-        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
+    return known_format(found) if found is not None and found.isdigit() else layout.FORMAT_VERSION
+
+
+def known_format(stored: bytes) -> int:
+    """The format that a registry says it has. Raises FormatVersionError for one that this release does not know."""
+    version = int(stored)
+    if not layout.FIRST_FORMAT <= version <= layout.FORMAT_VERSION:
+        raise FormatVersionError(version, layout.FORMAT_VERSION)
+    return version
 
 
 def create(folder: Path, *, max_readers: int = layout.MAX_READERS, group: int | None = None) -> None:

@@ -24,7 +24,7 @@ class Own(NamedTuple):
     backoff: float = 0.0
 
 
-_NOTHING: Final = Own()
+NOTHING: Final = Own()
 
 
 class OwnCalls:
@@ -52,7 +52,7 @@ class OwnCalls:
             found.append(self._recent.get((name, IN_FORCE, size)))
         known = [recent for recent in found if recent is not None]
         if not known:
-            return _NOTHING
+            return NOTHING
         return Own(max(recent.longest for recent in known), max(recent.backoff for recent in known))
 
     def _of(self, name: str, version: int, size: str) -> Recent:

@@ -20,9 +20,14 @@ from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1: release 0.1.0. 2: reports by version, and changes that release did not know.
+
+A client of the other version is refused by name. A reporter then keeps its calls, and sends them when the daemon is of
+its own release.
+"""
 CLIENT_ID_BYTES: Final = 16
 HEADER_BYTES: Final = 4
 
@@ -136,7 +141,7 @@ class ApplyDiscovery(Message, frozen=True, tag=8):
     report: bytes
 
 
-class Release(Message, frozen=True, tag=11):
+class Release(Message, frozen=True, tag=12):
     """End an override. A module that is not overridden stays as it is."""
 
     id: int
@@ -144,7 +149,7 @@ class Release(Message, frozen=True, tag=11):
     name: str
 
 
-class Rename(Message, frozen=True, tag=12):
+class Rename(Message, frozen=True, tag=13):
     """Register a module under another name."""
 
     id: int
@@ -167,8 +172,26 @@ class ReportUsage(Message, frozen=True, tag=10):
     batch: bytes
 
 
+class ResetUsage(Message, frozen=True, tag=11):
+    """Forget the statistics of a module, or of one version of it; None: of all."""
+
+    id: int
+    oldest: int
+    name: str
+    version: int | None = None
+
+
 ChangeRequest: TypeAlias = (
-    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery | Release | Rename
+    Register
+    | RegisterMany
+    | Unregister
+    | SetAlias
+    | RemoveAlias
+    | SetImplications
+    | ApplyDiscovery
+    | ResetUsage
+    | Release
+    | Rename
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 
@@ -258,7 +281,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     answers: tuple[Effect, ...]
 
 
-remembered_codec = Sealed(Remembered, "the answers given to a client")
+remembered_codec = Sealed(Remembered, "the answers given to a client", REQUESTS)
 
 # Encoding
 

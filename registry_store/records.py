@@ -6,12 +6,15 @@ with a default. An older reader skips what it does not know, a newer reader take
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 CLIENT: Final = "client"
 """The source of a module that a client registered, or an embedded writer."""
+
+By: TypeAlias = tuple[int, int]
+"""Who changed something: a user id and a process id, by the kernel's word."""
 
 
 class Requirements(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,7 +57,9 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `version` counts from 1; `revision` is the commit that last changed the record; `updated_at` its time in
     milliseconds since the epoch; `sequence` is the place in registration order, kept for life; `source` is core,
-    discovered, manifest:<file> or client.
+    discovered, manifest:<file> or client. `by` is the user id and the process id of whoever changed it, as the kernel
+    told them; None: not known, or written in format 1; process 0: of another PID namespace. `program` is the SHA-256 of
+    a program's state (empty: the version has none), `global_revision` a cluster's revision (0: no cluster's).
     """
 
     version: int
@@ -62,6 +67,32 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
     updated_at: int
     sequence: int
     source: str = CLIENT
+    by: By | None = None
+    program: bytes = b""
+    global_revision: int = 0
+
+
+_DEFAULTS: Final = (CLIENT, None, b"", 0)  # of the fields that need not be stored
+_ALWAYS_STORED: Final = 4
+_STORED_IN_FORMAT_1: Final = 5
+
+
+def stored_fields(kept: Provenance, format: int) -> tuple[Any, ...]:
+    """What is stored of a provenance: as many fields as differ from their defaults, and those before them."""
+    fields = (
+        kept.version,
+        kept.revision,
+        kept.updated_at,
+        kept.sequence,
+        kept.source,
+        kept.by,
+        kept.program,
+        kept.global_revision,
+    )
+    count = len(fields) if format > 1 else _STORED_IN_FORMAT_1
+    while count > _ALWAYS_STORED and fields[count - 1] == _DEFAULTS[count - 1 - _ALWAYS_STORED]:
+        count -= 1
+    return fields[:count]
 
 
 class StoredModule(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -21,7 +21,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from dspy_registry.registry_store.changes import Change, change_codec
+from dspy_registry.registry_store.changes import Change, announcement_codec
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
     RegistryNotFoundError,
@@ -115,7 +115,7 @@ class RevisionFile:
         if announced != revision or length > LARGEST_ANNOUNCEMENT:
             return None
         try:
-            change: Change = change_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
+            change: Change = announcement_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
         except CorruptRecordError:  # being replaced under our eyes: the word has moved on
             return None
         return change
@@ -128,9 +128,9 @@ class RevisionFile:
 
     def announce(self, change: Change) -> None:
         """Lay down what the coming commit changes, then store its odd word."""
-        payload = change_codec.dump(change)
+        payload = announcement_codec.dump(change)
         if len(payload) > LARGEST_ANNOUNCEMENT:
-            payload = change_codec.dump(Change(change.revision, change.committed_at, everything=True))
+            payload = announcement_codec.dump(Change(change.revision, change.committed_at, everything=True))
         # No reader takes a half-written announcement: its revision stands there only when it is whole.
         _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, 0, 0)
         self._map[_PAYLOAD_AT : _PAYLOAD_AT + len(payload)] = payload

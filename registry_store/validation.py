@@ -64,6 +64,13 @@ def check_expected_version(version: object) -> None:
         raise InvalidArgumentError(f"expected_version is {version!r}, it must be a version: 0, 1, 2, …")
 
 
+def check_version(version: object) -> None:
+    """A version of a module; None: no particular one. Raises InvalidArgumentError."""
+    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 < version <= LAST_VERSION
+    if version is not None and not is_version:
+        raise InvalidArgumentError(f"version is {version!r}, it must be a version: 1, 2, 3, …")
+
+
 def is_time_limit(seconds: Any) -> bool:
     """Whether this is a number above 0, as infinity is. NaN, unequal to itself, is none."""
     return isinstance(seconds, Real) and not seconds <= 0 and bool(seconds == seconds)

@@ -15,10 +15,10 @@ DAMAGED: Final = Alias("", "")
 _UNREAD: Final = -1
 
 
-def meaning_of(value: bytes) -> Alias:
-    """What an alias of these bytes means."""
+def meaning_of(value: bytes, key: bytes, format: int) -> Alias:
+    """What the alias means that is stored under this key as these bytes."""
     try:
-        meaning: Alias = alias_codec.load(value)
+        meaning: Alias = alias_codec.load(value, key, format)
     except CorruptRecordError:
         return DAMAGED
     return meaning

@@ -21,6 +21,7 @@ from dspy_registry.registry_store.changes import Change, State, change_codec, st
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreClosedError, StoreError
 from dspy_registry.registry_store.handles import translated
+from dspy_registry.registry_store.records import By
 from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
@@ -64,8 +65,10 @@ class Committer:
         with self._environment.reading() as txn:
             return Catalog(txn, self._environment.dbs).state.next_sequence == 0
 
-    def commit(self, stage: Callable[[Draft], None]) -> int:
+    def commit(self, stage: Callable[[Draft], None], by: By | None = None) -> int:
         """Let `stage` fill a draft and make it durable; the revision in which it is visible.
+
+        `by` asks for it. None: it is not known who does, or `stage` knows it of each part.
 
         An exception of `stage` is raised, and nothing is changed. A draft makes no new revision when readers cannot
         see a difference. Raises StoreError when the disk refuses, StoreClosedError after `close`.
@@ -75,7 +78,7 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 catalog = Catalog(txn, self._environment.dbs, self._aliases)
-                draft = Draft(catalog)
+                draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
                 if not operations:
@@ -106,7 +109,7 @@ class Committer:
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
-        if layout.USAGE in operations.puts:
+        if layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
             self._revision_file.usage_word[()] += 1.0
         self._is_word_right = True
         failpoints.reach("before_acknowledgement")
@@ -172,8 +175,9 @@ def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
 def _put_empty_commit(txn: Any, environment: Environment, state: State) -> None:
     change = Change(state.revision, state.committed_at)
     key = layout.revision_key(state.revision)
-    txn.put(key, change_codec.dump(change), db=environment.dbs.changes)
-    txn.put(layout.META_STATE, state_codec.dump(state), db=environment.dbs.meta)
+    txn.put(key, change_codec.dump(change, key, environment.dbs.format), db=environment.dbs.changes)
+    head = state_codec.dump(state, layout.META_STATE, environment.dbs.format)
+    txn.put(layout.META_STATE, head, db=environment.dbs.meta)
 
 
 def write(txn: Any, environment: Environment, operations: Operations) -> None:

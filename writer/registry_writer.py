@@ -121,6 +121,15 @@ class RegistryWriter:
         outcome.revision = revision
         return outcome
 
+    def reset_usage(self, name: str, version: int | None = None) -> None:
+        """Forget the statistics of a module, or of one version of it; None: of all versions, and the lifetime totals.
+
+        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. Each process
+        keeps what it saw itself of the last calls, and acts on that until calls complete. Raises UnknownModuleError,
+        InvalidArgumentError for what is no version.
+        """
+        self._commit(lambda draft: draft.reset_usage(name, version))
+
     def close(self) -> None:
         """Release the registry to other writers. Does nothing the second time."""
         self._store.close()
@@ -132,7 +141,7 @@ class RegistryWriter:
         self.close()
 
     def _commit(self, stage: Callable[[Draft], None]) -> int:
-        return self._store.committer.commit(stage)
+        return self._store.committer.commit(stage, by=(os.geteuid(), os.getpid()))
 
 
 def register_all(draft: Draft, batch: Sequence[ModuleInfo], progress: Progress | None = None) -> None:

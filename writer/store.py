@@ -9,11 +9,10 @@ from pathlib import Path
 
 import lmdb
 
-from dspy_registry.registry_store import access, disk, layout, opening, sharing
+from dspy_registry.registry_store import access, disk, layout, lookup, opening, sharing
 from dspy_registry.registry_store.changes import Implications, State, implications_codec, state_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
-    FormatVersionError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
@@ -168,22 +167,20 @@ def seed(draft: Draft) -> None:
 
 
 def _ensure_identity(env: Environment) -> None:
-    """Check the format. A registry whose creation is new or was cut short gets its first head."""
+    """A registry whose creation is new or was cut short gets its first head."""
     with env.reading() as txn:
         found = txn.get(layout.META_FORMAT, None, env.dbs.meta)
     if found is None:
         _write_first_head(env)
-    elif int(found) != layout.FORMAT_VERSION:
-        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
 
 
 def _write_first_head(env: Environment) -> None:
     core: dict[str, Implications] = {CORE: dict(CORE_IMPLICATIONS)}
     with env.writing(env.dbs.meta) as txn:
         txn.put(layout.META_ID, os.urandom(ID_BYTES))
-        txn.put(layout.META_STATE, state_codec.dump(State(0, 0, 0)))
-        txn.put(layout.META_VOCABULARY, implications_codec.dump(core))
-        txn.put(layout.META_FORMAT, b"%d" % layout.FORMAT_VERSION)
+        txn.put(layout.META_STATE, state_codec.dump(State(0, 0, 0), layout.META_STATE, env.dbs.format))
+        txn.put(layout.META_VOCABULARY, implications_codec.dump(core, layout.META_VOCABULARY, env.dbs.format))
+        txn.put(layout.META_FORMAT, b"%d" % env.dbs.format)
 
 
 def _own_revision_file(env: Environment) -> RevisionFile:
@@ -223,6 +220,6 @@ def _new_identity(env: Environment) -> RevisionFile:
     registry_id = os.urandom(ID_BYTES)
     with env.writing(env.dbs.meta) as txn:
         txn.put(layout.META_ID, registry_id)
-        state = state_codec.load(txn.get(layout.META_STATE))
+        state = lookup.load_state(txn, env.dbs)
     create_revision_file(env.folder, registry_id, state.revision, _REVISION_FILE_MODE)
     return RevisionFile(env.folder, writable=True)

@@ -61,6 +61,7 @@ COMMANDS: Final = {
     "stats": ("stats", "stats"),
     "status": ("status", "status"),
     "unregister": ("register", "unregister"),
+    "upgrade": ("upgrade", "upgrade"),
     "watch": ("watch", "watch"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import Alias, alias_codec
 from dspy_registry.registry_store.check.checker import check, check_apart
 from dspy_registry.registry_store.postings import load_block, store_block
+from dspy_registry.registry_store.protocol import Remembered, remembered_codec
 from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.registry_store.sharing import attach, detach
 from tests.conftest import violations
-from tests.support import raw_access
-from tests.support.damages import DAMAGE, exchange_a_member
+from tests.support import TESTS, raw_access
+from tests.support.damages import DAMAGE, exchange, exchange_a_member, put_dumped, put_sealed
 from tests.support.raw_access import Get, Put, opened, posting
 
 folder = raw_access.folder
@@ -75,6 +78,43 @@ def test_i10_a_value_that_is_not_whole_is_found(folder: Path, number: str, where
     assert_found(folder, number, where, damage)
 
 
+WITHOUT_ROWS = ("labels", "programs", "policies")
+
+
+@pytest.mark.parametrize("database", [name.decode() for name in layout.DATABASES])
+def test_i24_exchanged_values_are_found_in_every_database(tmp_path: Path, database: str) -> None:
+    shutil.copytree(TESTS / "fixtures" / "format-2" / "full", tmp_path / "registry")
+    with opened(tmp_path / "registry") as (get, put):
+        keys = exchangeable(tmp_path / "registry", database)
+        for key in keys:
+            if database in WITHOUT_ROWS:
+                put_sealed(database, key, key)(get, put)
+            elif database == "requests":
+                put_dumped(database, key, remembered_codec, Remembered(1, ()))(get, put)
+        exchange(database, *keys)(get, put)
+    wrong = {where for number, where in found_in(tmp_path / "registry") if number in ("I8", "I10")}
+    if database == "meta":  # without its head nothing else is looked at
+        assert wrong == {"meta"}
+    else:
+        assert len({where for where in wrong if where.startswith(f"{database}/")}) >= 2, wrong
+
+
+def exchangeable(folder: Path, database: str) -> tuple[bytes, bytes]:
+    """Two keys of a database whose values are of one kind."""
+    if database == "meta":
+        return layout.META_STATE, layout.META_VOCABULARY
+    if database in (*WITHOUT_ROWS, "requests"):
+        return b"one\0key", b"other\0key"
+    environment = attach(folder)
+    try:
+        with environment.reading() as txn:
+            keys = [bytes(key) for key, _ in txn.cursor(getattr(environment.dbs, database))]
+    finally:
+        detach(environment)
+    kept = [key for key in keys if database != "usage" or not key.startswith(b"\0")]
+    return kept[0], kept[-1]
+
+
 def test_i5_a_changed_index_is_only_what_is_reported(folder: Path) -> None:
     with opened(folder) as (get, put):
         exchange_a_member(get, put)
@@ -91,9 +131,10 @@ def test_i5_modules_are_found_in_every_block_of_a_posting(tmp_path: Path) -> Non
             writer.unregister_module(f"a.M{i}")
     assert violations(tmp_path) == []
     with opened(tmp_path) as (get, put):
-        block = load_block(get("postings", posting("capability:c3", 1)))
+        key = posting("capability:c3", 1)
+        block = load_block(get("postings", key), key, layout.FORMAT_VERSION)
         block.remove(block[0])
-        put("postings", posting("capability:c3", 1), store_block(block))
+        put("postings", key, store_block(block, key, layout.FORMAT_VERSION))
     assert found_in(tmp_path) == {("I5", "postings/capability:c3")}
 
 
@@ -124,7 +165,7 @@ def test_i18_another_format_is_refused_and_left_untouched(folder: Path) -> None:
     for refused in (lambda: list(check(folder)), lambda: RegistryWriter(folder)):
         with pytest.raises(FormatVersionError) as caught:
             refused()
-        assert (caught.value.found, caught.value.supported) == (7, 1)
+        assert (caught.value.found, caught.value.supported) == (7, 2)
     assert (folder / layout.DATA_FILE).read_bytes() == before
     with pytest.raises(StoreError, match="7"):
         list(check_apart(folder))
@@ -168,7 +209,7 @@ def test_as_a_command_it_prints_json_lines(folder: Path, tmp_path: Path) -> None
 
     assert run(folder) == (0, [], b"")
     with opened(folder) as (_, put):
-        put("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client")))
+        put("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client"), b"cot", layout.FORMAT_VERSION))
     status, lines, _ = run(folder)
     decoded = [msgspec.json.decode(line) for line in lines]
     assert (status, decoded) == (

@@ -26,7 +26,18 @@ from dspy_registry import (
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import Alias, State, alias_codec, change_codec, state_codec
 from dspy_registry.registry_store.check.checker import check
-from dspy_registry.registry_store.codec import INTACT, Sealed, crc32, encode, open_record, seal, seal_record, unseal
+from dspy_registry.registry_store.codec import (
+    INTACT,
+    Sealed,
+    crc32,
+    database_seal,
+    encode,
+    key_seal,
+    open_record,
+    seal,
+    seal_record,
+    unseal,
+)
 from dspy_registry.registry_store.layers import Layer, layer_codec
 from dspy_registry.registry_store.lookup import info_of
 from dspy_registry.registry_store.postings import BitMap, load_block, store_block
@@ -44,6 +55,8 @@ FULL = ModuleInfo(
     examples=("Full()(query='x')",),
     metadata={"cost_usd_per_call": 0.01, "nested": {"list": [1, None, True, "ü", "\0"]}},
 )
+FORMAT = layout.FORMAT_VERSION
+KEY = layout.posting_key(b"gpu:no", 0)
 KEPT = Provenance(version=3, revision=17, updated_at=1_700_000_000_000, source="client", sequence=9)
 
 
@@ -67,9 +80,22 @@ def test_i10_a_flipped_bit_is_never_taken_for_a_value(payload: bytes, data: st.D
         unseal(bytes(value), "a thing")
 
 
+@given(st.binary(max_size=300), st.binary(min_size=1, max_size=40), st.sampled_from(layout.DATABASES))
+def test_i24_a_value_verifies_under_its_key_alone(payload: bytes, key: bytes, database: bytes) -> None:
+    after = key_seal(database_seal(database), key, 2)
+    value = seal(payload, after)
+    assert unseal(value, "it", after) == payload
+    assert value[-4:] == crc32(database + b"\0" + key + payload).to_bytes(4, "little")
+    for other in (database_seal(database), key_seal(database_seal(b"other"), key, 2), crc32(key + b"1", after), 0):
+        if other != after:
+            with pytest.raises(CorruptRecordError):
+                unseal(value, "it", other)
+    assert seal(payload, key_seal(database_seal(database), key, 1)) == seal(payload)  # as release 0.1.0 stores it
+
+
 @pytest.mark.parametrize("cut", range(0, 60, 7))
 def test_i10_a_record_cut_short_names_the_module(cut: int) -> None:
-    value = seal_record(encode(FULL), KEPT)[:cut]
+    value = seal_record(encode(FULL), KEPT, FORMAT)[:cut]
     for opened in (open_record, info_of):
         with pytest.raises(CorruptRecordError, match=r"acme\.Full"):
             opened(value, "acme.Full")
@@ -96,19 +122,21 @@ def test_i10_bytes_that_are_no_record_are_named_though_their_checksum_fits(paylo
 )
 def test_i10_every_codec_names_what_it_cannot_read(codec: Sealed, what: str) -> None:
     for value in (b"", b"junk", seal(b""), seal(b"\xc1"), seal(encode(["\ud800".encode("utf-8", "surrogatepass")]))):
-        with pytest.raises(CorruptRecordError, match=what):
-            codec.load(value)
+        for format in (1, 2):
+            with pytest.raises(CorruptRecordError, match=what):
+                codec.load(value, b"key", format)
 
 
 def test_i10_a_posting_that_cannot_be_read_is_an_error() -> None:
-    assert load_block(store_block(BitMap([1, 8000]))) == BitMap([1, 8000])
-    for value in (b"", seal(b""), seal(b"junk!"), store_block(BitMap([1]))[:-1]):
-        with pytest.raises(CorruptRecordError):
-            load_block(value)
+    for format in (1, 2):
+        assert load_block(store_block(BitMap([1, 8000]), KEY, format), KEY, format) == BitMap([1, 8000])
+        for value in (b"", seal(b""), seal(b"junk!"), store_block(BitMap([1]), KEY, format)[:-1]):
+            with pytest.raises(CorruptRecordError):
+                load_block(value, KEY, format)
 
 
 def test_a_record_is_read_back_in_full() -> None:
-    value = seal_record(encode(FULL), KEPT)
+    value = seal_record(encode(FULL), KEPT, FORMAT)
     assert open_record(value, "acme.Full") == StoredModule(FULL, KEPT)
     assert info_of(value, "acme.Full") == FULL
     assert msgspec.msgpack.decode(value)[2] == value[-4:]  # the checksum is an element of the array itself
@@ -153,18 +181,20 @@ def test_i18_an_earlier_releases_record_takes_the_defaults(fields: int) -> None:
     ],
 )
 def test_i18_other_rows_of_a_later_release_are_read(codec: Sealed, value: Any) -> None:
-    assert codec.load(seal(newer(encode(value), "more", [1]))) == value
+    assert codec.load(seal(newer(encode(value), "more", [1])), b"key", 1) == value
 
 
 def test_i18_an_earlier_releases_change_takes_the_defaults() -> None:
-    assert change_codec.load(seal(encode([3, 5]))) == Change(3, 5)
+    assert change_codec.load(seal(encode([3, 5])), KEY, 1) == Change(3, 5)
 
 
 def test_i18_a_registry_that_a_later_release_wrote_to_is_read_and_written(registry_folder: Path) -> None:
     later = seal(b"\x93" + newer(encode(FULL), "later field") + newer(encode(KEPT), 1) + b"\xc4\x04")
     with RegistryWriter(registry_folder) as writer:
         writer.register_module(FULL)
-        kept = open_with(registry_folder, lambda txn, dbs: open_record(txn.get(b"acme.Full", None, dbs.modules), ""))
+        kept = open_with(
+            registry_folder, lambda txn, dbs: open_record(txn.get(b"acme.Full", None, dbs.modules), "acme.Full")
+        )
         later = seal(b"\x93" + newer(encode(FULL), "later") + newer(encode(kept.provenance), 1) + b"\xc4\x04")
         environment = writer.store.environment
         with environment.write_gate, environment.lmdb.begin(write=True) as txn:
@@ -191,12 +221,12 @@ def test_i18_another_format_version_is_refused_by_reader_and_writer(tmp_path: Pa
     with RegistryWriter(tmp_path) as writer:
         environment = writer.store.environment
         with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-            txn.put(layout.META_FORMAT, b"2", db=environment.dbs.meta)
+            txn.put(layout.META_FORMAT, b"3", db=environment.dbs.meta)
             txn.drop(environment.dbs.usage)  # another format may have other databases
     for opened in (Registry, RegistryWriter):
         with pytest.raises(FormatVersionError) as caught:
             opened(tmp_path)
-        assert (caught.value.found, caught.value.supported) == (2, 1)
+        assert (caught.value.found, caught.value.supported) == (3, 2)
         assert caught.value.remedy
 
 

@@ -21,7 +21,13 @@ from dspy_registry import (
     UnknownModuleError,
 )
 from dspy_registry.registry_store.changes import change_codec
-from dspy_registry.registry_store.layout import ALIASES, MAX_ALIASES, MAX_ALIASES_OF_MODULE, revision_key
+from dspy_registry.registry_store.layout import (
+    ALIASES,
+    FORMAT_VERSION,
+    MAX_ALIASES,
+    MAX_ALIASES_OF_MODULE,
+    revision_key,
+)
 from dspy_registry.writer import aliases, catalog
 from dspy_registry.writer.catalog import Catalog
 
@@ -34,9 +40,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     decoded: Reads = []
     decode = aliases.meaning_of
 
-    def counted(value: bytes) -> aliases.Alias:
+    def counted(value: bytes, key: bytes, format: int) -> aliases.Alias:
         decoded.append(value)
-        return decode(value)
+        return decode(value, key, format)
 
     monkeypatch.setattr(catalog, "meaning_of", counted)
     return decoded
@@ -61,7 +67,8 @@ def declare(writer: RegistryWriter, pairs: dict[str, str]) -> None:
 def last_change(writer: RegistryWriter) -> Change:
     environment = writer.store.environment
     with environment.reading() as txn:
-        change: Change = change_codec.load(txn.get(revision_key(writer.revision), None, environment.dbs.changes))
+        key = revision_key(writer.revision)
+        change: Change = change_codec.load(txn.get(key, None, environment.dbs.changes), key, FORMAT_VERSION)
     return change
 
 

@@ -88,6 +88,10 @@ class AsyncWriterClient:
         """See WriterClient.apply_discovery."""
         return calls.outcome(await self._call(calls.apply_discovery(report)))
 
+    async def reset_usage(self, name: str, version: int | None = None) -> None:
+        """See WriterClient.reset_usage."""
+        calls.visible_in(await self._call(calls.reset_usage(name, version)))
+
     async def status(self) -> DaemonStatus:
         """The state of the daemon: its pid, revision, queue lengths and errors."""
         return calls.told_status(await self._call(calls.read_status()))

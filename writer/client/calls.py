@@ -26,6 +26,7 @@ from dspy_registry.registry_store.protocol import (
     RemoveAlias,
     Rename,
     ReportUsage,
+    ResetUsage,
     SetAlias,
     SetImplications,
     Status,
@@ -35,6 +36,7 @@ from dspy_registry.registry_store.protocol import (
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
+    check_version,
     name_problems,
     stored_name_problems,
     validate_encoded,
@@ -185,6 +187,13 @@ def apply_discovery(report: DiscoveryReport) -> Call:
     _refuse_too_large(modules)
     rest = msgspec.msgpack.encode(msgspec.structs.replace(report, modules=()))
     return Call(ApplyDiscovery, (len(modules), rest), modules)
+
+
+def reset_usage(name: str, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
+    check_version(version)
+    _refuse_impossible(name)
+    return Call(ResetUsage, (name, version))
 
 
 def read_status() -> Call:

@@ -108,6 +108,10 @@ class WriterClient:
         """Apply what discovery found, in one commit. See RegistryWriter.apply_discovery."""
         return calls.outcome(self._call(calls.apply_discovery(report)))
 
+    def reset_usage(self, name: str, version: int | None = None) -> None:
+        """Forget the statistics of a module, or of one version of it. See RegistryWriter.reset_usage."""
+        calls.visible_in(self._call(calls.reset_usage(name, version)))
+
     def status(self) -> DaemonStatus:
         """The state of the daemon: its pid, revision, queue lengths and errors."""
         return calls.told_status(self._call(calls.read_status()))

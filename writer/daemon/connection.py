@@ -66,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.open.add(self)
         self._connections.last_closed.clear()
         peer: socket.socket = transport.get_extra_info("socket")
+        self._requests.by = socket_file.process_of(peer)
         self._refusal = socket_file.refusal(peer, self._service.group)
         if self._refusal is None and count > limits.connections:
             self._refusal = BusyError(f"the writer daemon has {limits.connections} connections, and takes no more.")

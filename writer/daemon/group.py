@@ -11,6 +11,7 @@ import lmdb
 
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.protocol import Effect, Failed, Remembered, remembered_codec
+from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.reply_cache import ReplyCache, cached_reply, following, overtaken
 from dspy_registry.writer.draft import Draft
 
@@ -20,11 +21,12 @@ _log = logging.getLogger("dspy_registry")
 class Work:
     """Something to be committed.
 
-    `client` is empty for the daemon's own changes. `id`, `oldest` and `repeats` are the request's. `held_bytes` is the
-    memory that the work takes.
+    `client` is empty for the daemon's own changes. `by` is whose process asks for it; None: it is the daemon's own.
+    `id`, `oldest` and `repeats` are the request's. `held_bytes` is the memory that the work takes.
     """
 
     client = b""
+    by: By | None = None
     held_bytes = 0
     id = 0
     oldest = 0
@@ -107,7 +109,7 @@ class Group:
         return True
 
     def _stage(self, work: Work, draft: Draft) -> None:
-        child = draft.child()
+        child = draft.child(work.by)
         try:
             work.stage(child)
         except RegistryError as error:
@@ -134,12 +136,12 @@ class Group:
             draft.remember(client, None)
         for client, staged in self._clients.items():
             if staged.has_effect:
-                draft.remember(client, self._storing(client, staged))
+                draft.remember(client, self._storing(client, staged, draft.catalog.format))
 
-    def _storing(self, client: bytes, staged: _Staged) -> Callable[[int], bytes]:
+    def _storing(self, client: bytes, staged: _Staged, format: int) -> Callable[[int], bytes]:
         def stored(revision: int) -> bytes:
             self._stored[client] = answers = self._following(staged, revision)
-            return remembered_codec.dump(Remembered(revision, answers))
+            return remembered_codec.dump(Remembered(revision, answers), client, format)
 
         return stored
 

@@ -25,6 +25,7 @@ from dspy_registry.registry_store.protocol import (
     Release,
     RemoveAlias,
     Rename,
+    ResetUsage,
     SetAlias,
     SetImplications,
     Unregister,
@@ -227,6 +228,8 @@ def staging(message: ChangeRequest) -> Stage:
             return lambda draft: draft.rename(message.name, message.new_name)
         case SetImplications():
             return lambda draft: draft.set_implications(CLIENT, message.implications)
+        case ResetUsage():
+            return lambda draft: draft.reset_usage(message.name, message.version)
     raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
 
 

@@ -21,6 +21,7 @@ from dspy_registry.registry_store.protocol import (
     ReportUsage,
     Status,
 )
+from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.limits import Limits
@@ -60,6 +61,7 @@ class Requests:
         self._upload = BatchUpload(service.queue, service.limits)
         # For each request: when its client was last told of it, and the progress told then.
         self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
+        self.by: By | None = None  # whose process is at the other end; None: the kernel does not tell
         self._client = b""
         self._size = 0  # of the message at hand
         self._heard = 0.0
@@ -121,6 +123,7 @@ class Requests:
         self._accept(batch_request(self._client, message, modules, self._reply, held))
 
     def _accept(self, request: ClientRequest) -> None:
+        request.by = self.by
         self._await(request)
         self._service.queue.put(request)
 

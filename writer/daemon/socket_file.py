@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
+from dspy_registry.registry_store.records import By
 
 _BACKLOG: Final = 1024
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
@@ -87,6 +88,15 @@ def refusal(peer: socket.socket, group: int | None) -> StorePermissionError | No
         f"user {uid} may not change this registry.",
         remedy="Send changes as the daemon's user, or let the daemon admit a group (`serve --group NAME`).",
     )
+
+
+def process_of(peer: socket.socket) -> By | None:
+    """The user id and the process id (0: of another namespace) at the other end. None: the kernel does not tell."""
+    try:
+        pid, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    except OSError:
+        return None
+    return uid, pid
 
 
 def _groups(peer: socket.socket) -> tuple[int, ...]:

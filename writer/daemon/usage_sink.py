@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final, TypeAlias
 
 from dspy_registry.registry_store.errors import BusyError
-from dspy_registry.registry_store.usage import read_batch
+from dspy_registry.registry_store.reports import read_batch
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
 
