@@ -32,7 +32,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import reconcile
+from dspy_registry.writer import overrides, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
@@ -223,9 +223,9 @@ def staging(message: ChangeRequest) -> Stage:
         case RemoveAlias():
             return lambda draft: draft.remove_alias(message.alias)
         case Release():
-            return lambda draft: draft.release(message.name)
+            return lambda draft: overrides.release(draft, message.name)
         case Rename():
-            return lambda draft: draft.rename(message.name, message.new_name)
+            return lambda draft: overrides.rename(draft, message.name, message.new_name)
         case SetImplications():
             return lambda draft: draft.set_implications(CLIENT, message.implications)
         case ResetUsage():
