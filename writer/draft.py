@@ -15,7 +15,6 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
     CorruptRecordError,
-    InvalidArgumentError,
     InvalidModuleError,
     RegistryFullError,
     UnknownAliasError,
@@ -207,52 +206,6 @@ class Draft:
             self.layers[name] = {}
         self._drop(name, current)
 
-    def release(self, name: str) -> None:
-        """End an override: a client's record gives way to what other sources declare of the module.
-
-        Raises UnknownModuleError, and InvalidArgumentError when nothing else declares it.
-        """
-        if stored_name_problems(name):
-            raise UnknownModuleError(name)
-        current = self.module(name)
-        if current is None:
-            raise self.catalog.unknown(name)
-        if current.source != CLIENT:
-            return
-        layers = self.layers_of(name)
-        if not layers:
-            raise InvalidArgumentError(
-                f"a client alone declares {name}: there is nothing to go back to.",
-                remedy="`dspy-registry unregister` removes it.",
-            )
-        info, source = merge(name, layers.values())
-        self._put(*validate_encoded(info, is_registered=True), source, current)
-
-    def rename(self, old: str, new: str) -> None:
-        """Register a client's module under another name, with its aliases. Its history stays under the old name.
-
-        Raises UnknownModuleError, and InvalidModuleError when `new` is malformed or taken, or other sources declare
-        the module: they would bring the old name back.
-        """
-        if stored_name_problems(old):
-            raise UnknownModuleError(old)
-        if name_problems(new):
-            raise InvalidModuleError(f"{old!r} as {new!r}", name_problems(new))
-        current = self.module(old)
-        if current is None:
-            raise self.catalog.unknown(old)
-        problems = ["a module of this name is registered"] if self.module(new) is not None else []
-        declaring = ", ".join(self.layers_of(old))
-        if declaring:
-            problems.append(f"{declaring} declares {old!r}: rename it there")
-        if problems:
-            raise InvalidModuleError(f"{old!r} as {new!r}", problems)
-        renamed = msgspec.structs.replace(current.info, name=new)
-        self._put(*validate_encoded(renamed), CLIENT, None)
-        for alias in tuple(self.aliases_of(old)):
-            self.aliases.put(alias, self.alias(alias), Alias(new, CLIENT))
-        self._drop(old, current)
-
     def declare(self, name: str, layer: Layer) -> None:
         """Set what a source other than a client declares of a module. Raises InvalidModuleError."""
         self.relayer(name, {**self.layers_of(name), layer.source: layer})
@@ -320,11 +273,14 @@ class Draft:
             if encode(with_defaults(name, layers, changed)) != encode(layers):
                 self.relayer(name, layers)
 
-    def relayer(self, name: str, layers: dict[str, Layer]) -> None:
-        """Replace what all sources but clients declare of a module. Raises InvalidModuleError."""
+    def relayer(self, name: str, layers: dict[str, Layer], *, releases: bool = False) -> None:
+        """Replace what all sources but clients declare of a module. `releases`: a client's record gives way to it.
+
+        Raises InvalidModuleError.
+        """
         layers = with_defaults(name, layers, self.all_defaults() if DISCOVERED in layers else {})
         current = self.module(name)
-        is_clients = current is not None and current.source == CLIENT
+        is_clients = current is not None and current.source == CLIENT and not releases
         if not is_clients and layers:
             info, source = merge(name, layers.values())
             self._put(*validate_encoded(info, is_registered=current is not None), source, current)
@@ -358,7 +314,7 @@ class Draft:
 
     def _with_usage(self, name: str) -> str | None:
         """The module that a name means, or the name itself where it has statistics."""
-        if name_problems(name):
+        if stored_name_problems(name):
             return None
         if self.module(name) is not None or self.usage_row(name.encode()) is not None:
             return name

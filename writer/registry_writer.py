@@ -13,7 +13,7 @@ from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
-from dspy_registry.writer import reconcile
+from dspy_registry.writer import overrides, reconcile
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
 
@@ -79,7 +79,7 @@ class RegistryWriter:
         name. Returns the revision in which this is visible; a module that is not overridden stays as it is. Raises
         UnknownModuleError, and InvalidArgumentError when clients alone declare the module.
         """
-        return self._commit(lambda draft: draft.release(name))
+        return self._commit(lambda draft: overrides.release(draft, name))
 
     def rename_module(self, name: str, new_name: str) -> int:
         """Give a client's module another name. Returns the revision in which it has it.
@@ -88,7 +88,7 @@ class RegistryWriter:
         UnknownModuleError, and InvalidModuleError when the new name is malformed or taken, or when manifests, core or
         discovery declare the module: they would bring the old name back.
         """
-        return self._commit(lambda draft: draft.rename(name, new_name))
+        return self._commit(lambda draft: overrides.rename(draft, name, new_name))
 
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.

@@ -35,8 +35,8 @@ _ANSWER_TIMEOUT: Final = 5.0
 _AT_ONCE: Final = 256
 _BREATH: Final = 0.0002
 MAY_NOT_REPORT: Final = "Report as the daemon's user, or let the daemon admit a group (`serve --report-group NAME`)."
-_NOTHING_KNOWN: Final[tuple[str, bool, None]] = ("", True, None)
-"""Calls without a name are counted as lost."""
+_NO_NAME: Final = ""
+"""Calls recorded under it are counted as lost."""
 
 _log = logging.getLogger("dspy_registry")
 

@@ -39,7 +39,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import reconcile
+from dspy_registry.writer import overrides, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
@@ -230,9 +230,9 @@ def stage_message(draft: Draft, message: ChangeRequest) -> None:
         case RemoveAlias():
             draft.remove_alias(message.alias)
         case Release():
-            draft.release(message.name)
+            overrides.release(draft, message.name)
         case Rename():
-            draft.rename(message.name, message.new_name)
+            overrides.rename(draft, message.name, message.new_name)
         case ResetUsage():
             draft.reset_usage(message.name, message.version)
         case SetImplications():
