@@ -131,7 +131,8 @@ def test_watch_prints_a_change_when_it_is_committed(seeded_registry: Path) -> No
         assert process.stderr is not None
         writer.register_module(ModuleInfo("acme.Live"))
         change = json.loads(process.stdout.readline())
-        assert change["modules"] == [{"name": "acme.Live", "action": "registered", "version": 1}]
+        by = [os.geteuid(), os.getpid()]
+        assert change["modules"] == [{"name": "acme.Live", "action": "registered", "version": 1, "by": by}]
         process.send_signal(2)
         assert process.wait(30) == 130
         assert process.stderr.read().strip() == b""
