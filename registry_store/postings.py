@@ -13,7 +13,7 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, database_seal, key_seal, seal, unseal
+from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, database_seal, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import BLOCK_BITS, POSTINGS, posting_key
@@ -44,7 +44,7 @@ def block_of(sequence: int) -> int:
 
 def store_block(block: BitMap, key: bytes, format: int) -> bytes:
     """The bytes to store under its key for a block that is not empty."""
-    after = key_seal(_SEAL, key, format)
+    after = crc32(key, _SEAL) if format > 1 else 0
     if len(block) == 1:
         return seal(block.min().to_bytes(_LONE_BYTES, "big"), after)
     block.run_optimize()

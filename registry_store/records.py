@@ -72,27 +72,14 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
     global_revision: int = 0
 
 
-_DEFAULTS: Final = (CLIENT, None, b"", 0)  # of the fields that need not be stored
-_ALWAYS_STORED: Final = 4
-_STORED_IN_FORMAT_1: Final = 5
-
-
 def stored_fields(kept: Provenance, format: int) -> tuple[Any, ...]:
-    """What is stored of a provenance: as many fields as differ from their defaults, and those before them."""
-    fields = (
-        kept.version,
-        kept.revision,
-        kept.updated_at,
-        kept.sequence,
-        kept.source,
-        kept.by,
-        kept.program,
-        kept.global_revision,
-    )
-    count = len(fields) if format > 1 else _STORED_IN_FORMAT_1
-    while count > _ALWAYS_STORED and fields[count - 1] == _DEFAULTS[count - 1 - _ALWAYS_STORED]:
-        count -= 1
-    return fields[:count]
+    """What is stored of a provenance: without the last fields, where they have their defaults."""
+    always = kept.version, kept.revision, kept.updated_at, kept.sequence
+    if format > 1 and (kept.program or kept.global_revision):
+        return (*always, kept.source, kept.by, kept.program, kept.global_revision)
+    if format > 1 and kept.by is not None:
+        return (*always, kept.source, kept.by)
+    return always if kept.source == CLIENT else (*always, kept.source)
 
 
 class StoredModule(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -36,6 +36,7 @@ class RegistryWriter:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._store = Store(registry_path(path))
+        self._by = os.geteuid(), os.getpid()
 
     def __repr__(self) -> str:
         return f"RegistryWriter({str(self._store.folder)!r})"
@@ -141,7 +142,7 @@ class RegistryWriter:
         self.close()
 
     def _commit(self, stage: Callable[[Draft], None]) -> int:
-        return self._store.committer.commit(stage, by=(os.geteuid(), os.getpid()))
+        return self._store.committer.commit(stage, self._by)
 
 
 def register_all(draft: Draft, batch: Sequence[ModuleInfo], progress: Progress | None = None) -> None:

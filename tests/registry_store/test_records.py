@@ -185,6 +185,31 @@ def test_i18_other_rows_of_a_later_release_are_read(codec: Sealed, value: Any) -
     assert codec.load(seal(newer(encode(value), "more", [1])), b"key", 1) == value
 
 
+def test_i24_another_modules_record_is_an_error_that_names_both(tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path) as writer:
+        writer.register_modules([FULL, ModuleInfo("acme.Other")])
+        environment = writer.store.environment
+        with environment.write_gate, environment.lmdb.begin(write=True, db=environment.dbs.modules) as txn:
+            txn.put(b"acme.Other", txn.get(b"acme.Full"))
+        with Registry(tmp_path) as registry, registry.snapshot() as snapshot:
+            for read in (registry.get_module, registry.describe, snapshot.get_module, snapshot.describe):
+                for _ in range(3):
+                    with pytest.raises(CorruptRecordError, match=r"under acme\.Other stands the record of acme\.Full"):
+                        read("acme.Other")
+            assert registry.get_module("acme.Full") == snapshot.get_module("acme.Full") == FULL
+        writer.unregister_module("acme.Other")
+        writer.register_module(ModuleInfo("acme.Other"))
+    assert list(check(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "kept", [KEPT, msgspec.structs.replace(KEPT, by=(7, 9)), msgspec.structs.replace(KEPT, program=b"p")]
+)
+def test_a_provenance_is_read_back_and_cut_to_what_its_format_has(kept: Provenance) -> None:
+    assert open_record(seal_record(encode(FULL), kept, 2), "acme.Full").provenance == kept
+    assert open_record(seal_record(encode(FULL), kept, 1), "acme.Full").provenance == KEPT
+
+
 def test_i18_an_earlier_releases_change_takes_the_defaults() -> None:
     assert change_codec.load(seal(encode([3, 5])), KEY, 1) == Change(3, 5)
 
