@@ -14,6 +14,7 @@ import lmdb
 from dspy_registry.registry_store.errors import RegistryError, StoreError, StorePermissionError
 
 FREE_SPACE: Final = "Free disk space, then repeat the change."
+TOO_MANY_FILES: Final = "Raise the limit of open files (`ulimit -n`, LimitNOFILE= in a unit), or close some of them."
 _NEARLY_FULL: Final = 1024 * 1024
 """Bytes. LMDB reports a write that was cut short as an error of input and output: only this tells it apart."""
 
@@ -50,6 +51,8 @@ def _explained(error: OSError, folder: Path) -> StoreError:
         return StorePermissionError(
             f"{folder} is on a read-only file system.", remedy="Mount it writable, or name a folder elsewhere."
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(f"{folder}: {error.strerror}.", remedy=TOO_MANY_FILES)
     return StoreError(f"{folder}: {error.strerror or error}.", remedy="Name a folder that this user can write to.")
 
 

@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosed
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.opening import open_databases, open_lmdb
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
+from dspy_registry.registry_store.reader_table import Slot, parse_table
 
 _WAIT_TRIES: Final = 2000
 _WAIT_SECONDS: Final = 0.0005
@@ -93,7 +94,7 @@ class Environment:
             raise ForkedSnapshotError(f"{self.folder} was forked while a snapshot was open.")
         env = open_lmdb(self.folder, writable=self.writable)
         try:
-            self.dbs = open_databases(env, writable=self.writable)
+            self.dbs = open_databases(env, self.folder, writable=self.writable)
         except BaseException as error:
             env.close()
             if isinstance(error, lmdb.Error):
@@ -167,6 +168,13 @@ class Environment:
             self.close()
             self.open()
             return self.begin(buffers=buffers)
+
+    def reader_slots(self) -> tuple[list[Slot], int]:
+        """The slots of LMDB's table of readers, and the newest transaction. Takes no slot. Dead readers' are freed."""
+        with self.gate:
+            self.open()
+            self.lmdb.reader_check()
+            return parse_table(self.lmdb.readers()), self.lmdb.info()["last_txnid"]
 
     def reap(self) -> None:
         """Free the reader slots of processes that died, so that the pages they saw are used again.

@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Final
 
 from dspy_registry.registry_store.changes import Change, change_codec
+from dspy_registry.registry_store.disk import explained, sync
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
+    DamagedStoreError,
     RegistryNotFoundError,
-    StoreError,
     StorePermissionError,
 )
 from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 FILE_BYTES: Final = 64 * 1024
@@ -80,28 +82,31 @@ class RevisionFile:
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / REVISION_FILE
-        try:
-            with self.path.open("r+b" if writable else "rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_size != FILE_BYTES:
-                    raise StoreError(f"{self.path} is not a revision file of this release.")
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=access)
-        except FileNotFoundError as error:
-            raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
-        except PermissionError as error:
-            raise StorePermissionError(
-                f"{self.path} cannot be opened: {error.strerror}.",
-                remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
-            ) from error
+        with explained(folder):
+            try:
+                self._open(writable)
+            except FileNotFoundError as error:
+                raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
+            except PermissionError as error:
+                raise StorePermissionError(
+                    f"{self.path} cannot be opened: {error.strerror}.",
+                    remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
+                ) from error
         if self._map[_MAGIC_AT:_ID_AT] != _MAGIC:
-            raise StoreError(f"{self.path} is not a revision file of this release.")
-        self.identity = (status.st_dev, status.st_ino)
+            raise DamagedStoreError(f"{self.path} is not a revision file of this release.")
         self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
         self.data_identity: FileIdentity = _DATA.unpack_from(self._map, _DATA_AT)
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
+
+    def _open(self, writable: bool) -> None:
+        with open_binary(self.path, writable=writable) as file:
+            status = os.fstat(file.fileno())
+            if status.st_size != FILE_BYTES:
+                raise DamagedStoreError(f"{self.path} is not a revision file of this release.")
+            self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+        self.identity = (status.st_dev, status.st_ino)
 
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
@@ -161,13 +166,14 @@ def create_revision_file(
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
     temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         retire_revision_file(folder)
         temporary.replace(folder / REVISION_FILE)
+        sync(folder)  # the file says that the registry was completed: it must not be lost where data.mdb is not
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -191,7 +197,5 @@ def retire_revision_file(folder: Path) -> None:
     """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
     try:
         RevisionFile(folder, writable=True).retire()
-    except StorePermissionError:
-        raise
-    except StoreError:  # none there, or not a sound one: nobody reads by it
+    except (RegistryNotFoundError, DamagedStoreError):  # none there, or not a sound one: nobody reads by it
         return

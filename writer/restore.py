@@ -20,13 +20,14 @@ from dspy_registry.registry_store.check.checker import check_apart
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.leftovers import INCOMING
 from dspy_registry.writer.registry_writer import RegistryWriter
 from dspy_registry.writer.store import make_folder
 
-INCOMING: Final = ".restoring"
 _SHOWN: Final = 3
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 
@@ -47,7 +48,7 @@ def restore(backup: Path, folder: Path) -> Restored:
     """
     _refuse_unsound(backup, folder)
     make_folder(folder)
-    with (backup / layout.DATA_FILE).open("rb") as data, _as_owner(folder):
+    with open_binary(backup / layout.DATA_FILE) as data, _as_owner(folder):
         lease = Lease(folder)
         try:
             with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
@@ -90,7 +91,7 @@ def _put_in_place(data: BinaryIO, folder: Path) -> None:
     """Copy beside the registry's data file, then rename: a rename is all or nothing."""
     incoming, current = folder / INCOMING, folder / layout.DATA_FILE
     try:
-        with incoming.open("wb") as file:
+        with new_file(incoming) as file:
             os.fchmod(file.fileno(), (current.stat() if current.exists() else os.fstat(data.fileno())).st_mode & 0o777)
             shutil.copyfileobj(data, file)
             file.flush()

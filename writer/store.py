@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import lmdb
 
 from dspy_registry.registry_store import access, disk, layout, opening, sharing
 from dspy_registry.registry_store.changes import Implications, State, implications_codec, state_codec
+from dspy_registry.registry_store.data_file import has_revision_file, is_unfinished, refuse_loss
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
+    DamagedStoreError,
     FormatVersionError,
     RegistryNotFoundError,
     StoreError,
@@ -20,6 +23,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.handles import translated
 from dspy_registry.registry_store.layers import CORE, Layer
+from dspy_registry.registry_store.own_files import refuse_others, refuse_unsafe_folder
 from dspy_registry.registry_store.records import to_plain
 from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
@@ -27,8 +31,10 @@ from dspy_registry.writer.commit import Committer, closed, recover_word
 from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.leftovers import remove_leftovers
 
 _REVISION_FILE_MODE = 0o644
+_FILES = (layout.DATA_FILE, layout.LOCK_FILE, layout.REVISION_FILE, layout.LEASE_FILE)
 
 
 class Store:
@@ -44,6 +50,7 @@ class Store:
         self._committer: Committer | None = None
         with disk.explained(folder):
             make_folder(folder, group)
+            _refuse_intruders(folder)
             with sharing.shared_lock:  # no fork in between: a child would keep a lease that it does not know
                 self._lease = Lease(folder, group)
                 _stores.add(self)
@@ -59,7 +66,10 @@ class Store:
         return f"Store({str(self.folder)!r})"
 
     def _open(self) -> None:
-        if not (self.folder / layout.DATA_FILE).exists():
+        remove_leftovers(self.folder)
+        if is_unfinished(self.folder):
+            refuse_loss(self.folder)
+            (self.folder / layout.DATA_FILE).unlink(missing_ok=True)
             opening.create(self.folder, group=self._group)
         elif not _has_its_lock_file(self.folder):
             opening.create_lock_file(self.folder, group=self._group)
@@ -122,12 +132,20 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
+def _refuse_intruders(folder: Path) -> None:
+    """Before the first file is touched. Raises StoreError, StorePermissionError, DamagedStoreError."""
+    refuse_unsafe_folder(folder)
+    refuse_others(*(folder / name for name in _FILES))
+    if not has_revision_file(folder) and not is_unfinished(folder):
+        sharing.refuse_foreign(folder)
+
+
 def make_folder(folder: Path, group: int | None = None) -> None:
     """Make the registry's folder. An existing one keeps its owner and mode. Raises StorePermissionError, StoreError."""
     if folder.is_dir():
         return
     try:
-        folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
+        _make_durably(folder)
     except FileExistsError as error:
         if not folder.is_dir():  # else another writer was quicker
             raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
@@ -139,6 +157,15 @@ def make_folder(folder: Path, group: int | None = None) -> None:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     else:
         _admit_to_new_folder(folder, group)
+
+
+def _make_durably(folder: Path) -> None:
+    """Make the folder and its missing parents, and sync the entry of each."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
+    for made in missing:
+        with suppress(PermissionError):  # a parent that this user may enter, not read
+            disk.sync(made.parent)
 
 
 def _admit_to_new_folder(folder: Path, group: int | None) -> None:
@@ -201,11 +228,8 @@ def _own_revision_file(env: Environment) -> RevisionFile:
         if belongs and recover_word(env, file):
             create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
             return RevisionFile(env.folder, writable=True)
-    except RegistryNotFoundError:
+    except (RegistryNotFoundError, DamagedStoreError):  # none, or not a sound one
         pass
-    except StoreError as error:
-        if isinstance(error, StorePermissionError):
-            raise
     return _new_identity(env)
 
 

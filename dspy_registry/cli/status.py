@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from dspy_registry.cli import console, tables
-from dspy_registry.cli.waiting import attach_complete
+from dspy_registry.cli import console, store_facts, tables
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
@@ -23,37 +22,14 @@ def status(path: Path | None, as_json: bool) -> int:
     from dspy_registry.registry_store.paths import registry_path
 
     folder = registry_path(path)
-    facts: dict[str, Any] = {"registry": _stored(folder), "daemon": None, "unreachable": None}
+    facts: dict[str, Any] = {"registry": store_facts.stored_facts(folder), "daemon": None, "unreachable": None}
     facts.update(_daemon(folder))
+    facts = store_facts.with_first_seen(facts)
     if as_json:
         console.print_json(facts)
     else:
         tables.print_fields(_rows(facts))
     return 0 if facts["daemon"] else 1
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    """What is known without a daemon. Raises RegistryNotFoundError."""
-    from dspy_registry.registry_store.layout import DATA_FILE
-    from dspy_registry.registry_store.sharing import detach
-    from dspy_registry.writer.catalog import Catalog
-    from dspy_registry.writer.lease import lease_holder
-
-    environment = attach_complete(folder)
-    try:
-        with environment.reading() as txn:
-            state = Catalog(txn, environment.dbs).state
-            modules = txn.stat(environment.dbs.modules)["entries"]
-    finally:
-        detach(environment)
-    return {
-        "path": str(folder),
-        "revision": state.revision,
-        "committed_at": state.committed_at,
-        "modules": modules,
-        "data_bytes": (folder / DATA_FILE).stat().st_size,
-        "writer_pid": lease_holder(folder),
-    }
 
 
 def _daemon(folder: Path) -> dict[str, Any]:
@@ -74,7 +50,7 @@ def _daemon(folder: Path) -> dict[str, Any]:
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     stored = facts["registry"]
     for key, value in stored.items():
-        yield from _field_rows(key, value)
+        yield from store_facts.reader_rows(value) if key == "readers" else _field_rows(key, value)
     daemon = facts["daemon"]
     if daemon is None:
         yield "daemon", _why_not(facts["unreachable"])

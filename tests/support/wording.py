@@ -182,7 +182,6 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     **{
         kind: lmdb_error(kind)
         for kind in (
-            "ReadersFullError",
             "MapFullError",
             "LockError",
             "DiskError",

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
@@ -23,6 +25,7 @@ from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
+from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
@@ -170,11 +173,13 @@ class Daemon:
         service = Service(self._queue, self._limits, self._group, self.status, self._take_usage)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
+        laggards = Laggards()
+        self.add_section("readers", lambda: _readers(laggards, self.environment))
         try:
             for extension in (collect_usage, *self._extensions):
                 extension(self)
             await server.listen()
-            self.add_task(lambda: maintain(server, self.environment, file_guard, self._failed))
+            self.add_task(lambda: maintain(server, self.environment, file_guard, laggards, self._failed))
             if ready is not None:
                 ready(self)
             await self._stop.wait()
@@ -219,6 +224,10 @@ def _allow_files(count: int) -> None:
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _readers(laggards: Laggards, environment: Environment) -> list[dict[str, Any]]:
+    return [msgspec.structs.asdict(holder) for holder in laggards.holders(*environment.reader_slots())]
 
 
 def _section(name: str, provider: Callable[[], Any]) -> Any:
