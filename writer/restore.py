@@ -19,14 +19,14 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check_apart
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError
+from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgumentError, StoreError
 from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.leftovers import INCOMING
 from dspy_registry.writer.registry_writer import RegistryWriter
-from dspy_registry.writer.store import make_folder
+from dspy_registry.writer.store import make_folder, refuse_intruders
 
 _SHOWN: Final = 3
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
@@ -49,6 +49,7 @@ def restore(backup: Path, folder: Path) -> Restored:
     _refuse_unsound(backup, folder)
     make_folder(folder)
     with open_binary(backup / layout.DATA_FILE) as data, _as_owner(folder):
+        _refuse_intruders(folder)
         lease = Lease(folder)
         try:
             with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
@@ -87,12 +88,23 @@ def _refuse_unsound(backup: Path, folder: Path) -> None:
         )
 
 
+def _refuse_intruders(folder: Path) -> None:
+    """What a writer would refuse. But a damaged registry is what a restore is for: its `revision` file tells it."""
+    try:
+        refuse_intruders(folder)
+    except DamagedStoreError as error:
+        raise DamagedStoreError(
+            error.message,
+            remedy="Nothing was changed. If nothing else uses this data.mdb, move it away, then repeat it.",
+        ) from error
+
+
 def _put_in_place(data: BinaryIO, folder: Path) -> None:
     """Copy beside the registry's data file, then rename: a rename is all or nothing."""
     incoming, current = folder / INCOMING, folder / layout.DATA_FILE
     try:
         with new_file(incoming) as file:
-            os.fchmod(file.fileno(), (current.stat() if current.exists() else os.fstat(data.fileno())).st_mode & 0o777)
+            os.fchmod(file.fileno(), (current.lstat() if current.exists() else os.fstat(data.fileno())).st_mode & 0o777)
             shutil.copyfileobj(data, file)
             file.flush()
             os.fsync(file.fileno())

@@ -50,7 +50,7 @@ class Store:
         self._committer: Committer | None = None
         with disk.explained(folder):
             make_folder(folder, group)
-            _refuse_intruders(folder)
+            refuse_intruders(folder)
             with sharing.shared_lock:  # no fork in between: a child would keep a lease that it does not know
                 self._lease = Lease(folder, group)
                 _stores.add(self)
@@ -132,8 +132,11 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
-def _refuse_intruders(folder: Path) -> None:
-    """Before the first file is touched. Raises StoreError, StorePermissionError, DamagedStoreError."""
+def refuse_intruders(folder: Path) -> None:
+    """Before the first file is touched: folders, files and data that a writer must leave alone.
+
+    Raises StoreError, StorePermissionError, and DamagedStoreError for another program's LMDB.
+    """
     refuse_unsafe_folder(folder)
     refuse_others(*(folder / name for name in _FILES))
     if not has_revision_file(folder) and not is_unfinished(folder):

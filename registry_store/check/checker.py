@@ -21,11 +21,25 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from dspy_registry.registry_store.check.inspection import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from dspy_registry.registry_store.check.inspection import (
+    DAMAGE,
+    HEAD,
+    REVISION_WORD,
+    VALUES,
+    Head,
+    Violation,
+    load_head,
+)
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
+from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
+    DamagedStoreError,
+    FormatVersionError,
+    RegistryError,
+    StoreError,
+)
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
@@ -49,7 +63,11 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
     All is read in one transaction, which a writer does not disturb; run the iterator to its end or close it.
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
-    environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+    try:
+        environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+    except DamagedStoreError as error:
+        yield Violation(DAMAGE, "data.mdb", str(error))
+        return
     try:
         yield from _check(environment, progress)
     finally:

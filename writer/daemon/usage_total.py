@@ -39,7 +39,7 @@ class UsageTotal:
             calls=_bounded(before.calls + report.calls),
             errors=_bounded(before.errors + report.errors),
             first_used=min(before.first_used, first_used) if before.first_used else first_used,
-            last_used=max(before.last_used, min(report.last_used, now)),
+            last_used=min(max(before.last_used, report.last_used), now),
             tokens_in=_bounded(before.tokens_in + report.tokens_in),
             tokens_out=_bounded(before.tokens_out + report.tokens_out),
             cost_usd=before.cost_usd + report.cost_usd,
@@ -49,9 +49,16 @@ class UsageTotal:
             minute = min(minute, now // 60_000)
             self._minutes[minute] += calls
             self._hours[minute // 60] += calls
+        self._follow_clock_back(now // 60_000)
         for size, buckets in report.durations.items():
             if size in SIZES:
                 self._added.setdefault(size, []).append(buckets)
+
+    def _follow_clock_back(self, minute: int) -> None:
+        """Drop periods that are still to come, counted while the clock was ahead: they would keep out all until then."""
+        for periods, newest in ((self._minutes, minute), (self._hours, minute // 60)):
+            for period in [period for period in periods if period > newest]:
+                del periods[period]
 
     def row(self) -> Row:
         """The row with all reports added so far."""
