@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
+from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError
 
-if TYPE_CHECKING:
-    from dspy_registry.readers.registry import Registry
+
+class Followed(Protocol):
+    """What a watcher needs of a registry."""
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def registry_id(self) -> bytes: ...
+
+    def _brief_snapshot(self) -> AbstractContextManager[Snapshot]: ...
 
 
 class Follower:
     """How far a watcher has come, and in which registry: a restored one counts its own revisions."""
 
-    def __init__(self, registry: Registry, since: int | None, timeout: float | None) -> None:
+    def __init__(self, registry: Followed, since: int | None, timeout: float | None) -> None:
         self._registry = registry
         self._timeout = timeout
         self._registry_id = registry.registry_id
@@ -52,7 +63,7 @@ def _refuse_negative(**numbers: object) -> None:
             raise InvalidArgumentError(f"{argument} is {value!r}; it is {meaning}, 0 or more.")
 
 
-def changes(registry: Registry, since: int | None, timeout: float | None, poll: float) -> Iterator[Change]:
+def changes(registry: Followed, since: int | None, timeout: float | None, poll: float) -> Iterator[Change]:
     """See Registry.watch."""
     _refuse_negative(since=since, timeout=timeout, poll=poll)
     return _changes(Follower(registry, since, timeout), poll)
@@ -66,7 +77,7 @@ def _changes(follower: Follower, poll: float) -> Iterator[Change]:
         time.sleep(poll)
 
 
-def changes_async(registry: Registry, since: int | None, timeout: float | None, poll: float) -> AsyncIterator[Change]:
+def changes_async(registry: Followed, since: int | None, timeout: float | None, poll: float) -> AsyncIterator[Change]:
     """See Registry.watch_async."""
     _refuse_negative(since=since, timeout=timeout, poll=poll)
     return _changes_async(Follower(registry, since, timeout), poll)

@@ -119,10 +119,10 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_a_missing_name_is_told() -> None:
-    there = "`writer/commit.py`: `Committer.commit()` and `settle()`"
+    there = "`writer/commit.py`: `Committer.commit()` and `recover_word()`"
     assert missing(there) == []
     assert missing(there.replace("commit.py", "commits.py")) == ["writer/commits.py"]
-    assert missing(there.replace("settle", "settled")) == ["settled"]
+    assert missing(there.replace("recover_word", "recovered")) == ["recovered"]
     assert missing("`writer/apply.py`: `apply()`.\n\n`Committer.commit()`") == []
     assert missing("- `writer/apply.py`: `apply()`\n- `writer/draft.py`: `apply()`") == ["apply"]
     assert missing("`writer/nowhere`, `Registry.get_nothing()`") == ["writer/nowhere", "Registry.get_nothing"]

@@ -43,7 +43,7 @@ def test_every_version_has_its_share(weights: dict[int, float]) -> None:
 
 
 @given(st.lists(WEIGHTS, min_size=2, max_size=6))
-def test_i32_a_change_of_weights_moves_only_what_it_must(changes: list[dict[int, float]]) -> None:
+def test_a_change_of_weights_moves_only_what_it_must(changes: list[dict[int, float]]) -> None:
     runs = assign(changes[0])
     for weights in changes[1:]:
         before, runs = runs, assign(weights, runs)
@@ -55,7 +55,7 @@ def test_i32_a_change_of_weights_moves_only_what_it_must(changes: list[dict[int,
         assert assign(weights, runs) == runs
 
 
-def test_i32_a_key_draws_the_same_bucket_everywhere() -> None:
+def test_a_key_draws_the_same_bucket_everywhere() -> None:
     assert bucket_of("acme.Qa", "live", "user-17") == 3691
     assert bucket_of("acme.Qa", "live", "user-17") != bucket_of("acme.Other", "live", "user-17")
     assert 0 <= bucket_of("acme.Qa", "live", "\ud800") < BUCKETS

@@ -18,13 +18,13 @@ import pytest
 import yaml
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, UsageReporter, WriterClient
-from dspy_registry.demo.process import DemoError
+from dspy_registry.demo.processes import DemoError
 from dspy_registry.registry_store import errors
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.codec import open_record, seal, unseal
 from dspy_registry.registry_store.disk import explained
-from dspy_registry.registry_store.environment import create
 from dspy_registry.registry_store.handles import translated
+from dspy_registry.registry_store.opening import create
 from dspy_registry.registry_store.postings import load_block
 from dspy_registry.registry_store.protocol import FrameReader, version_mismatch
 from dspy_registry.registry_store.revision import RevisionFile
@@ -117,6 +117,7 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "no earlier version": raise_(errors.UnknownVersionError("acme.X", None)),
     "invalid module": raise_(errors.InvalidModuleError("acme.X", ("one: wrong", "two: wrong"))),
     "conflict": raise_(errors.ConflictError("acme.X", 7, 1)),
+    "limit reached": raise_(errors.LimitReachedError("module:acme.X", 2, ("process 7, for 3 s",))),
     "other format": raise_(errors.FormatVersionError(2, 1)),
     "writer locked": raise_(errors.WriterLockedError("/registry", 7)),
     "writer locked by nobody known": raise_(errors.WriterLockedError("/registry", None)),

@@ -62,7 +62,7 @@ def test_a_file_that_is_still_being_written_changes_nothing(served: Served, fold
         file.flush()
         os.fsync(file.fileno())
         served.until(lambda: served.errors())
-        assert [(error["file"], error["line"]) for error in served.errors()] == [("first.toml", 0)]
+        assert [(error["file"], error["line"]) for error in served.errors()] == [("first.toml", None)]
         seen = [served.duration("acme.First"), served.duration("acme.Second")]
         file.write(module("acme.Second", 2))
     assert seen == [1, 1]
