@@ -68,6 +68,27 @@ def refuse_loss(folder: Path) -> None:
         raise problem_of(folder, f"{what}, and the file `revision` shows that there was a registry")
 
 
+def refuse_freed_root(folder: Path) -> None:
+    """Raises DamagedStoreError where the main root is a free page: an old one, as in a copy made under a writer.
+
+    It leads to pages that were used again since. For a writer with the lease, and for `check`: it reads the whole list
+    of free pages.
+    """
+    with _opened(folder) as descriptor:
+        for _ in range(_LOOKS):
+            found = meta_pages.read_meta_pages(descriptor)
+            try:
+                is_free = found is not None and found[1].main_root in meta_pages.free_pages(descriptor, found[1])
+            except DamagedPageError as error:
+                problem = f"has a damaged list of free pages: {error}"
+            else:
+                problem = "has a free page for its main root: it was copied while it was being written"
+                if not is_free:
+                    return
+            time.sleep(_PAUSE)
+    raise problem_of(folder, problem)
+
+
 def problem_of(folder: Path, problem: str, remedy: str | None = None) -> DamagedStoreError:
     """The error for a data.mdb of which something is wrong. `remedy` None: that of all damage."""
     return DamagedStoreError(f"{folder / DATA_FILE} {problem}.", remedy=remedy)

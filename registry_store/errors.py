@@ -171,11 +171,11 @@ class RegistryNotFoundError(StoreError, FileNotFoundError):
 
 
 class DamagedStoreError(StoreError):
-    """A file of the registry was cut short, emptied, overwritten or taken away. Nothing was changed."""
+    """A file of the registry was cut short, emptied, overwritten or taken away; the message names it."""
 
     remedy = (
-        "Nothing was changed. Restore a backup (`dspy-registry restore`), or keep a copy of the folder and start a new "
-        "registry in another one."
+        "Restore a backup (`dspy-registry restore`). Without one, keep a copy of the folder, and start a new registry in "
+        "another one."
     )
 
 

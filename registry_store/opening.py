@@ -77,12 +77,15 @@ def _open_databases(env: Any, folder: Path, writable: bool) -> Databases:
     is_complete = _has_format(env, folder)
     if not is_complete:
         refuse_loss_of_head(env, folder)
+        return Databases(*[env.open_db(name, create=writable) for name in layout.DATABASES])
+    return Databases(*[_database_of_complete(env, folder, name) for name in layout.DATABASES])
+
+
+def _database_of_complete(env: Any, folder: Path, name: bytes) -> Any:
     try:
-        return Databases(*[env.open_db(name, create=writable and not is_complete) for name in layout.DATABASES])
+        return env.open_db(name, create=False)
     except lmdb.NotFoundError as error:
-        if not is_complete:
-            raise
-        raise problem_of(folder, f"lacks a database of the registry ({error})") from error
+        raise problem_of(folder, f"lacks the registry's database {name.decode()}") from error
 
 
 def _has_format(env: Any, folder: Path) -> bool:

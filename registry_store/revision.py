@@ -93,7 +93,7 @@ class RevisionFile:
                     remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
                 ) from error
         if self._map[_MAGIC_AT:_ID_AT] != _MAGIC:
-            raise DamagedStoreError(f"{self.path} is not a revision file of this release.")
+            raise self._unknown()
         self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
         self.data_identity: FileIdentity = _DATA.unpack_from(self._map, _DATA_AT)
         view = memoryview(self._map)
@@ -104,12 +104,17 @@ class RevisionFile:
         with open_binary(self.path, writable=writable) as file:
             status = os.fstat(file.fileno())
             if status.st_size != FILE_BYTES:
-                raise DamagedStoreError(f"{self.path} is not a revision file of this release.")
+                raise self._unknown()
             self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         self.identity = (status.st_dev, status.st_ino)
 
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
+
+    def _unknown(self) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"{self.path} is not a revision file of this release.", remedy="Start the writer: it makes a new one."
+        )
 
     def announcement(self, revision: int) -> Change | None:
         """What the commit of this revision changes; None when it is no longer, or not yet, announced.

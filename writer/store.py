@@ -12,7 +12,13 @@ import lmdb
 
 from dspy_registry.registry_store import access, disk, layout, opening, sharing
 from dspy_registry.registry_store.changes import Implications, State, implications_codec, state_codec
-from dspy_registry.registry_store.data_file import has_revision_file, is_unfinished, refuse_loss
+from dspy_registry.registry_store.data_file import (
+    has_revision_file,
+    is_unfinished,
+    refuse_damaged,
+    refuse_freed_root,
+    refuse_loss,
+)
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
     DamagedStoreError,
@@ -71,8 +77,11 @@ class Store:
             refuse_loss(self.folder)
             (self.folder / layout.DATA_FILE).unlink(missing_ok=True)
             opening.create(self.folder, group=self._group)
-        elif not _has_its_lock_file(self.folder):
-            opening.create_lock_file(self.folder, group=self._group)
+        else:
+            refuse_damaged(self.folder)
+            refuse_freed_root(self.folder)
+            if not _has_its_lock_file(self.folder):
+                opening.create_lock_file(self.folder, group=self._group)
         self._environment = sharing.attach(self.folder, writable=True)
         try:
             self._environment.reap()

@@ -32,6 +32,7 @@ from dspy_registry.registry_store.check.inspection import (
 )
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -64,7 +65,7 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
     try:
-        environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+        environment = share(target) if isinstance(target, Environment) else _attached(registry_path(target))
     except DamagedStoreError as error:
         yield Violation(DAMAGE, "data.mdb", str(error))
         return
@@ -111,6 +112,16 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
                 yield from section(head)
             except (lmdb.Error, CorruptRecordError) as error:
                 yield Violation(VALUES, name, f"cannot be read to its end ({error})")
+
+
+def _attached(folder: Path) -> Environment:
+    environment = attach(folder)
+    try:
+        refuse_freed_root(folder)
+    except BaseException:
+        detach(environment)
+        raise
+    return environment
 
 
 def _word(folder: Path) -> float | None:
