@@ -174,8 +174,8 @@ class DamagedStoreError(StoreError):
     """A file of the registry was cut short, emptied, overwritten or taken away; the message names it."""
 
     remedy = (
-        "Restore a backup (`dspy-registry restore`). Without one, keep a copy of the folder, and start a new registry in "
-        "another one."
+        "Restore a backup (`dspy-registry restore`). "
+        "Without one, keep a copy of the folder, and start a new registry in another one."
     )
 
 

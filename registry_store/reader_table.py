@@ -101,7 +101,7 @@ def command_of(pid: int) -> str | None:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return None
-    text = line.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    text = " ".join(line.replace(b"\0", b" ").decode("utf-8", "replace").split())
     return (text if len(text) <= _LONGEST_COMMAND else f"{text[:_LONGEST_COMMAND]}…") or None
 
 

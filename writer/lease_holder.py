@@ -1,4 +1,4 @@
-"""Who holds the writer's lease, by the kernel's table of locks. The pid in the file is a hint: the process may be dead."""
+"""Who holds the writer's lease, by the kernel's table of locks. The pid in the file may be that of a dead process."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def test_i10_a_value_that_is_not_whole_is_found(folder: Path, number: str, where
     assert_found(folder, number, where, damage)
 
 
+@damage_of("I23")
+def test_i23_a_head_that_cannot_be_is_found(folder: Path, number: str, where: str, damage: Any) -> None:
+    assert_found(folder, number, where, damage)
+
+
 def test_i5_a_changed_index_is_only_what_is_reported(folder: Path) -> None:
     with opened(folder) as (get, put):
         exchange_a_member(get, put)
@@ -133,6 +139,9 @@ def test_i18_another_format_is_refused_and_left_untouched(folder: Path) -> None:
 def test_i10_a_file_cut_short_is_found_and_kills_only_the_process_that_looks(folder: Path) -> None:
     with (folder / layout.DATA_FILE).open("r+b") as file:
         file.truncate(5 * 4096)
+        for page in (0, 4096):  # the meta pages would tell before anything is read
+            os.pwrite(file.fileno(), (4).to_bytes(8, "little"), page + 136)  # the last page
+            os.pwrite(file.fileno(), bytes([255] * 8), page + 80)  # no tree of free pages
     last = list(check_apart(folder))[-1]
     assert (last.invariant, last.where) == ("I10", "data.mdb")
     assert "SIGBUS" in last.message or "SIGSEGV" in last.message

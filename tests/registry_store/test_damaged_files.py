@@ -19,7 +19,7 @@ from dspy_registry import DamagedStoreError, ModuleInfo, Registry, RegistryError
 from dspy_registry.registry_store import data_file, meta_pages
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.check.checker import check, check_apart
-from dspy_registry.registry_store.layout import DATABASES, DATA_FILE, LEASE_FILE, LOCK_FILE, REVISION_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LEASE_FILE, LOCK_FILE, REVISION_FILE
 from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
 from tests.support.command import run_process

@@ -1,4 +1,4 @@
-"""A folder in which others can put files: no link is followed, and a writer keeps out of folders that are not its own."""
+"""Folders in which others can put files: no link is followed, and a writer keeps out of those that are not its own."""
 
 from __future__ import annotations
 

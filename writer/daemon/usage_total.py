@@ -55,7 +55,7 @@ class UsageTotal:
                 self._added.setdefault(size, []).append(buckets)
 
     def _follow_clock_back(self, minute: int) -> None:
-        """Drop periods that are still to come, counted while the clock was ahead: they would keep out all until then."""
+        """Drop periods that are still to come. Counted while the clock was ahead, they would keep out all others."""
         for periods, newest in ((self._minutes, minute), (self._hours, minute // 60)):
             for period in [period for period in periods if period > newest]:
                 del periods[period]
