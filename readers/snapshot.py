@@ -12,7 +12,7 @@ from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries, not_a_name
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
@@ -223,7 +223,10 @@ class Snapshot(Queries):
         if value is None:
             return lookup.find_info(txn, self._dbs, name)
         # `info_of`, but without a call for intact bytes.
-        return decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        try:
+            return decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        except UNDECODABLE as error:
+            raise corrupt(name, error) from error
 
     def _rows(self, database: Database, start: str) -> Iterator[tuple[bytes, bytes]]:
         """The rows whose key begins with `start`, in key order."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 
@@ -36,12 +37,15 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     everything: bool = False
 
 
+_LARGEST_REVISION: Final = 2**51  # the word is twice as large, and exact below 2**53
+
+
 class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The registry's head, stored in `meta` with every commit: the one place that says what landed."""
 
-    revision: int
+    revision: Annotated[int, Meta(ge=0, le=_LARGEST_REVISION)]
     committed_at: int
-    next_sequence: int
+    next_sequence: Annotated[int, Meta(ge=0, le=2**32)]
 
 
 LARGEST_LISTED_CHANGE: Final = 4096

@@ -29,6 +29,9 @@ crc32: Callable[[Buffer], int] = _zlib.crc32
 INTACT: Final = 0x2144DF1C  # CRC-32 of any message followed by its own little-endian CRC-32
 CHECKSUM_BYTES: Final = 4
 
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What a decoder raises for bytes that are intact and not what they must be."""
+
 _ARRAY_OF_3: Final = b"\x93"
 _ARRAY_OF_4: Final = b"\x94"
 _BIN_OF_4: Final = b"\xc4\x04"
@@ -97,8 +100,10 @@ class Sealed:
         """Sealed bytes of a value."""
         return seal(encode(value))
 
-    def load(self, value: Buffer) -> Any:
-        """The value. Raises CorruptRecordError."""
+    def load(self, value: Buffer | None) -> Any:
+        """The value. Raises CorruptRecordError, also for None: the value is missing."""
+        if value is None:
+            raise CorruptRecordError(f"{self._what}: is missing.")
         try:
             return self._decode(unseal(value, self._what))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

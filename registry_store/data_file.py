@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from dspy_registry.registry_store.meta_pages import DamagedPageError, MetaPage
 _LOOKS: Final = 5
 """A writer at work may replace what is being read, so damage is what is still there at the last look."""
 _PAUSE: Final = 0.002
+_HEAD_BYTES: Final = mmap.PAGESIZE + meta_pages.META_BYTES
 
 NOT_OURS: Final = "Is this a registry's folder? If it is one, restore data.mdb from a backup. Nothing was changed."
 
@@ -38,6 +40,25 @@ def refuse_damaged(folder: Path) -> None:
     Raises DamagedStoreError, StorePermissionError, StoreError, and RegistryNotFoundError where there is no data.mdb or
     its creation has not come to its end.
     """
+    if not _is_plainly_whole(f"{folder}/{DATA_FILE}"):
+        _refuse_damaged(folder)
+
+
+def _is_plainly_whole(path: str) -> bool:
+    """False says nothing against it. Every reader that opens the registry pays for this look."""
+    try:
+        descriptor = os.open(path, own_files.FLAGS)
+    except OSError:
+        return False
+    try:
+        needed = meta_pages.plain_file_bytes(os.pread(descriptor, _HEAD_BYTES, 0), mmap.PAGESIZE)
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return needed is not None and status.st_size >= needed and stat.S_ISREG(status.st_mode)
+
+
+def _refuse_damaged(folder: Path) -> None:
     with _opened(folder) as descriptor:
         problem = _problem(descriptor)
         for _ in range(_LOOKS):

@@ -41,10 +41,11 @@ def explained(folder: Path) -> Iterator[None]:
     except RegistryError:
         raise
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explanation(error, folder) from error
 
 
-def _explained(error: OSError, folder: Path) -> StoreError:
+def explanation(error: OSError, folder: Path) -> StoreError:
+    """What the system says of a registry's files, as an error of ours with the folder and a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return full(folder)
     if error.errno == errno.EROFS:

@@ -304,7 +304,7 @@ class Environment:
 
 def _file_identities(folder: Path) -> tuple[FileIdentity | None, FileIdentity | None]:
     """Which files data.mdb and lock.mdb are now."""
-    return file_identity(folder / layout.DATA_FILE), file_identity(folder / layout.LOCK_FILE)
+    return file_identity(f"{folder}/{layout.DATA_FILE}"), file_identity(f"{folder}/{layout.LOCK_FILE}")
 
 
 def _leak(*inherited: Any) -> None:

@@ -17,6 +17,7 @@ from dspy_registry.registry_store.errors import (
     StoreError,
     StorePermissionError,
 )
+from dspy_registry.registry_store.layout import DATA_FILE
 from dspy_registry.registry_store.reader_table import described, holders, read_without_slot
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
@@ -83,7 +84,7 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
     if "closed" in str(error).lower():
         return StoreClosedError(f"{folder} was closed.")
     if isinstance(error, _DAMAGES):
-        return DamagedStoreError(said)
+        return DamagedStoreError(f"{folder / DATA_FILE}{said.removeprefix(str(folder))}")
     return StoreError(said, remedy=_REMEDIES.get(type(error)))
 
 

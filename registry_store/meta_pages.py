@@ -32,6 +32,7 @@ _PAGE: Final = struct.Struct("<QHHHH")
 _POINTERS_AT: Final = _PAGE.size
 _NODE: Final = struct.Struct("<HHHH")
 _NUMBER: Final = struct.Struct("<Q")
+_META_PAGE: Final = struct.Struct("<10xH4xII16xI92xQQ")
 _META_HEAD: Final = struct.Struct("<II")
 _META_TAIL: Final = struct.Struct("<QQ")
 
@@ -77,6 +78,20 @@ def read_meta_pages(descriptor: int) -> tuple[MetaPage, MetaPage] | None:
     if first is None or second is None:
         return None
     return (first, second) if first.transaction < second.transaction else (second, first)
+
+
+def plain_file_bytes(head: bytes, page_bytes: int) -> int | None:
+    """How long the file must be by the newer of its meta pages, given its first page and META_BYTES more.
+
+    None where they are not two meta pages of this page size. A quick look for the usual case, at every opening.
+    """
+    if len(head) != page_bytes + META_BYTES:
+        return None
+    *first, first_last, _ = _META_PAGE.unpack_from(head)
+    *second, second_last, _ = _META_PAGE.unpack_from(head, page_bytes)
+    if first != second or first != [_META, _MAGIC, _VERSION, page_bytes]:
+        return None
+    return (max(first_last, second_last) + 1) * page_bytes
 
 
 def is_unfinished_first_write(content: bytes, page_bytes: int) -> bool:

@@ -27,9 +27,9 @@ def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
 
     With `create` the caller has seen that there is no data.mdb. Else it is looked at first: see `refuse_damaged`.
     """
-    refuse_others(folder / layout.DATA_FILE, folder / layout.LOCK_FILE)
+    refuse_others(f"{folder}/{layout.LOCK_FILE}", *([f"{folder}/{layout.DATA_FILE}"] if create else ()))
     if not create:
-        refuse_damaged(folder)
+        refuse_damaged(folder)  # and a link
     sizes = [layout.MAP_SIZE if writable else 0]
     while sizes[-1] != layout.SMALLEST_MAP_SIZE:
         sizes.append(max((sizes[-1] or layout.MAP_SIZE) >> 2, layout.SMALLEST_MAP_SIZE))

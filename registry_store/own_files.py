@@ -17,11 +17,13 @@ from dspy_registry.registry_store.errors import StoreError, StorePermissionError
 _REMEDY: Final = "Look who put it there, and remove it: the registry's files are regular files in its folder."
 
 
+FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: a pipe would wait for its other end
+
+
 def open_file(path: str | os.PathLike[str], flags: int) -> int:
     """As os.open, without inheritance. Raises StoreError for a link and for what is not a regular file, OSError."""
     try:
-        # O_NONBLOCK: to open a pipe would otherwise wait for its other end.
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        descriptor = os.open(path, flags | FLAGS, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise not_regular(path) from error
@@ -48,11 +50,11 @@ def new_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
-def refuse_others(*paths: Path) -> None:
+def refuse_others(*paths: str) -> None:
     """Raises StoreError for the first path that is there and is not a regular file. For what LMDB opens by name."""
     for path in paths:
         try:
-            mode = path.lstat().st_mode
+            mode = os.lstat(path).st_mode
         except OSError:
             continue
         if not stat.S_ISREG(mode):

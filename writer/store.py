@@ -147,7 +147,7 @@ def refuse_intruders(folder: Path) -> None:
     Raises StoreError, StorePermissionError, and DamagedStoreError for another program's LMDB.
     """
     refuse_unsafe_folder(folder)
-    refuse_others(*(folder / name for name in _FILES))
+    refuse_others(*(f"{folder}/{name}" for name in _FILES))
     if not has_revision_file(folder) and not is_unfinished(folder):
         sharing.refuse_foreign(folder)
 

@@ -34,8 +34,6 @@ def holding(folder: Path) -> Iterator[Process]:
 @pytest.fixture
 def full(registry_folder: Path) -> Iterator[tuple[Path, RegistryWriter, list[Process]]]:
     """A registry whose slots are taken by snapshots, and its writer, which keeps the table as small as it is."""
-    registry_folder.mkdir()
-    create(registry_folder, max_readers=8)
     with ExitStack() as stack:
         first = stack.enter_context(small(registry_folder))
         held = [stack.enter_context(holding(registry_folder)) for _ in range(2)]
@@ -58,6 +56,8 @@ def take_all_slots(folder: Path, kept: list[Snapshot]) -> None:
 def small(folder: Path) -> Iterator[RegistryWriter]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dspy_registry.registry_store.layout.MAX_READERS", 8)
+        folder.mkdir()
+        create(folder, max_readers=8)
         with RegistryWriter(folder) as writer:
             rewrite(writer, 1)
             yield writer
