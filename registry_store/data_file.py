@@ -99,7 +99,7 @@ def refuse_freed_root(folder: Path) -> None:
         for _ in range(_LOOKS):
             found = meta_pages.read_meta_pages(descriptor)
             try:
-                is_free = found is not None and found[1].main_root in meta_pages.free_pages(descriptor, found[1])
+                is_free = found is not None and found[1].main_root in set(meta_pages.free_pages(descriptor, found[1]))
             except DamagedPageError as error:
                 problem = f"has a damaged list of free pages: {error}"
             else:

@@ -91,7 +91,8 @@ def plain_file_bytes(head: bytes, page_bytes: int) -> int | None:
     *second, second_last, _ = _META_PAGE.unpack_from(head, page_bytes)
     if first != second or first != [_META, _MAGIC, _VERSION, page_bytes]:
         return None
-    return (max(first_last, second_last) + 1) * page_bytes
+    last: int = max(first_last, second_last)
+    return (last + 1) * page_bytes
 
 
 def is_unfinished_first_write(content: bytes, page_bytes: int) -> bool:

@@ -144,13 +144,14 @@ def test_i23_a_file_cut_short_is_found_before_it_is_read(folder: Path) -> None:
 
 
 def test_i10_a_page_overwritten_is_found_and_kills_only_the_process_that_looks(folder: Path) -> None:
-    """A record that says it is longer than the file: a look at its end is a SIGBUS."""
+    """A record with pages of its own that says it is longer than the file: a look at its end is a SIGBUS."""
+    with RegistryWriter(folder) as writer:
+        writer.register_module(ModuleInfo("a.Longer", metadata={"text": "x" * 20_000}))
     content = bytearray((folder / layout.DATA_FILE).read_bytes())
     for start in range(2 * 4096, len(content), 4096):
         _, _, flags, end, _ = struct.unpack_from("<QHHHH", content, start)
         for at in struct.unpack_from(f"<{(end - 16) // 2}H", content, start + 16) if flags == 2 else ():
-            key = content[start + at + 8 : start + at + 16]
-            if key == b"a.Twenty" and content[start + at + 6] == len(key):
+            if content[start + at + 8 : start + at + 16] == b"a.Longer" and content[start + at + 4] & 1:
                 struct.pack_into("<I", content, start + at, 1 << 28)
     (folder / layout.DATA_FILE).write_bytes(content)
     last = list(check_apart(folder))[-1]
