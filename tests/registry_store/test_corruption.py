@@ -287,8 +287,11 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ],
 )
 def test_missing_rights_are_named_with_what_is_needed(reachable: Path, forbidden: str, action: str) -> None:
-    for path in (reachable, *reachable.iterdir()):
+    for path in reachable.iterdir():
         path.chmod(0o777)
+    reachable.chmod(0o775)  # for its group, not for everybody: that would be refused whatever else is forbidden
+    if os.geteuid() == 0:
+        os.chown(reachable, -1, 65534)
     assert run(__name__, "as_nobody", reachable, "read") == [6]
     (reachable / forbidden).chmod(0o000 if forbidden != layout.LOCK_FILE else 0o444)
     ((kind, is_permission_error, is_whole),) = run(__name__, "as_nobody", reachable, action)
