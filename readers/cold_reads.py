@@ -14,7 +14,7 @@ from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import State
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import short_reads
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.records import ModuleInfo
@@ -58,7 +58,10 @@ class ColdReads(Attachment):
                 environment.in_flight.pop()
             if value is not None:
                 # `info_of`, but without a call for intact bytes.
-                info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+                try:
+                    info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+                except UNDECODABLE as error:
+                    raise corrupt(name, error) from error
                 if info.name != name:
                     raise misplaced(name, info.name)
                 if len(cache.marks) < cache.marks_bound:

@@ -13,7 +13,7 @@ from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info, misplaced
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
@@ -254,7 +254,10 @@ class Snapshot(Queries):
         if value is None:
             return lookup.find_info(txn, self._dbs, name)
         # `info_of`, but without a call for intact bytes.
-        info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        try:
+            info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        except UNDECODABLE as error:
+            raise corrupt(name, error) from error
         if info.name != name:
             raise misplaced(name, info.name)
         return info

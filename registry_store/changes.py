@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed, SealedAlone
 from dspy_registry.registry_store.layout import ALIASES, CHANGES, META
@@ -77,12 +78,15 @@ def _in_format_1(change: Change) -> tuple[Any, ...]:
     return change.revision, change.committed_at, modules, change.keys, change.terms, change.everything
 
 
+_LARGEST_REVISION: Final = 2**51  # the word is twice as large, and exact below 2**53
+
+
 class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The registry's head, stored in `meta` with every commit: the one place that says what landed."""
 
-    revision: int
+    revision: Annotated[int, Meta(ge=0, le=_LARGEST_REVISION)]
     committed_at: int
-    next_sequence: int
+    next_sequence: Annotated[int, Meta(ge=0, le=2**32)]
 
 
 LARGEST_LISTED_CHANGE: Final = 4096

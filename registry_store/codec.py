@@ -37,6 +37,9 @@ crc32: Callable[..., int] = _zlib.crc32  # of bytes, continued from the CRC-32 o
 INTACT: Final = 0x2144DF1C  # CRC-32 of any message followed by its own little-endian CRC-32
 CHECKSUM_BYTES: Final = 4
 
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What a decoder raises for bytes that are intact and not what they must be."""
+
 _ARRAY_OF_3: Final = b"\x93"
 _BIN_OF_4: Final = b"\xc4\x04"
 
@@ -99,7 +102,7 @@ class SealedAlone:
     def _decoded(self, payload: Buffer) -> Any:
         try:
             return self._decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise CorruptRecordError(f"{self._what}: cannot be decoded ({error}).") from error
 
 
@@ -123,8 +126,13 @@ class Sealed:
             return seal(encode(value), crc32(key, self._database))
         return seal(encode(value if self._shortened is None else self._shortened(value)))
 
-    def load(self, value: Buffer, key: Buffer, format: int) -> Any:
-        """The value stored under this key. Raises CorruptRecordError, for another key's value too."""
+    def load(self, value: Buffer | None, key: Buffer, format: int) -> Any:
+        """The value stored under this key. Raises CorruptRecordError, for another key's value too.
+
+        None is a value that is missing, which is an error too.
+        """
+        if value is None:
+            raise CorruptRecordError(f"{self._what}: is missing.")
         return self._decoded(unseal(value, self._what, key_seal(self._database, key, format)))
 
 
@@ -151,7 +159,7 @@ def decode_record(value: Buffer, what: str) -> StoredModule:
         raise corrupt(what)
     try:
         return _decode_stored(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise corrupt(what, error) from error
 
 

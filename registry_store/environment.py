@@ -25,6 +25,7 @@ from dspy_registry.registry_store.errors import ForkedSnapshotError, RegistryErr
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.opening import open_databases, open_lmdb
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
+from dspy_registry.registry_store.reader_table import Slot, parse_table
 from dspy_registry.registry_store.visibility import Visibility
 
 _WAIT_TRIES: Final = 2000
@@ -122,7 +123,7 @@ class Environment:
             before = self.visibility.words()
             env = open_lmdb(self.folder, writable=self.writable)
             try:
-                self.dbs = open_databases(env, writable=self.writable)
+                self.dbs = open_databases(env, self.folder, writable=self.writable)
                 return env
             except BaseException as error:
                 env.close()
@@ -214,6 +215,13 @@ class Environment:
         finally:
             self.write_gate.release()
         return True
+
+    def reader_slots(self) -> tuple[list[Slot], int]:
+        """The slots of LMDB's table of readers, and the newest transaction. Takes no slot. Dead readers' are freed."""
+        with self.gate:
+            self.open()
+            self.lmdb.reader_check()
+            return parse_table(self.lmdb.readers()), self.lmdb.info()["last_txnid"]
 
     def reap(self) -> None:
         """Free the reader slots of processes that died, so that the pages they saw are used again.
@@ -373,7 +381,7 @@ class Environment:
 
 def _file_identities(folder: Path) -> tuple[FileIdentity | None, FileIdentity | None]:
     """Which files data.mdb and lock.mdb are now."""
-    return file_identity(folder / layout.DATA_FILE), file_identity(folder / layout.LOCK_FILE)
+    return file_identity(f"{folder}/{layout.DATA_FILE}"), file_identity(f"{folder}/{layout.LOCK_FILE}")
 
 
 def _leak(*inherited: Any) -> None:

@@ -174,6 +174,21 @@ class RegistryNotFoundError(StoreError, FileNotFoundError):
     remedy = "Start its writer first (`dspy-registry serve`), or name another folder (--path, $DSPY_REGISTRY)."
 
 
+class DamagedStoreError(StoreError):
+    """A file of the registry was cut short, emptied, overwritten or taken away; the message names it."""
+
+    remedy = (
+        "Restore a backup (`dspy-registry restore`). "
+        "Without one, keep a copy of the folder, and start a new registry in another one."
+    )
+
+
+class NoReaderSlotError(StoreError):
+    """As many processes and snapshots read the registry as it has slots for; the message names those with most."""
+
+    remedy = "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two."
+
+
 class StorePermissionError(StoreError, PermissionError):
     """This user may not open the registry's files."""
 

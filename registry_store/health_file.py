@@ -34,6 +34,7 @@ from dspy_registry.registry_store.errors import (
     StorePermissionError,
 )
 from dspy_registry.registry_store.futex import FutexWord
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.revision import RETIRED, is_retired
 
@@ -85,7 +86,7 @@ class HealthFile:
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / HEALTH_FILE
         try:
-            with self.path.open("r+b" if writable else "rb") as file:
+            with open_binary(self.path, writable=writable) as file:
                 status = os.fstat(file.fileno())
                 if status.st_size != FILE_BYTES:
                     raise _unknown(self.path)
@@ -200,7 +201,7 @@ def _create(folder: Path, group: int | None) -> None:
     temporary = folder / f".{HEALTH_FILE}.{os.getpid()}"
     with explained(folder):
         try:
-            with temporary.open("wb") as file:
+            with new_file(temporary) as file:
                 os.fchmod(file.fileno(), access.mode_for_umask(access.DATA))
                 file.write(content)  # in full: a store into a hole of a full disk is a SIGBUS
             access.admit(temporary, group, access.DATA)

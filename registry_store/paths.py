@@ -59,10 +59,10 @@ def _expanded(path: Path) -> Path:
         ) from error
 
 
-def file_identity(path: Path) -> FileIdentity | None:
+def file_identity(path: str | Path) -> FileIdentity | None:
     """Which file a path names now; None when there is none to be seen."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, at every opening
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -24,13 +24,17 @@ from pathlib import Path
 from typing import Final
 
 from dspy_registry.registry_store.changes import Change, announcement_codec
+from dspy_registry.registry_store.disk import explanation, sync
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
+    DamagedStoreError,
+    RegistryError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
 )
 from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
+from dspy_registry.registry_store.own_files import new_file, open_file
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 FILE_BYTES: Final = 64 * 1024
@@ -102,12 +106,9 @@ class RevisionFile:
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / REVISION_FILE
         try:
-            with self.path.open("r+b" if writable else "rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_size != FILE_BYTES:
-                    raise StoreError(f"{self.path} is not a revision file of this release.")
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=access)
+            self._open(writable)
+        except RegistryError:
+            raise
         except FileNotFoundError as error:
             raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
         except PermissionError as error:
@@ -115,17 +116,34 @@ class RevisionFile:
                 f"{self.path} cannot be opened: {error.strerror}.",
                 remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
             ) from error
+        except OSError as error:
+            raise explanation(error, folder) from error
         if self._map[_MAGIC_AT:_ID_AT] != _MAGIC:
-            raise StoreError(f"{self.path} is not a revision file of this release.")
-        self.identity = (status.st_dev, status.st_ino)
+            raise self._unknown()
         self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
         self.data_identity: FileIdentity = _DATA.unpack_from(self._map, _DATA_AT)
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
 
+    def _open(self, writable: bool) -> None:
+        descriptor = open_file(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_size != FILE_BYTES:
+                raise self._unknown()
+            self._map = mmap.mmap(descriptor, FILE_BYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        self.identity = (status.st_dev, status.st_ino)
+
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
+
+    def _unknown(self) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"{self.path} is not a revision file of this release.", remedy="Start the writer: it makes a new one."
+        )
 
     def announcement(self, revision: int) -> Change | None:
         """What the commit of this revision changes; None when it is no longer, or not yet, announced.
@@ -186,13 +204,14 @@ def create_revision_file(
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
     temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         retire_revision_file(folder)
         temporary.replace(folder / REVISION_FILE)
+        sync(folder)  # the file says that the registry was completed: it must not be lost where data.mdb is not
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -201,7 +220,7 @@ def create_revision_file(
 def data_identity(folder: Path) -> FileIdentity:
     """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
     try:
-        status = (folder / DATA_FILE).stat()
+        status = os.stat(f"{folder}/{DATA_FILE}")  # noqa: PTH116 - half the time of Path.stat, at every opening
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
     except OSError as error:
@@ -224,7 +243,5 @@ def retire_revision_file(folder: Path) -> None:
     """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
     try:
         RevisionFile(folder, writable=True).retire()
-    except StorePermissionError:
-        raise
-    except StoreError:  # none there, or not a sound one: nobody reads by it
+    except (RegistryNotFoundError, DamagedStoreError):  # none there, or not a sound one: nobody reads by it
         return

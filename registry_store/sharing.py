@@ -71,6 +71,15 @@ def lock_file_fits(folder: Path) -> bool:
         return opening.lock_file_fits(folder)
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raises DamagedStoreError where data.mdb is another program's. Nothing in the folder is touched."""
+    run_deferred()
+    with shared_lock:
+        if data_identity(folder) not in _shared:
+            _let_go_of_replaced(folder)
+            opening.refuse_foreign(folder)
+
+
 def share(environment: Environment) -> Environment:
     """The same environment, for one more user who will `detach` it."""
     run_deferred()

@@ -19,14 +19,15 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check_apart
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError
+from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgumentError, StoreError
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.leftovers import INCOMING
 from dspy_registry.writer.registry_writer import RegistryWriter
-from dspy_registry.writer.store import make_folder
+from dspy_registry.writer.store import make_folder, refuse_intruders
 
-INCOMING: Final = ".restoring"
 _SHOWN: Final = 3
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 
@@ -49,7 +50,8 @@ def restore(backup: Path, folder: Path) -> Restored:
         raise InvalidArgumentError(f"{backup} is the registry itself.", remedy="Name the folder of a backup.")
     refuse_unsound(backup)
     make_folder(folder)
-    with (backup / layout.DATA_FILE).open("rb") as data, as_owner(folder):
+    with open_binary(backup / layout.DATA_FILE) as data, as_owner(folder):
+        _refuse_intruders(folder)
         lease = Lease(folder)
         try:
             with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
@@ -84,6 +86,17 @@ def refuse_unsound(folder: Path, remedy: str = "Nothing was changed. Restore ano
         raise StoreError(f"{folder} is not sound: {listed(violations, _SHOWN, '; ')}.", remedy=remedy)
 
 
+def _refuse_intruders(folder: Path) -> None:
+    """What a writer would refuse. But a damaged registry is what a restore is for: its `revision` file tells it."""
+    try:
+        refuse_intruders(folder)
+    except DamagedStoreError as error:
+        raise DamagedStoreError(
+            error.message,
+            remedy="Nothing was changed. If nothing else uses this data.mdb, move it away, then repeat it.",
+        ) from error
+
+
 def put_in_place(data: BinaryIO, folder: Path) -> None:
     """Put a data file in the place of the registry's, with its mode and group. The caller holds the lease.
 
@@ -91,8 +104,8 @@ def put_in_place(data: BinaryIO, folder: Path) -> None:
     """
     incoming, current = folder / INCOMING, folder / layout.DATA_FILE
     try:
-        with incoming.open("wb") as file:
-            like = current.stat() if current.exists() else os.fstat(data.fileno())
+        with new_file(incoming) as file:
+            like = current.lstat() if current.exists() else os.fstat(data.fileno())
             if current.exists() and like.st_gid != os.fstat(file.fileno()).st_gid:
                 os.fchown(file.fileno(), -1, like.st_gid)
             os.fchmod(file.fileno(), like.st_mode & 0o777)

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import click
 
-from dspy_registry.cli import console, tables
-from dspy_registry.cli.waiting import attach_complete
+from dspy_registry.cli import console, store_facts, tables
 from dspy_registry.registry_store.errors import RegistryError
 
 _PATIENCE: Final = 10.0  # seconds that the daemon may be silent
@@ -57,36 +56,10 @@ def _facts_once_well(folder: Path, deadline: float) -> dict[str, Any]:
 def _facts(folder: Path, patience: float) -> dict[str, Any]:
     from dspy_registry.registry_store.disk import free_bytes
 
-    stored = {**_stored(folder), "free_bytes": free_bytes(folder)}
+    stored = {**store_facts.stored_facts(folder), "free_bytes": free_bytes(folder)}
     facts = {"registry": stored, "daemon": None, "unreachable": None, **_daemon(folder, patience)}
+    facts = store_facts.with_first_seen(facts)
     return {**facts, "problems": list(problems(facts))}
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    """What is known without a daemon. Raises RegistryNotFoundError."""
-    from dspy_registry.registry_store.layout import DATA_FILE
-    from dspy_registry.registry_store.revision import missing_commits, newest_word
-    from dspy_registry.registry_store.sharing import detach
-    from dspy_registry.writer.catalog import Catalog
-    from dspy_registry.writer.lease import lease_holder
-
-    environment = attach_complete(folder)
-    try:
-        word = newest_word(folder)
-        with environment.reading() as txn:
-            state = Catalog(txn, environment.dbs).state
-            modules = txn.stat(environment.dbs.modules)["entries"]
-    finally:
-        detach(environment)
-    return {
-        "path": str(folder),
-        "revision": state.revision,
-        "committed_at": state.committed_at,
-        "modules": modules,
-        "data_bytes": (folder / DATA_FILE).stat().st_size,
-        "writer_pid": lease_holder(folder),
-        "missing": missing_commits(folder, word, state.revision),
-    }
 
 
 def _daemon(folder: Path, patience: float) -> dict[str, Any]:
@@ -152,7 +125,7 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     for problem in facts["problems"]:
         yield "problem", tables.Marked(problem, "red")
     for key, value in facts["registry"].items():
-        yield from _field_rows(key, value)
+        yield from store_facts.reader_rows(value) if key == "readers" else _field_rows(key, value)
     daemon = facts["daemon"]
     if daemon is None:
         yield "daemon", _why_not(facts["unreachable"])

@@ -21,11 +21,26 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from dspy_registry.registry_store.check.inspection import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from dspy_registry.registry_store.check.inspection import (
+    DAMAGE,
+    HEAD,
+    REVISION_WORD,
+    VALUES,
+    Head,
+    Violation,
+    load_head,
+)
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
+from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
+    DamagedStoreError,
+    FormatVersionError,
+    RegistryError,
+    StoreError,
+)
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.revision import RevisionFile, committed, missing_commits, newest_word, under_way
@@ -49,7 +64,11 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
     All is read in one transaction, which a writer does not disturb; run the iterator to its end or close it.
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
-    environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+    try:
+        environment = share(target) if isinstance(target, Environment) else _attached(registry_path(target))
+    except DamagedStoreError as error:
+        yield Violation(DAMAGE, "data.mdb", str(error))
+        return
     try:
         yield from _check(environment, progress)
     finally:
@@ -93,6 +112,16 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
                 yield from section(head)
             except (lmdb.Error, CorruptRecordError) as error:
                 yield Violation(VALUES, name, f"cannot be read to its end ({error})")
+
+
+def _attached(folder: Path) -> Environment:
+    environment = attach(folder)
+    try:
+        refuse_freed_root(folder)
+    except BaseException:
+        detach(environment)
+        raise
+    return environment
 
 
 def _revision_file(folder: Path, head: Head, before: float) -> Iterator[Violation]:

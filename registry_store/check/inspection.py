@@ -26,6 +26,7 @@ LAYERS: Final = "I7"
 HISTORY: Final = "I8"
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
+DAMAGE: Final = "I23"
 HEAD: Final = VALUES
 
 

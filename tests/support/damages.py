@@ -263,7 +263,7 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I10", "meta", flip("meta", layout.META_VOCABULARY)),
     ("I10", "meta", put_row("meta", layout.META_DEFAULTS, b"unsealed")),
     ("I10", "meta", put_row("meta", layout.META_STATE, None)),
-    ("I10", "meta", put_row("meta", layout.META_FORMAT, b"one")),
+    ("I23", "data.mdb", put_row("meta", layout.META_FORMAT, b"one")),
     (
         "I10",
         "meta",

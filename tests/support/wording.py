@@ -124,6 +124,8 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     # Made by hand: the remedy is the class's.
     "no number left": raise_(errors.RegistryFullError("it.")),
     "damaged": raise_(errors.CorruptRecordError("it.")),
+    "a file that was lost": raise_(errors.DamagedStoreError("it.")),
+    "no slot": raise_(errors.NoReaderSlotError("it.")),
     "forked": raise_(errors.ForkedSnapshotError("it.")),
     "no answer in time": raise_(errors.WriterTimeoutError("it.")),
     "busy": raise_(errors.BusyError("it.")),
@@ -184,7 +186,6 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     **{
         kind: lmdb_error(kind)
         for kind in (
-            "ReadersFullError",
             "MapFullError",
             "LockError",
             "DiskError",

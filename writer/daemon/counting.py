@@ -41,6 +41,12 @@ class Minutes:
         """Add calls by minute; -1 for `sign`: take them away. `now`, in ms since the epoch, bounds what clocks say."""
         for minute, calls in minutes:
             self._periods[min(minute, now // _MINUTE) // self._minutes] += sign * calls
+        self._follow_clock_back(now // _MINUTE // self._minutes)
+
+    def _follow_clock_back(self, newest: int) -> None:
+        """Drop periods that are still to come. Counted while the clock was ahead, they would keep out all others."""
+        for period in [period for period in self._periods if period > newest]:
+            del self._periods[period]
 
     def take_back(self, calls: int) -> None:
         """Take away calls of which the minutes are not known: the newest ones."""

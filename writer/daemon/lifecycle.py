@@ -17,6 +17,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+import msgspec
+
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
@@ -24,6 +26,7 @@ from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
+from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
@@ -182,11 +185,13 @@ class Daemon:
         service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
+        laggards = Laggards()
+        self.add_section("readers", lambda: _readers(laggards, self.environment))
         try:
             for extension in (collect_usage, *self._extensions):
                 extension(self)
             await server.listen()
-            self.add_task(lambda: maintain(server, self.environment, file_guard, self._failed))
+            self.add_task(lambda: maintain(server, self.environment, file_guard, laggards, self._failed))
             queue = self._queue
             self.add_task(lambda: self._manager.watch(lambda: not queue.is_hanging))
             self._manager.ready()
@@ -235,6 +240,10 @@ def _allow_files(count: int) -> None:
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _readers(laggards: Laggards, environment: Environment) -> list[dict[str, Any]]:
+    return [msgspec.structs.asdict(holder) for holder in laggards.holders(*environment.reader_slots())]
 
 
 def _section(name: str, provider: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
+from dspy_registry.registry_store.own_files import change_owner_and_mode
 
 _BACKLOG: Final = 1024
 
@@ -28,9 +29,11 @@ def bind(path: Path, group: int | None) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(os.fspath(path))
         if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o660)
+            change_owner_and_mode(path, group, 0o660)
         listener.listen(_BACKLOG)
+    except StoreError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise StorePermissionError(f"{path} cannot be created: {error.strerror}.") from error

@@ -36,7 +36,7 @@ class UsageTotal:
             calls=bounded(before.calls + report.calls),
             errors=bounded(before.errors + max(0, report.errors - too_short)),
             first_used=min(before.first_used, first_used) if before.first_used else first_used,
-            last_used=max(before.last_used, min(report.last_used, now)),
+            last_used=min(max(before.last_used, report.last_used), now),
             tokens_in=bounded(before.tokens_in + report.tokens_in),
             tokens_out=bounded(before.tokens_out + report.tokens_out),
             cost_usd=before.cost_usd + report.cost_usd,

@@ -100,7 +100,7 @@ def test_a_closed_standard_output_is_no_traceback(seeded_registry: Path, command
 def test_a_file_that_is_no_registry_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_text("hello")
     status, error = refusal("list", "--path", tmp_path)
-    assert (status, error["type"]) == (1, "StoreError")
+    assert (status, error["type"]) == (1, "DamagedStoreError")
     assert error["message"].count(str(tmp_path)) == 1
     assert error["remedy"]
 

@@ -204,6 +204,16 @@ def test_a_clock_that_is_ahead_is_held_to_ours(writer: RegistryWriter, registry:
     assert usage.calls_by_minute(NOW / 1000)[-1] == 1
 
 
+def test_rings_follow_a_clock_that_was_years_ahead_back(writer: RegistryWriter, registry: Registry) -> None:
+    years = 10 * 365 * 24 * 60 * MINUTE
+    merge(writer, batches([("dspy.Predict", 1.0)], now=NOW + years), now=NOW + years)
+    merge(writer, batches([("dspy.Predict", 1.0)] * 2, now=NOW), now=NOW)
+    usage = registry.usage("dspy.Predict")
+    assert usage.calls == 3
+    assert usage.last_used == NOW
+    assert (usage.calls_by_minute(NOW / 1000)[-1], usage.calls_by_hour(NOW / 1000)[-1]) == (2, 2)
+
+
 def test_counts_stop_where_a_number_ends(writer: RegistryWriter, registry: Registry) -> None:
     most = Buckets(LARGEST_COUNT, ((5, LARGEST_COUNT),))
     report = Report(
