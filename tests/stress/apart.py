@@ -87,6 +87,10 @@ class Apart:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill it, unless it has ended and that is known."""
         if self.status is None:
             with suppress(ProcessLookupError):
                 self.signal(signal.SIGCONT)
