@@ -3,6 +3,10 @@ VENV ?= .venv
 # Which tests: `make test TESTS=tests/test_imports.py`, `make test PYTEST_ARGS='-x -k fork'`.
 TESTS ?=
 PYTEST_ARGS ?=
+# How `make stress` is told otherwise: `make stress MINUTES=20 ONLY=power_loss,soak SEED=7`.
+MINUTES ?=
+ONLY ?=
+SEED ?=
 
 # What `make test-all` tries, and what it installs in each. dspy is large, so it is left out unless
 # asked for: `make test-all ALL_EXTRAS=dspy,test ALL_MARKS='not stress'`.
@@ -48,7 +52,8 @@ bench: $(DEV) ## every benchmark, against every store that is installed
 bench-quick: $(DEV) ## the same benchmarks, a few seconds each
 	$(BIN)/python -m benchmarks --quick
 
-stress: $(TEST) ## the tests that take minutes
+stress: $(TEST) ## the fault suite, for as long as its counts take, and the tests that take minutes
+	$(BIN)/python -m tests.stress $(MINUTES:%=--minutes %) $(ONLY:%=--only %) $(SEED:%=--seed %)
 	$(BIN)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS) $(TESTS)
 
 test-all: ## the tests without dspy, on every CPython 3.10 to 3.13 there is

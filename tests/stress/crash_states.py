@@ -7,7 +7,6 @@ it has returned.
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 from collections.abc import Iterable
@@ -38,6 +37,11 @@ class File(NamedTuple):
     identity: tuple[int, int] = (0, 0)
 
 
+def folder_of(path: str) -> str:
+    """The folder that a relative path lies in, "" for the topmost."""
+    return path.rpartition("/")[0]
+
+
 class NameChange(NamedTuple):
     """`inode` None: the name is gone; -1: it is a folder. `source` is the name that a rename takes away."""
 
@@ -47,7 +51,7 @@ class NameChange(NamedTuple):
 
     @property
     def folders(self) -> set[str]:
-        return {os.path.dirname(path) for path in (self.path, self.source) if path}
+        return {folder_of(path) for path in (self.path, self.source) if path}
 
 
 class Point(NamedTuple):
@@ -136,7 +140,7 @@ class _Disk:
             self._acknowledged = told["acknowledged"]
         for at, data in told.get("stores", ()):
             for path, inode in self._now.items():
-                if path.endswith("revision") and not os.path.basename(path).startswith("."):
+                if path.endswith("revision") and not Path(path).name.startswith("."):
                     self._add(inode, Pending(at, bytes.fromhex(data)))
 
     def _add(self, inode: int, change: Pending) -> None:
@@ -203,7 +207,7 @@ def build(point: Point, mode: str, chance: random.Random, room: Path) -> None:
     laid: dict[tuple[int, int], Path] = {}
     contents: dict[Path, bytes] = {}
     for path, inode in names.items():
-        if inode >= 0 and os.path.basename(path) != MARKS and _has_folders(path, names):
+        if inode >= 0 and Path(path).name != MARKS and _has_folders(path, names):
             file = point.files[inode]
             contents[room / path] = applied(file.synced, _surviving(file.pending, mode, chance))
             laid[file.identity] = room / path
@@ -220,7 +224,7 @@ def _has_folders(path: str, names: dict[str, int]) -> bool:
 
 def _above(path: str) -> Iterable[str]:
     while path:
-        path = os.path.dirname(path)
+        path = folder_of(path)
         yield path
 
 

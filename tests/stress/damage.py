@@ -59,13 +59,13 @@ def _tries(plan: Plan) -> Iterator[Case]:
     assert not wrong, wrong
     names, wrong = asked(lambda: databases(base))
     assert not wrong, wrong
-    for key in plan.keys():
+    for key in plan.cases():
         yield _case(plan, key, base, sound, names)
 
 
 FAULT = Fault(
     "damage",
-    "flips, pages zeroed, exchanged, repeated; truncations; rows moved or missing; copies under a writer; files replaced",
+    "flips; pages zeroed, exchanged, repeated; files cut, copied, replaced; rows moved or missing",
     "damages",
     3_000,
     60,

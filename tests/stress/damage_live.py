@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -265,7 +264,7 @@ def _lease_unlinked(folder: Path, chance: random.Random) -> list[str]:
     with Apart(_write_on(registry)) as first, Apart(_read_on(registry)) as reader:
         first.hear()
         reader.hear()
-        os.unlink(registry / "writer.lock")
+        (registry / "writer.lock").unlink()
         with Apart(_write_on(registry)) as second:
             writers = [first] + [second] * (second.hear() == "ready")
             for value in range(4, 12):

@@ -108,10 +108,15 @@ def _tries(plan: Plan) -> Iterator[Case]:
     if not can_record():
         yield Case("all", skipped="strace cannot trace here")
         return
-    for key in plan.keys():
+    for key in plan.cases():
         yield _case(plan, key)
 
 
 FAULT = Fault(
-    "disk_errors", "EIO, ENOSPC, EMFILE, short write, failing sync at call k; embedded and daemon", "runs", 400, 10, _tries
+    "disk_errors",
+    "EIO, ENOSPC, EMFILE, short write, failing sync at call k; embedded and daemon",
+    "runs",
+    400,
+    10,
+    _tries,
 )

@@ -89,7 +89,7 @@ def _clock(folder: Path, chance: random.Random) -> list[str]:
 
 def _reachable(folder: Path) -> None:
     for path in folder.parents:
-        if os.stat(path).st_mode & 0o005 != 0o005:
+        if path.stat().st_mode & 0o005 != 0o005:
             path.chmod(0o755)
             if path.name.startswith("stress-"):
                 break
@@ -102,7 +102,9 @@ def _other_users(folder: Path, _: random.Random) -> list[str]:
     problems: list[str] = []
     with Apart(lambda say, _: Daemon(folder).run(lambda _: say("ready"))) as daemon:
         daemon.hear()
-        problems += _refused_by_name("a reader", _as_nobody(lambda: _said(lambda: Registry(folder))), "StorePermissionError")
+        problems += _refused_by_name(
+            "a reader", _as_nobody(lambda: _said(lambda: Registry(folder))), "StorePermissionError"
+        )
         problems += _refused_by_name(
             "a writer", _as_nobody(lambda: _said(lambda: RegistryWriter(folder))), "StorePermissionError"
         )
@@ -131,7 +133,7 @@ def _links(folder: Path, chance: random.Random) -> list[str]:
     target.write_text("precious" * 1000)
     before = (target.read_bytes(), target.stat().st_mode)
     name = chance.choice(("writer.lock", "lock.mdb", "data.mdb", "revision", "writer.sock"))
-    _, wrong = _as_nobody(lambda: os.symlink(target, folder / name))
+    _, wrong = _as_nobody(lambda: (folder / name).symlink_to(target))
     told = asked(lambda: _said(lambda: RegistryWriter(folder).close()))
     problems = _refused_by_name(f"a writer where {name} is a link", told)
     if (target.read_bytes(), target.stat().st_mode) != before:
@@ -200,7 +202,9 @@ def _filled(folder: Path, ballast: Path, chance: random.Random) -> list[str]:
         ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - chance.randrange(200_000))))
         last, full = 0, 0
         for value in range(1, 400):
-            info = ModuleInfo("a.B", estimated_duration=value, metadata={"text": f"{value:04}" * chance.randrange(5000)})
+            info = ModuleInfo(
+                "a.B", estimated_duration=value, metadata={"text": f"{value:04}" * chance.randrange(5000)}
+            )
             try:
                 writer.register_module(info)
                 last = value

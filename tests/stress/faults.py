@@ -43,7 +43,7 @@ class Plan:
     def wants(self, key: str) -> bool:
         return self.only is None or self.only == key
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def cases(self, prefix: str = "") -> Iterator[str]:
         """Endless numbered cases, or the one that is to be repeated; the runner stops when there are enough."""
         if self.only is not None:
             if self.only.startswith(prefix):

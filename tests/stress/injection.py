@@ -1,4 +1,4 @@
-"""System calls of a running process that fail, or kill it, at the k-th time: with strace, attached when all is imported."""
+"""System calls of a running process that fail or kill it at the k-th time: with strace, attached after the imports."""
 
 from __future__ import annotations
 

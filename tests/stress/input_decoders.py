@@ -1,4 +1,4 @@
-"""Everything that decodes bytes from outside, or from a disk, with samples that are sound and the errors it may raise."""
+"""All that decodes bytes from outside or from a disk, with sound samples and the errors that it may raise."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,23 @@ _AT_ONCE = 1_000
 _COMMANDS_AT_ONCE = 20
 _TREES_AT_ONCE = 10
 
-_STRANGE = ("", " ", "\0", "\ud800", "a" * 300, "é́", "dspy.Predict", "predict", "a.b\n", "-x", "--json", "@", "a@b", "..", "𝔘")
+_STRANGE = (
+    "",
+    " ",
+    "\0",
+    "\ud800",
+    "a" * 300,
+    "é́",
+    "dspy.Predict",
+    "predict",
+    "a.b\n",
+    "-x",
+    "--json",
+    "@",
+    "a@b",
+    "..",
+    "\U0001d518",
+)
 
 
 def _decoded(decoder: Decoder, chance: random.Random) -> list[str]:
@@ -91,9 +108,32 @@ def _asked(folder: Path, chance: random.Random) -> list[str]:
 
 
 def _arguments(chance: random.Random, folder: Path) -> list[str]:
-    commands = ("get", "find", "list", "route", "history", "unregister", "alias", "stats", "status", "check", "rollback")
+    commands = (
+        "get",
+        "find",
+        "list",
+        "route",
+        "history",
+        "unregister",
+        "alias",
+        "stats",
+        "status",
+        "check",
+        "rollback",
+    )
     command = chance.choice((*commands, "register", "manifests", "schema", "backup", chance.choice(_STRANGE)))
-    options = ("--json", "--capability", "--category", "--input-size", "--basis", "--to", "--yes", "--limit", "-h", "--")
+    options = (
+        "--json",
+        "--capability",
+        "--category",
+        "--input-size",
+        "--basis",
+        "--to",
+        "--yes",
+        "--limit",
+        "-h",
+        "--",
+    )
     words = [*options, *_STRANGE, "1", "-1", "1e999", "set", "remove", str(folder), "/dev/null", "/"]
     rest = [chance.choice(words) for _ in range(chance.randrange(5))]
     # An argument of a process holds no zero byte, and is what os.fsdecode makes of bytes.
@@ -143,7 +183,9 @@ def _grow(folder: Path, chance: random.Random) -> None:
     folder.mkdir(parents=True)
     folders = [folder]
     for number in range(chance.randrange(2, 14)):
-        place = chance.choice(folders) / chance.choice((f"n{number}", f"n{number}.toml", f"n{number}.yaml", f".h{number}"))
+        place = chance.choice(folders) / chance.choice(
+            (f"n{number}", f"n{number}.toml", f"n{number}.yaml", f".h{number}")
+        )
         kind = chance.randrange(6)
         if kind < 2:
             place.mkdir()
@@ -168,10 +210,10 @@ def _tries(plan: Plan) -> Iterator[Case]:
     works["command line"] = (lambda chance: _commanded(_copy(registry, plan), chance), _COMMANDS_AT_ONCE)
     works["trees of manifests"] = (lambda chance: _linked(plan.room / "tree" / "m", chance), _TREES_AT_ONCE)
     names = list(works)
-    for key in plan.keys():
+    for key in plan.cases():
         name = names[int(key) % len(names)]
         work, tries = works[name]
-        problems, wrong = asked(lambda: work(plan.chance(key)))
+        problems, wrong = asked(partial(work, plan.chance(key)))
         yield Case(key, tuple([f"{name}: {wrong}"] if wrong else problems), f"times {tries:,} {name}", tries=tries)
 
 
@@ -225,8 +267,8 @@ def _live(plan: Plan) -> Iterator[Case]:
         if daemon.hear() != "ready":
             yield Case("start", ("the daemon does not start",))
             return
-        for key in plan.keys():
-            problems, wrong = asked(lambda: _hostile(folder, plan.chance(key)))
+        for key in plan.cases():
+            problems, wrong = asked(partial(_hostile, folder, plan.chance(key)))
             found = [wrong] if wrong else list(problems)
             told, wrong = asked(lambda: _status(folder))
             if wrong or told != daemon.pid:
@@ -246,4 +288,3 @@ def _status(folder: Path) -> int:
 
 
 LIVE = Fault("live_frames", "changed messages to a running daemon, one connection each", "frames", 25_000, 500, _live)
-

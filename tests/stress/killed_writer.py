@@ -1,4 +1,4 @@
-"""Writers killed at random instants, at failpoints and at each system call, while readers ask, stopped and continued."""
+"""Writers killed at random instants, failpoints and system calls, while readers ask, are stopped and continued."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def _missing(kind: str) -> str:
 def _tries(plan: Plan) -> Iterator[Case]:
     kinds = list(_KINDS)
     seconds = _SECONDS_EACH if plan.seconds is None else min(_SECONDS_EACH, max(2.0, plan.seconds / len(kinds)))
-    for key in plan.keys():
+    for key in plan.cases():
         kind = kinds[int(key) % len(kinds)]
         if missing := _missing(kind):
             yield Case(kind, skipped=f"{missing} is not installed")
@@ -228,7 +229,7 @@ def _tries(plan: Plan) -> Iterator[Case]:
         room = plan.folder(f"pool-{key}")
         room.mkdir()
         chance = plan.chance(key)
-        told, wrong = asked(lambda: _played(room / "registry", kind, chance, seconds), seconds + 5 * _PATIENT)
+        told, wrong = asked(partial(_played, room / "registry", kind, chance, seconds), seconds + 5 * _PATIENT)
         problems, answers = ([wrong], 0) if wrong else told
         yield Case(key, tuple(f"{kind}: {problem}" for problem in problems), f"rounds of {kind}", tries=answers)
         if not problems:
@@ -244,4 +245,3 @@ FAULT = Fault(
     _tries,
     seconds=600.0,
 )
-

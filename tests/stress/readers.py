@@ -11,7 +11,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dspy_registry import ModuleInfo, Registry, RegistryError, RegistryWriter, Snapshot, WriterClient, WriterTimeoutError
+from dspy_registry import (
+    ModuleInfo,
+    Registry,
+    RegistryError,
+    RegistryWriter,
+    Snapshot,
+    WriterClient,
+    WriterTimeoutError,
+)
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.environment import create
 from dspy_registry.writer.daemon.lifecycle import Daemon
@@ -244,7 +252,7 @@ def _no_descriptors(folder: Path, chance: random.Random) -> list[str]:
     problems: list[str] = []
     used = len(list(Path("/proc/self/fd").iterdir()))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for spare in range(0, 6):
+    for spare in range(6):
         resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1 + spare, before[1]))
         opened = attempt(f"{spare} descriptors left", lambda: Registry(folder), problems)
         if opened is not None:

@@ -28,7 +28,6 @@ _UNFINISHED = re.compile(r"^(\d+) +(.*) <unfinished \.\.\.>$")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. \w+ resumed>(.*)$")
 _DESCRIPTOR = re.compile(r"^(\d+)<([^>]*)>")
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
-_PREALLOCATED = "FALLOC_FL"
 MARKS = "marks"
 
 
@@ -120,9 +119,10 @@ def attach(pid: int, options: list[str]) -> subprocess.Popen[str]:
         ["strace", "-f", *options, "-p", str(pid)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     assert tracer.stderr is not None
-    line = tracer.stderr.readline()
-    assert "attached" in line, line
+    line = tracer.stderr.readline()  # it says that it is attached, or why not
     while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text(encoding="ascii"):
+        if tracer.poll() is not None:
+            raise RuntimeError(f"strace did not attach: {line}")
         time.sleep(0.001)
     return tracer
 
@@ -150,7 +150,7 @@ def _lines(log: Path) -> Iterator[str]:
 
 def _events(log: Path, parser: _Parser) -> Iterator[Event]:
     for line in _lines(log):
-        if (found := _LINE.match(line)) and found[4] not in ("?",) and int(found[4]) >= 0:
+        if (found := _LINE.match(line)) and found[4] != "?" and int(found[4]) >= 0:
             yield from parser.call(found[2], found[3], int(found[4]))
 
 
@@ -185,7 +185,7 @@ class _Parser:
         bases = [os.fsdecode(_decoded(text)) for text in re.findall(r"<((?:\\x[0-9a-f]{2})*)>", arguments)]
         texts = [os.fsdecode(_decoded(text)) for text in _TEXT.findall(arguments)]
         base = bases[0] if bases else ""
-        paths = [self._relative(os.path.join(base, text)) for text in texts]
+        paths = [self._relative(str(Path(base) / text)) for text in texts]
         if not paths or paths[0] is None:
             return
         if name.startswith("rename"):
@@ -203,7 +203,7 @@ class _Parser:
         texts = _TEXT.findall(arguments)
         bases = re.findall(r"<((?:\\x[0-9a-f]{2})*)>", arguments)
         base = os.fsdecode(_decoded(bases[0])) if bases else ""
-        path = self._relative(os.path.join(base, os.fsdecode(_decoded(texts[0])))) if texts else None
+        path = self._relative(str(Path(base) / os.fsdecode(_decoded(texts[0])))) if texts else None
         flags = arguments.rsplit('"', 1)[-1]
         self._at[descriptor] = 0
         self._durable.discard(descriptor)

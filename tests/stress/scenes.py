@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.stress.apart import PATIENCE, asked
@@ -28,13 +29,15 @@ def tries_of(scenes: dict[str, Scene]) -> Callable[[Plan], Iterator[Case]]:
 
     def tries(plan: Plan) -> Iterator[Case]:
         names = list(scenes)
-        for key in plan.keys():
+        for key in plan.cases():
             name = names[int(key) % len(names)]
             room = plan.folder(f"scene-{key}")
             room.mkdir(parents=True)
-            told, wrong = asked(lambda: _played(scenes[name], room / "registry", plan.chance(key)), 3 * PATIENCE)
+            told, wrong = asked(partial(_played, scenes[name], room / "registry", plan.chance(key)), 3 * PATIENCE)
             problems, skipped = ([wrong], "") if wrong else told
-            yield Case(key, tuple(f"{name}: {problem}" for problem in problems), name, skipped=skipped and f"{name}: {skipped}")
+            yield Case(
+                key, tuple(f"{name}: {problem}" for problem in problems), name, skipped=skipped and f"{name}: {skipped}"
+            )
             plan.folder(f"scene-{key}")
 
     return tries

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,13 +237,13 @@ def _compared(folder: Path, reached: dict[int, int]) -> list[str]:
 
 def _tries(plan: Plan) -> Iterator[Case]:
     sys.stdout.flush()
-    for key in plan.keys():
+    for key in plan.cases():
         room = plan.folder(f"soak-{key}")
         room.mkdir()
         left = _SEGMENT if plan.seconds is None else plan.seconds - (time.monotonic() - plan.began)
         seconds = max(3.0, min(_SEGMENT, left))
         chance = plan.chance(key)
-        told, wrong = asked(lambda: _played(room, chance, seconds), seconds + 6 * _PATIENT)
+        told, wrong = asked(partial(_played, room, chance, seconds), seconds + 6 * _PATIENT)
         problems, changes = ([wrong], 0) if wrong else told
         yield Case(key, tuple(problems), "registries", tries=changes)
         shutil.rmtree(room)
