@@ -63,7 +63,7 @@ class Point(NamedTuple):
     acknowledged: int
 
 
-def points(folder: Path, events: Iterable[Event], before: dict[str, bytes | None]) -> list[Point]:
+def points(events: Iterable[Event], before: dict[str, bytes | None]) -> list[Point]:
     """The moments of a recording, each before the next event is done. `before` is what the folder held, all synced."""
     disk = _Disk(before)
     found = [disk.point()]

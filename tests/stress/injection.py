@@ -35,13 +35,12 @@ def injected(folder: Path, call: str, what: str, work: Callable[[Say, Callable[[
         names = (*names, f".revision.{child.pid}", f".lock.mdb.{child.pid}")
         paths = [option for name in names for option in ("-P", str(folder / name) if name else str(folder))]
         options = ["-e", f"trace={call}", "-e", f"inject={call}:{what}", *paths, "-o", "/dev/null"]
-        tracer = attach(child.pid, options)
-        try:
-            child.tell()
-            yield child
-        finally:
-            child.end()
-            tracer.wait()
+        with attach(child.pid, options):
+            try:
+                child.tell()
+                yield child
+            finally:
+                child.end()
 
 
 def batch(value: int) -> list[ModuleInfo]:

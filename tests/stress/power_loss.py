@@ -19,7 +19,7 @@ from tests.stress.apart import asked
 from tests.stress.crash_states import MODES, SUBSET, TORN, Point, build, points
 from tests.stress.faults import Case, Fault, Plan
 from tests.stress.oracle import Contents, contents, differs, is_absent, recovers
-from tests.stress.recording import Marks, can_record, record
+from tests.stress.recording import Event, Marks, can_record, record
 from tests.support.usage_helpers import batches, merge
 
 ALIASES = ("first", "second")
@@ -205,7 +205,10 @@ class Recorded:
         return Case(key, tuple(f"{problem} {where}" for problem in told), f"states of {key.partition('/')[0]}, {mode}")
 
 
-def _recorded(scenario: Scenario, place: Path, seed: int) -> Recorded:
+def recorded(
+    scenario: Scenario, place: Path, seed: int, *, alter: Callable[[list[Event]], list[Event]] = list
+) -> Recorded:
+    """Play a scenario once. `alter` is for those who try this suite out: what would be if something were not done."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     asked(lambda: scenario.prepare(place))
@@ -219,28 +222,28 @@ def _recorded(scenario: Scenario, place: Path, seed: int) -> Recorded:
         return scenario.work(place, Marks(place, place / scenario.revision_file), seed)
 
     events, steps = record(place, work)
-    return Recorded(scenario, points(place, events, before), [(dict(step[0]), step[1]) for step in steps])
+    return Recorded(scenario, points(alter(events), before), [(dict(step[0]), step[1]) for step in steps])
 
 
 def _tries(plan: Plan) -> Iterator[Case]:
     if not can_record():
         yield Case("all", skipped="strace cannot trace here")
         return
-    recorded: dict[str, Recorded] = {}
+    played: dict[str, Recorded] = {}
     for name, scenario in SCENARIOS.items():
         if name == "upgrade" and _old_registry() is None:
             yield Case(name, skipped="there is no upgrade to try")
         elif plan.only is None or plan.only.startswith(f"{name}/"):
-            recorded[name] = _recorded(scenario, plan.room / name, plan.seed)
+            played[name] = recorded(scenario, plan.room / name, plan.seed)
     if plan.only is not None:
         name, _, number = plan.only.partition("/")
-        yield recorded[name].case(plan, plan.only, int(number))
+        yield played[name].case(plan, plan.only, int(number))
         return
-    numbers = dict.fromkeys(recorded, 0)
+    numbers = dict.fromkeys(played, 0)
     while True:
-        for name in recorded:
+        for name in played:
             for _ in range(_OF_A_HUNDRED[name]):
-                yield recorded[name].case(plan, f"{name}/{numbers[name]}", numbers[name])
+                yield played[name].case(plan, f"{name}/{numbers[name]}", numbers[name])
                 numbers[name] += 1
 
 

@@ -100,12 +100,11 @@ def record(folder: Path, work: Callable[[], Any]) -> tuple[list[Event], list[Any
         hear()
         say({"answer": work()})
 
-    with Apart(gated) as child:
-        tracer = attach(child.pid, ["-e", f"trace={_CALLS}", "-y", "-xx", "-s", "100000000", "-o", str(log)])
+    options = ["-e", f"trace={_CALLS}", "-y", "-xx", "-s", "100000000", "-o", str(log)]
+    with Apart(gated) as child, attach(child.pid, options):
         child.tell()
         said = child.heard()
         status = child.wait()
-        tracer.wait()
     if status:
         raise RuntimeError(f"the recorded process ended with {status}: {said}")
     events = list(_events(log, _Parser(folder, before)))
