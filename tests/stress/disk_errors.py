@@ -8,6 +8,7 @@ from typing import Any
 
 from dspy_registry import WriterClient
 from dspy_registry.writer.daemon.lifecycle import Daemon
+from tests.stress import copies
 from tests.stress.apart import Apart, Say
 from tests.stress.faults import Case, Fault, Plan
 from tests.stress.injection import COMMITS, batch, injected, judged, write_on
@@ -36,7 +37,7 @@ _LARGEST = 600_000
 def _plan(key: str, plan: Plan) -> tuple[str, str]:
     """The call that fails, and how; or ("", bytes) for a file that may not grow beyond."""
     chance = plan.chance(key)
-    if int(key) % 6 == 5:
+    if int(key) % 10 == 5:
         return "", str(chance.randrange(_LARGEST))
     call, errors, most = chance.choice(CALLS)
     again = chance.choice(("", "", "+"))  # once, or from then on
@@ -88,7 +89,21 @@ def _daemon(folder: Path, call: str, what: str) -> tuple[list[Any], int]:
         return said + [["not opened", *end[1:]] for end in ended if end[0] == "ended"], daemon.wait()
 
 
+def _copying(plan: Plan, key: str) -> Case:
+    """A backup or a restore, every other time."""
+    chance = plan.chance(key)
+    kind = chance.choice(("backup", "restore"))
+    call, most = chance.choice(copies.CALLS)
+    what = f"error={chance.choice(('EIO', 'ENOSPC'))}:when={chance.randint(1, most)}{chance.choice(('', '+'))}"
+    problems, status = copies.copied(plan, kind, call, what)
+    if status:
+        problems.append(f"it ended with {status}")
+    return Case(key, tuple(f"{problem} ({kind}, {call} {what})" for problem in problems), f"{kind}s")
+
+
 def _case(plan: Plan, key: str) -> Case:
+    if int(key) % 5 == 4:
+        return _copying(plan, key)
     folder = plan.folder("registry")
     call, what = _plan(key, plan)
     is_daemon = bool(call) and int(key) % 2 == 0
@@ -114,7 +129,7 @@ def _tries(plan: Plan) -> Iterator[Case]:
 
 FAULT = Fault(
     "disk_errors",
-    "EIO, ENOSPC, EMFILE, short write, failing sync at call k; embedded and daemon",
+    "EIO, ENOSPC, EMFILE, short write, failing sync at call k; embedded, daemon, backup, restore",
     "runs",
     400,
     10,

@@ -19,11 +19,15 @@ COMMITS = 8
 _PADDING = "x" * 700
 
 
+Work = Callable[[Say, Callable[[], Any]], object]
+_NAMES = ("", "data.mdb", "lock.mdb", "revision", "writer.lock", "writer.sock", ".revision.{pid}", ".lock.mdb.{pid}")
+
+
 @contextmanager
-def injected(folder: Path, call: str, what: str, work: Callable[[Say, Callable[[], Any]], object]) -> Iterator[Apart]:
+def injected(folder: Path, call: str, what: str, work: Work, *, further: tuple[str, ...] = ()) -> Iterator[Apart]:
     """`work` in a forked child, under strace from its first instruction on. `what`: `error=EIO:when=3`.
 
-    Only calls on the registry's own files count.
+    Only calls on the registry's own files count, and on `further` ones in its folder.
     """
 
     def gated(say: Say, hear: Callable[[], Any]) -> None:
@@ -31,9 +35,8 @@ def injected(folder: Path, call: str, what: str, work: Callable[[Say, Callable[[
         work(say, hear)
 
     with Apart(gated) as child:
-        names = ("", "data.mdb", "lock.mdb", "revision", "writer.lock", "writer.sock")
-        names = (*names, f".revision.{child.pid}", f".lock.mdb.{child.pid}")
-        paths = [option for name in names for option in ("-P", str(folder / name) if name else str(folder))]
+        names = [name.format(pid=child.pid) for name in (*_NAMES, *further)]
+        paths = [option for name in names for option in ("-P", str(folder / name))]
         options = ["-e", f"trace={call}", "-e", f"inject={call}:{what}", *paths, "-o", "/dev/null"]
         with attach(child.pid, options):
             try:

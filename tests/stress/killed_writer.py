@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dspy_registry.writer.failpoints import NAMES
+from tests.stress import copies
 from tests.stress.faults import Case, Fault, Plan
 from tests.stress.injection import injected, judged, write_on
 from tests.stress.recording import can_record
@@ -102,7 +103,23 @@ def _end_well(observation: Observation) -> None:
     assert status == 0, f"a writer that nobody killed ended with {status}"
 
 
+def _copying(plan: Plan, key: str) -> Case:
+    """A backup or a restore that is killed at a call."""
+    chance = plan.chance(key)
+    kind = chance.choice(("backup", "restore"))
+    call, most = chance.choice(copies.CALLS)
+    number = chance.randint(1, most)
+    problems, status = copies.copied(plan, kind, call, f"signal=SIGKILL:when={number}")
+    if status not in (0, -signal.SIGKILL):
+        problems.append(f"it ended with {status}")
+    where = f"({kind}, at {call} number {number})"
+    note = f"{kind} killed at a {call}" if status else f"not reached by a {kind}, {call}"
+    return Case(key, tuple(f"{problem} {where}" for problem in problems), note, tries=1 if status else 0)
+
+
 def _at_a_call(plan: Plan, key: str) -> Case:
+    if int(key.rpartition("/")[2]) % 4 == 3:
+        return _copying(plan, key)
     chance = plan.chance(key)
     folder = plan.folder("registry")
     call, most = chance.choice(CALLS)
