@@ -199,6 +199,45 @@ def _grow(folder: Path, chance: random.Random) -> None:
             place.symlink_to(chance.choice((*outside, chance.choice(folders))))
 
 
+# Packages that discovery imports
+
+_SOURCE = b"""
+import dspy, os, sys
+class First(dspy.Predict):
+    "Answers."
+    def __init__(self, tools, k=3): ...
+class Second(dspy.Module): ...
+__all__ = ["First", "Second", "Missing", 7]
+print("noise" * 100)
+"""
+_HARM = (
+    b"raise SystemExit",
+    b"os._exit(3)",
+    b"os.kill(os.getpid(), 11)",
+    b"os.close(1)",
+    b"sys.modules[__name__] = 5",
+    b"def f(): f()\nf()",
+    b"os.fork()",
+    b"First.__name__ = 'x' * 10_000",
+    b"First.__doc__ = '\\ud800\\0'",
+)
+
+
+def _discovered(folder: Path, chance: random.Random) -> list[str]:
+    """Packages with all kinds of source: each is in the report, as what it has or as why it failed."""
+    from dspy_registry.writer.discovery.report import discover
+
+    names = [f"harm{number}" for number in range(4)]
+    for name in names:
+        lines = changed(_SOURCE, chance) if chance.random() < 0.5 else _SOURCE
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_bytes(lines + chance.choice((b"", chance.choice(_HARM))))
+    os.environ["PYTHONPATH"] = str(folder)
+    report = discover([*names, chance.choice(_STRANGE).replace("\0", "?")], timeout=60.0)
+    told = {failure.package.partition(".")[0] for failure in report.failures} | set(report.probed)
+    return [f"nothing is said of {name}" for name in names if name not in told]
+
+
 def _tries(plan: Plan) -> Iterator[Case]:
     registry = plan.room / "registry"
     _, wrong = asked(lambda: _made(registry))
@@ -209,6 +248,7 @@ def _tries(plan: Plan) -> Iterator[Case]:
     works["questions"] = (lambda chance: _asked(registry, chance), _AT_ONCE)
     works["command line"] = (lambda chance: _commanded(_copy(registry, plan), chance), _COMMANDS_AT_ONCE)
     works["trees of manifests"] = (lambda chance: _linked(plan.room / "tree" / "m", chance), _TREES_AT_ONCE)
+    works["packages"] = (lambda chance: _discovered(plan.folder("packages"), chance), 1)
     names = list(works)
     for key in plan.cases():
         name = names[int(key) % len(names)]
