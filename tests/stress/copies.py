@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dspy_registry import RegistryWriter
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.check.checker import check
 from dspy_registry.writer.restore import restore
@@ -44,6 +45,7 @@ def copied(plan: Plan, kind: str, call: str, what: str) -> tuple[list[str], int]
     room = plan.folder("copying")
     shutil.copytree(base / "room", room)
     registry, target = room / "registry", room / "target"
+    asked(lambda: RegistryWriter(registry).close())  # a copy is another registry from its first writer on
     if kind == "backup":
         work, folder, further = _does(lambda: backup(target, registry)), target, _OF_A_BACKUP
     else:

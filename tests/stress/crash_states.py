@@ -34,7 +34,6 @@ class Pending(NamedTuple):
 class File(NamedTuple):
     synced: bytes = b""
     pending: tuple[Pending, ...] = ()
-    identity: tuple[int, int] = (0, 0)
 
 
 def folder_of(path: str) -> str:
@@ -55,12 +54,16 @@ class NameChange(NamedTuple):
 
 
 class Point(NamedTuple):
-    """What is on the disk, and what is on its way there, at one moment; and the last step that was acknowledged."""
+    """What is on the disk, and what is on its way there, at one moment; and the last step that was acknowledged.
+
+    `identities`: device and inode that each file had. All points of a recording share it.
+    """
 
     files: dict[int, File]
     names: dict[str, int]  # synced; -1: a folder
     changes: tuple[NameChange, ...]
     acknowledged: int
+    identities: dict[int, tuple[int, int]]
 
 
 def points(events: Iterable[Event], before: dict[str, bytes | None]) -> list[Point]:
@@ -81,6 +84,7 @@ class _Disk:
         self._changes: tuple[NameChange, ...] = ()
         self._now: dict[str, int] = {"": -1}  # what the running system sees
         self._acknowledged = 0
+        self._identities: dict[int, tuple[int, int]] = {}
         self._durable = -1
         for path, content in before.items():
             inode = -1 if content is None else self._new(File(content))
@@ -92,7 +96,7 @@ class _Disk:
         return inode
 
     def point(self) -> Point:
-        return Point(dict(self._files), dict(self._names), self._changes, self._acknowledged)
+        return Point(dict(self._files), dict(self._names), self._changes, self._acknowledged, self._identities)
 
     def settle(self) -> None:
         """A write that syncs has returned."""
@@ -134,14 +138,11 @@ class _Disk:
         told = event.told
         for path, identity in told["inodes"].items():
             if self._now.get(path, -1) >= 0:
-                inode = self._now[path]
-                self._files[inode] = self._files[inode]._replace(identity=tuple(identity))
+                self._identities[self._now[path]] = tuple(identity)
         if "acknowledged" in told:
             self._acknowledged = told["acknowledged"]
         for at, data in told.get("stores", ()):
-            for path, inode in self._now.items():
-                if path.endswith("revision") and not Path(path).name.startswith("."):
-                    self._add(inode, Pending(at, bytes.fromhex(data)))
+            self._add(self._now[told["path"]], Pending(at, bytes.fromhex(data)))
 
     def _add(self, inode: int, change: Pending) -> None:
         file = self._files[inode]
@@ -210,7 +211,7 @@ def build(point: Point, mode: str, chance: random.Random, room: Path) -> None:
         if inode >= 0 and Path(path).name != MARKS and _has_folders(path, names):
             file = point.files[inode]
             contents[room / path] = applied(file.synced, _surviving(file.pending, mode, chance))
-            laid[file.identity] = room / path
+            laid[point.identities.get(inode, (0, 0))] = room / path
     for target, content in contents.items():
         target.write_bytes(content)
         target.chmod(0o600)

@@ -9,7 +9,15 @@ from typing import Any
 
 import lmdb
 
-from dspy_registry import ModuleInfo, Registry, RegistryError, RegistryNotFoundError, RegistryWriter
+from dspy_registry import (
+    ModuleInfo,
+    Registry,
+    RegistryError,
+    RegistryNotFoundError,
+    RegistryWriter,
+    Snapshot,
+    UnknownModuleError,
+)
 from dspy_registry.registry_store.check.checker import check
 from dspy_registry.registry_store.codec import encode
 
@@ -30,10 +38,18 @@ def contents(folder: Path, aliases: Iterable[str] = ()) -> Contents:
             digest = hashlib.sha256(encode(stored.info)).hexdigest()[:16]
             found[name] = [digest, stored.provenance.version, stored.provenance.source]
         for alias in aliases:
-            found[f"alias {alias}"] = info.name if (info := snapshot.get(alias)) else None
+            if info := _meant(snapshot, alias):
+                found[f"alias {alias}"] = info.name
         for usage in snapshot.usages():
             found[f"usage {usage.name}"] = usage.calls
         return found
+
+
+def _meant(snapshot: Snapshot, alias: str) -> ModuleInfo | None:
+    try:
+        return snapshot.get_module(alias)
+    except UnknownModuleError:
+        return None
 
 
 def without_afterwards(found: Contents) -> Contents:

@@ -58,6 +58,7 @@ class Marks:
         self._revision_file = revision_file
         self._inode = 0
         self._last = b""
+        self._tell({"inodes": self._inodes()})
 
     def stores(self, *_: object) -> None:
         """Tell of the sectors of the revision file that have changed."""
@@ -74,7 +75,8 @@ class Marks:
         ]
         self._last = content
         if changed:
-            self._tell({"stores": changed, "inodes": self._inodes()})
+            path = str(self._revision_file.relative_to(self._folder))
+            self._tell({"stores": changed, "path": path, "inodes": self._inodes()})
 
     def acknowledged(self, step: int) -> None:
         self.stores()
