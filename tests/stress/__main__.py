@@ -12,15 +12,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.stress.faults import Fault, Plan
+from tests.stress.faults import Case, Fault, Plan
 from tests.stress.table import FAULTS
 
 _SHOWN = 5
+_INTERRUPTED = "interrupted"
 
 
 @dataclass
@@ -63,7 +65,18 @@ def run(fault: Fault, arguments: argparse.Namespace, room: Path, share: float | 
     seconds = share if share is not None else (None if arguments.small else fault.seconds)
     plan = Plan(room, arguments.seed, count, seconds, arguments.case)
     result = Result(fault)
-    for case in fault.tries(plan):
+    try:
+        _collect(fault.tries(plan), plan, result, progress, is_timed=seconds is not None)
+    except KeyboardInterrupt:
+        result.skipped["the rest"] = _INTERRUPTED
+    result.seconds = time.monotonic() - plan.began
+    progress.end()
+    return result
+
+
+def _collect(cases: Iterator[Case], plan: Plan, result: Result, progress: Progress, *, is_timed: bool) -> None:
+    """Until there are enough, or the time is up; of one case that is repeated, all there is."""
+    for case in cases:
         if case.skipped:
             result.skipped[case.key] = case.skipped
             continue
@@ -72,13 +85,10 @@ def run(fault: Fault, arguments: argparse.Namespace, room: Path, share: float | 
             result.notes[case.note] += 1
         if case.problems:
             result.violations.append({"case": case.key, "problems": case.problems})
-            _tell(fault, arguments.seed, case.key, case.problems, len(result.violations))
-        progress.show(result, count)
-        if plan.is_over() or (result.tried >= count and seconds is None and arguments.case is None):
-            break
-    result.seconds = time.monotonic() - plan.began
-    progress.end()
-    return result
+            _tell(result.fault, plan.seed, case.key, case.problems, len(result.violations))
+        progress.show(result, plan.count)
+        if plan.is_over() or (result.tried >= plan.count and not is_timed and plan.only is None):
+            return
 
 
 def _tell(fault: Fault, seed: int, key: str, problems: tuple[str, ...], nth: int) -> None:
@@ -158,6 +168,8 @@ def main() -> int:
             place.mkdir()
             results.append(run(FAULTS[name], arguments, place, share, progress))
             _written(results, arguments)
+            if "the rest" in results[-1].skipped:
+                break
     print(table(results))
     violated = sum(len(result.violations) for result in results)
     print(f"{violated} violations; seed {arguments.seed}; raw results in {arguments.output}")
