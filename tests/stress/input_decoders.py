@@ -18,7 +18,7 @@ from dspy_registry.registry_store.codec import encode, open_record, seal_record
 from dspy_registry.registry_store.records import Provenance, from_plain
 from dspy_registry.registry_store.validation import validate_module
 from dspy_registry.writer.daemon.requests import decode_module, decode_report
-from dspy_registry.writer.manifests.folder import load
+from dspy_registry.writer.manifests.parse import load
 from tests.support.usage_helpers import NOW, Pending
 
 
