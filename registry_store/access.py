@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from dspy_registry.registry_store.errors import StorePermissionError
+from dspy_registry.registry_store.errors import StoreError, StorePermissionError
+from dspy_registry.registry_store.own_files import change_owner_and_mode
 
 FOLDER: Final = 0o750
 DATA: Final = 0o640
@@ -26,15 +27,13 @@ def mode_for_umask(mode: int) -> int:
 
 
 def admit(path: Path, group: int | None, mode: int) -> None:
-    """Give what was just created to a group, if one was named. Raises StorePermissionError.
-
-    By path: opening and closing lock.mdb would drop LMDB's locks on it.
-    """
+    """Give what was just created to a group, if one was named. Raises StorePermissionError, StoreError for a link."""
     if group is None:
         return
     try:
-        os.chown(path, -1, group)
-        path.chmod(mode)
+        change_owner_and_mode(path, group, mode)
+    except StoreError:
+        raise
     except OSError as error:
         raise StorePermissionError(
             f"{path} cannot be given to group {group}: {error.strerror}.",

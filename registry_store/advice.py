@@ -10,8 +10,10 @@ ENOUGH_CALLS: Final = 20
 """Completed calls before what was observed replaces what was declared."""
 QUANTILE_MARGIN: Final = 1.2
 LONGEST_MARGIN: Final = 1.5
+DECLARED_MARGIN: Final = 1.2
 _CEILING_FACTOR: Final = 10
 _LEAST_CEILING: Final = 120_000.0
+_TIMEOUT_FACTORS: Final = {"large": 1.5, "very_large": 3.0}
 
 
 class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -33,6 +35,11 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
         if longest <= self.longest and backoff <= self.backoff:
             return self
         return msgspec.structs.replace(self, longest=max(self.longest, longest), backoff=max(self.backoff, backoff))
+
+
+def declared_timeout(estimated_duration: float, size: str) -> float:
+    """The limit that a record declares for an input of this size class, in milliseconds."""
+    return estimated_duration * _TIMEOUT_FACTORS.get(size, 1.0) * DECLARED_MARGIN
 
 
 def default_ceiling(declared_timeout: float) -> float:

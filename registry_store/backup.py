@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
@@ -55,7 +55,7 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
     it is. Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
     and StoreError when the disk refuses.
     """
-    target = Path(folder).expanduser().absolute()
+    target = registry_path(folder)
     source = attach(registry_path(path))
     try:
         with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), _partial(target) as partial:
@@ -126,7 +126,7 @@ def _complete(partial: Path) -> tuple[State, int]:
     try:
         with environment.writing(environment.dbs.meta) as txn:
             txn.put(layout.META_ID, registry_id)
-            state: State = state_codec.load(txn.get(layout.META_STATE))
+            state: State = lookup.load_state(txn, environment.dbs)
             modules: int = txn.stat(environment.dbs.modules)["entries"]
     finally:
         detach(environment)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from dspy_registry.registry_store.own_files import open_file
 from dspy_registry.registry_store.paths import FileIdentity
 
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
@@ -59,7 +60,7 @@ class LockedFile:
     def __init__(self, path: Path) -> None:
         self.held: dict[int, weakref.ref[Hold]] = {}
         with _opening:  # no fork may come between the two lines
-            self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self.descriptor = open_file(path, os.O_RDWR)
             _open_files.add(self)
         self.identity = descriptor_identity(self.descriptor)
 

@@ -14,17 +14,28 @@ import lmdb
 from dspy_registry.registry_store.errors import RegistryError, StoreError, StorePermissionError
 
 FREE_SPACE: Final = "Free disk space, then repeat the change."
+TOO_MANY_FILES: Final = "Raise the limit of open files (`ulimit -n`, LimitNOFILE= in a unit), or close some of them."
 _NEARLY_FULL: Final = 1024 * 1024
 """Bytes. LMDB reports a write that was cut short as an error of input and output: only this tells it apart."""
 
 
-def is_full(folder: Path) -> bool:
-    """Whether hardly anything can be written there; False where that cannot be known."""
+COMMIT_BYTES: Final = 32 * 1024 * 1024
+"""Room that the largest group of requests may need: its records, and the pages of indexes that it writes again."""
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that can still be written there; None where that cannot be known."""
     try:
         found = os.statvfs(folder)
     except OSError:
-        return False
-    return found.f_bavail * found.f_frsize < _NEARLY_FULL
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def is_full(folder: Path) -> bool:
+    """Whether hardly anything can be written there; False where that cannot be known."""
+    free = free_bytes(folder)
+    return free is not None and free < _NEARLY_FULL
 
 
 def full(folder: Path) -> StoreError:
@@ -40,16 +51,19 @@ def explained(folder: Path) -> Iterator[None]:
     except RegistryError:
         raise
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explanation(error, folder) from error
 
 
-def _explained(error: OSError, folder: Path) -> StoreError:
+def explanation(error: OSError, folder: Path) -> StoreError:
+    """What the system says of a registry's files, as an error of ours with the folder and a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return full(folder)
     if error.errno == errno.EROFS:
         return StorePermissionError(
             f"{folder} is on a read-only file system.", remedy="Mount it writable, or name a folder elsewhere."
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(f"{folder}: {error.strerror}.", remedy=TOO_MANY_FILES)
     return StoreError(f"{folder}: {error.strerror or error}.", remedy="Name a folder that this user can write to.")
 
 

@@ -89,6 +89,10 @@ class InvalidArgumentError(RegistryError, ValueError):
     """An argument of a query is not one of the allowed values; the message lists them."""
 
 
+class NoHomeError(InvalidArgumentError):
+    """The registry's folder is in a home directory, and it is not known where that is."""
+
+
 # What was to be stored
 
 
@@ -170,19 +174,40 @@ class RegistryNotFoundError(StoreError, FileNotFoundError):
     remedy = "Start its writer first (`dspy-registry serve`), or name another folder (--path, $DSPY_REGISTRY)."
 
 
+class DamagedStoreError(StoreError):
+    """A file of the registry was cut short, emptied, overwritten or taken away; the message names it."""
+
+    remedy = (
+        "Restore a backup (`dspy-registry restore`). "
+        "Without one, keep a copy of the folder, and start a new registry in another one."
+    )
+
+
+class NoReaderSlotError(StoreError):
+    """As many processes and snapshots read the registry as it has slots for; the message names those with most."""
+
+    remedy = "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two."
+
+
 class StorePermissionError(StoreError, PermissionError):
     """This user may not open the registry's files."""
 
 
+class UpgradeRequiredError(StoreError):
+    """The registry has format 1, which has no room for what was asked; nothing was changed."""
+
+    remedy = "Stop the daemon and run `dspy-registry upgrade`, once every worker and the daemon are of this release."
+
+
 class FormatVersionError(RegistryError, ValueError):
-    """The registry was written in another format; `found` and `supported` are format versions."""
+    """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
         self.supported = supported
         super().__init__(
-            f"the registry has format version {found}, this release reads {supported}.",
-            remedy="Use the release that wrote it, or rebuild the registry with this one.",
+            f"the registry has format version {found}, this release reads up to {supported}.",
+            remedy="Use the release that wrote it or a newer one, or restore a backup of an older format.",
         )
 
     def __reduce__(self) -> tuple[type[FormatVersionError], tuple[int, int]]:

@@ -24,7 +24,7 @@ import msgspec
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.boot_clock import boot_id, boot_seconds, unix_time
 from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, State
-from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -34,6 +34,7 @@ from dspy_registry.registry_store.errors import (
     StorePermissionError,
 )
 from dspy_registry.registry_store.futex import FutexWord
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.revision import RETIRED, is_retired
 
@@ -73,7 +74,7 @@ class HealthList(msgspec.Struct, frozen=True, array_like=True):
     omitted: int = 0  # rows that there was no room for
 
 
-_codec: Final = Sealed(HealthList, "the list of what is not healthy")
+_codec: Final = SealedAlone(HealthList, "the list of what is not healthy")
 
 
 class HealthFile:
@@ -85,7 +86,7 @@ class HealthFile:
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / HEALTH_FILE
         try:
-            with self.path.open("r+b" if writable else "rb") as file:
+            with open_binary(self.path, writable=writable) as file:
                 status = os.fstat(file.fileno())
                 if status.st_size != FILE_BYTES:
                     raise _unknown(self.path)
@@ -200,7 +201,7 @@ def _create(folder: Path, group: int | None) -> None:
     temporary = folder / f".{HEALTH_FILE}.{os.getpid()}"
     with explained(folder):
         try:
-            with temporary.open("wb") as file:
+            with new_file(temporary) as file:
                 os.fchmod(file.fileno(), access.mode_for_umask(access.DATA))
                 file.write(content)  # in full: a store into a hole of a full disk is a SIGBUS
             access.admit(temporary, group, access.DATA)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.layout import LAYERS, META
 from dspy_registry.registry_store.records import CLIENT as CLIENT
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, from_plain, to_plain
 
@@ -47,8 +48,8 @@ class Default(msgspec.Struct, frozen=True, array_like=True):
 
 Defaults = dict[str, tuple[Default, ...]]  # by source; within one source, a later rule wins over an earlier one
 
-layer_codec = Sealed(Layer, "a layer")
-defaults_codec = Sealed(Defaults, "the defaults")
+layer_codec = Sealed(Layer, "a layer", LAYERS)
+defaults_codec = Sealed(Defaults, "the defaults", META)
 
 
 def rank(source: str) -> int:
@@ -99,6 +100,16 @@ def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
         source = source if layer.source.startswith(DEFAULTS_PREFIX) else layer.source
         _overlay(fields, layer.fields)
     return from_plain({**fields, "name": name}), source
+
+
+def beneath(source: str, layers: Iterable[Layer]) -> tuple[str, ...]:
+    """The sources whose declarations of a module do not count, for its record from `source` is an override.
+
+    Highest precedence first; () when the record is no client's, or only clients declare the module.
+    """
+    if source != CLIENT:
+        return ()
+    return tuple(layer.source for layer in reversed(_ascending(layers)))
 
 
 def field_sources(stored: StoredModule, layers: Iterable[Layer]) -> dict[str, str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # of what this release creates
+FIRST_FORMAT: Final = 1  # the oldest that it reads and writes
 
 # Files in the registry's folder. LMDB's own are data.mdb and lock.mdb.
 DATA_FILE: Final = "data.mdb"
@@ -26,8 +27,11 @@ LAYERS: Final = b"layers"  # name, source -> what that source declares
 CHANGES: Final = b"changes"  # revision -> what that commit changed
 HISTORY: Final = b"history"  # name, version -> record that was replaced
 REQUESTS: Final = b"requests"  # client id -> its last answers
-USAGE: Final = b"usage"  # name -> measured statistics
-DATABASES: Final = (
+USAGE: Final = b"usage"  # name -> lifetime totals; name, version -> statistics of that version
+LABELS: Final = b"labels"  # name, label -> versions
+PROGRAMS: Final = b"programs"  # SHA-256, piece -> state of a program
+POLICIES: Final = b"policies"  # source, pattern -> limits of calls
+DATABASES_OF_FORMAT_1: Final = (
     META,
     MODULES,
     SEQUENCES,
@@ -39,6 +43,9 @@ DATABASES: Final = (
     REQUESTS,
     USAGE,
 )
+DATABASES: Final = (*DATABASES_OF_FORMAT_1, LABELS, PROGRAMS, POLICIES)
+SEALED_ALONE: Final = (MODULES, HISTORY)  # records hold their name and version
+
 
 # Keys of `meta`.
 META_FORMAT: Final = b"format"  # plain ASCII digits, so that any release can read it
@@ -54,6 +61,8 @@ MAX_CAPABILITIES: Final = 64
 MAX_DURATION_MS: Final = 30 * 24 * 60 * 60 * 1000
 MAX_METADATA_DEPTH: Final = 32
 MAX_RECORD_BYTES: Final = 1024 * 1024
+MAX_RECORD_VALUES: Final = 8_192
+"""Values in a record: texts, numbers, lists and mappings, however they are nested. Each takes a writer's time."""
 
 MAX_ALIASES: Final = 65_536
 MAX_ALIASES_OF_MODULE: Final = 64  # a change of the module names them all
@@ -104,8 +113,13 @@ def revision_key(revision: int) -> bytes:
 
 
 def versioned_key(name: str, version: int) -> bytes:
-    """Key of `history`: all versions of one name are adjacent, oldest first."""
-    return name.encode() + b"\0" + version.to_bytes(4, "big")
+    """Key of `history` and `usage`: all versions of one name are adjacent, oldest first."""
+    return versioned_prefix(name) + version.to_bytes(4, "big")
+
+
+def versioned_prefix(name: str) -> bytes:
+    """What the keys of all versions of one name begin with."""
+    return name.encode() + b"\0"
 
 
 def layer_key(name: str, source: str) -> bytes:

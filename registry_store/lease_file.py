@@ -34,6 +34,7 @@ from dspy_registry.registry_store.boot_clock import ProcessIdentity
 from dspy_registry.registry_store.byte_locks import LockedFile, descriptor_identity
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError, StoreError, StorePermissionError
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 
 LEASES_FILE: Final = "leases"
@@ -174,7 +175,7 @@ class LeaseFile(LockedFile):
         self.cover(end)
 
     def _mapped(self) -> mmap.mmap:
-        with self.path.open("r+b") as file:
+        with open_binary(self.path, writable=True) as file:
             size = os.fstat(file.fileno()).st_size
             if descriptor_identity(file.fileno()) != self.identity:
                 raise LeaseFileReplacedError(f"{self.path} has been replaced.", remedy="Try again.")
@@ -270,7 +271,7 @@ def _new_file(folder: Path, group: int | None) -> Path:
     struct.pack_into("=Q", content, _END_AT, REGIONS_AT)
     temporary = folder / f".{LEASES_FILE}.{os.getpid()}.{threading.get_ident()}"
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             os.fchmod(file.fileno(), access.mode_for_umask(access.LOCK))
             file.write(content)
         access.admit(temporary, group, access.LOCK)

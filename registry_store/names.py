@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from dspy_registry.registry_store.codec import crc32
+from dspy_registry.registry_store.layout import MAX_NAME_BYTES
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import Vocabulary
 
@@ -19,6 +20,8 @@ DSPY_PREFIX: Final = "dspy."
 
 ALL: Final = "all:"
 """The term of every module: what changes when a module comes or goes. Not stored: `sequences` is its posting."""
+
+_SURELY_SHORT: Final = MAX_NAME_BYTES // 4  # characters
 
 # A word begins at a capital after a lower-case letter or digit, and at the last capital of a run of
 # them; but the v of a version (MIPROv2, ColBERTv2) belongs to the run before it.
@@ -44,10 +47,14 @@ def is_directly_in_dspy(name: str) -> bool:
 def lookup_keys(name: str) -> tuple[str, ...]:
     """Every string but an alias that may resolve to this module.
 
-    Whoever cached an answer under one of them must drop it when the module changes, comes or goes.
+    Whoever cached an answer under one of them must drop it when the module changes, comes or goes. What is empty or too
+    long to be asked for is left out.
     """
     last = last_part(name)
-    return tuple(dict.fromkeys((name, last, snake_case(last))))
+    word = snake_case(last)
+    if last and len(word) <= _SURELY_SHORT:
+        return tuple(dict.fromkeys((name, last, word)))
+    return tuple(key for key in dict.fromkeys((name, last, word)) if 0 < len(key.encode()) <= MAX_NAME_BYTES)
 
 
 def short_terms(name: str) -> tuple[str, ...]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from dspy_registry.registry_store.codec import seal, unseal
+from dspy_registry.registry_store.codec import database_seal, key_seal, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import sequence_row_key
+from dspy_registry.registry_store.layout import SEQUENCES, sequence_row_key
 
 NAMES_PER_ROW: Final = 8
 GONE: Final = ""
 """Stands where a sequence names no module, or none any more."""
 
 _SEPARATOR: Final = "\0"
+_SEAL: Final = database_seal(SEQUENCES)
 
 
 def row_of(sequence: int) -> int:
@@ -26,16 +27,16 @@ def row_of(sequence: int) -> int:
     return sequence // NAMES_PER_ROW
 
 
-def store_row(names: list[str]) -> bytes | None:
-    """The stored bytes of a row; None when all are gone, which is not stored."""
+def store_row(names: list[str], key: bytes, format: int) -> bytes | None:
+    """The bytes to store for a row under its key; None when all are gone, which is not stored."""
     joined = _SEPARATOR.join(names).rstrip(_SEPARATOR)
-    return seal(joined.encode()) if joined else None
+    return seal(joined.encode(), key_seal(_SEAL, key, format)) if joined else None
 
 
-def load_row(value: bytes) -> list[str]:
+def load_row(value: bytes, key: bytes, format: int) -> list[str]:
     """The names of a stored row, GONE in between; those after the last are left out. Raises CorruptRecordError."""
     try:
-        return str(unseal(value, "a row of names"), "utf-8").split(_SEPARATOR)
+        return str(unseal(value, "a row of names", key_seal(_SEAL, key, format)), "utf-8").split(_SEPARATOR)
     except UnicodeDecodeError as error:
         raise CorruptRecordError(f"a row of names cannot be decoded ({error}).") from error
 
@@ -45,7 +46,7 @@ def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tu
     places = [divmod(sequence, NAMES_PER_ROW) for sequence in sequences]
     numbers = list(dict.fromkeys([number for number, _ in places]))
     found = txn.cursor(dbs.sequences).getmulti([sequence_row_key(number) for number in numbers])
-    rows = dict(zip(numbers, [load_row(value) for _, value in found], strict=False))
+    rows = dict(zip(numbers, [load_row(value, key, dbs.format) for key, value in found], strict=False))
     try:
         names = tuple([rows[number][place] for number, place in places])
     except LookupError:
@@ -58,15 +59,16 @@ def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tu
 def name_at(txn: Transaction, dbs: Databases, sequence: int) -> str:
     """The name of one sequence; GONE when it has none. Raises CorruptRecordError."""
     number, place = divmod(sequence, NAMES_PER_ROW)
-    value = txn.get(sequence_row_key(number), None, dbs.sequences)
-    names = [] if value is None else load_row(value)
+    key = sequence_row_key(number)
+    value = txn.get(key, None, dbs.sequences)
+    names = [] if value is None else load_row(value, key, dbs.format)
     return names[place] if place < len(names) else GONE
 
 
 def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
     """Every module's name, in registration order. Raises CorruptRecordError."""
-    for value in txn.cursor(dbs.sequences).iternext(keys=False, values=True):
-        yield from filter(None, load_row(value))
+    for key, value in txn.cursor(dbs.sequences):
+        yield from filter(None, load_row(value, key, dbs.format))
 
 
 def past_last(txn: Transaction, dbs: Databases) -> int:

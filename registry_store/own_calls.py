@@ -8,6 +8,8 @@ another.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from dspy_registry.registry_store.recent_calls import Recent
@@ -24,7 +26,7 @@ class Own(NamedTuple):
     backoff: float = 0.0
 
 
-_NOTHING: Final = Own()
+NOTHING: Final = Own()
 
 
 class OwnCalls:
@@ -33,6 +35,12 @@ class OwnCalls:
     def __init__(self) -> None:
         self._recent: dict[tuple[str, int, str], Recent] = {}
         self._in_force: dict[str, int] = {}
+        self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
+
+    def known(self, names: Iterable[str]) -> list[str]:
+        """Those names that calls were counted under: few of all that are asked for."""
+        counted = self._names
+        return [name for name in names if name in counted]
 
     def completed(self, name: str, version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed."""
@@ -52,7 +60,7 @@ class OwnCalls:
             found.append(self._recent.get((name, IN_FORCE, size)))
         known = [recent for recent in found if recent is not None]
         if not known:
-            return _NOTHING
+            return NOTHING
         return Own(max(recent.longest for recent in known), max(recent.backoff for recent in known))
 
     def _of(self, name: str, version: int, size: str) -> Recent:
@@ -60,19 +68,29 @@ class OwnCalls:
         recent = self._recent.get(key)
         if recent is None:
             if len(self._recent) >= MOST_KEPT:
-                del self._recent[next(iter(self._recent))]
+                self._forget(next(iter(self._recent)))
             recent = self._recent[key] = Recent()
+            self._names[name] += 1
         return recent
+
+    def _forget(self, key: tuple[str, int, str]) -> None:
+        if self._recent.pop(key, None) is not None:
+            self._names[key[0]] -= 1
+            if not self._names[key[0]]:
+                del self._names[key[0]]
 
     def _is_still(self, name: str, version: int) -> bool:
         """Whether calls without a version are of this one; drops them when they were of another."""
-        if self._in_force.get(name, version) == version:
+        adopted = self._in_force.get(name)
+        if adopted == version:
+            return True
+        if adopted is None:
             if any((name, IN_FORCE, size) in self._recent for size in SIZES):
                 self._adopt(name, version)
             return True
         del self._in_force[name]
         for size in SIZES:
-            self._recent.pop((name, IN_FORCE, size), None)
+            self._forget((name, IN_FORCE, size))
         return False
 
     def _adopt(self, name: str, version: int) -> None:

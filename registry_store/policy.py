@@ -15,7 +15,7 @@ import msgspec
 
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.layout import MAX_NAME_BYTES
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 
 MODULE: Final = "module:"  # begins the key of a module's own limit
 POOL: Final = "pool:"  # begins a pattern for a pool, and the key of its limit
@@ -139,7 +139,7 @@ def _is_pool(pattern: str) -> bool:
 
 def _pattern_problems(pattern: object) -> Iterator[str]:
     text = pattern.removeprefix(POOL) if isinstance(pattern, str) else pattern
-    for problem in name_problems(text):
+    for problem in stored_name_problems(text):
         yield f"pattern{problem.removeprefix('name')}"
     if isinstance(pattern, str) and len(pattern.encode(errors="replace")) > MAX_NAME_BYTES:
         yield f"pattern: longer than {MAX_NAME_BYTES} bytes"

@@ -20,9 +20,14 @@ from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1: release 0.1.0. 2: reports by version, and changes that release did not know.
+
+A client of the other version is refused by name. A reporter then keeps its calls, and sends them when the daemon is of
+its own release.
+"""
 CLIENT_ID_BYTES: Final = 16
 HEADER_BYTES: Final = 4
 
@@ -136,6 +141,24 @@ class ApplyDiscovery(Message, frozen=True, tag=8):
     report: bytes
 
 
+class Release(Message, frozen=True, tag=12):
+    """End an override. A module that is not overridden stays as it is."""
+
+    id: int
+    oldest: int
+    name: str
+
+
+class Rename(Message, frozen=True, tag=13):
+    """Register a module under another name."""
+
+    id: int
+    oldest: int
+    name: str
+    new_name: str
+    repeats: Repeats = ()
+
+
 class ReadStatus(Message, frozen=True, tag=9):
     """The state of the daemon: its pid, revision, queue lengths and errors."""
 
@@ -149,8 +172,26 @@ class ReportUsage(Message, frozen=True, tag=10):
     batch: bytes
 
 
+class ResetUsage(Message, frozen=True, tag=11):
+    """Forget the statistics of a module, or of one version of it; None: of all."""
+
+    id: int
+    oldest: int
+    name: str
+    version: int | None = None
+
+
 ChangeRequest: TypeAlias = (
-    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery
+    Register
+    | RegisterMany
+    | Unregister
+    | SetAlias
+    | RemoveAlias
+    | SetImplications
+    | ApplyDiscovery
+    | ResetUsage
+    | Release
+    | Rename
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 
@@ -208,7 +249,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
 
     `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
     `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
-    what further parts of the daemon say of themselves, by the name of the part.
+    what further parts of the daemon say of themselves, by the name of the part. `hanging`: a commit takes so
+    long that it may never end.
     """
 
     pid: int
@@ -219,6 +261,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     requests: int
     groups: int
     sections: dict[str, Any] = {}
+    hanging: bool = False
 
 
 class Status(Message, frozen=True, tag=5):
@@ -240,7 +283,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     answers: tuple[Effect, ...]
 
 
-remembered_codec = Sealed(Remembered, "the answers given to a client")
+remembered_codec = Sealed(Remembered, "the answers given to a client", REQUESTS)
 
 # Encoding
 

@@ -11,6 +11,7 @@ import msgspec
 
 BLOCK: Final = 16
 """Completed calls. The longest is taken over the block that is being filled and the full one before: 16 to 32 calls."""
+_MOST_IN_ROW: Final = 2**31
 
 
 class Recent(msgspec.Struct, array_like=True, gc=False):
@@ -42,4 +43,4 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
     def timed_out(self, limit: float, ceiling: float, calls: int = 1) -> None:
         """Count calls in a row that a caller ended, after `limit` ms at the longest; no backoff is above `ceiling`."""
         self.backoff = max(self.backoff, min(2 * limit, ceiling))
-        self.in_row += calls
+        self.in_row = min(self.in_row + calls, _MOST_IN_ROW)

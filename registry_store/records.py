@@ -6,12 +6,15 @@ with a default. An older reader skips what it does not know, a newer reader take
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 CLIENT: Final = "client"
 """The source of a module that a client registered, or an embedded writer."""
+
+By: TypeAlias = tuple[int, int]
+"""Who changed something: a user id and a process id, by the kernel's word."""
 
 
 class Requirements(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,7 +57,9 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `version` counts from 1; `revision` is the commit that last changed the record; `updated_at` its time in
     milliseconds since the epoch; `sequence` is the place in registration order, kept for life; `source` is core,
-    discovered, manifest:<file> or client.
+    discovered, manifest:<file> or client. `by` is the user id and the process id of whoever changed it, as the kernel
+    told them; None: not known, or written in format 1; process 0: of another PID namespace. `program` is the SHA-256 of
+    a program's state (empty: the version has none), `global_revision` a cluster's revision (0: no cluster's).
     """
 
     version: int
@@ -62,6 +67,19 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
     updated_at: int
     sequence: int
     source: str = CLIENT
+    by: By | None = None
+    program: bytes = b""
+    global_revision: int = 0
+
+
+def stored_fields(kept: Provenance, format: int) -> tuple[Any, ...]:
+    """What is stored of a provenance: without the last fields, where they have their defaults."""
+    always = kept.version, kept.revision, kept.updated_at, kept.sequence
+    if format > 1 and (kept.program or kept.global_revision):
+        return (*always, kept.source, kept.by, kept.program, kept.global_revision)
+    if format > 1 and kept.by is not None:
+        return (*always, kept.source, kept.by)
+    return always if kept.source == CLIENT else (*always, kept.source)
 
 
 class StoredModule(msgspec.Struct, frozen=True, array_like=True, gc=False):

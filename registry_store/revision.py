@@ -8,6 +8,8 @@ The number is an integer below 2**53, stored as an IEEE-754 double. CPython read
 allocating an integer, which is a sixth of a cached look-up; and NaN, unequal to all, fails every comparison by
 itself. An aligned 8-byte copy is one load or store on the 64-bit processors supported, so it is never torn.
 
+The usage word beside it counts the commits that make no revision. So each commit moves one of the two.
+
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
 The word never returns to a value it had, nor is an odd one used for two commits: whoever reads the same word before and
 after reading the announcement has read the one that belongs to it.
@@ -21,14 +23,18 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from dspy_registry.registry_store.changes import Change, change_codec
+from dspy_registry.registry_store.changes import Change, announcement_codec
+from dspy_registry.registry_store.disk import explanation, sync
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
+    DamagedStoreError,
+    RegistryError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
 )
 from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
+from dspy_registry.registry_store.own_files import new_file, open_file
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 FILE_BYTES: Final = 64 * 1024
@@ -65,9 +71,28 @@ def is_retired(word: float) -> bool:
     return word != word
 
 
+def acknowledged(word: float) -> int:
+    """The newest revision that a sound word says was committed: the word is evidence of it, and outlives the pages."""
+    revision, is_under_way = divmod(int(word), 2)
+    return revision - is_under_way
+
+
 def is_sound(word: float) -> bool:
     """Whether a word can be one: not retired, nor anything that no writer stores."""
     return 0 <= word < 2.0**53 and word % 1 == 0
+
+
+def missing_commits(folder: Path, word: float, revision: int) -> str | None:
+    """What to say where data.mdb holds only `revision`, and the word says that more was committed; else None.
+
+    The word is from before the transaction in which the revision was read.
+    """
+    if not is_sound(word) or acknowledged(word) <= revision:
+        return None
+    return (
+        f"{folder}: revision {acknowledged(word)} was committed, but the newest that data.mdb holds is {revision}. "
+        "Acknowledged changes are missing: restore a backup, or make them again."
+    )
 
 
 class RevisionFile:
@@ -81,12 +106,9 @@ class RevisionFile:
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / REVISION_FILE
         try:
-            with self.path.open("r+b" if writable else "rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_size != FILE_BYTES:
-                    raise StoreError(f"{self.path} is not a revision file of this release.")
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=access)
+            self._open(writable)
+        except RegistryError:
+            raise
         except FileNotFoundError as error:
             raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
         except PermissionError as error:
@@ -94,17 +116,34 @@ class RevisionFile:
                 f"{self.path} cannot be opened: {error.strerror}.",
                 remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
             ) from error
+        except OSError as error:
+            raise explanation(error, folder) from error
         if self._map[_MAGIC_AT:_ID_AT] != _MAGIC:
-            raise StoreError(f"{self.path} is not a revision file of this release.")
-        self.identity = (status.st_dev, status.st_ino)
+            raise self._unknown()
         self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
         self.data_identity: FileIdentity = _DATA.unpack_from(self._map, _DATA_AT)
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
 
+    def _open(self, writable: bool) -> None:
+        descriptor = open_file(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_size != FILE_BYTES:
+                raise self._unknown()
+            self._map = mmap.mmap(descriptor, FILE_BYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        self.identity = (status.st_dev, status.st_ino)
+
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
+
+    def _unknown(self) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"{self.path} is not a revision file of this release.", remedy="Start the writer: it makes a new one."
+        )
 
     def announcement(self, revision: int) -> Change | None:
         """What the commit of this revision changes; None when it is no longer, or not yet, announced.
@@ -115,7 +154,7 @@ class RevisionFile:
         if announced != revision or length > LARGEST_ANNOUNCEMENT:
             return None
         try:
-            change: Change = change_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
+            change: Change = announcement_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
         except CorruptRecordError:  # being replaced under our eyes: the word has moved on
             return None
         return change
@@ -128,14 +167,18 @@ class RevisionFile:
 
     def announce(self, change: Change) -> None:
         """Lay down what the coming commit changes, then store its odd word."""
-        payload = change_codec.dump(change)
+        payload = announcement_codec.dump(change)
         if len(payload) > LARGEST_ANNOUNCEMENT:
-            payload = change_codec.dump(Change(change.revision, change.committed_at, everything=True))
+            payload = announcement_codec.dump(Change(change.revision, change.committed_at, everything=True))
         # No reader takes a half-written announcement: its revision stands there only when it is whole.
         _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, 0, 0)
         self._map[_PAYLOAD_AT : _PAYLOAD_AT + len(payload)] = payload
         _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, change.revision, len(payload))
         self.word[()] = under_way(change.revision)
+
+    def count_silent_commit(self) -> None:
+        """Raise the usage word: a commit made no revision. No other commit may begin before this was called."""
+        self.usage_word[()] += 1.0
 
     def conclude(self, revision: int) -> None:
         """Store the even word of a revision that has been committed."""
@@ -161,13 +204,14 @@ def create_revision_file(
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
     temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         retire_revision_file(folder)
         temporary.replace(folder / REVISION_FILE)
+        sync(folder)  # the file says that the registry was completed: it must not be lost where data.mdb is not
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -176,7 +220,7 @@ def create_revision_file(
 def data_identity(folder: Path) -> FileIdentity:
     """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
     try:
-        status = (folder / DATA_FILE).stat()
+        status = os.stat(f"{folder}/{DATA_FILE}")  # noqa: PTH116 - half the time of Path.stat, at every opening
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
     except OSError as error:
@@ -187,11 +231,17 @@ def data_identity(folder: Path) -> FileIdentity:
     return status.st_dev, status.st_ino
 
 
+def newest_word(folder: Path) -> float:
+    """The word in a folder now; RETIRED where there is no sound revision file."""
+    try:
+        return RevisionFile(folder).word[()]
+    except StoreError:
+        return RETIRED
+
+
 def retire_revision_file(folder: Path) -> None:
     """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
     try:
         RevisionFile(folder, writable=True).retire()
-    except StorePermissionError:
-        raise
-    except StoreError:  # none there, or not a sound one: nobody reads by it
+    except (RegistryNotFoundError, DamagedStoreError):  # none there, or not a sound one: nobody reads by it
         return

@@ -1,4 +1,4 @@
-"""Reading the rows of a database whose keys begin alike."""
+"""Reading the rows of a database, which may be None: a registry of an older format, or an older one, lacks it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from dspy_registry.registry_store.handles import Database, Transaction
 
 
+def value_at(txn: Transaction, database: Database, key: bytes) -> bytes | None:
+    """The value of a key. None: there is no such row, or no such database."""
+    return None if database is None else txn.get(key, None, database)
+
+
 def items_from(txn: Transaction, database: Database, key: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of each row from this key on, in key order. An empty key means all rows."""
+    if database is None:
+        return
     cursor = txn.cursor(database)
     if cursor.set_range(key):  # of an empty key, LMDB's binding makes the first
         yield from cursor
@@ -27,6 +34,8 @@ def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail
 
     The tail begins with a 0, and nothing before it holds one: so the next group is found without reading this one.
     """
+    if database is None:
+        return
     cursor = txn.cursor(database)
     found = cursor.set_range(prefix)
     while found and cursor.key().startswith(prefix):

@@ -21,14 +21,29 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from dspy_registry.registry_store.check.inspection import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from dspy_registry.registry_store.check.inspection import (
+    DAMAGE,
+    HEAD,
+    REVISION_WORD,
+    VALUES,
+    Head,
+    Violation,
+    load_head,
+)
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
+from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
+    DamagedStoreError,
+    FormatVersionError,
+    RegistryError,
+    StoreError,
+)
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import RevisionFile, committed, missing_commits, newest_word, under_way
 from dspy_registry.registry_store.sharing import attach, detach, share
 
 __all__ = ["check", "check_apart"]
@@ -39,7 +54,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("layers", layers),
     ("history", history),
     ("changes", changes),
-    ("requests, usage", sealed_rows),
+    ("requests, usage, labels, programs, policies", sealed_rows),
 )
 
 
@@ -49,7 +64,11 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
     All is read in one transaction, which a writer does not disturb; run the iterator to its end or close it.
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
-    environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+    try:
+        environment = share(target) if isinstance(target, Environment) else _attached(registry_path(target))
+    except DamagedStoreError as error:
+        yield Violation(DAMAGE, "data.mdb", str(error))
+        return
     try:
         yield from _check(environment, progress)
     finally:
@@ -78,7 +97,7 @@ def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
 
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
-    before = _word(environment.folder)
+    before = newest_word(environment.folder)
     with environment.long_read() as txn:
         try:
             head = load_head(txn, environment.dbs, progress)
@@ -95,15 +114,17 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
                 yield Violation(VALUES, name, f"cannot be read to its end ({error})")
 
 
-def _word(folder: Path) -> float | None:
-    """The revision word now; None when there is no sound revision file."""
+def _attached(folder: Path) -> Environment:
+    environment = attach(folder)
     try:
-        return RevisionFile(folder).word[()]
-    except StoreError:
-        return None
+        refuse_freed_root(folder)
+    except BaseException:
+        detach(environment)
+        raise
+    return environment
 
 
-def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[Violation]:
+def _revision_file(folder: Path, head: Head, before: float) -> Iterator[Violation]:
     """The word is read before and after the transaction began, since a writer may be at work."""
     try:
         file = RevisionFile(folder)
@@ -116,7 +137,10 @@ def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[V
     revision, after = head.state.revision, file.word[()]
     if after < committed(revision):
         yield Violation(REVISION_WORD, "revision", f"its word {after} is older than revision {revision} of data.mdb")
-    if before is not None and before > under_way(revision + 1):
+    missing = missing_commits(folder, before, revision)
+    if missing is not None:
+        yield Violation(REVISION_WORD, "revision", missing)
+    elif before > under_way(revision + 1):
         yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import State, implications_codec, state_codec
-from dspy_registry.registry_store.codec import open_record
-from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryNotFoundError
+from dspy_registry.registry_store.codec import Sealed, open_record
+from dspy_registry.registry_store.errors import CorruptRecordError, RegistryNotFoundError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction
 from dspy_registry.registry_store.layers import Defaults, defaults_codec
+from dspy_registry.registry_store.opening import known_format
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.registry_store.vocabulary import Vocabulary
@@ -25,6 +26,7 @@ LAYERS: Final = "I7"
 HISTORY: Final = "I8"
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
+DAMAGE: Final = "I23"
 HEAD: Final = VALUES
 
 
@@ -47,13 +49,21 @@ class Head:
         self.dbs = dbs
         self.progress = progress
         self.registry_id = bytes(txn.get(layout.META_ID, b"", dbs.meta))
-        self.state: State = state_codec.load(_required(self, layout.META_STATE))
-        self.vocabulary = Vocabulary.combined(implications_codec.load(_required(self, layout.META_VOCABULARY)))
+        self.state: State = self._meta(layout.META_STATE, state_codec)
+        self.vocabulary = Vocabulary.combined(self._meta(layout.META_VOCABULARY, implications_codec))
         rules = txn.get(layout.META_DEFAULTS, None, dbs.meta)
-        self.defaults: Defaults = {} if rules is None else defaults_codec.load(rules)
+        self.defaults: Defaults = {} if rules is None else defaults_codec.load(rules, layout.META_DEFAULTS, dbs.format)
+
+    def _meta(self, key: bytes, codec: Sealed) -> Any:
+        value = self.txn.get(key, None, self.dbs.meta)
+        if value is None:
+            raise CorruptRecordError(f"{text(key)} is missing.")
+        return codec.load(value, key, self.dbs.format)
 
     def rows(self, database: Database) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value, in key order. Raises CorruptRecordError where pages lead astray."""
+        if database is None:
+            return
         last, count = b"", 0
         for key, value in self.txn.cursor(database):
             if key <= last:  # a page that leads back to an earlier one would be walked for ever
@@ -88,16 +98,9 @@ def load_head(txn: Transaction, dbs: Databases, progress: Progress | None) -> He
         raise RegistryNotFoundError("the registry has no format version: it was never completed.")
     if not found.isdigit():
         raise CorruptRecordError(f"the format version is {found!r}.")
-    if int(found) != layout.FORMAT_VERSION:
-        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
+    if known_format(found) != dbs.format:
+        raise CorruptRecordError(f"the format version is {found!r}, and was {dbs.format} when it was opened.")
     return Head(txn, dbs, progress)
-
-
-def _required(head: Head, key: bytes) -> bytes:
-    value: bytes | None = head.txn.get(key, None, head.dbs.meta)
-    if value is None:
-        raise CorruptRecordError(f"{text(key)} is missing.")
-    return value
 
 
 def text(key: bytes) -> str:

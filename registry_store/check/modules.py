@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, InvalidModul
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import (
     LAST_SEQUENCE,
+    MAX_RECORD_BYTES,
     posting_key,
     revision_key,
     split_posting_key,
@@ -33,7 +34,7 @@ from dspy_registry.registry_store.names import terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.registry_store.validation import validate_module
+from dspy_registry.registry_store.validation import validate_encoded
 
 _PROGRESS_EVERY = 125  # rows of names: a thousand modules
 _CHANGES_HELD = 64
@@ -81,7 +82,7 @@ class _Modules:
         first = int.from_bytes(key, "big") * NAMES_PER_ROW
         where = f"sequences/{first}"
         try:
-            names = load_row(value)
+            names = load_row(value, key, self._head.dbs.format)
         except CorruptRecordError as error:
             yield Violation(VALUES, where, str(error))
             return
@@ -116,10 +117,8 @@ class _Modules:
 
     def _module(self, name: str, stored: StoredModule) -> Iterator[Violation]:
         where = f"modules/{name}"
-        if stored.info.name != name:
-            yield Violation(VALUES, where, f"holds the record of {stored.info.name}")
         try:
-            validate_module(stored.info)
+            validate_encoded(stored.info, MAX_RECORD_BYTES, is_registered=True)
         except InvalidModuleError as error:
             yield Violation(VALUES, where, str(error))
         yield from self._provenance(where, name, stored.provenance)
@@ -148,9 +147,10 @@ class _Modules:
         return self._changes[revision]
 
     def _load_logged(self, revision: int) -> dict[str, int] | None:
-        value = self._head.txn.get(revision_key(max(revision, 0)), None, self._head.dbs.changes)
+        key = revision_key(max(revision, 0))
+        value = self._head.txn.get(key, None, self._head.dbs.changes)
         try:
-            change = None if value is None else change_codec.load(value)
+            change = None if value is None else change_codec.load(value, key, self._head.dbs.format)
         except CorruptRecordError:  # reported where the log is looked at
             return None
         if change is None or change.everything:
@@ -172,9 +172,10 @@ class _Modules:
             self._block_number = number
         block = self._blocks.get(term)
         if block is None:
-            value = self._head.txn.get(posting_key(term.encode(), number), None, self._head.dbs.postings)
+            key = posting_key(term.encode(), number)
+            value = self._head.txn.get(key, None, self._head.dbs.postings)
             try:
-                block = BitMap() if value is None else load_block(value)
+                block = BitMap() if value is None else load_block(value, key, self._head.dbs.format)
             except CorruptRecordError:  # reported where the postings are looked at
                 block = _UNREADABLE
             self._blocks[term] = block
@@ -196,7 +197,7 @@ class _Blocks:
                 continue
             where, number = f"postings/{text(split[0])}", split[1]
             try:
-                block = load_block(value)
+                block = load_block(value, key, self._head.dbs.format)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
                 continue
@@ -229,7 +230,7 @@ def _strays(head: Head, unreadable: BitMap) -> Iterator[Violation]:
             continue
         term, number = text(split[0]), split[1]
         try:
-            block = load_block(value)
+            block = load_block(value, key, head.dbs.format)
         except CorruptRecordError:
             continue
         for sequence in block - unreadable:

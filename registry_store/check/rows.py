@@ -16,12 +16,22 @@ from dspy_registry.registry_store.check.inspection import (
     Violation,
     text,
 )
-from dspy_registry.registry_store.codec import encode, open_record, unseal
+from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
-from dspy_registry.registry_store.layout import CHANGES_KEPT, HISTORY_VERSIONS
-from dspy_registry.registry_store.names import ALL
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.layout import (
+    CHANGES_KEPT,
+    HISTORY_VERSIONS,
+    LABELS,
+    POLICIES,
+    PROGRAMS,
+    REQUESTS,
+    USAGE,
+)
+from dspy_registry.registry_store.names import ALL, last_part, snake_case
+from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
+from dspy_registry.registry_store.validation import stored_name_problems
 
 TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")
 
@@ -34,12 +44,12 @@ def aliases(head: Head) -> Iterator[Violation]:
     for key, value in head.rows(head.dbs.aliases):
         where = f"aliases/{text(key)}"
         try:
-            alias: Alias = alias_codec.load(value)
+            alias: Alias = alias_codec.load(value, key, head.dbs.format)
         except CorruptRecordError as error:
             yield Violation(VALUES, where, str(error))
             continue
-        if name_problems(text(key)):
-            yield Violation(ALIASES, where, "; ".join(name_problems(text(key))))
+        if stored_name_problems(text(key)):
+            yield Violation(ALIASES, where, "; ".join(stored_name_problems(text(key))))
         if not head.is_registered(alias.name):
             yield Violation(ALIASES, where, f"means {alias.name}, which is not registered")
 
@@ -49,13 +59,14 @@ def aliases(head: Head) -> Iterator[Violation]:
 
 def layers(head: Head) -> Iterator[Violation]:
     """What is wrong with layers, and with records that are not what their layers make."""
-    rows = ((key.partition(b"\0"), value) for key, value in head.rows(head.dbs.layers))
-    for name, group in groupby(rows, key=lambda row: row[0][0]):
+    rows = head.rows(head.dbs.layers)
+    for name, group in groupby(rows, key=lambda row: row[0].partition(b"\0")[0]):
         declared: dict[str, Layer] = {}
-        for (_, _, source), value in group:
+        for key, value in group:
+            source = key[len(name) + 1 :]
             where = f"layers/{text(name)}/{text(source)}"
             try:
-                layer: Layer = layer_codec.load(value)
+                layer: Layer = layer_codec.load(value, key, head.dbs.format)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
                 break
@@ -113,7 +124,7 @@ def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
 def _past_version(name: str, version: int, value: bytes) -> Iterator[Violation]:
     where = f"history/{name}/{version}"
     try:
-        stored = open_record(value, name)
+        stored = decode_record(value, name)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
@@ -145,7 +156,7 @@ def changes(head: Head) -> Iterator[Violation]:
             yield Violation(CHANGES, f"changes/{revision}", f"comes after {last}")
         first = revision if first is None else first
         last = revision
-        yield from _change(revision, value)
+        yield from _change(head, key, value)
     if last != (newest or None):
         yield Violation(CHANGES, "changes", f"ends with {last}, the newest revision is {newest}")
     if first is not None and newest - first >= _CHANGES_ALLOWED:
@@ -155,10 +166,11 @@ def changes(head: Head) -> Iterator[Violation]:
     yield from _last_words(head)
 
 
-def _change(revision: int, value: bytes) -> Iterator[Violation]:
+def _change(head: Head, key: bytes, value: bytes) -> Iterator[Violation]:
+    revision = int.from_bytes(key, "big")
     where = f"changes/{revision}"
     try:
-        change: Change = change_codec.load(value)
+        change: Change = change_codec.load(value, key, head.dbs.format)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
@@ -166,9 +178,12 @@ def _change(revision: int, value: bytes) -> Iterator[Violation]:
         yield Violation(CHANGES, where, f"holds the entry of {change.revision}")
     if change.everything and (change.modules or change.keys or change.terms):
         yield Violation(CHANGES, where, "says everything, and lists something")
-    for key in (*change.keys, *(module.name for module in change.modules)):
-        if name_problems(key):
-            yield Violation(CHANGES, where, f"names {key!r}, which is not a valid name")
+    names = [module.name for module in change.modules]
+    # Release 0.1.0 also logged forms of a name that are empty or too long to be asked for.
+    derived = {form for name in names for form in (last_part(name), snake_case(last_part(name)))}
+    for name in (*names, *(asked for asked in change.keys if asked not in derived)):
+        if stored_name_problems(name):
+            yield Violation(CHANGES, where, f"names {name!r}, which is not a valid name")
     for term in change.terms:
         kind, colon, word = term.partition(":")
         if term != ALL and not (colon and word and kind in TERM_KINDS):
@@ -182,9 +197,9 @@ def _last_words(head: Head) -> Iterator[Violation]:
     """The newest entry that names a module must agree with what is registered."""
     followed: set[str] = set()
     cursor = head.txn.cursor(head.dbs.changes)
-    for value in cursor.iterprev(keys=False, values=True):
+    for key, value in cursor.iterprev():
         try:
-            change: Change = change_codec.load(value)
+            change: Change = change_codec.load(value, key, head.dbs.format)
         except CorruptRecordError:
             return
         if change.everything or len(followed) > _NAMES_FOLLOWED:
@@ -206,10 +221,27 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
-    """Rows of which only the checksum is known here."""
-    for name, database in (("requests", head.dbs.requests), ("usage", head.dbs.usage)):
-        for key, value in head.rows(database):
+    """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
+    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
+        seal = database_seal(database)
+        for key, value in head.rows(getattr(head.dbs, text(database))):
+            where = f"{text(database)}/{text(key)}"
             try:
-                unseal(value, f"the row of {text(key)}")
+                unseal(value, f"the row of {text(key)}", key_seal(seal, key, head.dbs.format))
+                if database == REQUESTS:
+                    remembered_codec.load(value, key, head.dbs.format)
+                elif database == USAGE and not key.startswith(b"\0"):
+                    yield from _usage(head, where, key, value)
             except CorruptRecordError as error:
-                yield Violation(VALUES, f"{name}/{text(key)}", str(error))
+                yield Violation(VALUES, where, str(error))
+
+
+def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
+    of_version = version_of_key(key)
+    if of_version is None:
+        found, wanted = row_codec.load(value, key, head.dbs.format).usage.name, text(key)
+    else:
+        usage = version_codec.load(value, key, head.dbs.format).usage
+        found, wanted = f"{usage.name}, version {usage.version}", "{}, version {}".format(*of_version)
+    if found != wanted:
+        yield Violation(VALUES, where, f"holds the usage of {found}")
