@@ -159,8 +159,8 @@ class UsageReporter:
         try:
             with self._lock:
                 if self._thread is None and not self._closed:
+                    self._queue.append(call)  # first: it is counted whatever happens to the thread
                     self._start()
-                    self._queue.append(call)
                 elif not self._closed:
                     self._count_only(call[0], call[2], call[7])
         except Exception:  # a call must not raise in the program, not even for a name that cannot be a key
@@ -178,9 +178,9 @@ class UsageReporter:
     def _start(self) -> None:
         self._room = QUEUE_LENGTH
         self._thread = threading.Thread(target=self._run, name="dspy-registry usage", daemon=True)
-        _finish_with_multiprocessing()
         with contextlib.suppress(RuntimeError):  # the interpreter is ending: `flush` sends the last calls
             self._thread.start()
+        _finish_with_multiprocessing()
 
     # The thread
 
@@ -313,8 +313,9 @@ def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
 
 def _finish_with_multiprocessing() -> None:
     """A child of multiprocessing may end without atexit's handlers, but runs those of multiprocessing."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
+    if "multiprocessing.util" in sys.modules:
+        from multiprocessing import util  # another thread may be importing it: this waits until it is whole
+
         util.Finalize(None, flush_all, exitpriority=100)
 
 

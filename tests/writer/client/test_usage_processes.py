@@ -89,6 +89,35 @@ def test_children_of_multiprocessing_send_what_is_left(seeded_registry: Path, tm
     assert calls(seeded_registry) == 67
 
 
+def test_a_call_counts_while_another_thread_imports_multiprocessing(seeded_registry: Path) -> None:
+    code = """
+        import importlib.util, threading
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name != "multiprocessing.util":
+                    return None
+                sys.meta_path.remove(self)
+                spec = importlib.util.find_spec(name)
+                run = spec.loader.exec_module
+                spec.loader.exec_module = lambda module: (begun.set(), release.wait(30), run(module))
+                return spec
+
+        begun, release = threading.Event(), threading.Event()
+        sys.meta_path.insert(0, Slow())
+        importing = threading.Thread(target=lambda: __import__("multiprocessing.util"))
+        importing.start()
+        assert begun.wait(30)
+        threading.Timer(0.2, release.set).start()
+        UsageReporter(path).record("dspy.Predict", 1.0)
+        importing.join()
+    """
+    with daemon(seeded_registry):
+        done = worker(code, seeded_registry)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert calls(seeded_registry) == 1
+
+
 def test_a_forked_child_begins_anew(seeded_registry: Path) -> None:
     code = """
         import os
