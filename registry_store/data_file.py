@@ -53,6 +53,8 @@ def _is_plainly_whole(path: str) -> bool:
     try:
         needed = meta_pages.plain_file_bytes(os.pread(descriptor, _HEAD_BYTES, 0), mmap.PAGESIZE)
         status = os.fstat(descriptor)
+    except OSError:  # a pipe cannot be read at a place
+        return False
     finally:
         os.close(descriptor)
     return needed is not None and status.st_size >= needed and stat.S_ISREG(status.st_mode)

@@ -31,6 +31,8 @@ from dspy_registry.registry_store.visibility import Visibility
 _WAIT_TRIES: Final = 2000
 _WAIT_SECONDS: Final = 0.0005
 _LOOK_AT_THREADS_EVERY: Final = 20
+_BEGIN_TRIES: Final = 1000
+"""One commit costs a beginning read one try, so that many in a row are no commits."""
 _FAILING_SECONDS: Final = 0.05  # a bound: the thread whose commit fails may be waiting for the gate
 
 short_reads: Final[set[CodeType]] = set()
@@ -180,12 +182,16 @@ class Environment:
 
     def begin_reading(self, *, buffers: bool = False) -> Transaction:
         """A read transaction of a commit that was visible when it began. Call it inside the gate."""
-        while True:
+        for _ in range(_BEGIN_TRIES):
             before = self.visibility.words()
             txn = self._begin(buffers)
             if self.visibility.held(before, txn, self.lmdb):
                 return txn
             txn.abort()
+        raise StoreError(
+            f"the words in {self.folder / layout.REVISION_FILE} are never the same twice, so the file is damaged.",
+            remedy="Start the writer again: it writes this file new.",
+        )
 
     def _begin(self, buffers: bool) -> Transaction:
         """What LMDB begins. If no reader slot is free, those of dead readers are freed."""

@@ -188,9 +188,8 @@ def test_i18_other_rows_of_a_later_release_are_read(codec: Sealed, value: Any) -
 def test_i24_another_modules_record_is_an_error_that_names_both(tmp_path: Path) -> None:
     with RegistryWriter(tmp_path) as writer:
         writer.register_modules([FULL, ModuleInfo("acme.Other")])
-        environment = writer.store.environment
-        with environment.write_gate, environment.lmdb.begin(write=True, db=environment.dbs.modules) as txn:
-            txn.put(b"acme.Other", txn.get(b"acme.Full"))
+        with behind(writer) as (txn, dbs):
+            txn.put(b"acme.Other", txn.get(b"acme.Full", db=dbs.modules), db=dbs.modules)
         with Registry(tmp_path) as registry, registry.snapshot() as snapshot:
             for read in (registry.get_module, registry.describe, snapshot.get_module, snapshot.describe):
                 for _ in range(3):

@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from dspy_registry import ModuleInfo, RegistryError
-from dspy_registry.registry_store import changes, layers, order, postings, protocol, usage, wire_errors
+from dspy_registry.registry_store import changes, layers, order, postings, protocol, reports, usage_rows, wire_errors
 from dspy_registry.registry_store.codec import encode, open_record, seal_record
 from dspy_registry.registry_store.records import Provenance, from_plain
 from dspy_registry.registry_store.validation import validate_module
@@ -105,10 +105,8 @@ def _manifest(suffix: str) -> Callable[[bytes], None]:
 
 
 def as_stored(read: Callable[..., Any]) -> Callable[[bytes], Any]:
-    """A decoder of stored values. Those that also take a key and a format get some."""
-    extra = [None, b"key", 1][: max(0, len(inspect.signature(read).parameters) - 1)]
-    filling = {1: (1,), 2: (b"key", 1), 3: (b"meta", b"key", 1)}.get(len(extra), ())
-    return (lambda data: read(data, *filling)) if extra else read
+    """A decoder of stored values. One that also takes a key and a format gets some."""
+    return (lambda data: read(data, b"key", 1)) if len(inspect.signature(read).parameters) > 1 else read
 
 
 _PLAIN = {
@@ -142,14 +140,14 @@ _UNREADABLE = (*protocol.UNREADABLE,)
 
 DECODERS: tuple[Decoder, ...] = (
     Decoder("requests", REQUESTS, protocol.decode_request, _UNREADABLE),
-    Decoder("greetings", _payload(protocol.Hello(1, bytes(16))), protocol.decode_hello, _UNREADABLE),
+    Decoder("greetings", _payload(protocol.Hello(protocol.VERSION, bytes(16))), protocol.decode_hello, _UNREADABLE),
     Decoder("welcomes", (_pack([0, 1, 7]), *_ANSWERS), protocol.read_welcome),
     Decoder("answers", _ANSWERS, protocol.read_answer),
     Decoder("errors of the daemon", _ANSWERS, _failed),
     Decoder("frames", (b"".join(len(r).to_bytes(4, "big") + r for r in REQUESTS),), _frames),
     Decoder("modules", (_ENCODED,), decode_module),
     Decoder("reports", (_pack({"modules": [], "probed": ["acme"]}),), lambda data: decode_report(data, [])),
-    Decoder("batches of usage", _batches(), usage.read_batch),
+    Decoder("batches of usage", _batches(), reports.read_batch),
     Decoder("fields", (json.dumps(msgspec.to_builtins(_MODULE, str_keys=True)).encode(), _JSON), _fields),
     Decoder("manifests in TOML", (_TOML,), _manifest(".toml"), ()),
     Decoder("manifests in JSON", (_JSON,), _manifest(".json"), ()),
@@ -179,7 +177,7 @@ DECODERS: tuple[Decoder, ...] = (
         as_stored(postings.load_block),
         is_sealed=True,
     ),
-    Decoder("ledgers", _payload(usage.Ledger(1, 2)), as_stored(usage.ledger_codec.load), is_sealed=True),
+    Decoder("ledgers", _payload(usage_rows.Ledger(1, 2)), as_stored(usage_rows.ledger_codec.load), is_sealed=True),
 )
 
 

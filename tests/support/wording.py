@@ -122,6 +122,7 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "writer locked": raise_(errors.WriterLockedError("/registry", 7)),
     "writer locked by nobody known": raise_(errors.WriterLockedError("/registry", None)),
     # Made by hand: the remedy is the class's.
+    "format 1": raise_(errors.UpgradeRequiredError("it.")),
     "no number left": raise_(errors.RegistryFullError("it.")),
     "damaged": raise_(errors.CorruptRecordError("it.")),
     "a file that was lost": raise_(errors.DamagedStoreError("it.")),

@@ -38,7 +38,11 @@ OWN = [os.geteuid(), os.getpid()]
 
 def facts(**daemon: Any) -> dict[str, Any]:
     well = {"hanging": False, "sections": {"usage": {"batches": 1}, "manifests": {"errors": []}}}
-    return {"registry": {"free_bytes": COMMIT_BYTES}, "daemon": {**well, **daemon}, "unreachable": None}
+    return {
+        "registry": {"free_bytes": COMMIT_BYTES, "missing": None},
+        "daemon": {**well, **daemon},
+        "unreachable": None,
+    }
 
 
 def test_all_that_an_operator_must_mend_is_a_problem() -> None:
@@ -46,8 +50,12 @@ def test_all_that_an_operator_must_mend_is_a_problem() -> None:
     assert len(list(problems(facts(hanging=True)))) == 1
     for section in ({"errors": [{"file": "a"}]}, {"error": "the last backup failed"}):
         assert len(list(problems(facts(sections={"part": section})))) == 1
-    assert len(list(problems({**facts(), "registry": {"free_bytes": COMMIT_BYTES - 1}}))) == 1
-    assert list(problems({**facts(), "registry": {"free_bytes": None}})) == []
+    for registry, expected in (
+        ({"free_bytes": COMMIT_BYTES - 1, "missing": None}, 1),
+        ({"free_bytes": None, "missing": None}, 0),
+        ({"free_bytes": COMMIT_BYTES, "missing": "revision 7 was lost"}, 1),
+    ):
+        assert len(list(problems({**facts(), "registry": registry}))) == expected
     away = {"type": "WriterTimeoutError", "message": "silent", "remedy": ""}
     assert "silent" in next(problems({**facts(), "daemon": None, "unreachable": away}))
 

@@ -36,7 +36,7 @@ def test_get_as_json() -> None:
     assert module["name"] == "dspy.Predict"
     assert module["requirements"] == {"memory": "low", "compute": "low", "gpu": False}
     assert module["provenance"]["version"] == 1
-    assert set(module["provenance"]) == {"version", "revision", "updated_at", "source"}
+    assert set(module["provenance"]) == {"version", "revision", "updated_at", "source", "by"}
 
 
 def test_explain_says_which_source_gave_each_field(seeded_registry: Path) -> None:
