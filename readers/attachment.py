@@ -197,7 +197,10 @@ class Attachment(Queries):
             detach(environment)
             time.sleep(0.01)  # it is being replaced at this moment
         else:
-            raise StoreError(f"{self.path}: data.mdb and the revision file belong to different registries.")
+            raise StoreError(
+                f"{self.path}: data.mdb and the revision file belong to different registries.",
+                remedy="Start the writer: it writes a revision file that belongs to this data.mdb.",
+            )
         cache = Cache(self._cache.size)  # only now: if opening failed, the former cache is still in use
         self._cache = cache
         self._environment = environment

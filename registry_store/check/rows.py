@@ -243,5 +243,7 @@ def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violati
     else:
         usage = version_codec.load(value, key, head.dbs.format).usage
         found, wanted = f"{usage.name}, version {usage.version}", "{}, version {}".format(*of_version)
+        if head.txn.get(of_version[0].encode(), None, head.dbs.usage) is None:
+            yield Violation(VALUES, where, f"is there, and the usage of {of_version[0]} in all is missing")
     if found != wanted:
         yield Violation(VALUES, where, f"holds the usage of {found}")

@@ -25,7 +25,8 @@ from dspy_registry.registry_store.sharing import attach, detach
 from tests.conftest import violations
 from tests.support import TESTS, raw_access
 from tests.support.damages import DAMAGE, exchange, exchange_a_member, put_dumped, put_sealed
-from tests.support.raw_access import Get, Put, opened, posting
+from tests.support.raw_access import Get, Put, behind, opened, posting
+from tests.support.usage_helpers import batches, merge
 
 folder = raw_access.folder
 
@@ -234,6 +235,15 @@ def test_as_a_command_it_prints_json_lines(folder: Path, tmp_path: Path) -> None
     )
     assert run()[0] == 2
     assert run(tmp_path / "missing")[0] == 2
+
+
+def test_usage_of_a_version_without_the_usage_in_all_is_told(tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path) as writer:
+        merge(writer, batches([("dspy.Predict", 7.0)]))
+        with behind(writer) as (txn, dbs):
+            assert txn.delete(b"dspy.Predict", db=dbs.usage)
+    invariant, where = found_in(tmp_path).pop()
+    assert (invariant, where.partition("\0")[0]) == ("I10", "usage/dspy.Predict")
 
 
 @pytest.mark.stress

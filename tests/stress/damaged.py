@@ -76,7 +76,7 @@ def _ask_all(registry: Registry, ask: Callable[[str, Callable[[], Any]], None]) 
     ask("list", lambda: [name for name in registry if name != AFTERWARDS])
     for name in NAMES:
         ask(f"record {name}", lambda name=name: registry.describe(name))
-        ask(f"usage {name}", lambda name=name: registry.usage(name).calls)
+        ask(f"usage {name}", lambda name=name: _calls(registry, name))
         ask(f"history {name}", lambda name=name: [stored.provenance.version for stored in registry.history(name)])
     for alias in ALIASES:
         ask(f"alias {alias}", lambda alias=alias: registry.get_module(alias).name)
@@ -85,6 +85,14 @@ def _ask_all(registry: Registry, ask: Callable[[str, Callable[[], Any]], None]) 
     for word in CATEGORIES:
         ask(f"category {word}", lambda word=word: [n for n in registry.find_by_category(word) if n != AFTERWARDS])
     ask("snapshot", lambda: _of_a_snapshot(registry))
+
+
+def _calls(registry: Registry, name: str) -> int:
+    """Where there is no row, there is nothing, as there is where a record is missing."""
+    calls = registry.usage(name).calls
+    if not calls:
+        raise UnknownModuleError(name)
+    return calls
 
 
 def _of_a_snapshot(registry: Registry) -> Any:

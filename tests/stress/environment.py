@@ -149,7 +149,7 @@ def _foreign(folder: Path, _: random.Random) -> list[str]:
         txn.put(b"key", b"value", db=env.open_db(b"theirs", txn))
     before = (folder / "data.mdb").read_bytes()
     told = asked(lambda: _said(lambda: RegistryWriter(folder).close()))
-    problems = _refused_by_name("a writer on another program's LMDB", told, "StoreError")
+    problems = _refused_by_name("a writer on another program's LMDB", told, "DamagedStoreError")
     if (folder / "data.mdb").read_bytes() != before:
         problems.append("another program's LMDB was changed")
     return problems

@@ -154,7 +154,7 @@ DECODERS: tuple[Decoder, ...] = (
     Decoder("manifests in YAML", (_YAML,), _manifest(".yaml"), ()),
     Decoder(
         "records",
-        (seal_record(_ENCODED, Provenance(1, 2, 3, 4))[:-4],),
+        (seal_record(_ENCODED, Provenance(1, 2, 3, 4), 1)[:-4],),
         lambda data: open_record(data, "acme.m"),
         is_sealed=True,
     ),
