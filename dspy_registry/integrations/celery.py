@@ -5,6 +5,9 @@
 
 A process of the prefork pool ends without the handlers of `atexit`, when the worker stops and when it is recycled
 (`--max-tasks-per-child`), and so would lose its last batch.
+
+Celery itself may kill a process that it recycles at the moment when the worker stops. The calls that such a process has
+not sent yet, those of its last interval, are lost.
 """
 
 from __future__ import annotations
