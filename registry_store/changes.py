@@ -12,7 +12,7 @@ Action = Literal["registered", "updated", "unregistered"]
 
 
 class ModuleChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What became of one module. `version` is its version from then on; of one unregistered, its last."""
+    """What a commit did to one module. `version` is its version after the commit; if unregistered, its last version."""
 
     name: str
     action: Action
@@ -22,10 +22,10 @@ class ModuleChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One commit.
 
-    `committed_at` is in milliseconds since the epoch. `modules` says what became of which module. `keys` are all
-    strings whose look-up may now answer otherwise (names, short names, aliases), `terms` all terms whose
-    postings changed. `everything` means that the commit was too large to list: the three are empty and
-    nothing known before it may be relied on.
+    `committed_at` is in milliseconds since the epoch. `modules` has one entry for each module that changed. `keys` are
+    all strings whose look-up may now give another answer (names, short names, aliases). `terms` are all terms whose
+    postings changed. `everything` means that the commit was too large to list: then the three are empty, and a reader
+    drops all that it has cached.
     """
 
     revision: int
@@ -37,7 +37,10 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The registry's head, stored in `meta` with every commit: the one place that says what landed."""
+    """The registry's head, stored in `meta` with every commit. It alone says which commit landed.
+
+    `committed_at` is in milliseconds since the epoch.
+    """
 
     revision: int
     committed_at: int
@@ -52,7 +55,7 @@ state_codec = Sealed(State, "the registry's state")
 
 
 class Alias(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What an alias means, and which source declared it."""
+    """The full name that an alias means, and the source that declared it."""
 
     name: str
     source: str

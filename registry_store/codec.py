@@ -1,8 +1,8 @@
-"""Bytes of what is stored, and the checksum that every value ends with.
+"""How stored values become bytes, and the checksum at the end of each value.
 
-The last four bytes of a value are the CRC-32 of all before them, little-endian. The CRC-32 of a whole value is then
-one constant, so that verifying slices and copies nothing. In a record the four bytes are the content of a
-msgpack `bin 8`, the last element of its array, so that a decoder reads the value as it stands:
+The last four bytes of a value are the CRC-32 of all bytes before them, little-endian. The CRC-32 of a whole intact
+value is then always the same constant, so a check slices and copies nothing. In a record the four bytes are the content
+of a msgpack `bin 8`, the last element of its array, so a decoder reads the whole value without slicing:
 
     record = [ [module fields…], [provenance fields…], <crc> ]
 """
@@ -36,7 +36,7 @@ _CLIENTS: Final = b"\xa6client"
 
 
 class InfoEnvelope(msgspec.Struct, array_like=True, gc=False):
-    """A record of which only the module is wanted: msgspec skips the rest without building it."""
+    """A record when only its module is needed: msgspec skips the rest without building it."""
 
     info: ModuleInfo
 
@@ -61,9 +61,9 @@ def unseal(value: Buffer, what: str) -> Buffer:
 
 
 def seal_record(encoded_info: bytes, provenance: Provenance) -> bytes:
-    """A record's bytes, from `encode(info)` and what the registry keeps of it."""
+    """A record's bytes, from `encode(info)` and its provenance."""
     kept = encode(provenance)
-    if provenance.source == CLIENT:  # the default, and of nearly every record where there are very many
+    if provenance.source == CLIENT:  # the default: large registries have hardly any other source
         kept = _ARRAY_OF_4 + kept[1 : -len(_CLIENTS)]
     return seal(b"%b%b%b%b" % (_ARRAY_OF_3, encoded_info, kept, _BIN_OF_4))
 

@@ -1,7 +1,7 @@
 """Registration order: the name of each sequence, eight to a row.
 
-A row of its own for each name would spend more on the row than on half the name. In eights, a name costs little beside
-its own bytes, and what one registration rewrites is still less than a page's worth of a record.
+One row for each name would cost much beside the name itself. With eight names in a row, a name costs little more than
+its own bytes, and a registration still rewrites only a small row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dspy_registry.registry_store.layout import sequence_row_key
 
 NAMES_PER_ROW: Final = 8
 GONE: Final = ""
-"""Stands where a sequence names no module, or none any more."""
+"""Stands in place of a name that is gone: the module of this sequence was unregistered."""
 
 _SEPARATOR: Final = "\0"
 
@@ -27,13 +27,13 @@ def row_of(sequence: int) -> int:
 
 
 def store_row(names: list[str]) -> bytes | None:
-    """The stored bytes of a row; None when all are gone, which is not stored."""
+    """The stored bytes of a row; None: all its names are gone, and such a row is not stored."""
     joined = _SEPARATOR.join(names).rstrip(_SEPARATOR)
     return seal(joined.encode()) if joined else None
 
 
 def load_row(value: bytes) -> list[str]:
-    """The names of a stored row, GONE in between; those after the last are left out. Raises CorruptRecordError."""
+    """The names of a stored row, up to the last one; GONE stands for each gap. Raises CorruptRecordError."""
     try:
         return str(unseal(value, "a row of names"), "utf-8").split(_SEPARATOR)
     except UnicodeDecodeError as error:
@@ -41,7 +41,7 @@ def load_row(value: bytes) -> list[str]:
 
 
 def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tuple[str, ...]:
-    """The names of these modules, in the order given. Raises CorruptRecordError for one without a name."""
+    """The names of these sequences, in the order given. Raises CorruptRecordError if a sequence has no name."""
     places = [divmod(sequence, NAMES_PER_ROW) for sequence in sequences]
     numbers = list(dict.fromkeys([number for number, _ in places]))
     found = txn.cursor(dbs.sequences).getmulti([sequence_row_key(number) for number in numbers])
@@ -56,7 +56,7 @@ def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tu
 
 
 def name_at(txn: Transaction, dbs: Databases, sequence: int) -> str:
-    """The name of one sequence; GONE when it has none. Raises CorruptRecordError."""
+    """The name of one sequence; GONE: it has none. Raises CorruptRecordError."""
     number, place = divmod(sequence, NAMES_PER_ROW)
     value = txn.get(sequence_row_key(number), None, dbs.sequences)
     names = [] if value is None else load_row(value)
@@ -70,6 +70,6 @@ def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
 
 
 def past_last(txn: Transaction, dbs: Databases) -> int:
-    """A number above every stored sequence; 0 when there is none."""
+    """A number above every stored sequence; 0: no sequence is stored."""
     cursor = txn.cursor(dbs.sequences)
     return (int.from_bytes(cursor.key(), "big") + 1) * NAMES_PER_ROW if cursor.last() else 0

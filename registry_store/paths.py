@@ -1,4 +1,4 @@
-"""Where a registry lies."""
+"""Where the files of a registry are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.layout import SOCKET_FILE
 
 ENVIRONMENT_VARIABLE: Final = "DSPY_REGISTRY"
-LONGEST_SOCKET_PATH: Final = 107  # sun_path of Linux, less its final zero
+LONGEST_SOCKET_PATH: Final = 107  # bytes: sun_path of Linux without its final zero
 
 
 FileIdentity = tuple[int, int]
@@ -20,13 +20,13 @@ FileIdentity = tuple[int, int]
 def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
     """The registry's folder, absolute.
 
-    `path` if given; else $DSPY_REGISTRY unless it is empty; else `dspy-registry` in the user's data directory
-    ($XDG_DATA_HOME, else ~/.local/share). Raises InvalidArgumentError for an empty path, which would be the folder
-    that the process happens to be in.
+    It is `path` if given; else $DSPY_REGISTRY unless that is empty; else `dspy-registry` in the user's data directory
+    ($XDG_DATA_HOME, else ~/.local/share). Raises InvalidArgumentError for an empty path, which would mean the
+    process's working directory.
     """
     if path is not None and os.fspath(path) == "":
         raise InvalidArgumentError(
-            "the registry's path is empty.", remedy=f"Name its folder, or give none, for ${ENVIRONMENT_VARIABLE}."
+            "the registry's path is empty.", remedy=f"Name its folder, or leave it out to use ${ENVIRONMENT_VARIABLE}."
         )
     chosen = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     if chosen is not None:
@@ -37,7 +37,7 @@ def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def file_identity(path: Path) -> FileIdentity | None:
-    """Which file a path names now; None when there is none to be seen."""
+    """The identity of the file at this path; None: there is no file, or it cannot be seen."""
     try:
         status = path.stat()
     except OSError:
@@ -46,7 +46,7 @@ def file_identity(path: Path) -> FileIdentity | None:
 
 
 def socket_path(folder: Path) -> Path:
-    """The writer daemon's socket. Raises InvalidArgumentError when the kernel could not bind so long a path."""
+    """The path of the writer daemon's socket. Raises InvalidArgumentError if the path is too long for a socket."""
     path = folder / SOCKET_FILE
     if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         raise InvalidArgumentError(

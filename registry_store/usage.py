@@ -1,7 +1,7 @@
-"""Usage statistics: what workers report, what is stored of a module, and what a reader gets.
+"""Usage statistics: what workers report, what is stored for each module, and what a reader gets.
 
-A worker aggregates its calls and sends batches; the writer merges them into one row per module. Rows are kept in a
-database of their own, apart from the modules: merging them makes no revision and drops nothing from a reader's cache.
+A worker counts its calls and sends batches. The writer merges them into one row per module. The rows lie in a separate
+database: merging makes no revision, and drops nothing from a reader's cache.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dspy_registry.registry_store.handles import Databases, Transaction
 
 SIZES: Final = ("small", "normal", "large", "very_large")
 SMALL_INPUT: Final = 100
-"""Characters; up to these an input is small, above LARGE_INPUT large, above VERY_LARGE_INPUT very large."""
+"""Characters. An input up to this is small; above LARGE_INPUT it is large, above VERY_LARGE_INPUT very large."""
 LARGE_INPUT: Final = 1_000
 VERY_LARGE_INPUT: Final = 10_000
 
 MINUTES_KEPT: Final = 60
 HOURS_KEPT: Final = 48
 LARGEST_COUNT: Final = 2**53
-"""Counts stop here: a double still holds them exactly, and msgpack too."""
+"""Counts stop here: a double holds every whole number up to this one exactly."""
 
 # Bucket keys of DurationSketch between its shortest and its longest duration, with a margin.
 _LOWEST_KEY, _HIGHEST_KEY = -512, 1536
@@ -40,9 +40,9 @@ Dollars = Annotated[float, Meta(ge=0, le=1e12)]
 
 
 def size_class(input_chars: int | None) -> str:
-    """The class of an input of so many characters; None: not known, which counts as normal.
+    """The size class of an input of `input_chars` characters; None: unknown, which counts as normal.
 
-    The bounds of large and very large are those of the routing timeout.
+    The routing timeout uses the same bounds of large and very large.
     """
     if input_chars is None:
         return "normal"
@@ -62,11 +62,11 @@ class Buckets(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unk
 
 
 class Report(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """One module's calls since the batch before.
+    """One module's calls since the previous batch.
 
-    `names` are what the module may be registered as, best first; `calls` include the failed ones, `errors`. Times
-    are in milliseconds since the epoch, `minutes` are minutes since the epoch. `priced_calls` of the calls told
-    their cost. `durations` are those of calls that succeeded, by size class.
+    `names` are the names that the module may be registered under, best first. `calls` counts all calls, `errors` the
+    failed ones among them. Times are in milliseconds since the epoch, `minutes` are minutes since the epoch.
+    `priced_calls` counts the calls whose cost is known. `durations` are of successful calls, by size class.
     """
 
     names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]
@@ -83,7 +83,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unkn
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """What one reporter sends at once. `number` rises by one: a batch that arrives twice is merged once.
+    """What one reporter sends at once. `number` rises by one each time, so a batch that arrives twice is merged once.
 
     `lost` counts calls that the reporter could not keep.
     """
@@ -99,7 +99,7 @@ _decode_batch: Final = msgspec.msgpack.Decoder(Batch).decode
 
 
 def read_batch(payload: bytes) -> Batch:
-    """A batch as it came over the socket. Raises InvalidArgumentError for what is not one, or out of bounds."""
+    """The batch in these bytes from the socket. Raises InvalidArgumentError if they are no batch or out of bounds."""
     try:
         batch: Batch = _decode_batch(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -111,7 +111,7 @@ def read_batch(payload: bytes) -> Batch:
 
 
 class Durations(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How long calls took that succeeded: how many there were, and quantiles in milliseconds (0.0: no calls).
+    """How long successful calls took: how many there were, and quantiles in milliseconds (0.0: no calls).
 
     A quantile is off by at most 1 % of the exact one.
     """
@@ -123,13 +123,13 @@ class Durations(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Ring(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Calls in each of the last periods, newest last; `last` is the newest one's number since the epoch."""
+    """Calls in each of the last periods, newest last. `last` is the newest period, counted since the epoch."""
 
     last: int = 0
     counts: tuple[int, ...] = ()
 
     def until(self, period: int, length: int) -> tuple[int, ...]:
-        """`length` counts, the last that of `period`."""
+        """`length` counts, of which the last is the count of `period`."""
         oldest = self.last - len(self.counts) + 1
         wanted = range(period - length + 1, period + 1)
         return tuple(self.counts[at - oldest] if oldest <= at <= self.last else 0 for at in wanted)
@@ -138,10 +138,10 @@ class Ring(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What real calls have shown of one module. A copy: later calls do not change it.
 
-    `calls` include the failed ones, `errors`. `first_used` and `last_used` are milliseconds since the epoch (0: never
-    used), to about a second. `overall` and `durations`, by size class (only those seen), are of calls that succeeded.
-    Tokens, cost and durations of a module include those of the modules it calls. `cost_usd` is in US dollars, over
-    the `priced_calls` that told theirs.
+    `calls` counts all calls, `errors` the failed ones among them. `first_used` and `last_used` are milliseconds since
+    the epoch (0: never used), to about a second. `overall` and `durations` are of successful calls; `durations` has
+    the size classes that were seen. Tokens, cost and durations of a module include those of the modules it calls.
+    `cost_usd` is the cost in US dollars of the `priced_calls`, whose cost is known.
     """
 
     name: str
@@ -160,20 +160,20 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @property
     def error_rate(self) -> float | None:
-        """Failed calls among all, 0 to 1; None when there were none."""
+        """The share of calls that failed, 0 to 1; None: there were no calls."""
         return self.errors / self.calls if self.calls else None
 
     @property
     def cost_usd_per_call(self) -> float | None:
-        """Mean cost of the calls that told it, in US dollars; None when none did."""
+        """Mean cost of the calls whose cost is known, in US dollars; None: there are no such calls."""
         return self.cost_usd / self.priced_calls if self.priced_calls else None
 
     def calls_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls in each of the last 60 minutes, that of `now` last (seconds since the epoch; None: the time it is)."""
+        """Calls in each of the last 60 minutes, newest last. `now` is in seconds since the epoch; None: the present."""
         return self.minutes.until(_seconds(now) // 60, MINUTES_KEPT)
 
     def calls_by_hour(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls in each of the last 48 hours, that of `now` last (seconds since the epoch; None: the time it is)."""
+        """Calls in each of the last 48 hours, newest last. `now` is in seconds since the epoch; None: the present."""
         return self.hours.until(_seconds(now) // 3600, HOURS_KEPT)
 
 
@@ -185,7 +185,7 @@ def _seconds(now: float | None) -> int:
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A row of `usage`: what readers get, ready, and the sketches it comes from. A reader decodes the first only."""
+    """A row of `usage`: what readers get, and the sketches that it was made from. A reader decodes only the first."""
 
     usage: ModuleUsage
     durations: dict[str, Buckets]
@@ -196,7 +196,7 @@ class _RowHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Ledger(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is remembered of a reporter: its last batch merged, and when (milliseconds since the epoch)."""
+    """What is kept of a reporter: the number of its last merged batch, and when (milliseconds since the epoch)."""
 
     number: int
     merged_at: int
@@ -219,7 +219,7 @@ def ledger_key(reporter: bytes) -> bytes:
 
 
 def registered_name(txn: Transaction, dbs: Databases, name: str) -> str | None:
-    """The full name of the registered module that `name` means; None when there is none, or several."""
+    """The full name of the registered module that `name` means; None: no module, or several."""
     try:
         return lookup.resolve(txn, dbs, name)
     except AmbiguousNameError:
@@ -227,7 +227,7 @@ def registered_name(txn: Transaction, dbs: Databases, name: str) -> str | None:
 
 
 def load_usage(txn: Transaction, dbs: Databases, name: str) -> ModuleUsage | None:
-    """What is stored under exactly this name; None when nothing is. Raises CorruptRecordError."""
+    """The usage stored under exactly this name; None: there is none. Raises CorruptRecordError."""
     value = txn.get(name.encode(), None, dbs.usage) if lookup.is_askable(name) else None
     return None if value is None else usage_in(value)
 
@@ -239,7 +239,7 @@ def usage_in(value: bytes) -> ModuleUsage:
 
 
 def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
-    """The usage of every module that has some, most used first. Raises CorruptRecordError."""
+    """The usage of every module that was used, most used first. Raises CorruptRecordError."""
     cursor = txn.cursor(dbs.usage)
     if not cursor.set_range(_FIRST_NAME):
         return []
@@ -248,6 +248,6 @@ def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
 
 
 def calls_lost(txn: Transaction, dbs: Databases) -> int:
-    """Calls that reporters or the writer could not keep, over the registry's life."""
+    """How many calls reporters or the writer could not keep, over the registry's life. Raises CorruptRecordError."""
     value = txn.get(LOST_KEY, None, dbs.usage)
     return 0 if value is None else int(lost_codec.load(value))

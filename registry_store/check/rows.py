@@ -1,4 +1,4 @@
-"""Aliases, layers, history, the change log and what writer and usage keep: each against the modules."""
+"""Whether aliases, layers, history and the change log agree with the modules; checksums of the other rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def aliases(head: Head) -> Iterator[Violation]:
 
 
 def layers(head: Head) -> Iterator[Violation]:
-    """What is wrong with layers, and with records that are not what their layers make."""
+    """What is wrong with layers, and with records that differ from what their layers make."""
     rows = ((key.partition(b"\0"), value) for key, value in head.rows(head.dbs.layers))
     for name, group in groupby(rows, key=lambda row: row[0][0]):
         declared: dict[str, Layer] = {}
@@ -71,7 +71,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
     stored = head.module(name)
     if stored is None:
         if not head.is_registered(name):
-            yield Violation(LAYERS, where, "is declared, and not registered")
+            yield Violation(LAYERS, where, "is declared, but not registered")
         return
     try:
         given = with_defaults(name, declared, head.defaults)
@@ -81,7 +81,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
         yield Violation(LAYERS, where, f"cannot be merged ({error!r})")
         return
     if DISCOVERED in declared and encode(given) != encode(declared):
-        yield Violation(LAYERS, where, "is not what the rules for discovered modules give it")
+        yield Violation(LAYERS, where, "has other defaults than the rules for discovered modules give it")
     if max(ranks) >= rank(CLIENT):
         yield Violation(LAYERS, where, "a client declares whole records, not layers")
     if stored.provenance.source == CLIENT:
@@ -89,7 +89,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
     if encode(info) != encode(stored.info):
         yield Violation(LAYERS, where, "do not make the record that is stored")
     if source != stored.provenance.source:
-        yield Violation(LAYERS, where, f"come from {source}, the record says {stored.provenance.source}")
+        yield Violation(LAYERS, where, f"come from {source}, but the record says {stored.provenance.source}")
 
 
 # History
@@ -129,7 +129,7 @@ def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]
         yield Violation(HISTORY, where, f"keeps versions {versions}, which are not consecutive")
     stored = head.module(name)
     if stored is not None and versions[-1] != stored.provenance.version - 1:
-        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, now is {stored.provenance.version}")
+        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, in force is {stored.provenance.version}")
 
 
 # The change log
@@ -147,11 +147,11 @@ def changes(head: Head) -> Iterator[Violation]:
         last = revision
         yield from _change(revision, value)
     if last != (newest or None):
-        yield Violation(CHANGES, "changes", f"ends with {last}, the newest revision is {newest}")
+        yield Violation(CHANGES, "changes", f"ends with {last}, but the newest revision is {newest}")
     if first is not None and newest - first >= _CHANGES_ALLOWED:
         yield Violation(CHANGES, "changes", f"keeps {newest - first + 1} entries, {_CHANGES_ALLOWED} are allowed")
     if first is not None and newest - first < CHANGES_KEPT - 1 and first != 1:
-        yield Violation(CHANGES, "changes", f"begins with {first}, though it is not full")
+        yield Violation(CHANGES, "changes", f"begins with {first}, although it is not full")
     yield from _last_words(head)
 
 
@@ -165,17 +165,17 @@ def _change(revision: int, value: bytes) -> Iterator[Violation]:
     if change.revision != revision:
         yield Violation(CHANGES, where, f"holds the entry of {change.revision}")
     if change.everything and (change.modules or change.keys or change.terms):
-        yield Violation(CHANGES, where, "says everything, and lists something")
+        yield Violation(CHANGES, where, "says everything, but lists something too")
     for key in (*change.keys, *(module.name for module in change.modules)):
         if name_problems(key):
             yield Violation(CHANGES, where, f"names {key!r}, which is not a valid name")
     for term in change.terms:
         kind, colon, word = term.partition(":")
         if term != ALL and not (colon and word and kind in TERM_KINDS):
-            yield Violation(CHANGES, where, f"names {term!r}, which is no term")
+            yield Violation(CHANGES, where, f"names {term!r}, which is not a term")
     unnamed = {module.name for module in change.modules}.difference(change.keys)
     if unnamed:
-        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, whose look-up it does not name")
+        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, but does not list them in keys")
 
 
 def _last_words(head: Head) -> Iterator[Violation]:
@@ -198,7 +198,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
             standing = stored.provenance.version if stored else 0
             if head.is_registered(module.name) == is_gone or (stored and standing != module.version):
                 found = f"version {standing}" if stored else "nothing"
-                message = f"says {module.name} {module.version} {module.action}, registered is {found}"
+                message = f"says {module.name} {module.version} {module.action}, but the registry has {found}"
                 yield Violation(CHANGES, f"changes/{change.revision}", message)
 
 
@@ -206,7 +206,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
-    """Rows of which only the checksum is known here."""
+    """What is wrong with the rows of requests and usage. Only their checksums are checked."""
     for name, database in (("requests", head.dbs.requests), ("usage", head.dbs.usage)):
         for key, value in head.rows(database):
             try:
