@@ -1,8 +1,7 @@
 """A mergeable quantile sketch of durations: DDSketch, kept as plain buckets.
 
-A value's bucket is the logarithm of it, so that a quantile read from the buckets is off by at most the relative
-accuracy, however many sketches were merged. Durations lie between the shortest and the longest kept, so the number
-of buckets is bounded and none need ever be collapsed.
+A value's bucket is its logarithm, rounded. So a quantile is off by at most the relative accuracy, however many sketches
+were merged. Durations are cut to the range from SHORTEST to LONGEST, so the number of buckets is bounded.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ RELATIVE_ACCURACY: Final = 0.01
 SHORTEST: Final = 0.001
 """Milliseconds; anything shorter counts as zero."""
 LONGEST: Final = 30 * 24 * 60 * 60 * 1000.0
-"""Milliseconds; anything longer counts as this."""
+"""Milliseconds; anything longer counts as this long."""
 
 _MAPPING: Final = LogarithmicMapping(RELATIVE_ACCURACY)
 
 
 class DurationSketch:
-    """Durations in milliseconds. `buckets` makes a new one from what another has dumped."""
+    """Durations in milliseconds. `buckets` is what another sketch has dumped; None: no durations yet."""
 
     __slots__ = ("_positive", "_sketch")
 
@@ -38,7 +37,7 @@ class DurationSketch:
             for key, count in (
                 *buckets.counts[-1:],
                 *buckets.counts[:-1],
-            ):  # the store then grows once, not step by step
+            ):  # the last first: the store then grows once
                 self._positive.add(key, count)
         self._sketch = BaseDDSketch(_MAPPING, self._positive, DenseStore(), float(zeros))
 
@@ -47,7 +46,7 @@ class DurationSketch:
         self._sketch.add(0.0 if milliseconds < SHORTEST else min(milliseconds, LONGEST))
 
     def merge(self, other: DurationSketch) -> None:
-        """Count what `other` has counted."""
+        """Add the counts of `other`."""
         self._sketch.merge(other._sketch)
 
     def quantile(self, fraction: float) -> float:
@@ -60,7 +59,7 @@ class DurationSketch:
         return Durations(int(self._sketch.count), p50, p90, p99)
 
     def dump(self) -> Buckets:
-        """What `__init__` takes."""
+        """The buckets to store. `__init__` takes them."""
         offset = self._positive.offset
         counts = tuple(
             (offset + at, min(int(count), LARGEST_COUNT)) for at, count in enumerate(self._positive.bins) if count
@@ -69,7 +68,7 @@ class DurationSketch:
 
 
 def together(parts: Iterable[Buckets]) -> Buckets:
-    """The buckets of all parts: what merging their sketches makes, but quicker for many small ones."""
+    """The buckets of all parts together, as if their sketches were merged. Quicker than that for many small parts."""
     zeros = 0
     counts: dict[int, int] = {}
     for part in parts:

@@ -10,7 +10,7 @@ from dspy_registry.registry_store.handles import Database, Transaction
 def items_from(txn: Transaction, database: Database, key: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of each row from this key on, in key order. An empty key means all rows."""
     cursor = txn.cursor(database)
-    if cursor.set_range(key):  # of an empty key, LMDB's binding makes the first
+    if cursor.set_range(key):  # LMDB's binding takes an empty key as the first key
         yield from cursor
 
 
@@ -25,7 +25,7 @@ def items_with_prefix(txn: Transaction, database: Database, prefix: bytes) -> It
 def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail: int) -> Iterator[bytes]:
     """Each distinct key without its last `tail` bytes, of the keys that begin with `prefix`, in key order.
 
-    The tail begins with a 0, and nothing before it holds one: so the next group is found without reading this one.
+    The tail begins with a zero byte, and nothing before it holds one. So the next group is found without a full read.
     """
     cursor = txn.cursor(database)
     found = cursor.set_range(prefix)
