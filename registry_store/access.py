@@ -1,6 +1,6 @@
-"""Who may open what a writer creates: its user, and a group that was named or that the umask admits. Never others.
+"""Who may open the files that a writer creates: its user, and a group that was named or that the umask allows.
 
-Who may read `writer.lock` or `lock.mdb` may lock it, and with that keep the registry from opening.
+Others never may. A user who can read `writer.lock` or `lock.mdb` can lock it, and so prevent the registry from opening.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dspy_registry.registry_store.own_files import change_owner_and_mode
 FOLDER: Final = 0o750
 DATA: Final = 0o640
 LOCK: Final = 0o660  # readers write their slots
-LEASE: Final = 0o640  # clients look whether there is a writer
+LEASE: Final = 0o640  # clients check whether there is a writer
 
 _GROUP_MAY_WRITE: Final = 0o020
 _OWNER: Final = 0o700
 
 
 def mode_for_umask(mode: int) -> int:
-    """One of the modes above, without the group's part where the umask keeps the group from writing."""
+    """One of the modes above. If the umask forbids the group to write, the group gets no access at all."""
     return mode & _OWNER if _umask() & _GROUP_MAY_WRITE else mode
 
 

@@ -82,7 +82,10 @@ _LARGEST_REVISION: Final = 2**51  # the word is twice as large, and exact below 
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The registry's head, stored in `meta` with every commit: the one place that says what landed."""
+    """The registry's head, stored in `meta` with every commit. It alone says which commit landed.
+
+    `committed_at` is in milliseconds since the epoch.
+    """
 
     revision: Annotated[int, Meta(ge=0, le=_LARGEST_REVISION)]
     committed_at: int
@@ -98,7 +101,7 @@ state_codec = Sealed(State, "the registry's state", META)
 
 
 class Alias(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What an alias means, and which source declared it."""
+    """The full name that an alias means, and the source that declared it."""
 
     name: str
     source: str

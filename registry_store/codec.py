@@ -1,4 +1,4 @@
-"""Bytes of what is stored, and the checksum that every value ends with.
+"""How stored values become bytes, and the checksum at the end of each value.
 
 The last four bytes of a value are a CRC-32, little-endian:
 
@@ -45,7 +45,7 @@ _BIN_OF_4: Final = b"\xc4\x04"
 
 
 class InfoEnvelope(msgspec.Struct, array_like=True, gc=False):
-    """A record of which only the module is wanted: msgspec skips the rest without building it."""
+    """A record when only its module is needed: msgspec skips the rest without building it."""
 
     info: ModuleInfo
 

@@ -1,4 +1,4 @@
-"""What the disk beneath a registry has to do with an error: whether it is full, or may not be written."""
+"""Errors that the disk causes: it is full, or may not be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dspy_registry.registry_store.errors import RegistryError, StoreError, Store
 FREE_SPACE: Final = "Free disk space, then repeat the change."
 TOO_MANY_FILES: Final = "Raise the limit of open files (`ulimit -n`, LimitNOFILE= in a unit), or close some of them."
 _NEARLY_FULL: Final = 1024 * 1024
-"""Bytes. LMDB reports a write that was cut short as an error of input and output: only this tells it apart."""
+"""Bytes. LMDB reports a write that was cut short as EIO. Only the free space shows that the disk was full."""
 
 
 COMMIT_BYTES: Final = 32 * 1024 * 1024
@@ -45,7 +45,7 @@ def full(folder: Path) -> StoreError:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Raises what the system says of a registry's files as an error of ours, with the folder and a remedy."""
+    """Raises an OSError from the body as a StoreError that names the folder and a remedy."""
     try:
         yield
     except RegistryError:
@@ -69,7 +69,7 @@ def explanation(error: OSError, folder: Path) -> StoreError:
 
 @contextmanager
 def write_refusals(target: Path, *, not_permitted: str, no_room: str) -> Iterator[None]:
-    """Raises what the system says of writing to `target` as an error of ours, with one of these two remedies."""
+    """Raises an OSError or lmdb.Error from the body as a StoreError about `target`, with one of these two remedies."""
     try:
         yield
     except RegistryError:

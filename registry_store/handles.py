@@ -1,4 +1,4 @@
-"""What LMDB gives us, by name: the databases of an environment, and its errors as errors of ours."""
+"""The named databases of an LMDB environment, and LMDB's errors as errors of this project."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ _DAMAGES: Final = (
 _REMEDIES: Final[dict[type[Exception], str]] = {
     lmdb.MapFullError: "Recreate the registry where more address space is allowed (ulimit -v).",
     lmdb.LockError: (
-        "Containers that share a registry must share the PID namespace too; "
-        "if none do, another process holds a lock on lock.mdb (`lslocks` names it): end it."
+        "Containers that share a registry must share the PID namespace too. "
+        "Without containers, another process holds a lock on lock.mdb (`lslocks` names it): end it."
     ),
     lmdb.DiskError: FREE_SPACE,
     lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
@@ -78,7 +78,7 @@ _PERMISSION_REMEDY: Final = (
 
 
 def translated(error: lmdb.Error, folder: Path) -> Exception:
-    """Our error for one of LMDB's, with its remedy."""
+    """This project's error for an error of LMDB, with its remedy."""
     said = f"{folder}: {str(error).removeprefix(f'{folder}: ')}."  # on opening, LMDB names the path itself
     if error.code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
         return StorePermissionError(said, remedy=_PERMISSION_REMEDY)

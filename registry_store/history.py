@@ -33,7 +33,7 @@ class KeptVersion(NamedTuple):
 
 
 class Versions(NamedTuple):
-    """The versions kept of a module, newest first; at least one. `in_force` is a version; 0: it is not registered."""
+    """The versions kept of a module, newest first; at least one. `in_force` is its version; 0: it is not registered."""
 
     name: str
     in_force: int

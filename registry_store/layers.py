@@ -1,11 +1,11 @@
-"""Layers: what each source declares of a module, and how layers make one record. Pure.
+"""Layers: what each source declares of a module, and how layers make one record. Pure functions.
 
 Precedence, highest first: client, manifest, core, defaults, discovered. A client registers whole records, so nothing
 is added to what it declares. The others declare single fields; a lower layer fills in what the higher ones leave out.
 Mappings (requirements, metadata) are merged key by key.
 
-Defaults are rules for discovered modules whose name matches a pattern. What they give a module is stored as a layer,
-which goes when the module is no longer discovered.
+Defaults are rules for discovered modules whose name matches a pattern. The fields that they give a module are stored as
+a layer. It is removed when the module is no longer discovered.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ defaults_codec = Sealed(Defaults, "the defaults", META)
 
 
 def rank(source: str) -> int:
-    """The precedence of a source: the larger wins."""
+    """The precedence of a source; the higher number wins. Raises KeyError for an unknown source."""
     if source.startswith(MANIFEST_PREFIX):
         return 3
     if source.startswith(DEFAULTS_PREFIX):
@@ -67,7 +67,7 @@ def _ascending(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def with_defaults(name: str, layers: Mapping[str, Layer], defaults: Defaults) -> dict[str, Layer]:
-    """The layers of a module, with the layers that the defaults give it now in place of the former ones."""
+    """A new dict of a module's layers, in which its layers of defaults are replaced by those of these rules."""
     found = {source: layer for source, layer in layers.items() if not source.startswith(DEFAULTS_PREFIX)}
     if DISCOVERED not in found:
         return found
@@ -90,9 +90,9 @@ def _overlay(fields: dict[str, Any], declared: Mapping[str, Any]) -> None:
 
 
 def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
-    """The module that these layers make together, and its source: the highest that declares it. Defaults declare none.
+    """The module that these layers make, and its source: the highest layer that is not of defaults.
 
-    There must be at least one layer, and no client's.
+    There must be at least one layer, and none of a client.
     """
     fields: dict[str, Any] = {}
     source = DISCOVERED

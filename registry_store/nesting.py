@@ -10,7 +10,7 @@ from typing import Final
 from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH, MAX_RECORD_VALUES
 
 DEEPEST: Final = MAX_METADATA_DEPTH + 8
-"""Levels that bytes from outside may nest: what a record may, and what stands around it."""
+"""How many levels bytes from outside may nest: those of a record, and some for the message around it."""
 
 _SAFE_DEPTH: Final = 4000  # a decoder takes about 400 bytes of stack for each level; a thread has 8 MiB
 MOST_VALUES: Final = 2 * MAX_RECORD_VALUES + 1024
@@ -21,7 +21,7 @@ DEEP, MANY = "nests too deep", "holds too many values"
 _CONTAINERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 _OTHERS: Final = bytes(set(range(256)) - set(_CONTAINERS))
 
-# Bytes after the first, by first byte: of scalars, and of the length field that a text or an array has.
+# How many bytes follow a scalar's first byte. Negative: so many bytes of a length field follow, then the content.
 _SCALAR_BYTES: Final = {0xC4: -1, 0xC5: -2, 0xC6: -4, 0xC7: -1, 0xC8: -2, 0xC9: -4} | dict(
     zip(range(0xCA, 0xDC), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17, -1, -2, -4), strict=True)
 )
@@ -74,7 +74,7 @@ def _found(data: bytes, deepest: int, most: int) -> str:
 
 
 def _step(data: bytes, at: int) -> tuple[int, int]:
-    """How many items the container that begins here holds (0: it is a scalar), and where what follows begins."""
+    """How many items the container that begins here holds (0: it is a scalar), and where the next value begins."""
     first = data[at]
     at += 1
     if first < 0x80 or first >= 0xE0 or first in (0xC0, 0xC1, 0xC2, 0xC3):

@@ -40,7 +40,7 @@ def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
                 map_size=size,
                 readonly=not writable,
                 create=create,
-                mode=_DATA_MODE if create else access.LOCK,  # less the umask; access.LOCK is for a missing lock.mdb
+                mode=_DATA_MODE if create else access.LOCK,  # reduced by umask; access.LOCK: a missing lock.mdb
                 max_readers=layout.MAX_READERS,
                 max_dbs=len(layout.DATABASES) + 8,
                 max_spare_txns=_SPARE_TRANSACTIONS,
@@ -200,7 +200,7 @@ def create_lock_file(folder: Path, *, max_readers: int = layout.MAX_READERS, gro
 
 
 def lock_file_fits(folder: Path) -> bool:
-    """Whether lock.mdb counts the transactions of this data.mdb. `sharing` calls it: this process may not have it open.
+    """Whether lock.mdb counts the transactions of this data.mdb. Only for `sharing`: it must not be open here.
 
     LMDB believes lock.mdb as long as any process has it open. With the count of another data file, LMDB would start
     from the wrong one of the two meta pages, and a writer would overwrite pages of the other one.

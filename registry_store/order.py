@@ -1,7 +1,7 @@
 """Registration order: the name of each sequence, eight to a row.
 
-A row of its own for each name would spend more on the row than on half the name. In eights, a name costs little beside
-its own bytes, and what one registration rewrites is still less than a page's worth of a record.
+One row for each name would cost much beside the name itself. With eight names in a row, a name costs little more than
+its own bytes, and a registration still rewrites only a small row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dspy_registry.registry_store.layout import SEQUENCES, sequence_row_key
 
 NAMES_PER_ROW: Final = 8
 GONE: Final = ""
-"""Stands where a sequence names no module, or none any more."""
+"""Stands in place of a name that is gone: the module of this sequence was unregistered."""
 
 _SEPARATOR: Final = "\0"
 _SEAL: Final = database_seal(SEQUENCES)
@@ -42,7 +42,7 @@ def load_row(value: bytes, key: bytes, format: int) -> list[str]:
 
 
 def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tuple[str, ...]:
-    """The names of these modules, in the order given. Raises CorruptRecordError for one without a name."""
+    """The names of these sequences, in the order given. Raises CorruptRecordError if a sequence has no name."""
     places = [divmod(sequence, NAMES_PER_ROW) for sequence in sequences]
     numbers = list(dict.fromkeys([number for number, _ in places]))
     found = txn.cursor(dbs.sequences).getmulti([sequence_row_key(number) for number in numbers])
@@ -57,7 +57,7 @@ def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tu
 
 
 def name_at(txn: Transaction, dbs: Databases, sequence: int) -> str:
-    """The name of one sequence; GONE when it has none. Raises CorruptRecordError."""
+    """The name of one sequence; GONE: it has none. Raises CorruptRecordError."""
     number, place = divmod(sequence, NAMES_PER_ROW)
     key = sequence_row_key(number)
     value = txn.get(key, None, dbs.sequences)
@@ -72,6 +72,6 @@ def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
 
 
 def past_last(txn: Transaction, dbs: Databases) -> int:
-    """A number above every stored sequence; 0 when there is none."""
+    """A number above every stored sequence; 0: no sequence is stored."""
     cursor = txn.cursor(dbs.sequences)
     return (int.from_bytes(cursor.key(), "big") + 1) * NAMES_PER_ROW if cursor.last() else 0

@@ -1,8 +1,8 @@
-"""What this process saw itself, by module, version and size: acted on at once, before it has been merged.
+"""The calls that this process saw itself, by module, version and size. It acts on them before they are merged.
 
-A reporter that is not told a version counts a call under 0: the version in force, which only a reader knows. So what
-was counted under 0 belongs to the version in force at the first question, and is dropped at the first question under
-another.
+A reporter that is not told a version counts a call under 0, which means the version in force; only a reader knows that
+version. When somebody first asks, calls under 0 are assigned to the version then in force. When somebody first asks
+while another version is in force, they are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_KEPT: Final = 4096
 
 
 class Own(NamedTuple):
-    """In milliseconds; 0.0: none. What `Standing.with_own` takes."""
+    """The arguments of `Standing.with_own`, in milliseconds; 0.0: none."""
 
     longest: float = 0.0
     backoff: float = 0.0
@@ -30,7 +30,7 @@ NOTHING: Final = Own()
 
 
 class OwnCalls:
-    """Bounded: what was counted first is forgotten first. Not safe for threads: its holder locks."""
+    """Bounded: the entry that was added first is dropped first. Not safe for threads: its owner must lock."""
 
     def __init__(self) -> None:
         self._recent: dict[tuple[str, int, str], Recent] = {}
@@ -49,12 +49,12 @@ class OwnCalls:
     def timed_out(self, name: str, version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds.
 
-        The backoff has no ceiling here: the limit made of it is cut at the module's.
+        The backoff has no ceiling here. The module's ceiling cuts the limit that is made from it.
         """
         self._of(name, version, size).timed_out(limit, math.inf)
 
     def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
-        """What was seen of this version; `in_force`: whether calls without a version are of it."""
+        """The calls seen of this version. `in_force`: it is the version in force, so calls under 0 belong to it."""
         found = [self._recent.get((name, version, size))]
         if in_force and self._is_still(name, version):
             found.append(self._recent.get((name, IN_FORCE, size)))
@@ -95,5 +95,5 @@ class OwnCalls:
 
     def _adopt(self, name: str, version: int) -> None:
         if len(self._in_force) >= MOST_KEPT:
-            self._in_force.clear()  # who asks next adopts again
+            self._in_force.clear()  # the next question assigns them again
         self._in_force[name] = version

@@ -1,4 +1,4 @@
-"""Where a registry lies."""
+"""Where the files of a registry are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeErro
 from dspy_registry.registry_store.layout import SOCKET_FILE
 
 ENVIRONMENT_VARIABLE: Final = "DSPY_REGISTRY"
-LONGEST_SOCKET_PATH: Final = 107  # sun_path of Linux, less its final zero
+LONGEST_SOCKET_PATH: Final = 107  # bytes: sun_path of Linux without its final zero
 
 
 FileIdentity = tuple[int, int]
@@ -27,7 +27,7 @@ def registry_path(path: str | os.PathLike[str] | None = None) -> Path:
     """
     if path is not None and os.fspath(path) == "":
         raise InvalidArgumentError(
-            "the registry's path is empty.", remedy=f"Name its folder, or give none, for ${ENVIRONMENT_VARIABLE}."
+            "the registry's path is empty.", remedy=f"Name its folder, or leave it out to use ${ENVIRONMENT_VARIABLE}."
         )
     chosen = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     if chosen is not None:
@@ -69,7 +69,7 @@ def file_identity(path: str | Path) -> FileIdentity | None:
 
 
 def socket_path(folder: Path) -> Path:
-    """The writer daemon's socket. Raises InvalidArgumentError when the kernel could not bind so long a path."""
+    """The path of the writer daemon's socket. Raises InvalidArgumentError if the path is too long for a socket."""
     path = folder / SOCKET_FILE
     if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         raise InvalidArgumentError(

@@ -59,7 +59,7 @@ def load_block(value: bytes, key: bytes, format: int) -> BitMap:
     if len(value) == _LONE_BYTES + CHECKSUM_BYTES:
         return BitMap((int.from_bytes(value[:_LONE_BYTES], "big"),))
     try:
-        return BitMap.deserialize(value)  # it stops at its own end, before the checksum
+        return BitMap.deserialize(value)  # it stops at the end of the bitmap, before the checksum
     except (ValueError, IndexError) as error:
         raise CorruptRecordError(f"a posting cannot be decoded ({error}).") from error
 

@@ -5,14 +5,14 @@
     NaN                       this file was retired: the registry was restored or replaced
 
 The number is an integer below 2**53, stored as an IEEE-754 double. CPython reads and compares a double without
-allocating an integer, which is a sixth of a cached look-up; and NaN, unequal to all, fails every comparison by
-itself. An aligned 8-byte copy is one load or store on the 64-bit processors supported, so it is never torn.
+allocating an integer, which would take a sixth of a cached look-up. NaN is unequal to every number, so every
+comparison with it fails. On the supported 64-bit processors an aligned 8-byte copy is one load or store, never torn.
 
 The usage word beside it counts the commits that make no revision. So each commit moves one of the two.
 
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
-The word never returns to a value it had, nor is an odd one used for two commits: whoever reads the same word before and
-after reading the announcement has read the one that belongs to it.
+The word never takes an earlier value again, and no two commits use the same odd word. So a reader that sees the same
+word before and after it reads the announcement has read the announcement of that word.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16
 
 _MAGIC: Final = b"dspy-registry-1\n"
-# The word has a cache line to itself: nothing else that is written there may slow its readers.
+# The word has a cache line to itself: a write to the same line would slow its readers.
 _WORD_AT, _USAGE_AT, _MAGIC_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 4096
 _ID_AT: Final = _MAGIC_AT + len(_MAGIC)
 _DATA_AT: Final = _ID_AT + 16
@@ -53,7 +53,7 @@ LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
 RETIRED: Final = float("nan")
 
 NO_DATA_FILE: Final = (0, 0)
-"""The identity of no data file: a revision file that names it makes the next writer choose a new identity."""
+"""Stands for no data file. A revision file that names it makes the next writer give the registry a new identity."""
 
 
 def committed(revision: int) -> float:
@@ -67,7 +67,7 @@ def under_way(revision: int) -> float:
 
 
 def is_retired(word: float) -> bool:
-    """Whether a word is that of a file that was retired: NaN alone is unequal to itself."""
+    """Whether this is the word of a retired file: only NaN is unequal to itself."""
     return word != word
 
 
@@ -78,7 +78,7 @@ def acknowledged(word: float) -> int:
 
 
 def is_sound(word: float) -> bool:
-    """Whether a word can be one: not retired, nor anything that no writer stores."""
+    """Whether a writer can have stored this word: a whole number from 0 to below 2**53. NaN is not sound."""
     return 0 <= word < 2.0**53 and word % 1 == 0
 
 
@@ -98,9 +98,9 @@ def missing_commits(folder: Path, word: float, revision: int) -> str | None:
 class RevisionFile:
     """A mapping of the revision file. Readers map it read-only.
 
-    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `registry_id` tells which
-    registry it belongs to, `identity` (device, inode) which file, `data_identity` which data.mdb: a copy or a compacted
-    one may be the same registry at the same revision, and yet not the file that live readers have mapped.
+    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `registry_id` is the identity
+    of the registry. `identity` is (device, inode) of this file, `data_identity` that of data.mdb: a copied or compacted
+    data.mdb may hold the same registry and revision, but live readers have not mapped it.
     """
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
@@ -146,7 +146,7 @@ class RevisionFile:
         )
 
     def announcement(self, revision: int) -> Change | None:
-        """What the commit of this revision changes; None when it is no longer, or not yet, announced.
+        """What the commit of this revision changes; None: it is not announced yet, or no longer.
 
         The caller must see the same word before and after the call, or ignore what it returns.
         """
@@ -185,17 +185,18 @@ class RevisionFile:
         self.word[()] = committed(revision)
 
     def retire(self) -> None:
-        """Tell every process that maps this file to open the registry anew."""
+        """Tell every process that maps this file to open the registry again."""
         self.word[()] = RETIRED
 
 
 def create_revision_file(
     folder: Path, registry_id: bytes, revision: int, mode: int, *, data: tuple[int, int] | None = None
 ) -> None:
-    """Put a new revision file in place, whole or not at all; one that was there is retired.
+    """Put a new revision file in place, whole or not at all. A former one is retired.
 
-    `data` is the identity of the data file it is made for, None: of the one in the folder.
-    Its blocks are allocated now: on a full disk a store through the map would otherwise be a SIGBUS.
+    `data` is the identity of the data file that it belongs to; None: the one in the folder.
+    All blocks are allocated now. Without that, a store through the map causes SIGBUS on a full disk.
+    Raises OSError, RegistryNotFoundError, StorePermissionError.
     """
     content = bytearray(FILE_BYTES)
     struct.pack_into("=d", content, _WORD_AT, committed(revision))
@@ -240,7 +241,7 @@ def newest_word(folder: Path) -> float:
 
 
 def retire_revision_file(folder: Path) -> None:
-    """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
+    """Retire the revision file in a folder; does nothing if there is no usable one. Raises StorePermissionError."""
     try:
         RevisionFile(folder, writable=True).retire()
     except (RegistryNotFoundError, DamagedStoreError):  # none there, or not a sound one: nobody reads by it

@@ -17,7 +17,7 @@ def items_from(txn: Transaction, database: Database, key: bytes) -> Iterator[tup
     if database is None:
         return
     cursor = txn.cursor(database)
-    if cursor.set_range(key):  # of an empty key, LMDB's binding makes the first
+    if cursor.set_range(key):  # LMDB's binding takes an empty key as the first key
         yield from cursor
 
 
@@ -32,7 +32,7 @@ def items_with_prefix(txn: Transaction, database: Database, prefix: bytes) -> It
 def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail: int) -> Iterator[bytes]:
     """Each distinct key without its last `tail` bytes, of the keys that begin with `prefix`, in key order.
 
-    The tail begins with a 0, and nothing before it holds one: so the next group is found without reading this one.
+    The tail begins with a zero byte, and nothing before it holds one. So the next group is found without a full read.
     """
     if database is None:
         return

@@ -19,14 +19,14 @@ from dspy_registry.registry_store.outcome_kinds import FAILED, KINDS
 
 SIZES: Final = ("small", "normal", "large", "very_large")
 SMALL_INPUT: Final = 100
-"""Characters; up to these an input is small, above LARGE_INPUT large, above VERY_LARGE_INPUT very large."""
+"""Characters. An input up to this is small; above LARGE_INPUT it is large, above VERY_LARGE_INPUT very large."""
 LARGE_INPUT: Final = 1_000
 VERY_LARGE_INPUT: Final = 10_000
 
 MINUTES_KEPT: Final = 60
 HOURS_KEPT: Final = 48
 LARGEST_COUNT: Final = 2**53
-"""Counts stop here: a double still holds them exactly, and msgpack too."""
+"""Counts stop here: a double holds every whole number up to this one exactly."""
 
 # Bucket keys between the shortest and the longest duration, with a margin.
 _LOWEST_KEY, _HIGHEST_KEY = -512, 1536
@@ -37,9 +37,9 @@ Key = Annotated[int, Meta(ge=_LOWEST_KEY, le=_HIGHEST_KEY)]
 
 
 def size_class(input_chars: int | None) -> str:
-    """The class of an input of so many characters; None: not known, which counts as normal.
+    """The size class of an input of `input_chars` characters; None: unknown, which counts as normal.
 
-    The bounds of large and very large are those of the routing timeout.
+    The routing timeout uses the same bounds of large and very large.
     """
     if input_chars is None:
         return "normal"
@@ -56,7 +56,7 @@ class Buckets(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unk
 
 
 class Durations(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How long calls took that succeeded: how many there were, and quantiles in milliseconds (0.0: no calls).
+    """How long successful calls took: how many there were, and quantiles in milliseconds (0.0: no calls).
 
     A quantile is off by at most 1 % of the exact one.
     """
@@ -68,13 +68,13 @@ class Durations(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Ring(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Calls in each of the last periods, newest last; `last` is the newest one's number since the epoch."""
+    """Calls in each of the last periods, newest last. `last` is the newest period, counted since the epoch."""
 
     last: int = 0
     counts: tuple[int, ...] = ()
 
     def until(self, period: int, length: int) -> tuple[int, ...]:
-        """`length` counts, the last that of `period`."""
+        """`length` counts, of which the last is the count of `period`."""
         oldest = self.last - len(self.counts) + 1
         wanted = range(period - length + 1, period + 1)
         return tuple(self.counts[at - oldest] if oldest <= at <= self.last else 0 for at in wanted)
@@ -109,12 +109,12 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @property
     def error_rate(self) -> float | None:
-        """Failed calls among all, 0 to 1; None when there were none."""
+        """The share of calls that failed, 0 to 1; None: there were no calls."""
         return self.errors / self.calls if self.calls else None
 
     @property
     def cost_usd_per_call(self) -> float | None:
-        """Mean cost of the calls that told it, in US dollars; None when none did."""
+        """Mean cost of the calls whose cost is known, in US dollars; None: there are no such calls."""
         return self.cost_usd / self.priced_calls if self.priced_calls else None
 
     @property
@@ -123,11 +123,11 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return failed_by_kind(self.kinds)
 
     def calls_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls in each of the last 60 minutes, that of `now` last (seconds since the epoch; None: the time it is)."""
+        """Calls in each of the last 60 minutes, newest last. `now` is in seconds since the epoch; None: the present."""
         return self.minutes.until(_seconds(now) // 60, MINUTES_KEPT)
 
     def calls_by_hour(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls in each of the last 48 hours, that of `now` last (seconds since the epoch; None: the time it is)."""
+        """Calls in each of the last 48 hours, newest last. `now` is in seconds since the epoch; None: the present."""
         return self.hours.until(_seconds(now) // 3600, HOURS_KEPT)
 
     def errors_by_minute(self, now: float | None = None) -> tuple[int, ...]:

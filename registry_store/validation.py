@@ -1,7 +1,7 @@
 """What may enter the registry. One error names every field that is wrong.
 
-Containers are normalised (a list of capabilities becomes a tuple); nothing else is changed, so that what is read
-equals what was registered.
+Containers are normalised: a list of capabilities becomes a tuple. Nothing else is changed, so a reader gets the
+values that were registered.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def validate_encoded(
 
 
 def check_expected_version(version: object) -> None:
-    """What a caller takes a module's version to be; None: any. Raises InvalidArgumentError."""
+    """Check the version that a caller expects a module to have; None: any. Raises InvalidArgumentError."""
     is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= LAST_VERSION
     if version is not None and not is_version:
         raise InvalidArgumentError(f"expected_version is {version!r}, it must be a version: 0, 1, 2, …")
@@ -78,7 +78,7 @@ def check_version(version: object) -> None:
 
 
 def is_time_limit(seconds: Any) -> bool:
-    """Whether this is a number above 0, as infinity is. NaN, unequal to itself, is none."""
+    """Whether this is a number above 0; infinity is allowed. NaN is refused: only NaN is unequal to itself."""
     return isinstance(seconds, Real) and not seconds <= 0 and bool(seconds == seconds)
 
 
@@ -110,11 +110,11 @@ def module_problems(
 
 
 def _is_plainly_sound(info: Any) -> bool:
-    """Whether a module is one of the many that need no second look; False says nothing against it.
+    """Whether a quick look shows that the module is valid. False: it may be valid too, so look for problems.
 
-    A quarter of the time that looking for problems takes, which a load of a million modules is made of.
+    Takes a quarter of the time that the full look takes. That time decides how long a million modules take to load.
     """
-    # `Any`: a struct's constructor checks no types, so what is declared need not be what is there.
+    # `Any`: a struct's constructor checks no types, so a field may hold another type than it declares.
     capabilities, examples = info.capabilities, info.examples
     return (
         _is_plain_word(info.name, MAX_NAME_BYTES)
@@ -232,7 +232,7 @@ def _subject(name: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Short, and without recursion: what is shown here was refused, and may be of any size and depth."""
+    """A short text, made without recursion: the refused value may have any size and depth."""
     try:
         text = reprlib.repr(value)
     except Exception:  # an int of very many digits, among others
@@ -307,7 +307,7 @@ def _duration_problems(duration: object) -> Iterator[str]:
 
 
 def _map_problems(field: str, value: object) -> Iterator[str]:
-    """Plain values only, walked without recursion: a deep value must not exhaust the stack."""
+    """Problems of a mapping of plain values. Without recursion: a deep value must not exhaust the stack."""
     if not isinstance(value, dict):
         yield f"{field}: {_shown(value)} is not a mapping"
         return
@@ -342,11 +342,11 @@ def _plain_problems(path: str, item: object) -> Iterator[str]:
 
 
 def _plain_problem(item: object) -> str:
-    """Exact types: a subclass, a tuple or a set would not be read back equal to what was registered."""
+    """What is wrong with one value; "": nothing. Only exact types: a subclass or a tuple would be read back unequal."""
     kind = type(item)
     if item is None or kind in (bool, dict, list):
         return ""
-    if kind is float:  # JSON has no such numbers: it would make null of them
+    if kind is float:  # JSON has no infinity or NaN: it would write null
         return "" if isfinite(item) else f"{item} is not a finite number"  # type: ignore[arg-type]
     if kind is str:
         return "" if _is_utf8(item) else f"{_shown(item)} cannot be written as UTF-8"  # type: ignore[arg-type]

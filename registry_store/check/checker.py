@@ -1,12 +1,12 @@
-"""The whole registry, looked over in one snapshot: every invariant that stored bytes can violate.
+"""Checks the whole registry in one snapshot: every invariant that stored bytes can violate.
 
     python -m dspy_registry.registry_store.check PATH
 
-prints one JSON object a line and exits with 0 (sound), 1 (violated) or 2 (cannot be looked at). LMDB keeps no
-checksums of its own, so that reading a truncated file ends in SIGBUS and reading a scrambled one sometimes in SIGABRT:
-`check_apart` lets a process of its own take the first look at a file that is in doubt.
+prints one JSON object a line and exits with 0 (no violation), 1 (violations) or 2 (cannot be read). LMDB keeps no
+checksums. Reading a truncated file ends in SIGBUS, and reading a scrambled file sometimes in SIGABRT. So for a file
+that may be damaged, `check_apart` runs the check in a separate process.
 
-Memory is bounded: the modules of one posting block are looked at together, and nothing is held of the others.
+Memory is bounded: the check holds the postings of one block at a time.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
 
 
 def check(target: str | os.PathLike[str] | Environment, progress: Progress | None = None) -> Iterator[Violation]:
-    """Every violated invariant of a registry: a folder, or an environment that is open.
+    """Every violated invariant of a registry, given as its folder or as an open environment.
 
-    All is read in one transaction, which a writer does not disturb; run the iterator to its end or close it.
+    All is read in one transaction, and the writer may go on meanwhile. Run the iterator to its end or close it.
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
     try:
@@ -76,9 +76,9 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
 
 
 def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
-    """`check` in a process of its own: a file so damaged that reading it kills is one more violation.
+    """`check` in a separate process. If reading a damaged file kills that process, this is one more violation.
 
-    Raises StoreError with what the other process said when it could not look at the registry at all.
+    Raises StoreError with the other process's message if that could not read the registry at all.
     """
     import subprocess
 
@@ -145,11 +145,11 @@ def _revision_file(folder: Path, head: Head, before: float) -> Iterator[Violatio
 
 
 def main(arguments: list[str]) -> int:
-    """The command; its exit status."""
+    """Runs the command and returns its exit status."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m dspy_registry.registry_store.check PATH\n")
         return 2
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # dying of a damaged file is foreseen here
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a damaged file may kill this process: no core dump then
     found = 0
     try:
         for violation in check(arguments[0]):

@@ -1,4 +1,4 @@
-"""What the parts of the check share: a violation, the head of the registry, and decoding that reports."""
+"""What the parts of the check share: violations, and the transaction with the registry's head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEAD: Final = VALUES
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """One violated invariant: its number in docs/design.md, the database and key, and what is wrong."""
+    """One violated invariant: its number in docs/design.md, the database and key, and a message."""
 
     invariant: str
     where: str
@@ -42,7 +42,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class Head:
-    """One transaction, and what is said of the whole registry in it."""
+    """One transaction, and what `meta` says of the whole registry. Raises as `load_head`."""
 
     def __init__(self, txn: Transaction, dbs: Databases, progress: Progress | None = None) -> None:
         self.txn = txn
@@ -66,7 +66,7 @@ class Head:
             return
         last, count = b"", 0
         for key, value in self.txn.cursor(database):
-            if key <= last:  # a page that leads back to an earlier one would be walked for ever
+            if key <= last:  # a page that points back to an earlier one would be read for ever
                 raise CorruptRecordError(f"{text(key)!r} follows {text(last)!r}.")
             last, count = key, count + 1
             yield key, value
@@ -74,12 +74,12 @@ class Head:
             raise CorruptRecordError(f"{count} entries where {self.entries(database)} should be.")
 
     def entries(self, database: Database) -> int:
-        """How many keys a database has."""
+        """The number of keys of a database."""
         count: int = self.txn.stat(database)["entries"]
         return count
 
     def module(self, name: str) -> StoredModule | None:
-        """The stored module; None when it is not registered or its bytes are damaged, which is reported elsewhere."""
+        """The stored module; None: it is not registered, or damaged, which the section on modules reports."""
         value = self.txn.get(name.encode(), None, self.dbs.modules) if name else None
         try:
             return None if value is None else open_record(value, name)
@@ -87,12 +87,12 @@ class Head:
             return None
 
     def is_registered(self, name: str) -> bool:
-        """Whether there is a record of this name, sound or not."""
+        """Whether there is a record of this name, intact or damaged."""
         return bool(name) and self.txn.get(name.encode(), None, self.dbs.modules) is not None
 
 
 def load_head(txn: Transaction, dbs: Databases, progress: Progress | None) -> Head:
-    """Raises FormatVersionError, RegistryNotFoundError, CorruptRecordError, VocabularyError."""
+    """The registry's head. Raises FormatVersionError, RegistryNotFoundError, CorruptRecordError, VocabularyError."""
     found = txn.get(layout.META_FORMAT, None, dbs.meta)
     if found is None:
         raise RegistryNotFoundError("the registry has no format version: it was never completed.")
@@ -104,5 +104,5 @@ def load_head(txn: Transaction, dbs: Databases, progress: Progress | None) -> He
 
 
 def text(key: bytes) -> str:
-    """A key for people to read, whatever its bytes."""
+    """A key as readable text. Bytes that are not UTF-8 are escaped."""
     return key.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Aliases, layers, history, the change log and what writer and usage keep: each against the modules."""
+"""Whether aliases, layers, history and the change log agree with the modules; checksums of the other rows."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
     stored = head.module(name)
     if stored is None:
         if not head.is_registered(name):
-            yield Violation(LAYERS, where, "is declared, and not registered")
+            yield Violation(LAYERS, where, "is declared, but not registered")
         return
     try:
         given = with_defaults(name, declared, head.defaults)
@@ -92,7 +92,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
         yield Violation(LAYERS, where, f"cannot be merged ({error!r})")
         return
     if DISCOVERED in declared and encode(given) != encode(declared):
-        yield Violation(LAYERS, where, "is not what the rules for discovered modules give it")
+        yield Violation(LAYERS, where, "has other defaults than the rules for discovered modules give it")
     if max(ranks) >= rank(CLIENT):
         yield Violation(LAYERS, where, "a client declares whole records, not layers")
     if stored.provenance.source == CLIENT:
@@ -100,7 +100,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
     if encode(info) != encode(stored.info):
         yield Violation(LAYERS, where, "do not make the record that is stored")
     if source != stored.provenance.source:
-        yield Violation(LAYERS, where, f"come from {source}, the record says {stored.provenance.source}")
+        yield Violation(LAYERS, where, f"come from {source}, but the record says {stored.provenance.source}")
 
 
 # History
@@ -140,7 +140,7 @@ def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]
         yield Violation(HISTORY, where, f"keeps versions {versions}, which are not consecutive")
     stored = head.module(name)
     if stored is not None and versions[-1] != stored.provenance.version - 1:
-        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, now is {stored.provenance.version}")
+        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, in force is {stored.provenance.version}")
 
 
 # The change log
@@ -158,11 +158,11 @@ def changes(head: Head) -> Iterator[Violation]:
         last = revision
         yield from _change(head, key, value)
     if last != (newest or None):
-        yield Violation(CHANGES, "changes", f"ends with {last}, the newest revision is {newest}")
+        yield Violation(CHANGES, "changes", f"ends with {last}, but the newest revision is {newest}")
     if first is not None and newest - first >= _CHANGES_ALLOWED:
         yield Violation(CHANGES, "changes", f"keeps {newest - first + 1} entries, {_CHANGES_ALLOWED} are allowed")
     if first is not None and newest - first < CHANGES_KEPT - 1 and first != 1:
-        yield Violation(CHANGES, "changes", f"begins with {first}, though it is not full")
+        yield Violation(CHANGES, "changes", f"begins with {first}, although it is not full")
     yield from _last_words(head)
 
 
@@ -187,10 +187,10 @@ def _change(head: Head, key: bytes, value: bytes) -> Iterator[Violation]:
     for term in change.terms:
         kind, colon, word = term.partition(":")
         if term != ALL and not (colon and word and kind in TERM_KINDS):
-            yield Violation(CHANGES, where, f"names {term!r}, which is no term")
+            yield Violation(CHANGES, where, f"names {term!r}, which is not a term")
     unnamed = {module.name for module in change.modules}.difference(change.keys)
     if unnamed:
-        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, whose look-up it does not name")
+        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, but does not list them in keys")
 
 
 def _last_words(head: Head) -> Iterator[Violation]:
@@ -213,7 +213,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
             standing = stored.provenance.version if stored else 0
             if head.is_registered(module.name) == is_gone or (stored and standing != module.version):
                 found = f"version {standing}" if stored else "nothing"
-                message = f"says {module.name} {module.version} {module.action}, registered is {found}"
+                message = f"says {module.name} {module.version} {module.action}, but the registry has {found}"
                 yield Violation(CHANGES, f"changes/{change.revision}", message)
 
 
