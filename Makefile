@@ -5,6 +5,10 @@ TESTS ?=
 PYTEST_ARGS ?=
 # Processes that run tests side by side. Much of a test is waiting for other processes, so more than there are cores.
 WORKERS ?= 4
+# How `make stress` is told otherwise: `make stress MINUTES=20 ONLY=power_loss,soak SEED=7`.
+MINUTES ?=
+ONLY ?=
+SEED ?=
 
 # What `make test-all` tries, and what it installs in each. dspy is large, so it is left out unless
 # asked for: `make test-all ALL_EXTRAS=dspy,test ALL_MARKS='not stress and not full'`.
@@ -66,7 +70,8 @@ bench: $(DEV) ## every benchmark, against every store that is installed
 bench-quick: $(DEV) ## the same benchmarks, a few seconds each
 	$(BIN)/python -m benchmarks --quick
 
-stress: $(TEST) ## the tests that take minutes
+stress: $(TEST) ## the fault suite, for as long as its counts take, and the tests that take minutes
+	$(BIN)/python -m tests.stress $(MINUTES:%=--minutes %) $(ONLY:%=--only %) $(SEED:%=--seed %)
 	$(BIN)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS) $(TESTS)
 
 test-latest: | .venv-latest/bin/python ## the tests on the newest release of everything

@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
+    from dspy_registry.registry_store.advice import Standing
     from dspy_registry.registry_store.changes import Change, ModuleChange
     from dspy_registry.registry_store.errors import (
         AmbiguousNameError,
         BusyError,
         ConflictError,
         CorruptRecordError,
+        DamagedStoreError,
         DiscoveryError,
         ForkedSnapshotError,
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        NoReaderSlotError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
@@ -36,13 +39,14 @@ if TYPE_CHECKING:
         UnknownAliasError,
         UnknownModuleError,
         UnknownVersionError,
+        UpgradeRequiredError,
         VocabularyError,
         WriterLockedError,
         WriterTimeoutError,
         WriterUnavailableError,
     )
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
-    from dspy_registry.registry_store.usage import Durations, ModuleUsage
+    from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -67,12 +71,15 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Change",
     "ModuleChange",
     "ModuleUsage",
+    "VersionUsage",
     "Durations",
+    "Standing",
     # Errors
     "errors",
     "RegistryError",
     "UnknownModuleError",
     "UnknownVersionError",
+    "UpgradeRequiredError",
     "UnknownAliasError",
     "AmbiguousNameError",
     "InvalidArgumentError",
@@ -85,6 +92,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StorePermissionError",
     "FormatVersionError",
     "CorruptRecordError",
+    "DamagedStoreError",
+    "NoReaderSlotError",
     "StoreClosedError",
     "ForkedSnapshotError",
     "DiscoveryError",
@@ -115,7 +124,9 @@ _HOMES: Final = {
     "Change": "registry_store.changes",
     "ModuleChange": "registry_store.changes",
     "ModuleUsage": "registry_store.usage",
+    "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
+    "Standing": "registry_store.advice",
 }
 
 

@@ -3,11 +3,12 @@
 Everything here happens inside the gate, which keeps transactions from crossing a fork. The hot paths of `Registry` look
 only at plain attributes that are set here. `_word` and `_valid` are equal as long as everything cached is the newest
 there is. `_valid` equals no word while the cache is empty: a look-up that cannot hit costs more than none.
-`_followed` is the word whose changes the cache has seen.
+`_followed` is the word whose changes the cache has seen, `_usage_seen` the usage word as it was some time ago.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,21 +17,31 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
 from dspy_registry.readers.queries import Queries
-from dspy_registry.registry_store import layout
+from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
-    FormatVersionError,
+    CorruptRecordError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
 )
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.opening import known_format
+from dspy_registry.registry_store.own_place import OwnPlace, own_place
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
+from dspy_registry.registry_store.revision import (
+    RETIRED,
+    RevisionFile,
+    is_retired,
+    missing_commits,
+)
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
 
 _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
 _ATTACH_TRIES: Final = 20
+
+_log = logging.getLogger("dspy_registry")
+_told: Final[set[str]] = set()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -48,10 +59,13 @@ class Attachment(Queries):
         "_file",
         "_followed",
         "_freshness",
+        "_is_new",
         "_look_again_at",
         "_min_observed_calls",
+        "_own",
         "_records",
         "_usage",
+        "_usage_seen",
         "_usage_word",
         "_valid",
         "_weights",
@@ -71,6 +85,9 @@ class Attachment(Queries):
     _weights: Mapping[str, float]
     _min_observed_calls: int
     _usage: UsageCache
+    _own: OwnPlace
+    _usage_seen: float
+    _is_new: bool
     _usage_word: memoryview[float]
 
     def __init__(self, path: Path, cache_size: int, weights: Mapping[str, float], min_observed_calls: int) -> None:
@@ -79,6 +96,7 @@ class Attachment(Queries):
         self._min_observed_calls = min_observed_calls
         self._cache = Cache(cache_size)
         self._environment: Environment | None = None
+        self._own = own_place(path)
         self._open()
 
     def close(self) -> None:
@@ -133,8 +151,12 @@ class Attachment(Queries):
             self._offer()
             if is_retired(self._word[()]):
                 return False
+            if self._is_new:
+                self._is_new = False
+                _tell_what_is_missing(self._live(), self._file)
+        self._usage_seen = self._usage_word[()]
         environment = self._live()
-        if environment.is_retired:
+        if environment.is_lost:
             return False
         now = time.monotonic()
         if now > self._look_again_at or not environment.is_open:
@@ -153,7 +175,7 @@ class Attachment(Queries):
         with shared_lock:
             former = self._live()
             with former.gate:  # no read of the former registry may fill the cache of the new one
-                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_retired:
+                if self._file.is_current() and not is_retired(self._word[()]) and not former.is_lost:
                     return
                 self._valid = self._followed = RETIRED
                 if not former.writable and not former.open_snapshots:
@@ -165,7 +187,8 @@ class Attachment(Queries):
         for _ in range(_ATTACH_TRIES):
             environment = attach(self.path)
             try:
-                file = RevisionFile(self.path)
+                with environment.gate:
+                    file = environment.visibility.file()
                 if _belongs(environment, file):
                     break
             except BaseException:
@@ -174,7 +197,10 @@ class Attachment(Queries):
             detach(environment)
             time.sleep(0.01)  # it is being replaced at this moment
         else:
-            raise StoreError(f"{self.path}: data.mdb and the revision file belong to different registries.")
+            raise StoreError(
+                f"{self.path}: data.mdb and the revision file belong to different registries.",
+                remedy="Start the writer: it writes a revision file that belongs to this data.mdb.",
+            )
         cache = Cache(self._cache.size)  # only now: if opening failed, the former cache is still in use
         self._cache = cache
         self._environment = environment
@@ -189,6 +215,8 @@ class Attachment(Queries):
         self._word = file.word
         self._usage = UsageCache()
         self._usage_word = file.usage_word
+        self._usage_seen = file.usage_word[()]
+        self._is_new = True
 
     def _offer(self) -> None:
         """Let the hot paths see what the cache holds now."""
@@ -203,6 +231,20 @@ def _belongs(environment: Environment, file: RevisionFile) -> bool:
         version = txn.get(layout.META_FORMAT, None, meta)
         if version is None:
             raise RegistryNotFoundError(f"the registry in {environment.folder} is not complete yet.")
-        if int(version) != layout.FORMAT_VERSION:
-            raise FormatVersionError(int(version), layout.FORMAT_VERSION)
+        if known_format(version) != environment.dbs.format:  # it was not complete when it was opened
+            return False
         return not is_retired(file.word[()]) and bool(txn.get(layout.META_ID, None, meta) == file.registry_id)
+
+
+def _tell_what_is_missing(environment: Environment, file: RevisionFile) -> None:
+    """Log it once a process, where the word says that more was committed than data.mdb holds."""
+    word = file.word[()]
+    try:
+        with environment.reading() as txn:
+            revision = lookup.load_state(txn, environment.dbs).revision
+    except CorruptRecordError:  # each read that needs the head says so
+        return
+    missing = missing_commits(environment.folder, word, revision)
+    if missing is not None and missing not in _told:
+        _told.add(missing)
+        _log.error("%s", missing)

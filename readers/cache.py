@@ -19,6 +19,7 @@ from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.revision import RETIRED
 from dspy_registry.registry_store.usage import ModuleUsage
+from dspy_registry.registry_store.usage_rows import InForce
 
 Results = dict[Any, tuple[str, ...]]
 
@@ -132,13 +133,16 @@ class Cache:
 class UsageCache:
     """Usage by full name, as of one usage word. When the word has changed, a new cache takes its place.
 
-    Usage has its own cache because it changes every second, and the modules do not.
+    Usage has its own cache because it changes every second, and the modules do not. What belongs to a version in force
+    is valid only while the revision word is `revision_word` too.
     """
 
-    __slots__ = ("costs", "rows", "word")
+    __slots__ = ("costs", "in_force", "revision_word", "rows", "word")
 
     def __init__(self, word: float = RETIRED) -> None:
         self.word = word
+        self.revision_word = RETIRED
+        self.in_force: dict[str, InForce] = {}
         self.rows: dict[str, ModuleUsage] = {}
         self.costs: dict[str, float | None] = {}
 
@@ -147,7 +151,14 @@ class UsageCache:
         self.rows[name] = usage
         self.costs[name] = usage.cost_usd_per_call
 
+    def put_in_force(self, asked: str, revision_word: float, found: InForce) -> None:
+        """Keep what was read in a transaction begun after both words were read, under the string that was asked."""
+        if self.revision_word != revision_word:
+            self.in_force = {}
+            self.revision_word = revision_word
+        self.in_force[asked] = found
+
     @property
     def is_full(self) -> bool:
         """Whether it holds as many rows as it may."""
-        return len(self.rows) >= _USAGES_KEPT
+        return max(len(self.rows), len(self.in_force)) >= _USAGES_KEPT

@@ -8,17 +8,18 @@ from typing import Any
 
 import lmdb
 
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.attachment import Attachment
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
-from dspy_registry.readers.queries import not_a_name
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import State
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import short_reads
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.usage import ModuleUsage, load_all, load_usage
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
+from dspy_registry.registry_store.usage_rows import InForce, load_all, load_in_force, load_usage, load_version_usage
 
 _monotonic = time.monotonic
 
@@ -32,20 +33,23 @@ class ColdReads(Attachment):
         """The module of a name. The first read of a full name is written out; `_fetch_again` does the rest.
 
         This read takes no gate, because it keeps nothing that a change could make untrue. A fork waits for it, because
-        it is in flight.
+        it is in flight. The words after `begin` tell whether what it began on was visible: see `visibility`.
         """
-        word = self._word[()]
+        shared = self._word
+        word, usage = shared[()], self._usage_seen
         if word != self._followed or _monotonic() > self._look_again_at:
             return self._fetch_with_care(name)
         # Read after the word: `_reopen` first makes `_followed` equal no word.
         cache = self._cache
         environment = self._environment
-        if name not in cache.marks and environment is not None:
+        if type(name) is str and name not in cache.marks and environment is not None:
             environment.in_flight.append(name)
             try:
                 txn = environment.begin(environment.modules)
                 try:
-                    value = txn.get(name.encode())
+                    value = None
+                    if shared[()] == word and self._usage_word[()] == usage:
+                        value = txn.get(name.encode())
                 finally:
                     txn.abort()
             except (lmdb.Error, UnicodeEncodeError, AttributeError):
@@ -54,7 +58,12 @@ class ColdReads(Attachment):
                 environment.in_flight.pop()
             if value is not None:
                 # `info_of`, but without a call for intact bytes.
-                info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+                try:
+                    info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+                except UNDECODABLE as error:
+                    raise corrupt(name, error) from error
+                if info.name != name:
+                    raise misplaced(name, info.name)
                 if len(cache.marks) < cache.marks_bound:
                     cache.marks.add(name)
                 elif cache.is_due(name):
@@ -71,27 +80,34 @@ class ColdReads(Attachment):
 
     def _fetch_again(self, name: str) -> ModuleInfo | None:
         """A module that was read before, and may now be worth keeping."""
-        word = self._word[()]
+        if type(name) is not str:
+            name = plain_name(name)
+        shared = self._word
+        word, usage = shared[()], self._usage_seen
         cache = self._cache
         if word != self._followed or name not in cache.marks or _monotonic() > self._look_again_at:
             return self._fetch_with_care(name)
         info = cache.records.get(name)
         if info is not None:
             return info
-        info = self._read(name)
+        info = self._read(name, shared, word, usage)
         if info is None:
             return self._fetch_with_care(name)
         self._keep(word, cache, name, info)
         return info
 
-    def _read(self, name: str) -> ModuleInfo | None:
-        """The module of a full name, read in flight. None: there is none, or the read failed."""
+    def _read(self, name: str, shared: memoryview[float], word: float, usage: float) -> ModuleInfo | None:
+        """The module of a full name, read in flight. None: there is none, the read failed, or a commit went by.
+
+        `word` is what `shared` was before, and `usage` the usage word.
+        """
         environment = self._live()
         environment.in_flight.append(name)
         try:
             txn = environment.begin(environment.modules)
             try:
-                value = txn.get(name.encode())
+                is_visible = shared[()] == word and self._usage_word[()] == usage
+                value = txn.get(name.encode()) if is_visible else None
             finally:
                 txn.abort()
         except (lmdb.Error, UnicodeEncodeError, AttributeError):
@@ -108,9 +124,7 @@ class ColdReads(Attachment):
                 self._offer()
 
     def _fetch_with_care(self, name: str) -> ModuleInfo | None:
-        if not isinstance(name, str):
-            raise not_a_name(name)
-        return self._in_gate(partial(self._find, name))
+        return self._in_gate(partial(self._find, plain_name(name)))
 
     def _find(self, name: str) -> ModuleInfo | None:
         cache = self._cache
@@ -150,12 +164,37 @@ class ColdReads(Attachment):
         return self._in_gate(partial(self._load_usage, name))
 
     def _load_usage(self, name: str) -> ModuleUsage:
-        word = self._usage_word[()]
+        cache = self._usage_cache()
         usage = self._in_transaction(load_usage, name) or ModuleUsage(name)
+        cache.put(name, usage)
+        return usage
+
+    def _version_usage(self, name: str, version: int) -> VersionUsage:
+        self._catch_up()
+        return self._in_transaction(load_version_usage, name, version)
+
+    def _in_force(self, name: str) -> InForce:
+        known = self._usage
+        if self._usage_word[()] == known.word and self._word[()] == known.revision_word:
+            try:
+                return known.in_force[name]
+            except (KeyError, TypeError):
+                pass
+        return self._in_gate(partial(self._load_in_force, plain_name(name)))
+
+    def _load_in_force(self, name: str) -> InForce:
+        revision_word = self._word[()]
+        cache = self._usage_cache()
+        found = self._in_transaction(load_in_force, name)
+        cache.put_in_force(name, revision_word, found)
+        return found
+
+    def _usage_cache(self) -> UsageCache:
+        """The cache for what is read from now on."""
+        word = self._usage_word[()]
         if self._usage.word != word or self._usage.is_full:
             self._usage = UsageCache(word)
-        self._usage.put(name, usage)
-        return usage
+        return self._usage
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         if self._word[()] == self._valid:

@@ -97,10 +97,11 @@ class Freshness:
             return None
         with self._environment.reading() as txn:
             database = self._environment.dbs.changes
-            found = [txn.get(layout.revision_key(revision), None, database) for revision in range(first, last + 1)]
-        if any(value is None for value in found):
+            keys = [layout.revision_key(revision) for revision in range(first, last + 1)]
+            found = [(txn.get(key, None, database), key) for key in keys]
+        if any(value is None for value, _ in found):
             return None
-        return [change_codec.load(value) for value in found]
+        return [change_codec.load(*row, self._environment.dbs.format) for row in found]
 
 
 def _announced_keys(announced: Change | None) -> frozenset[str]:

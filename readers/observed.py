@@ -1,17 +1,16 @@
-"""What real calls have shown, used in place of what was declared once there are enough calls. Pure."""
+"""What real calls have shown, used in place of what was declared. Pure. `docs/statistics.md` says why."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from dspy_registry.readers import routing
 from dspy_registry.readers.routing import Recommendation
+from dspy_registry.registry_store.advice import Standing, auto_timeout, estimate, observed_timeout
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.usage import Durations, ModuleUsage
 
 DECLARED: Final = "declared"
 AUTO: Final = "auto"
@@ -19,8 +18,9 @@ BASES: Final = (DECLARED, "observed", AUTO)
 """What a duration may be based on.
 
 declared  what the module's record says
-observed  what calls with an input of that size took, once there are enough of them; until then, declared
-auto      as observed, but declared while the record is newer than the last call: those calls ran another version
+observed  what calls of the version in force with an input of that size took; what is declared counts until enough of
+          them completed
+auto      as observed, but no limit is below the declared one, nor below 1.2 times the estimate
 """
 DEFAULT_MIN_OBSERVED_CALLS: Final = 20
 
@@ -31,23 +31,39 @@ def check_basis(basis: str) -> None:
         raise InvalidArgumentError(f"basis {basis!r} is not one of {', '.join(BASES)}.")
 
 
-def observed_durations(usage: ModuleUsage, input_size: str, min_calls: int) -> Durations | None:
-    """How long calls with an input of this size took. None: there were none, or fewer than `min_calls`."""
-    seen = usage.durations.get(input_size)
-    return None if seen is None or seen.calls < min_calls else seen
+def estimated_ms(standing: Standing, declared: float, enough: int) -> int:
+    """How long a call will take, in milliseconds; a half is rounded up. One completed call is the least that counts."""
+    return int(estimate(standing, declared, max(1, enough)) + 0.5)
 
 
-def observed_duration(seen: Durations) -> int:
-    """The median in milliseconds; a half is rounded up."""
-    return int(seen.p50 + 0.5)
-
-
-def observed_recommendation(
-    declared: Recommendation, info: ModuleInfo, seen: Durations, weights: Mapping[str, float]
+def recommendation(
+    declared: Recommendation,
+    info: ModuleInfo,
+    standing: Standing,
+    basis: str,
+    input_size: str,
+    ceiling: float,
+    enough: int,
+    weights: Mapping[str, float],
 ) -> Recommendation:
-    """The recommendation with its timeout from the 99th percentile and its cost from the median."""
-    return msgspec.structs.replace(
-        declared,
-        timeout=routing.timeout_ms(seen.p99, 1.0),
-        estimated_cost=routing.compute_weight(info, weights) * seen.p50 / 1000,
+    """The recommendation with its limit and its cost from what was observed. No limit is above `ceiling`, in ms.
+
+    A limit is rounded up: rounded down, it could end calls that the statistics let pass.
+    """
+    enough = max(1, enough)
+    if basis == AUTO:
+        duration = float(routing.scaled_duration(info.estimated_duration, input_size))
+        limit = auto_timeout(standing, declared.timeout, duration, ceiling, enough)
+    else:
+        limit = observed_timeout(standing, declared.timeout, ceiling, enough)
+    cost = declared.estimated_cost
+    if standing.completed >= enough:
+        cost = routing.compute_weight(info, weights) * standing.p50 / 1000
+    return Recommendation(
+        declared.pool_type,
+        max(1, math.ceil(limit)),
+        declared.prefer_native,
+        cost,
+        declared.declared_cost_usd,
+        declared.observed_cost_usd,
     )

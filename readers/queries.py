@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
-from typing import Any
+from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
-from dspy_registry.readers.observed import AUTO, DECLARED
-from dspy_registry.readers.plan import Plan, plan_find
+from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.observed import DECLARED
+from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.routing import Recommendation
+from dspy_registry.registry_store.advice import Standing, default_ceiling
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
+from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
-from dspy_registry.registry_store.usage import Durations, ModuleUsage, size_class
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage, size_class
+from dspy_registry.registry_store.usage_rows import InForce
+from dspy_registry.registry_store.validation import check_version
 
-
-def not_a_name(name: object) -> TypeError:
-    """The error for a name that is not a string."""
-    return TypeError(f"a module's name is a str, not {type(name).__name__}")
+_NOTHING_SEEN: Final = Standing()
 
 
 class _Items(ItemsView[str, ModuleInfo]):
@@ -50,6 +52,7 @@ class Queries(Mapping[str, ModuleInfo]):
 
     _weights: Mapping[str, float]
     _min_observed_calls: int
+    _own: OwnPlace
 
     @abstractmethod
     def _fetch(self, name: str) -> ModuleInfo | None:
@@ -83,6 +86,17 @@ class Queries(Mapping[str, ModuleInfo]):
     @abstractmethod
     def _usage_of(self, name: str) -> ModuleUsage:
         """The usage stored under this full name. All zero: nothing is stored."""
+
+    @abstractmethod
+    def _version_usage(self, name: str, version: int) -> VersionUsage:
+        """The usage stored of a version of the module of this full name. All zero: nothing is stored."""
+
+    @abstractmethod
+    def _in_force(self, name: str) -> InForce:
+        """A module and the usage of its version in force, by a full name, an alias or a short name.
+
+        Raises UnknownModuleError, AmbiguousNameError, and TypeError for a name that is not a string.
+        """
 
     @abstractmethod
     def usages(self) -> list[ModuleUsage]:
@@ -128,13 +142,13 @@ class Queries(Mapping[str, ModuleInfo]):
         return _Values(self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._execute(()))
+        return iter(self._execute(Plan()))
 
     def _exact(self, name: object) -> ModuleInfo | None:
         if not isinstance(name, str):
             return None
-        try:
-            info = self._fetch(name)
+        try:  # as a dict: what equals a key is found
+            info = self._fetch(plain_name(name))
         except AmbiguousNameError:  # so it is a short name, and not a key
             return None
         return info if info is not None and info.name == name else None
@@ -143,11 +157,11 @@ class Queries(Mapping[str, ModuleInfo]):
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
         """Names of the modules with a capability or one that implies it, in registration order; () if none has."""
-        return self._execute(((f"capability:{capability}",),))
+        return self._execute(plan_term("capability", capability))
 
     def find_by_category(self, category: str) -> tuple[str, ...]:
         """Names of the modules of this category, in registration order; () if there are none."""
-        return self._execute(((f"category:{category}",),))
+        return self._execute(plan_term("category", category))
 
     def find(
         self,
@@ -158,14 +172,32 @@ class Queries(Mapping[str, ModuleInfo]):
         gpu: bool | None = None,
         max_memory: str | None = None,
         max_compute: str | None = None,
+        any_capabilities: str | Iterable[str] | None = None,
+        without_capabilities: str | Iterable[str] | None = None,
     ) -> tuple[str, ...]:
         """Names of the modules that meet all these conditions, in registration order; () if there are none.
 
-        A module must have all of `capabilities` (one word or several), directly or implied. None leaves a condition
-        out; without any, all modules meet them. `max_memory` and `max_compute` are levels, inclusive: low < medium <
-        high < very_high. Raises InvalidArgumentError for another level.
+        A module must have all of `capabilities` (one word or several), at least one of `any_capabilities`, and none of
+        `without_capabilities`, directly or implied. None and () leave a condition out; without any, all modules meet
+        them. `max_memory` and `max_compute` are levels, inclusive: low < medium < high < very_high. Raises
+        InvalidArgumentError for another level, TypeError for an argument of another type.
         """
-        return self._execute(plan_find(capabilities, category, pool_type, native, gpu, max_memory, max_compute))
+        words = (any_capabilities, without_capabilities)
+        return self._execute(plan_find(capabilities, category, pool_type, native, gpu, max_memory, max_compute, *words))
+
+    @abstractmethod
+    def implied_capabilities(self, name: str) -> tuple[str, ...]:
+        """The capabilities that a module has only because others of its capabilities imply them, sorted.
+
+        `name` and errors are as for `describe`.
+        """
+
+    @abstractmethod
+    def overridden(self, name: str) -> tuple[str, ...]:
+        """The sources that a client's record overrides, highest precedence first; () if the record is no override.
+
+        What they declare of the module does not count until `release`. `name` and errors are as for `describe`.
+        """
 
     # Routing
 
@@ -178,29 +210,41 @@ class Queries(Mapping[str, ModuleInfo]):
         info = self._fetch(name)
         return info is not None and info.native_available
 
-    def usage(self, name: str) -> ModuleUsage:
+    @overload
+    def usage(self, name: str, version: None = None) -> ModuleUsage: ...
+    @overload
+    def usage(self, name: str, version: int) -> VersionUsage: ...
+    def usage(self, name: str, version: int | None = None) -> ModuleUsage | VersionUsage:
         """What real calls have shown of a module: how many, how long, at what cost. All zero: there were no calls.
 
-        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. Raises
-        UnknownModuleError for any other, AmbiguousNameError.
+        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. With
+        `version`, it is what calls of that version have shown, as long as the version is kept; None: of all together,
+        over the module's life. Raises UnknownModuleError for any other name, AmbiguousNameError, and
+        InvalidArgumentError for what is no version.
         """
+        check_version(version)
         info = self._fetch(name)
+        if info is not None and version is not None:
+            return self._version_usage(info.name, version)
         found = self._usage_of(name if info is None else info.name)
         if info is None and not found.calls:
             raise self._unknown(name)
-        return found
+        return found if version is None else VersionUsage(name, version)
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
         """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input: x 0.5, 1, 2, 5.
 
-        A half is rounded up. `basis` is `declared`; `observed`, the median of calls with such an input, once there are
-        enough; or `auto`, which is declared again while the module is newer than its last call. See
-        docs/statistics.md. Raises UnknownModuleError, AmbiguousNameError, InvalidArgumentError.
+        A half is rounded up. `basis` is `declared`; or `observed` or `auto`, the median of the last calls of the
+        version in force with such an input, once enough of them completed. See docs/statistics.md. Raises
+        UnknownModuleError, AmbiguousNameError, InvalidArgumentError.
         """
-        info = self.get_module(name)
-        declared = routing.scaled_duration(info.estimated_duration, input_size)
-        seen = None if basis == DECLARED else self._observed(info, input_size, basis)
-        return declared if seen is None else observed.observed_duration(seen)
+        if basis == DECLARED:
+            return routing.scaled_duration(self.get_module(name).estimated_duration, input_size)
+        observed.check_basis(basis)
+        found = self._in_force(name)
+        declared = routing.scaled_duration(found.info.estimated_duration, input_size)
+        standing = found.usage.standing.get(input_size, _NOTHING_SEEN)
+        return observed.estimated_ms(standing, declared, self._min_observed_calls)
 
     def routing_recommendation(
         self,
@@ -213,22 +257,23 @@ class Queries(Mapping[str, ModuleInfo]):
         """Pool, timeout, whether to prefer the native implementation, and cost of one call.
 
         `input_size` is a number of characters; None: not known, which counts as small. `optimize_latency` asks for the
-        native implementation where there is one. `basis` is `declared`; `observed`, with the timeout from the 99th
-        percentile of calls with such an input, once there are enough; or `auto`, which is declared again while the
-        module is newer than its last call. See docs/statistics.md. Raises UnknownModuleError, AmbiguousNameError,
+        native implementation where there is one. `basis` is `declared`; `observed`, with the timeout that calls of the
+        version in force with such an input need, and what this process has just seen itself; or `auto`, which is at
+        least what is declared. See docs/statistics.md. Raises UnknownModuleError, AmbiguousNameError,
         InvalidArgumentError.
         """
-        info = self.get_module(name)
-        cost = self._usage_of(info.name).cost_usd_per_call
-        declared = routing.recommend(info, input_size, optimize_latency, self._weights, cost)
-        seen = None if basis == DECLARED else self._observed(info, size_class(input_size), basis)
-        return declared if seen is None else observed.observed_recommendation(declared, info, seen, self._weights)
-
-    def _observed(self, info: ModuleInfo, input_size: str, basis: str) -> Durations | None:
-        """The durations that the basis takes in place of the declared one. None: the declared one counts."""
+        if basis == DECLARED:
+            return self._declared(self.get_module(name), input_size, optimize_latency)
         observed.check_basis(basis)
-        usage = self._usage_of(info.name)
-        seen = observed.observed_durations(usage, input_size, self._min_observed_calls)
-        if seen is not None and basis == AUTO and self.describe(info.name).provenance.updated_at > usage.last_used:
-            return None
-        return seen
+        found = self._in_force(name)
+        declared = self._declared(found.info, input_size, optimize_latency)
+        size = size_class(input_size)
+        own = self._own.seen(found.names, found.usage.version, size, in_force=True)
+        standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
+        ceiling = default_ceiling(declared.timeout)
+        enough = self._min_observed_calls
+        return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
+
+    def _declared(self, info: ModuleInfo, input_size: int | None, optimize_latency: bool) -> Recommendation:
+        cost = self._usage_of(info.name).cost_usd_per_call
+        return routing.recommend(info, input_size, optimize_latency, self._weights, cost)

@@ -8,6 +8,7 @@ have is read in `cold_reads`. A method that `Queries` has too is documented ther
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,15 +18,15 @@ from typing import Final
 import msgspec
 
 from dspy_registry.readers import routing, watch
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
-from dspy_registry.readers.plan import plan_find
-from dspy_registry.readers.queries import not_a_name
+from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import Change
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
@@ -33,6 +34,7 @@ from dspy_registry.registry_store.sharing import defer, detach, shared_lock
 
 DEFAULT_CACHE_SIZE: Final = 8192
 
+_PAUSE: Final = 0.02  # seconds between two attempts to open a registry that is waited for
 _FACTORS: Final = routing.INPUT_SIZES
 
 
@@ -43,6 +45,7 @@ class Registry(ColdReads):
     user's data directory ($XDG_DATA_HOME, else ~/.local/share). `cache_size` is the most decoded records that this
     object keeps (0: none). `cost_weights` are the weights of `estimated_cost` (None: the defaults). The bases
     `observed` and `auto` use what calls have shown once there are `min_observed_calls` of a size (0: one is enough).
+    `wait` is how many seconds to wait for a registry that is not there or not complete yet (0: do not wait).
 
     Every read sees all changes that were acknowledged, in any process, before it began. Opening raises
     RegistryNotFoundError, StorePermissionError, FormatVersionError, StoreError, InvalidArgumentError.
@@ -57,16 +60,38 @@ class Registry(ColdReads):
         cache_size: int = DEFAULT_CACHE_SIZE,
         cost_weights: CostWeights | None = None,
         min_observed_calls: int = DEFAULT_MIN_OBSERVED_CALLS,
+        wait: float = 0.0,
     ) -> None:
         wrong = [
             f"{argument} is {value}; it cannot be negative."
             for argument, value in (("cache_size", cache_size), ("min_observed_calls", min_observed_calls))
             if value < 0
         ]
+        if not wait >= 0:  # NaN too
+            wrong.append(f"wait is {wait}; it is a number of seconds, 0 or more.")
         if wrong:
             raise InvalidArgumentError(" ".join(wrong))
         weights = msgspec.structs.asdict(cost_weights or CostWeights())
-        super().__init__(registry_path(path), cache_size, weights, min_observed_calls)
+        attempt = partial(super().__init__, registry_path(path), cache_size, weights, min_observed_calls)
+        if wait:
+            self._open_when_complete(attempt, time.monotonic() + wait)
+        else:
+            attempt()
+
+    def _open_when_complete(self, attempt: Callable[[], None], deadline: float) -> None:
+        """Open it once its first commit, which adds the core modules, is there."""
+        while True:
+            try:
+                attempt()
+                if self.revision:
+                    return
+                self.close()
+                missing = RegistryNotFoundError(f"the registry in {self.path} is not complete yet.")
+            except RegistryNotFoundError as error:
+                missing = error
+            if time.monotonic() >= deadline:
+                raise missing
+            time.sleep(_PAUSE)
 
     def __repr__(self) -> str:
         if self._environment is None:
@@ -146,7 +171,7 @@ class Registry(ColdReads):
                 return self._by_capability[capability]
             except KeyError:
                 pass
-        return self._execute_and_keep(self._by_capability, capability, ((f"capability:{capability}",),))
+        return self._execute_and_keep(self._by_capability, capability, plan_term("capability", capability))
 
     def find_by_category(self, category: str) -> tuple[str, ...]:
         if self._word[()] == self._valid:
@@ -154,7 +179,7 @@ class Registry(ColdReads):
                 return self._by_category[category]
             except KeyError:
                 pass
-        return self._execute_and_keep(self._by_category, category, ((f"category:{category}",),))
+        return self._execute_and_keep(self._by_category, category, plan_term("category", category))
 
     def find(
         self,
@@ -165,7 +190,12 @@ class Registry(ColdReads):
         gpu: bool | None = None,
         max_memory: str | None = None,
         max_compute: str | None = None,
+        any_capabilities: str | Iterable[str] | None = None,
+        without_capabilities: str | Iterable[str] | None = None,
     ) -> tuple[str, ...]:
+        if any_capabilities is not None or without_capabilities is not None:  # kept by its plan
+            others = (category, pool_type, native, gpu, max_memory, max_compute)
+            return self._execute(plan_find(capabilities, *others, any_capabilities, without_capabilities))
         if self._word[()] == self._valid:
             try:
                 # Hashing the key takes a third of the time, so the usual arguments have a short one.
@@ -227,10 +257,17 @@ class Registry(ColdReads):
         return watch.changes_async(self, since, timeout, poll)
 
     def describe(self, name: str) -> StoredModule:
-        if not isinstance(name, str):
-            raise not_a_name(name)
+        name = plain_name(name)
         self._catch_up()
         return self._in_transaction(lookup.load_stored, name)
+
+    def implied_capabilities(self, name: str) -> tuple[str, ...]:
+        with self._brief_snapshot() as snapshot:
+            return snapshot.implied_capabilities(name)
+
+    def overridden(self, name: str) -> tuple[str, ...]:
+        with self._brief_snapshot() as snapshot:
+            return snapshot.overridden(name)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         with self._brief_snapshot() as snapshot:

@@ -54,6 +54,11 @@ class Recommendation(msgspec.Struct, frozen=True, gc=False):
     declared_cost_usd: float | None = None
     observed_cost_usd: float | None = None
 
+    @property
+    def timeout_seconds(self) -> float:
+        """The time limit in seconds, as `asyncio.timeout` and most clients take it."""
+        return self.timeout / 1000
+
 
 def scaled_duration(base: int, input_size: str) -> int:
     """Milliseconds for an input size; a half is rounded up. Raises InvalidArgumentError, which lists the sizes."""

@@ -8,21 +8,32 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.plan import Plan, execute
-from dspy_registry.readers.queries import Queries, not_a_name
+from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, crc32, decode_info
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
-from dspy_registry.registry_store.layers import field_sources
+from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
+from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
 from dspy_registry.registry_store.sharing import defer, detach, share
-from dspy_registry.registry_store.usage import ModuleUsage, calls_lost, load_all, load_usage
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
+from dspy_registry.registry_store.usage_rows import (
+    InForce,
+    calls_lost,
+    load_all,
+    load_in_force,
+    load_usage,
+    load_version_usage,
+)
+from dspy_registry.registry_store.vocabulary import Vocabulary
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -41,24 +52,28 @@ class Snapshot(Queries):
         "_environment",
         "_generation",
         "_min_observed_calls",
+        "_own",
         "_txn",
         "_view",
+        "_vocabulary",
         "_weights",
         "revision",
     )
 
     def __init__(self, environment: Environment, weights: Mapping[str, float], min_observed_calls: int) -> None:
         self._txn: Transaction = None
+        self._view: Transaction = None
+        self._vocabulary: Vocabulary | None = None
         self._weights = weights
         self._min_observed_calls = min_observed_calls
+        self._own = own_place(environment.folder)
         self._environment = share(environment)
         try:
             with environment.gate:
                 environment.open()
+                self._generation = environment.generation
                 txn, self._view = _begin_both(environment)
                 self._dbs = environment.dbs
-                self._generation = environment.generation
-                environment.open_snapshots += 1
                 self._txn = txn  # from here on, `close` gives all of it back
         except BaseException as error:
             if self._txn is None:
@@ -74,9 +89,10 @@ class Snapshot(Queries):
 
     def close(self) -> None:
         """End the snapshot. No view from `raw` may be used from now on. A second call does nothing."""
-        txn, self._txn = self._txn, None
+        # In one step: an interrupt that comes now leaves both to end with this frame.
+        txn, view, self._txn, self._view = self._txn, self._view, None, None
         if txn is not None:
-            _end(self._environment, self._generation, txn, self._view)
+            _end(self._environment, self._generation, txn, view)
 
     def __reduce_ex__(self, _: object) -> NoReturn:
         raise TypeError("a snapshot belongs to one process and one `with`: it cannot be copied or pickled")
@@ -97,6 +113,7 @@ class Snapshot(Queries):
         It is a view into the map, valid only while the snapshot is open. Used after that, it may show any bytes or
         crash the process. `name` is a full name. Raises UnknownModuleError.
         """
+        name = plain_name(name)
         self._live()
         value = self._view.get(name.encode(), None, self._dbs.modules) if lookup.is_askable(name) else None
         if value is None:
@@ -105,9 +122,7 @@ class Snapshot(Queries):
         return view
 
     def describe(self, name: str) -> StoredModule:
-        if not isinstance(name, str):
-            raise not_a_name(name)
-        return self._in_transaction(lookup.load_stored, name)
+        return self._in_transaction(lookup.load_stored, plain_name(name))
 
     def explain(self, name: str) -> dict[str, str]:
         """The source of each field of a module, by field; a new dict.
@@ -119,12 +134,25 @@ class Snapshot(Queries):
         stored = self.describe(name)
         return field_sources(stored, self._in_transaction(lookup.load_layers, stored.info.name).values())
 
+    def overridden(self, name: str) -> tuple[str, ...]:
+        stored = self.describe(name)
+        source = stored.provenance.source
+        if source != CLIENT:
+            return ()
+        return beneath(source, self._in_transaction(lookup.load_layers, stored.info.name).values())
+
+    def implied_capabilities(self, name: str) -> tuple[str, ...]:
+        declared = self.describe(name).info.capabilities
+        if self._vocabulary is None:
+            self._vocabulary = self._in_transaction(lookup.load_vocabulary)
+        return tuple(sorted(set(self._vocabulary.expand(declared)).difference(declared)))
+
     def versions(self, name: str) -> Versions:
         """What `history` returns, not decoded yet: a damaged version is found when it is loaded.
 
         `name` and errors are as for `history`, CorruptRecordError aside.
         """
-        return self._in_transaction(load_versions, name)
+        return self._in_transaction(load_versions, plain_name(name))
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         return tuple(kept.load() for kept in self.versions(name).kept)
@@ -166,7 +194,10 @@ class Snapshot(Queries):
 
         Raises CorruptRecordError.
         """
-        return {key.decode(): alias_codec.load(value) for key, value in self._rows(self._dbs.aliases, start)}
+        return {
+            key.decode(): alias_codec.load(value, key, self._dbs.format)
+            for key, value in self._rows(self._dbs.aliases, start)
+        }
 
     @property
     def committed_at(self) -> int:
@@ -183,7 +214,7 @@ class Snapshot(Queries):
             return []
         first = layout.revision_key(max(0, revision + 1))
         rows = items_from(self._live(), self._dbs.changes, first)
-        logged: list[Change] = [change_codec.load(value) for _, value in self._guarded(rows)]
+        logged: list[Change] = [change_codec.load(value, key, self._dbs.format) for key, value in self._guarded(rows)]
         if revision > self.revision or not logged:
             return [Change(self.revision, self.committed_at, everything=True)]
         if logged[0].revision > revision + 1:
@@ -212,18 +243,24 @@ class Snapshot(Queries):
 
     def _fetch(self, name: str) -> ModuleInfo | None:
         txn = self._live()
+        if type(name) is not str:
+            name = plain_name(name)
         try:
             value = txn.get(name.encode(), None, self._dbs.modules)
         except (lmdb.BadValsizeError, UnicodeEncodeError):  # not a valid name
             return None
-        except AttributeError:
-            raise not_a_name(name) from None
         except lmdb.Error as error:
             raise translated(error, self._environment.folder) from error
         if value is None:
             return lookup.find_info(txn, self._dbs, name)
         # `info_of`, but without a call for intact bytes.
-        return decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        try:
+            info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        except UNDECODABLE as error:
+            raise corrupt(name, error) from error
+        if info.name != name:
+            raise misplaced(name, info.name)
+        return info
 
     def _rows(self, database: Database, start: str) -> Iterator[tuple[bytes, bytes]]:
         """The rows whose key begins with `start`, in key order."""
@@ -245,6 +282,12 @@ class Snapshot(Queries):
     def _usage_of(self, name: str) -> ModuleUsage:
         return self._in_transaction(load_usage, name) or ModuleUsage(name)
 
+    def _version_usage(self, name: str, version: int) -> VersionUsage:
+        return self._in_transaction(load_version_usage, name, version)
+
+    def _in_force(self, name: str) -> InForce:
+        return self._in_transaction(load_in_force, plain_name(name))
+
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         return self._in_transaction(execute, plan)
 
@@ -252,11 +295,10 @@ class Snapshot(Queries):
 def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
     """Two transactions on one commit. One copies values, which is quicker for small ones; the other gives views."""
     while True:
-        txn, view = environment.begin_reading(), environment.begin_reading(buffers=True)
+        txn, view = environment.begin_long_read(), environment.begin_long_read(buffers=True)
         if txn.id() == view.id():
             return txn, view
-        txn.abort()
-        view.abort()
+        environment.end_long_read(environment.generation, txn, view)
 
 
 def _end(environment: Environment, generation: int, txn: Transaction, view: Transaction) -> None:

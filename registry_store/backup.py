@@ -1,9 +1,9 @@
 """A backup: a compacted copy of one revision, taken beside readers and writer. It is a registry of its own.
 
-Its identity is new, and its revision file names no data file, so that a writer who opens it, or a copy of it, gives it
-yet another one: no reader can take its revisions for those of a registry that it knows.
+Its identity is new, and its revision file names no data file. So a writer that opens it, or a copy of it, gives it
+another new identity. No reader can then mistake its revisions for those of a registry that it knows.
 
-It is made in a folder `.partial` within its own, and data.mdb is moved out last: without it there is no registry.
+It is made in a folder `.partial` inside the target. data.mdb is moved out last: without data.mdb there is no registry.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import State, state_codec
+from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
@@ -48,14 +48,14 @@ class Backup(msgspec.Struct, frozen=True):
 
 
 def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Backup:
-    """Copy the newest revision of the registry at `path` into `folder`, durably, or leave nothing there.
+    """Copy the newest revision of the registry at `path` durably into `folder`. A failure leaves nothing there.
 
-    `path` None means $DSPY_REGISTRY, else the user's data directory. `folder` must be new or empty. Readers and
-    the writer go on; what they replace meanwhile takes up room until the copy is done. A damaged record is copied as
-    it is. Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
-    and StoreError when the disk refuses.
+    `path` None means $DSPY_REGISTRY, else the user's data directory. `folder` must be new or empty. Readers and the
+    writer go on. Records that are replaced meanwhile take up room until the copy is done. A damaged record is copied
+    as it is. Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
+    and StoreError if the disk fails or is full.
     """
-    target = Path(folder).expanduser().absolute()
+    target = registry_path(folder)
     source = attach(registry_path(path))
     try:
         with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), _partial(target) as partial:
@@ -70,7 +70,7 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """The folder to work in, alone; it is gone afterwards, and after a failure `target` too if it was new."""
+    """The folder to work in. It is removed at the end; after a failure `target` is removed too, if it was new."""
     if target.exists() and not target.is_dir():
         raise InvalidArgumentError(f"{target} is not a folder.", remedy=_EMPTY_FOLDER)
     is_new = not target.exists()
@@ -93,7 +93,7 @@ def _made(partial: Path) -> Iterator[Path]:
     except FileExistsError as error:
         raise InvalidArgumentError(
             f"{partial} exists: a backup is being made there, or one was killed.",
-            remedy="Name another folder; if no backup is under way, it can be removed.",
+            remedy="Name another folder. If no backup is under way, you may remove this one.",
         ) from error
     try:
         yield partial
@@ -119,14 +119,14 @@ def _copy(source: Environment, partial: Path) -> None:
 
 
 def _complete(partial: Path) -> tuple[State, int]:
-    """Make a registry of the copy: lock file, identity, revision file. Its head, and how many modules it holds."""
+    """Make a registry of the copy: lock file, identity, revision file. Returns its head and its number of modules."""
     create_lock_file(partial)
     registry_id = os.urandom(ID_BYTES)
     environment = attach(partial, writable=True)
     try:
         with environment.writing(environment.dbs.meta) as txn:
             txn.put(layout.META_ID, registry_id)
-            state: State = state_codec.load(txn.get(layout.META_STATE))
+            state: State = lookup.load_state(txn, environment.dbs)
             modules: int = txn.stat(environment.dbs.modules)["entries"]
     finally:
         detach(environment)
@@ -136,7 +136,7 @@ def _complete(partial: Path) -> tuple[State, int]:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """data.mdb last, when all else is on the disk."""
+    """Moves the files out of `.partial`; data.mdb last, after everything else is durable."""
     for name in (layout.LOCK_FILE, layout.REVISION_FILE, layout.DATA_FILE):
         sync(partial / name)
     for name in (layout.LOCK_FILE, layout.REVISION_FILE):

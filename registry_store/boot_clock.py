@@ -19,13 +19,13 @@ class ProcessIdentity(NamedTuple):
 
 
 def boot_seconds() -> float:
-    """Seconds since the host booted, those it was suspended for included. The same in every process."""
+    """Seconds since the host booted, including time when it was suspended. The same in every process."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @cache
 def boot_id() -> str:
-    """Which boot of the host this is; "" where the system does not say."""
+    """The id of this boot of the host; "": unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -33,12 +33,12 @@ def boot_id() -> str:
 
 
 def unix_time(boot: float) -> float:
-    """The Unix time of a moment on the boot-time clock, by what the system's clock says now."""
+    """The Unix time of a moment on the boot-time clock. It follows the system's clock, so it may differ later."""
     return time.time() + (boot - boot_seconds())
 
 
 def process_identity(pid: int | None = None) -> ProcessIdentity:
-    """Of a process, None: of this one. `started` is 0 when there is no such process."""
+    """The identity of a process; `pid` None: of this one. `started` is 0 if there is no such process."""
     number = os.getpid() if pid is None else pid
     try:
         stat = Path(f"/proc/{number}/stat").read_bytes()
@@ -48,5 +48,5 @@ def process_identity(pid: int | None = None) -> ProcessIdentity:
 
 
 def is_running(process: ProcessIdentity) -> bool:
-    """Whether this very process still runs, stopped or not. A hint: a pid namespace may hide it."""
+    """Whether this same process still exists, stopped or not. A hint: a pid namespace may hide it."""
     return process.pid > 0 and process_identity(process.pid) == process

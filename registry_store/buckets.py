@@ -1,8 +1,8 @@
-"""The buckets of a weighted label: which version a key draws, and how few keys move when weights change. Pure.
+"""The buckets of a weighted label: which version a key gets, and how few keys move when weights change. Pure functions.
 
-A label with weights is a table of BUCKETS buckets, each of one version, stored as runs. A key is hashed to a bucket.
-When weights change, a version that shrinks gives up buckets and one that grows takes them: no other bucket changes
-its version, so exactly the share of keys moves that must.
+A label with weights is a table of BUCKETS buckets, stored as runs. Each bucket has one version. A key is hashed to a
+bucket. When weights change, versions that shrink give buckets to versions that grow. No other bucket changes its
+version, so no more keys move than necessary.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any, Final
 
 BUCKETS: Final = 10_000
 MAX_VERSIONS: Final = 16
-"""Versions that one label may name."""
+"""How many versions one label may name."""
 
 Run = tuple[int, int]
-"""A version, and how many buckets in a row are of it."""
+"""A version, and how many buckets in a row have it."""
 
 
 def bucket_of(name: str, label: str, key: str) -> int:
-    """The bucket that a key draws for a label of a module, 0 to BUCKETS - 1. Other modules and labels draw others.
+    """The bucket of a key for a label of a module, 0 to BUCKETS - 1. Other modules and labels give other buckets.
 
-    The first eight bytes of BLAKE2b over the three, as a number, modulo BUCKETS: it is the same in every process.
+    It is the first eight bytes of BLAKE2b over the three, as a number, modulo BUCKETS: the same in every process.
     """
     digest = blake2b(f"{name}\0{label}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % BUCKETS
 
 
 def version_at(runs: Iterable[Run], bucket: int) -> int:
-    """The version of a bucket."""
+    """The version of a bucket. Raises ValueError if the runs are too short."""
     for version, length in runs:
         bucket -= length
         if bucket < 0:
@@ -48,7 +48,7 @@ def shares(runs: Iterable[Run]) -> dict[int, int]:
 
 
 def heaviest(runs: Iterable[Run]) -> int:
-    """The version with most buckets, the newest of several: what a label means without a key."""
+    """The version with most buckets; of several, the newest. A label means this version if no key is given."""
     counted = shares(runs)
     return max(counted, key=lambda version: (counted[version], version))
 
@@ -68,9 +68,9 @@ def weight_problems(weights: Mapping[int, Any]) -> list[str]:
 
 
 def targets(weights: Mapping[int, float]) -> dict[int, int]:
-    """Buckets by version, BUCKETS in all: each its share, what rounding leaves goes to the largest remainders.
+    """Buckets by version, BUCKETS in all. Shares are rounded down, and what is left goes to the largest remainders.
 
-    A version with a weight has at least one bucket.
+    Each version has at least one bucket.
     """
     total = sum(weights.values())
     exact = {version: weight / total * BUCKETS for version, weight in weights.items()}
@@ -79,15 +79,15 @@ def targets(weights: Mapping[int, float]) -> dict[int, int]:
     left = BUCKETS - sum(counts.values())
     for version in order[: max(0, left)]:
         counts[version] += 1
-    for _ in range(-left):  # versions of a tiny weight were given a bucket: the largest give it up
+    for _ in range(-left):  # versions of tiny weight got a bucket each: the largest ones give them
         counts[max(counts, key=lambda version: (counts[version], version))] -= 1
     return counts
 
 
 def assign(weights: Mapping[int, float], standing: Sequence[Run] = ()) -> tuple[Run, ...]:
-    """The runs for these weights, with as few buckets changed from the standing ones as there can be.
+    """The runs for these weights. As few buckets as possible change from the `standing` runs; (): a new label.
 
-    The table of a new label is in order of versions. Weights must have no `weight_problems`.
+    The table of a new label is in order of versions. `weight_problems` must find nothing in the weights.
     """
     wanted = targets(weights)
     if not standing:

@@ -1,9 +1,9 @@
-"""Locks on single bytes of a file that last exactly as long as whoever holds them: kill -9 ends them too.
+"""Locks on single bytes of a file. A lock ends when its holder ends, after kill -9 too.
 
-Open-file-description locks. They exclude other processes, but not the threads of one, so a table stands beside them. An
-entry is made before the lock and removed after it, and a hold that nobody has any more gives itself back, so that
-an exception between any two lines leaks nothing. A fork shares a description: the child closes the one it inherited.
-A mapping keeps the description that it was made of, in the child too: so the file is mapped through another one.
+They are open-file-description locks. These exclude other processes but not threads of the same one, so a table of held
+bytes stands beside them. An entry is made before its lock and removed after it, and a collected `Hold` gives its byte
+back. So an exception between any two lines leaks nothing. A fork shares the description, so the child closes it. A
+mapping keeps its description open, in the child too, so the file is mapped through another descriptor.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from dspy_registry.registry_store.own_files import open_file
 from dspy_registry.registry_store.paths import FileIdentity
 
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
@@ -28,13 +29,13 @@ _TAKEN: Final = (errno.EAGAIN, errno.EACCES)
 
 @lru_cache(maxsize=4096)
 def request_to_lock(start: int, length: int = 1) -> bytes:
-    """What the system is asked with. A length of 0: to the end of the file, wherever that comes to be."""
+    """The argument of fcntl to lock bytes. A length of 0: up to the end of the file, even when the file grows."""
     return _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
 
 
 @lru_cache(maxsize=4096)
 def request_to_unlock(start: int, length: int = 1) -> bytes:
-    """Likewise."""
+    """The argument of fcntl to unlock bytes, as in `request_to_lock`."""
     return _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, length, 0)
 
 
@@ -59,7 +60,7 @@ class LockedFile:
     def __init__(self, path: Path) -> None:
         self.held: dict[int, weakref.ref[Hold]] = {}
         with _opening:  # no fork may come between the two lines
-            self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self.descriptor = open_file(path, os.O_RDWR)
             _open_files.add(self)
         self.identity = descriptor_identity(self.descriptor)
 
@@ -72,22 +73,22 @@ class LockedFile:
         return self.descriptor >= 0
 
     def close(self) -> None:
-        """Ends every lock on it."""
+        """Close the file. This ends every lock on it."""
         descriptor, self.descriptor = self.descriptor, -1
         self.held.clear()
         if descriptor >= 0:
             os.close(descriptor)
 
     def lock(self, start: int, length: int = 1) -> bool:
-        """Whether these bytes are now this file's; False: another process has some of them."""
+        """Lock these bytes. False: another open file has a lock on some of them, and nothing was locked."""
         return _locked(self.descriptor, request_to_lock(start, length))
 
     def unlock(self, start: int, length: int = 1) -> None:
-        """Nothing, where they are not locked."""
+        """Unlock these bytes. Does nothing if they are not locked."""
         fcntl.fcntl(self.descriptor, _LOCK, request_to_unlock(start, length))
 
     def is_locked_elsewhere(self, start: int, length: int = 1) -> bool:
-        """Whether another open file, of whatever process, has a lock on any of these bytes."""
+        """Whether another open file, of this or another process, has a lock on any of these bytes."""
         answer = fcntl.fcntl(self.descriptor, _LOOK, request_to_lock(start, length))
         kind: int = _FLOCK.unpack(answer)[0]
         return kind != fcntl.F_UNLCK
@@ -97,7 +98,7 @@ class LockedFile:
         return start in self.held or self.is_locked_elsewhere(start)
 
     def sweep(self) -> None:
-        """Give back what was held by what is gone: an exception can interrupt a finalizer too."""
+        """Give back the bytes of holds that no longer exist: an exception can interrupt a finalizer too."""
         for start, owner in list(self.held.items()):
             if owner() is None and self.is_open:
                 self.unlock(start)
@@ -105,9 +106,9 @@ class LockedFile:
 
 
 class Hold:
-    """One byte of a file, or none: `take`, then `give_back`, which may be called at any time and any number of times.
+    """One held byte of a file, or none. `take` a byte, then `give_back`: at any time, and any number of times.
 
-    A hold that is collected gives back what it has.
+    A hold that is garbage-collected gives its byte back.
     """
 
     __slots__ = ("__weakref__", "_me", "file", "start")
@@ -121,7 +122,7 @@ class Hold:
         self.give_back()
 
     def take(self, start: int) -> bool:
-        """Whether it now holds this byte. It must hold none."""
+        """Take this byte. False: it is taken. The hold must have no byte yet."""
         file = self.file
         held = file.held
         if start in held:
@@ -136,7 +137,7 @@ class Hold:
 
     @property
     def is_held(self) -> bool:
-        """Whether it holds a byte: never one that the parent took before a fork."""
+        """Whether it holds a byte. A byte that the parent took before a fork does not count."""
         return self.start >= 0 and self.file.held.get(self.start) is self._me
 
     def give_back(self) -> None:
@@ -145,7 +146,7 @@ class Hold:
             self._let_go()
 
     def _let_go(self) -> bool:
-        """Whether it was held: not by what a fork copied."""
+        """Give the byte back. False: this process did not hold it, since a fork copied the hold."""
         start, file = self.start, self.file
         mine = file.held.get(start) is self._me
         if mine:
@@ -156,7 +157,7 @@ class Hold:
 
 
 def descriptor_identity(descriptor: int) -> FileIdentity:
-    """Which file a descriptor is of."""
+    """The device and inode of an open file."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
@@ -169,7 +170,7 @@ _open_files: weakref.WeakSet[LockedFile] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for file in list(_open_files):
-        file.held.clear()  # first: what is collected meanwhile must not touch the parent's locks
+        file.held.clear()  # first: a hold that is collected now must not touch the parent's locks
         file.close()
     _open_files.clear()
     _opening.release()

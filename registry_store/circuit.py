@@ -1,7 +1,7 @@
-"""The circuit of one module version: closed, open until a deadline, then half-open until calls have shown what it is.
+"""The circuit of one module version: closed, or open until a deadline, then half-open until further calls decide.
 
-A pure state machine. Its clock is the argument `now`, its chance a number that the caller draws, so that the daemon,
-a process without a daemon, and a test run the same. Times are seconds on the boot-time clock.
+A pure state machine. The caller passes the time as `now`, and draws the random number `chance`. So the daemon, a
+process without a daemon, and a test run the same code. Times are seconds on the boot-time clock.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ OPERATOR: Final = "operator"
 
 FAILURES: Final = frozenset(("timeout", "rate_limited", "unavailable", "error"))
 NEITHER: Final = frozenset(("caller", "cancelled"))
-"""Kinds that say nothing of the provider. All others but the failures show that it answered."""
+"""Kinds that say nothing about the provider. Any kind in neither set shows that the provider answered."""
 
 JITTER: Final = 0.2
 _LARGEST_LEVEL: Final = 64
 
 
 class CircuitRules(msgspec.Struct, frozen=True):
-    """When a circuit opens and closes; `Policy` says what each means. docs/health.md says why they are these."""
+    """When a circuit opens and closes. `Policy` says what each number means, docs/health.md gives the reasons."""
 
     failure_share: float = 0.5
     window_calls: int = 20
@@ -46,7 +46,7 @@ DEFAULTS: Final = CircuitRules()
 
 
 def rules_of(policy: Policy) -> CircuitRules:
-    """The defaults, with what a policy sets."""
+    """The default rules, changed by the fields that a policy sets."""
     set_there = {field: getattr(policy, field) for field in CircuitRules.__struct_fields__}
     changes = {field: value for field, value in set_there.items() if value is not None}
     return msgspec.structs.replace(DEFAULTS, **changes) if changes else DEFAULTS
@@ -62,10 +62,11 @@ class Outcome(NamedTuple):
 
 
 class CircuitRow(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of a circuit that is not closed, or was not long ago. Times are of this boot's clock.
+    """What is kept of a circuit that is open or half-open, or was so recently. Times are seconds since this boot.
 
-    `until` is the deadline of an open circuit, 0 of a closed one: past its deadline it is half-open. `level` is
-    how often the next opening's length is doubled, `failures` how many calls of the window failed when it opened.
+    `since` is when the state began. `until` is the deadline, after which an open circuit is half-open; 0: closed.
+    `level` is how many times the length of the next opening is doubled. `openings` counts them. `failures` is how many
+    calls of the window failed when it opened.
     """
 
     name: str
@@ -83,19 +84,19 @@ class CircuitRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 def state_at(until: float, now: float) -> State:
-    """What a circuit with this deadline is at a moment; 0: it is closed."""
+    """The state at a moment of a circuit with this deadline; 0: it is closed."""
     if not until:
         return CLOSED
     return OPEN if now < until else HALF_OPEN
 
 
 class Circuit:
-    """One circuit. Every method that may change the state returns whether it did."""
+    """One circuit. Each method that may change the state returns True if it did."""
 
     __slots__ = ("_window", "failures", "last_kind", "level", "openings", "since", "successes", "until")
 
     def __init__(self, since: float = 0.0) -> None:
-        self.since = since  # when the state began: 0: it was never another
+        self.since = since  # when the state began; 0: it never changed
         self.until = 0.0
         self.level = 0
         self.openings = 0
@@ -129,32 +130,32 @@ class Circuit:
         return self._count(outcome, failed, now, rules, chance)
 
     def open_by_hand(self, now: float, seconds: float) -> bool:
-        """Open it for this long, though no call failed."""
+        """Open it for this many seconds, although no call failed."""
         self.last_kind = OPERATOR
         return self._open_for(seconds, now, failures=0)
 
     def reset(self, now: float) -> bool:
-        """Close it and forget what led to it."""
+        """Close it, and forget the calls that opened it and its level."""
         changed = bool(self.until or self.level)
         self._close(now)
         self.level = 0
         return changed
 
     def is_quiet(self, now: float, rules: CircuitRules) -> bool:
-        """Whether nothing would be lost by forgetting it."""
+        """Whether it holds no information any more, so that it may be forgotten."""
         if self.until or (self.since and now - self.since < rules.healthy_seconds):
             return False
         return not self._window or now - self._window[-1][0] > rules.window_seconds
 
     def row(self, name: str, version: int) -> CircuitRow:
-        """What is published and adopted."""
+        """The row to publish. `adopted` takes it."""
         return CircuitRow(
             name, version, self.since, self.until, self.level, self.openings, self.failures, self.last_kind
         )
 
     @classmethod
     def adopted(cls, row: CircuitRow) -> Circuit:
-        """The circuit that a row describes, its window empty."""
+        """The circuit that a row describes, with an empty window."""
         circuit = cls(row.since)
         circuit.until, circuit.level, circuit.openings = row.until, row.level, row.openings
         circuit.failures, circuit.last_kind = row.failures, row.last_kind
@@ -164,11 +165,11 @@ class Circuit:
         return self.until if state == HALF_OPEN else self.since
 
     def _count(self, outcome: Outcome, failed: bool, now: float, rules: CircuitRules, chance: float) -> bool:
-        # By when calls ended, not by when they were heard of: successes travel in batches, failures at once.
+        # In the order in which calls ended: successes arrive in batches, later than failures.
         insort(self._window, (min(outcome.ended, now), failed))
         del self._window[: -rules.window_calls]
         if not failed:
-            return False  # a success never opens it, though by its time older ones may count no more
+            return False  # a success never opens it, even if older successes now leave the window
         recent = [item for item in self._window if now - item[0] <= rules.window_seconds]
         failures = sum(failed for _, failed in recent)
         if failures < max(rules.minimum_failures, rules.failure_share * len(recent)):

@@ -1,4 +1,4 @@
-"""All circuits that one process keeps: the daemon those of the host, a process without a daemon its own."""
+"""All circuits that one process keeps. The daemon keeps those of the host, a process without a daemon its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = tuple[str, int]
 class Circuits:
     """Circuits by module version. `clock` gives boot-time seconds, `chance` a number from 0 to below 1.
 
-    `rules` gives the rules of a module. Methods that change what `rows` gives return True. Not for several threads.
+    `rules` gives the rules of a module. A method returns True if it changed what `rows` gives. Not safe for threads.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Circuits:
         return self._of(name, version).open_by_hand(self._clock(), seconds)
 
     def reset(self, name: str, version: int | None = None) -> bool:
-        """Close the circuit of a version, None: of every version, and forget what led to it."""
+        """Close the circuit and forget the calls that opened it. `version` None: of every version."""
         now = self._clock()
         chosen = [circuit for key, circuit in self._circuits.items() if key[0] == name and version in (None, key[1])]
         return sum(circuit.reset(now) for circuit in chosen) > 0
@@ -56,12 +56,12 @@ class Circuits:
         return circuit.state(self._clock()) if circuit is not None else CLOSED
 
     def adopt(self, rows: Iterable[CircuitRow]) -> None:
-        """Go on with what an earlier daemon published, of this boot."""
+        """Go on with the circuits that an earlier daemon published since this boot."""
         for row in rows:
             self._circuits[row.name, row.version] = Circuit.adopted(row)
 
     def rows(self) -> list[CircuitRow]:
-        """What to publish: all that is open or half-open, and what closed too recently to begin at the shortest."""
+        """The rows to publish: circuits that are open or half-open, or closed so recently that their level counts."""
         now = self._clock()
         return [
             circuit.row(name, version)
@@ -70,7 +70,7 @@ class Circuits:
         ]
 
     def sweep(self) -> None:
-        """Forget the circuits of which nothing would be lost. Once a minute is often enough."""
+        """Forget the circuits that hold no information any more. Once a minute is often enough."""
         now = self._clock()
         quiet = [key for key, circuit in self._circuits.items() if circuit.is_quiet(now, self._rules(key[0]))]
         for key in quiet:

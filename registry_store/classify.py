@@ -1,7 +1,7 @@
 """Which kind of outcome an exception is, without importing the library that raised it.
 
-Classes are recognised by the names in their ancestry, and by the HTTP status that an exception carries. An exception
-that says nothing itself counts as what caused it.
+An exception is recognised by the names of its class and base classes, and by the HTTP status that it carries. If these
+say nothing, its cause decides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BY_NAME: Final = (
         {"CancelledError", "Cancelled", "KeyboardInterrupt", "GeneratorExit", "SystemExit", "LimitReachedError"},
     ),
     (INVALID_OUTPUT, {"AdapterParseError", "APIResponseValidationError", "LengthFinishReasonError"}),
-    # Before TIMEOUT: where no connection comes about, no limit of the call was too short.
+    # Before TIMEOUT: if no connection was made, the call's time limit was not too short.
     (UNAVAILABLE, {"ConnectTimeout", "ConnectionTimeoutError"}),
     (TIMEOUT, {"TimeoutError", "Timeout", "TimeoutException", "APITimeoutError", "LMTimeoutError", "TimeoutExpired"}),
 )
@@ -52,14 +52,14 @@ _BY_NAME_WITHOUT_STATUS: Final = (
     (CALLER, {"ContentFilterFinishReasonError", "LMInvalidRequestError", "LMUnsupportedFeatureError"}),
 )
 _MOST: Final = 64
-"""Exceptions looked at: chains and groups may be long, and may be circles."""
+"""How many exceptions are looked at: chains and groups may be long or circular."""
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of outcome (`outcome_kinds.KINDS`) that a call had which raised this. Never raises."""
+    """The kind of outcome (`outcome_kinds.KINDS`) of a call that raised this exception. Never raises."""
     try:
         kinds = [_own_kind(each) for each in _chain(error)]
-    except Exception:  # what an exception carries is the program's own, and may raise in any operation
+    except Exception:  # an exception holds the program's own objects, and any operation on them may raise
         return ERROR
     if all(kind == CANCELLED for kind in kinds):
         return CANCELLED
@@ -74,7 +74,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The exception, then what its group holds or caused it, until one says itself what it is."""
+    """The exception, then the members of its group and its cause, as long as none of them has a kind itself."""
     found: list[BaseException] = []
     seen: set[int] = set()
     ahead = [error]
@@ -93,7 +93,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _own_kind(error: BaseException) -> str:
-    """What an exception says itself."""
+    """The kind of an exception by its class and status, without its cause."""
     names = {cls.__name__ for cls in type(error).__mro__}
     named = _named(names, _BY_NAME)
     if named is not None:
@@ -123,7 +123,7 @@ def _held(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _attribute(holder: object, name: str) -> Any:
-    """None: it has no such attribute, or reading it raises. Exceptions are the program's own objects."""
+    """An attribute; None: it is missing, or reading it raises, as a program's own objects may."""
     try:
         return getattr(holder, name, None)
     except Exception:

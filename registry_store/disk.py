@@ -1,4 +1,4 @@
-"""What the disk beneath a registry has to do with an error: whether it is full, or may not be written."""
+"""Errors that the disk causes: it is full, or may not be written."""
 
 from __future__ import annotations
 
@@ -14,17 +14,28 @@ import lmdb
 from dspy_registry.registry_store.errors import RegistryError, StoreError, StorePermissionError
 
 FREE_SPACE: Final = "Free disk space, then repeat the change."
+TOO_MANY_FILES: Final = "Raise the limit of open files (`ulimit -n`, LimitNOFILE= in a unit), or close some of them."
 _NEARLY_FULL: Final = 1024 * 1024
-"""Bytes. LMDB reports a write that was cut short as an error of input and output: only this tells it apart."""
+"""Bytes. LMDB reports a write that was cut short as EIO. Only the free space shows that the disk was full."""
+
+
+COMMIT_BYTES: Final = 32 * 1024 * 1024
+"""Room that the largest group of requests may need: its records, and the pages of indexes that it writes again."""
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that can still be written there; None where that cannot be known."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def is_full(folder: Path) -> bool:
     """Whether hardly anything can be written there; False where that cannot be known."""
-    try:
-        found = os.statvfs(folder)
-    except OSError:
-        return False
-    return found.f_bavail * found.f_frsize < _NEARLY_FULL
+    free = free_bytes(folder)
+    return free is not None and free < _NEARLY_FULL
 
 
 def full(folder: Path) -> StoreError:
@@ -34,28 +45,31 @@ def full(folder: Path) -> StoreError:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Raises what the system says of a registry's files as an error of ours, with the folder and a remedy."""
+    """Raises an OSError from the body as a StoreError that names the folder and a remedy."""
     try:
         yield
     except RegistryError:
         raise
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explanation(error, folder) from error
 
 
-def _explained(error: OSError, folder: Path) -> StoreError:
+def explanation(error: OSError, folder: Path) -> StoreError:
+    """What the system says of a registry's files, as an error of ours with the folder and a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return full(folder)
     if error.errno == errno.EROFS:
         return StorePermissionError(
             f"{folder} is on a read-only file system.", remedy="Mount it writable, or name a folder elsewhere."
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(f"{folder}: {error.strerror}.", remedy=TOO_MANY_FILES)
     return StoreError(f"{folder}: {error.strerror or error}.", remedy="Name a folder that this user can write to.")
 
 
 @contextmanager
 def write_refusals(target: Path, *, not_permitted: str, no_room: str) -> Iterator[None]:
-    """Raises what the system says of writing to `target` as an error of ours, with one of these two remedies."""
+    """Raises an OSError or lmdb.Error from the body as a StoreError about `target`, with one of these two remedies."""
     try:
         yield
     except RegistryError:

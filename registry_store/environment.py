@@ -16,18 +16,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
+from weakref import ref
 
 import lmdb
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, StoreError
+from dspy_registry.registry_store.errors import ForkedSnapshotError, RegistryError, StoreClosedError, StoreError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.opening import open_databases, open_lmdb
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
+from dspy_registry.registry_store.reader_table import Slot, parse_table
+from dspy_registry.registry_store.visibility import Visibility
 
 _WAIT_TRIES: Final = 2000
 _WAIT_SECONDS: Final = 0.0005
 _LOOK_AT_THREADS_EVERY: Final = 20
+_BEGIN_TRIES: Final = 1000
+"""One commit costs a beginning read one try, so that many in a row are no commits."""
+_FAILING_SECONDS: Final = 0.05  # a bound: the thread whose commit fails may be waiting for the gate
 
 short_reads: Final[set[CodeType]] = set()
 """The functions that read in flight: a fork looks whether a thread is inside one of them."""
@@ -53,7 +59,7 @@ class Environment:
 
     A read transaction begins and ends inside `gate`, a write transaction inside `write_gate`. A read of a few
     instructions may instead be in flight: it appends to `in_flight`, begins, ends, and pops. If the environment is
-    closed meanwhile, such a read gets an lmdb.Error. `open_snapshots` counts read transactions that outlive the gate.
+    closed meanwhile, such a read gets an lmdb.Error. `visibility` tells whether a transaction may be used.
     """
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
@@ -64,14 +70,15 @@ class Environment:
         self.write_gate = threading.RLock()
         self.users = 0
         self.generation = 0  # rises when a forked child must let go of what it inherited
-        self.open_snapshots = 0
+        self.visibility = Visibility(folder)
+        self._held: list[tuple[ref[Transaction], int]] = []  # what outlives the gate, and the thread that began it
         self.lmdb: Any = None
         self.dbs: Databases
         self.modules: Database = None
         self.begin: Callable[..., Transaction]
         self.is_retired = False  # closed for good: it has no users, or its files were replaced
         self._orphaned = False
-        self._files: object = None
+        self._files: tuple[FileIdentity | None, FileIdentity | None] = (None, None)
         self.open()
 
     def __repr__(self) -> str:
@@ -83,6 +90,16 @@ class Environment:
         """Whether LMDB is open now."""
         return self.lmdb is not None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its users must attach again: closed for good, or closed while its files were replaced."""
+        return self.is_retired or (not self.is_open and self.was_replaced())
+
+    def was_replaced(self) -> bool:
+        """Whether data.mdb or lock.mdb is another file than the one that was opened. A missing one is no other."""
+        now = _file_identities(self.folder)
+        return any(file not in (None, known) for file, known in zip(now, self._files, strict=True))
+
     def open(self) -> None:
         """Open LMDB unless it is open. Call it inside the gate before `begin`, because a fork closes it."""
         if self.is_open:
@@ -91,16 +108,9 @@ class Environment:
             raise StoreClosedError(f"{self.folder} was closed or replaced.", remedy="Open it again.")
         if self._orphaned:
             raise ForkedSnapshotError(f"{self.folder} was forked while a snapshot was open.")
-        env = open_lmdb(self.folder, writable=self.writable)
-        try:
-            self.dbs = open_databases(env, writable=self.writable)
-        except BaseException as error:
-            env.close()
-            if isinstance(error, lmdb.Error):
-                raise translated(error, self.folder) from error
-            raise
+        env = self._open_lmdb()
         files = _file_identities(self.folder)
-        if self._files not in (None, files):
+        if self._files not in ((None, None), files):
             env.close()
             self.is_retired = True
             raise StoreClosedError(f"{self.folder} was replaced.", remedy="Open it again.")
@@ -108,6 +118,22 @@ class Environment:
         self.lmdb = env
         self.begin = env.begin
         self.modules = self.dbs.modules
+
+    def _open_lmdb(self) -> Any:
+        """An open LMDB environment; `dbs` are its databases. Their names too count only if no commit went by."""
+        while True:
+            before = self.visibility.words()
+            env = open_lmdb(self.folder, writable=self.writable)
+            try:
+                self.dbs = open_databases(env, self.folder, writable=self.writable)
+                return env
+            except BaseException as error:
+                env.close()
+                if isinstance(error, lmdb.Error | RegistryError) and not self.visibility.is_still(before):
+                    continue
+                if isinstance(error, lmdb.Error):
+                    raise translated(error, self.folder) from error
+                raise
 
     def close(self) -> None:
         """Close LMDB; `open` opens it again. Call it inside the gate, when no snapshot is open."""
@@ -155,18 +181,53 @@ class Environment:
                 raise
 
     def begin_reading(self, *, buffers: bool = False) -> Transaction:
-        """A read transaction; call it inside the gate. If no reader slot is free, those of dead readers are freed."""
+        """A read transaction of a commit that was visible when it began. Call it inside the gate."""
+        for _ in range(_BEGIN_TRIES):
+            before = self.visibility.words()
+            txn = self._begin(buffers)
+            if self.visibility.held(before, txn, self.lmdb):
+                return txn
+            txn.abort()
+        raise StoreError(
+            f"the words in {self.folder / layout.REVISION_FILE} are never the same twice, so the file is damaged.",
+            remedy="Start the writer again: it writes this file new.",
+        )
+
+    def _begin(self, buffers: bool) -> Transaction:
+        """What LMDB begins. If no reader slot is free, those of dead readers are freed."""
         try:
             return self.begin(buffers=buffers)
         except lmdb.ReadersFullError:
             self.lmdb.reader_check()
-            return self.begin(buffers=buffers)
         except lmdb.BadRslotError:  # another file was copied over lock.mdb: this process has no slots in it
             if self.writable or self.open_snapshots:
                 raise
-            self.close()
+            self._open_again()
+        except lmdb.PanicError:  # a commit failed in this process
+            if not self._open_after_a_failure():
+                raise
+        return self.begin(buffers=buffers)
+
+    def _open_again(self) -> None:
+        self.close()
+        self.open()
+
+    def _open_after_a_failure(self) -> bool:
+        """False: a snapshot or the failing commit itself still needs LMDB as it is."""
+        if self.open_snapshots or not self.write_gate.acquire(timeout=_FAILING_SECONDS):
+            return False
+        try:
+            self._open_again()
+        finally:
+            self.write_gate.release()
+        return True
+
+    def reader_slots(self) -> tuple[list[Slot], int]:
+        """The slots of LMDB's table of readers, and the newest transaction. Takes no slot. Dead readers' are freed."""
+        with self.gate:
             self.open()
-            return self.begin(buffers=buffers)
+            self.lmdb.reader_check()
+            return parse_table(self.lmdb.readers()), self.lmdb.info()["last_txnid"]
 
     def reap(self) -> None:
         """Free the reader slots of processes that died, so that the pages they saw are used again.
@@ -215,9 +276,16 @@ class Environment:
                 txn.abort()
                 raise
 
+    def newest_transaction(self) -> int:
+        """The number of the newest transaction, as data.mdb has it."""
+        with self.gate:
+            self.open()
+            newest: int = self.lmdb.info()["last_txnid"]
+        return newest
+
     def transaction_numbers(self) -> tuple[int, int]:
         """The number of the newest transaction, first as data.mdb has it, then as lock.mdb counts it."""
-        newest: int = self.lmdb.info()["last_txnid"]
+        newest = self.newest_transaction()
         with self.writing() as txn:
             return newest, txn.id() - 1
 
@@ -259,26 +327,49 @@ class Environment:
         """
         with self.gate:
             self.open()
+            generation = self.generation
             try:
-                txn = self.begin_reading()
+                txn = self.begin_long_read()
             except lmdb.Error as error:
                 raise translated(error, self.folder) from error
-            self.open_snapshots += 1
-            generation = self.generation
         try:
             yield txn
         finally:
             self.end_long_read(generation, txn)
 
+    def begin_long_read(self, *, buffers: bool = False) -> Transaction:
+        """A read transaction that outlives the gate; call it inside the gate.
+
+        It counts as long as its object lives. So one that an interrupt kept from its owner counts no longer.
+        """
+        txn = self.begin_reading(buffers=buffers)
+        if self._held:
+            self._held = self._alive()  # what interrupts left behind is forgotten
+        self._held.append((ref(txn), threading.get_ident()))
+        return txn
+
     def end_long_read(self, generation: int, *transactions: Transaction) -> None:
-        """End a read that `open_snapshots` counts; `generation` is that of when it began."""
+        """End transactions of `begin_long_read`; `generation` is that of when they began."""
         with self.gate:
             if generation == self.generation:
-                self.open_snapshots -= 1  # first: interrupted after that, the transactions end with their objects
+                self._held = [held for held in self._held if held[0]() not in (None, *transactions)]
                 for txn in transactions:
                     txn.abort()
             else:  # inherited through a fork: the slots are the parent's
                 _leak(*transactions)
+
+    @property
+    def open_snapshots(self) -> int:
+        """How many read transactions outlive the gate now."""
+        return len(self._alive())
+
+    def _alive(self) -> list[tuple[ref[Transaction], int]]:
+        return [held for held in self._held if held[0]() is not None]
+
+    def is_held_by_others(self) -> bool:
+        """Whether snapshots are open, and this thread began none of them. Call it inside the gate."""
+        holders = {thread for _, thread in self._alive()}
+        return bool(holders) and threading.get_ident() not in holders
 
     def retire(self) -> None:
         """Close it for good, inside the gate. Its users get StoreClosedError from now on."""
@@ -289,14 +380,14 @@ class Environment:
         """In a forked child: give up the inherited environment untouched, because a snapshot of the parent uses it."""
         self._orphaned = True
         self.generation += 1
-        _leak(self.lmdb)
+        _leak(self.lmdb, *[txn() for txn, _ in self._alive()])
         self.lmdb = None
-        self.open_snapshots = 0
+        self._held = []
 
 
 def _file_identities(folder: Path) -> tuple[FileIdentity | None, FileIdentity | None]:
     """Which files data.mdb and lock.mdb are now."""
-    return file_identity(folder / layout.DATA_FILE), file_identity(folder / layout.LOCK_FILE)
+    return file_identity(f"{folder}/{layout.DATA_FILE}"), file_identity(f"{folder}/{layout.LOCK_FILE}")
 
 
 def _leak(*inherited: Any) -> None:

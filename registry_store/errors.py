@@ -1,6 +1,6 @@
-"""Every error of the registry. Each also derives from the built-in that fits, and carries its remedy.
+"""Every error of the registry. Each also derives from the built-in exception that fits, and carries its remedy.
 
-`str(error)` is what is wrong followed by what mends it, so that a log line is enough to act on.
+`str(error)` says what is wrong and then how to mend it, so one log line is enough to act on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 class RegistryError(Exception):
     """Root of all errors raised by this project.
 
-    `message` says what is wrong, `remedy` what the reader of the message can do about it.
+    `message` says what is wrong. `remedy` says what the reader of the message can do; "": nothing is known.
     """
 
     remedy = ""
@@ -31,7 +31,7 @@ class RegistryError(Exception):
 
 
 class UnknownModuleError(RegistryError, KeyError):
-    """No module has this name. `name` is what was asked, `closest` the nearest known names, best first."""
+    """No module has this name. `name` is the name asked for, `closest` the nearest known names, best first."""
 
     _MESSAGE = "no module is registered as {!r}."
     _REMEDY = "`dspy-registry list` shows all names."
@@ -47,14 +47,14 @@ class UnknownModuleError(RegistryError, KeyError):
 
 
 class UnknownAliasError(UnknownModuleError):
-    """No alias is called so; short names of modules are none. `name` is what was asked."""
+    """No alias has this name. Short names of modules are not aliases. `name` is the name asked for."""
 
     _MESSAGE = "no alias is called {!r}."
     _REMEDY = "`dspy-registry alias list` shows all aliases."
 
 
 class AmbiguousNameError(RegistryError, LookupError):
-    """A short name fits several modules, none of which is in `dspy.`; `candidates` lists (some of) them."""
+    """A short name fits several modules, and not exactly one of them is in `dspy.`. `candidates` lists up to 8."""
 
     def __init__(self, name: str, candidates: Iterable[str]) -> None:
         self.name = name
@@ -69,12 +69,12 @@ class AmbiguousNameError(RegistryError, LookupError):
 
 
 class UnknownVersionError(RegistryError, KeyError):
-    """A version of a module that is not kept; `version` None: any earlier one. `kept` are those that are."""
+    """A version of a module is not kept; `version` None: no earlier version is. `kept` lists the versions that are."""
 
     def __init__(self, name: str, version: int | None, kept: Iterable[int | str] = ()) -> None:
         self.name = name
         self.version = version
-        self.kept = tuple(map(int, kept))  # texts, where it has crossed the socket
+        self.kept = tuple(map(int, kept))  # strings, if the error came over the socket
         numbers = ", ".join(map(str, self.kept)) or "none"
         super().__init__(
             f"version {version} of {name} is not kept." if version else f"no earlier version of {name} is kept.",
@@ -86,7 +86,11 @@ class UnknownVersionError(RegistryError, KeyError):
 
 
 class InvalidArgumentError(RegistryError, ValueError):
-    """An argument of a query is not one of the allowed values; the message lists them."""
+    """An argument is not allowed; the message says what is."""
+
+
+class NoHomeError(InvalidArgumentError):
+    """The registry's folder is in a home directory, and it is not known where that is."""
 
 
 # What was to be stored
@@ -108,11 +112,11 @@ class InvalidModuleError(RegistryError, ValueError):
 
 
 class VocabularyError(RegistryError, ValueError):
-    """Capability implications that cannot be used: a malformed word or a cycle, which is named."""
+    """Capability implications cannot be used: a malformed word, a limit, or a cycle. The message names it."""
 
 
 class ConflictError(RegistryError, ValueError):
-    """`expected_version` is not the module's version; `current_version` is (0: not registered)."""
+    """`expected_version` is not the module's version. `current_version` is its version (0: not registered)."""
 
     def __init__(self, name: str, expected_version: int, current_version: int) -> None:
         self.name = name
@@ -120,7 +124,7 @@ class ConflictError(RegistryError, ValueError):
         self.current_version = current_version
         super().__init__(
             f"{name} is at version {current_version}, not {expected_version}.",
-            remedy="Read it again and repeat the change on what it is now.",
+            remedy="Read the module again, then repeat the change.",
         )
 
     def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, int]]:
@@ -130,8 +134,8 @@ class ConflictError(RegistryError, ValueError):
 class LimitReachedError(RegistryError, TimeoutError):
     """As many calls as a limit allows are under way, and none ended within the caller's patience.
 
-    `limit` is its key, "module:NAME" or "pool:NAME", `calls` how many it allows, `holders` says who has them: process
-    and seconds, as texts.
+    `limit` is the key of the limit, "module:NAME" or "pool:NAME". `calls` is how many calls it allows. `holders` has
+    one text for each call under way: its process, and for how many seconds.
     """
 
     def __init__(self, limit: str, calls: int, holders: Iterable[str] = ()) -> None:
@@ -152,15 +156,15 @@ class LimitReachedError(RegistryError, TimeoutError):
 
 
 class StoreError(RegistryError, OSError):
-    """The registry's files cannot be used, for a reason the message names."""
+    """The registry's files cannot be used; the message says why."""
 
 
 class RegistryFullError(StoreError):
-    """The registry has no number left for what was to be registered; nothing was changed."""
+    """The registry has no sequence or version number left for this registration. Nothing was changed."""
 
     remedy = (
         "Load its modules into a new registry in another folder "
-        "(`dspy-registry list --json`, `dspy-registry register -`), and let writer and readers use that one."
+        "(`dspy-registry list --json`, `dspy-registry register -`), and let writer and readers use the new one."
     )
 
 
@@ -170,19 +174,40 @@ class RegistryNotFoundError(StoreError, FileNotFoundError):
     remedy = "Start its writer first (`dspy-registry serve`), or name another folder (--path, $DSPY_REGISTRY)."
 
 
+class DamagedStoreError(StoreError):
+    """A file of the registry was cut short, emptied, overwritten or taken away; the message names it."""
+
+    remedy = (
+        "Restore a backup (`dspy-registry restore`). "
+        "Without one, keep a copy of the folder, and start a new registry in another one."
+    )
+
+
+class NoReaderSlotError(StoreError):
+    """As many processes and snapshots read the registry as it has slots for; the message names those with most."""
+
+    remedy = "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two."
+
+
 class StorePermissionError(StoreError, PermissionError):
     """This user may not open the registry's files."""
 
 
+class UpgradeRequiredError(StoreError):
+    """The registry has format 1, which has no room for what was asked; nothing was changed."""
+
+    remedy = "Stop the daemon and run `dspy-registry upgrade`, once every worker and the daemon are of this release."
+
+
 class FormatVersionError(RegistryError, ValueError):
-    """The registry was written in another format; `found` and `supported` are format versions."""
+    """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
         self.supported = supported
         super().__init__(
-            f"the registry has format version {found}, this release reads {supported}.",
-            remedy="Use the release that wrote it, or rebuild the registry with this one.",
+            f"the registry has format version {found}, this release reads up to {supported}.",
+            remedy="Use the release that wrote it or a newer one, or restore a backup of an older format.",
         )
 
     def __reduce__(self) -> tuple[type[FormatVersionError], tuple[int, int]]:
@@ -192,7 +217,7 @@ class FormatVersionError(RegistryError, ValueError):
 class CorruptRecordError(RegistryError, ValueError):
     """Stored bytes do not match their checksum or cannot be decoded."""
 
-    remedy = "Run `dspy-registry check`; unregister what it names and register it again, or restore the registry."
+    remedy = "Run `dspy-registry check`. Unregister the modules it names and register them again, or restore a backup."
 
 
 class StoreClosedError(RegistryError, ValueError):
@@ -206,14 +231,14 @@ class ForkedSnapshotError(RegistryError, RuntimeError):
 
 
 class DiscoveryError(RegistryError, RuntimeError):
-    """The workers' Python environment could not be looked at."""
+    """The workers' Python environment could not be searched."""
 
 
 # The writer
 
 
 class WriterLockedError(RegistryError, BlockingIOError):
-    """Another writer has the registry; `pid` is its process, None when it cannot be known."""
+    """Another writer has the lease. `pid` is its process; None: unknown."""
 
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path
@@ -221,7 +246,7 @@ class WriterLockedError(RegistryError, BlockingIOError):
         holder = f"process {pid}" if pid else "another process"
         super().__init__(
             f"{path} already has a writer: {holder}.",
-            remedy="Send changes to it with WriterClient or the command line, or stop it first.",
+            remedy="Send changes to that writer with WriterClient or the command line, or stop it first.",
         )
 
     def __reduce__(self) -> tuple[type[WriterLockedError], tuple[str, int | None]]:
@@ -235,9 +260,9 @@ class WriterUnavailableError(RegistryError, ConnectionError):
 
 
 class WriterTimeoutError(RegistryError, TimeoutError):
-    """The writer daemon did not answer in time; whether the change was made is not known."""
+    """The writer daemon did not answer in time. The change may have been made or not."""
 
-    remedy = "Repeat the call with the same client: a request that arrives twice has the effect of once."
+    remedy = "Repeat the call with the same client: a request that arrives twice takes effect once."
 
 
 class BusyError(RegistryError, TimeoutError):
@@ -247,4 +272,4 @@ class BusyError(RegistryError, TimeoutError):
 
 
 class ProtocolError(RegistryError, ValueError):
-    """A message between client and daemon that is not understood."""
+    """A message between client and daemon is not understood."""

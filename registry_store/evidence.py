@@ -1,7 +1,7 @@
-"""What a process tells of its calls of one module version and size: enough to keep the joint statistics in order.
+"""What a process reports of its calls of one module version and size, so that joint statistics can be kept.
 
-The order of calls matters in few places only: which calls were the last to complete, which timeouts came first in
-their row, and whether the last call timed out. The rest are counts.
+The order of calls matters in three places only: which calls completed last, which timeouts were the first of their row,
+and whether the last call timed out. For all others, counts are enough.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dspy_registry.registry_store.recent_calls import BLOCK
 from dspy_registry.registry_store.usage import Buckets, Count
 
 COUNTED_IN_ROW: Final = 3
-"""Timeouts in a row that enter the window: the rest of an outage says nothing more about durations."""
+"""How many timeouts in a row enter the window. Further ones of an outage say nothing more about durations."""
 _AT_ONCE: Final = 4096
 
 Milliseconds = Annotated[float, Meta(ge=0, le=LONGEST)]
@@ -51,7 +51,7 @@ class Gathered:
     def __init__(self) -> None:
         self._completed: Counter[int] = Counter()
         self._durations: list[float] = []
-        """Not in buckets yet: the last two blocks at least, since their longest are told."""
+        """Those not put into buckets yet. The last two blocks stay here, because their longest calls are reported."""
         self._first: list[float] = []
         self._later: Counter[int] = Counter()
         self._beyond: Counter[int] = Counter()
@@ -80,7 +80,7 @@ class Gathered:
             self._first.append(limit)
 
     def evidence(self) -> Evidence:
-        """All calls gathered."""
+        """The report of all calls gathered."""
         last, before = self._durations[-BLOCK:], self._durations[-2 * BLOCK : -BLOCK]
         return Evidence(
             as_buckets(self._completed + Counter(keys_of(self._durations))),

@@ -1,7 +1,7 @@
-"""Waiting for a 32-bit word that processes share in a mapped file, and waking those who wait.
+"""Waiting until a 32-bit word changes that processes share in a mapped file, and waking those who wait.
 
-Linux's futex, called through ctypes, which lets go of the interpreter's lock meanwhile. Where there is none, or it is
-forbidden, waiting is polling. No wait exceeds a second: whoever was to wake may have been killed.
+It calls Linux's futex through ctypes, which releases the interpreter's lock meanwhile. If there is no futex, or it is
+forbidden, waiting is polling. No wait exceeds a second, because the process that should wake may have been killed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _FORBIDDEN: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES)  # an old kernel, 
 
 
 class FutexWord:
-    """One aligned word of a mapping, which may be read-only: that suffices to wait.
+    """One aligned word of a mapping. A read-only mapping is enough to wait.
 
-    The mapping cannot be closed while its word is in use; `release` ends that.
+    The mapping cannot be closed before `release`. Raises ValueError if `offset` is not a multiple of 4.
     """
 
     def __init__(self, mapping: mmap.mmap, offset: int) -> None:
@@ -51,7 +51,7 @@ class FutexWord:
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
         self._address = ctypes.c_void_p(self._buffer.buf)
         self.wake_one = _waker(self._address)
-        """Wakes one of those who wait. Kept ready, for it is called often."""
+        """Wakes one of those who wait. It is prepared here because it is called often."""
 
     def __del__(self) -> None:
         self.release()
@@ -62,13 +62,13 @@ class FutexWord:
         return self._view[()]
 
     def store(self, value: int) -> None:
-        """Needs a writable mapping. Wakes nobody."""
+        """Set the word. Needs a writable mapping. Wakes nobody."""
         self._view[()] = value % _WORDS
 
     def wait(self, seen: int, seconds: float) -> None:
-        """Until the word is no longer `seen`, somebody wakes, or this time is up: at most a second. Early at times.
+        """Wait until the word is no longer `seen`, somebody wakes, or these seconds are over: at most one.
 
-        The caller looks again at what it waits for: it may return for no reason, or after a signal.
+        It may return earlier for no reason, or after a signal. So the caller must check again what it waits for.
         """
         remaining = min(seconds, LONGEST_WAIT)
         if remaining <= 0 or self._view[()] != seen:
@@ -78,20 +78,20 @@ class FutexWord:
             _poll(self._view, seen, remaining)
 
     def change(self) -> None:
-        """Store a number that was not there. For words that several processes change. Wakes nobody.
+        """Store a random number, in a word that several processes change. Wakes nobody.
 
-        Adding one, without atomic instructions, could bring an old number back.
+        Adding one without atomic instructions could bring an old number back.
         """
         self._view[()] = getrandbits(32)
 
     def wake_all(self) -> None:
-        """Wake all who wait; without a futex they find out by themselves. Fifty take about 2 ms."""
+        """Wake all who wait. Without a futex they poll, so nothing is done. Fifty take about 2 ms."""
         call = _system_call()
         if call is not None:
             call(self._address, _FUTEX_WAKE, _ALL, None)
 
     def release(self) -> None:
-        """Let go of the mapping. The word must not be used afterwards."""
+        """Stop using the mapping, so that it can be closed. The word must not be used afterwards."""
         buffer = self.__dict__.pop("_buffer", None)
         if buffer is not None:
             ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
@@ -99,7 +99,7 @@ class FutexWord:
 
 
 class _Buffer(ctypes.Structure):
-    """Py_buffer: the only way to the address of a mapping that may not be written."""
+    """Py_buffer. It is the only way to get the address of a read-only mapping."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),
@@ -121,7 +121,7 @@ class _Timespec(ctypes.Structure):
 
 
 def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
-    """Made of what ctypes need not convert, and keeping the interpreter's lock for the microsecond it takes."""
+    """A prepared call that ctypes need not convert. It keeps the interpreter's lock, since it takes a microsecond."""
     number = _number()
     if number is None:
         return _nobody_waits
@@ -130,7 +130,7 @@ def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
 
 
 def _nobody_waits() -> None:
-    """Whoever waits polls."""
+    """Does nothing: without a futex, those who wait poll."""
 
 
 @cache
@@ -166,7 +166,7 @@ def _system_call() -> _Call | None:
 
 
 def _waited(call: _Call, address: ctypes.c_void_p, seen: int, seconds: float) -> bool:
-    """False when there is no waiting like this here. Woken, timed out, interrupted and too late are all the same."""
+    """Wait with the futex. False: it is forbidden here. True: woken, timed out, interrupted or too late."""
     whole = int(seconds)
     timeout = _Timespec(whole, int((seconds - whole) * 1e9))
     done = call(address, _FUTEX_WAIT, seen, ctypes.byref(timeout))

@@ -1,4 +1,4 @@
-"""What LMDB gives us, by name: the databases of an environment, and its errors as errors of ours."""
+"""The named databases of an LMDB environment, and LMDB's errors as errors of this project."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from dspy_registry.registry_store.disk import FREE_SPACE, full, is_full
+from dspy_registry.registry_store.disk import FREE_SPACE, TOO_MANY_FILES, full, is_full
 from dspy_registry.registry_store.errors import (
+    DamagedStoreError,
+    NoReaderSlotError,
     RegistryNotFoundError,
     StoreClosedError,
     StoreError,
     StorePermissionError,
+    UpgradeRequiredError,
 )
+from dspy_registry.registry_store.layout import DATA_FILE
+from dspy_registry.registry_store.reader_table import described, holders, read_without_slot
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
 Database = Any
 
 
 class Databases(NamedTuple):
-    """Handles of the named databases, in the order of `layout.DATABASES`."""
+    """Handles of the named databases, in the order of `layout.DATABASES`, and the format of their values.
+
+    A handle is None where there is no such database: it holds nothing. `scan` reads it as empty. LMDB would read its
+    main database instead.
+    """
 
     meta: Database
     modules: Database
@@ -33,21 +42,33 @@ class Databases(NamedTuple):
     history: Database
     requests: Database
     usage: Database
+    labels: Database
+    programs: Database
+    policies: Database
+    format: int
+
+    def need_format_2(self, what: str) -> None:
+        """Raises UpgradeRequiredError when the registry has format 1, which cannot hold `what`, a plural."""
+        if self.format < 2:
+            raise UpgradeRequiredError(f"{what} cannot be kept in a registry of format 1.")
 
 
-_DAMAGED: Final = "Run `dspy-registry check`; restore the files from a copy, or start a new registry in another folder."
+_DAMAGES: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.IncompatibleError,
+    lmdb.CursorFullError,
+    lmdb.VersionMismatchError,
+)
 _REMEDIES: Final[dict[type[Exception], str]] = {
-    lmdb.ReadersFullError: "Stop idle processes or close snapshots: a process takes a slot, a snapshot up to two.",
     lmdb.MapFullError: "Recreate the registry where more address space is allowed (ulimit -v).",
     lmdb.LockError: (
-        "Containers that share a registry must share the PID namespace too; "
-        "if none do, another process holds a lock on lock.mdb (`lslocks` names it): end it."
+        "Containers that share a registry must share the PID namespace too. "
+        "Without containers, another process holds a lock on lock.mdb (`lslocks` names it): end it."
     ),
     lmdb.DiskError: FREE_SPACE,
     lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
-    lmdb.CorruptedError: _DAMAGED,
-    lmdb.PageNotFoundError: _DAMAGED,
-    lmdb.InvalidError: "Is this a registry's folder? If it was one, restore data.mdb from a copy.",
     lmdb.MemoryError: "Allow this process more address space (ulimit -v).",
 }
 _PERMISSION_REMEDY: Final = (
@@ -57,7 +78,7 @@ _PERMISSION_REMEDY: Final = (
 
 
 def translated(error: lmdb.Error, folder: Path) -> Exception:
-    """Our error for one of LMDB's, with its remedy."""
+    """This project's error for an error of LMDB, with its remedy."""
     said = f"{folder}: {str(error).removeprefix(f'{folder}: ')}."  # on opening, LMDB names the path itself
     if error.code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
         return StorePermissionError(said, remedy=_PERMISSION_REMEDY)
@@ -65,6 +86,10 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
         return full(folder)
     if error.code == errno.ENOENT or isinstance(error, lmdb.NotFoundError):
         return RegistryNotFoundError(f"there is no complete registry in {folder}.")
+    if isinstance(error, lmdb.ReadersFullError):
+        return _no_slot(folder)
+    if error.code in (errno.EMFILE, errno.ENFILE):
+        return StoreError(said, remedy=TOO_MANY_FILES)
     if "already open" in str(error):
         return StoreError(
             f"{folder} was replaced while this process had its files open.",
@@ -72,4 +97,13 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
         )
     if "closed" in str(error).lower():
         return StoreClosedError(f"{folder} was closed.")
+    if isinstance(error, _DAMAGES):
+        return DamagedStoreError(f"{folder / DATA_FILE}{said.removeprefix(str(folder))}")
     return StoreError(said, remedy=_REMEDIES.get(type(error)))
+
+
+def _no_slot(folder: Path) -> NoReaderSlotError:
+    found = described(holders(*read_without_slot(folder)))
+    return NoReaderSlotError(
+        f"{folder}: all slots of LMDB's table of readers are taken{f', by {found}' if found else ''}."
+    )

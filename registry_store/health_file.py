@@ -1,13 +1,13 @@
-"""The file `health`: what is not healthy on this host, written by the daemon alone and mapped by all.
+"""The file `health`: the module versions that are not healthy on this host. Only the daemon writes it; all map it.
 
     0      word, an IEEE-754 double, alone in its cache line: the number of the list in force; NaN: retired
     64     futex word, 4 bytes, changed with every list
     128    "dspy-health-1\\n"
     4096   two places for a list: length (8), list | crc
 
-A list is written into the place that the one in force does not use, then its number becomes the word. So a reader that
-sees the same word before and after it has copied a list has a whole one, and a daemon that is killed while it writes
-changes nothing. Volatile: nothing is synced, and a list of another boot is ignored, since its times mean nothing now.
+A list is written into the place that the list in force does not use, then its number becomes the word. A reader that
+sees the same word before and after it copies a list has a whole list. A daemon that is killed while it writes changes
+nothing. Nothing is synced. A list of another boot is ignored, because its times mean nothing now.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.boot_clock import boot_id, boot_seconds, unix_time
 from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, State
-from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -34,6 +34,7 @@ from dspy_registry.registry_store.errors import (
     StorePermissionError,
 )
 from dspy_registry.registry_store.futex import FutexWord
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.revision import RETIRED, is_retired
 
@@ -51,8 +52,8 @@ _TRIES: Final = 8
 class HealthEntry(msgspec.Struct, frozen=True):
     """A module version that is not healthy.
 
-    `state` is "open" or "half_open". `until` is the Unix time at which an open circuit becomes half-open, or became.
-    `failures` is how many calls of the window failed when it opened, 0 when an operator opened it. `openings` counts
+    `state` is "open" or "half_open". `until` is the Unix time at which the circuit becomes or became half-open.
+    `failures` is how many calls of the window failed when it opened; 0: an operator opened it. `openings` counts
     since the daemon last forgot this version.
     """
 
@@ -70,10 +71,10 @@ class HealthList(msgspec.Struct, frozen=True, array_like=True):
 
     boot: str
     rows: tuple[CircuitRow, ...] = ()
-    omitted: int = 0  # rows that there was no room for
+    omitted: int = 0  # how many rows there was no room for
 
 
-_codec: Final = Sealed(HealthList, "the list of what is not healthy")
+_codec: Final = SealedAlone(HealthList, "the list of what is not healthy")
 
 
 class HealthFile:
@@ -85,7 +86,7 @@ class HealthFile:
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / HEALTH_FILE
         try:
-            with self.path.open("r+b" if writable else "rb") as file:
+            with open_binary(self.path, writable=writable) as file:
                 status = os.fstat(file.fileno())
                 if status.st_size != FILE_BYTES:
                     raise _unknown(self.path)
@@ -108,7 +109,7 @@ class HealthFile:
         return f"HealthFile({str(self.path)!r}, word={self.word[()]})"
 
     def read(self) -> tuple[float, tuple[CircuitRow, ...]]:
-        """A word, and the rows that belong to it, closed ones included. Nothing of another boot; nothing once retired.
+        """A word and its rows, closed ones included. There are no rows if they are of another boot, or it is retired.
 
         Raises CorruptRecordError.
         """
@@ -119,21 +120,21 @@ class HealthFile:
             value = self._value(word)
             if self.word[()] == word:
                 return word, _rows_of_this_boot(value)
-        return word, ()  # replaced again and again meanwhile: the next look finds another word
+        return word, ()  # it was replaced at each try: the next call finds another word
 
     def is_current(self) -> bool:
         """Whether the folder still holds the file that is mapped here."""
         return file_identity(self.path) == self.identity
 
     def publish(self, rows: Iterable[CircuitRow]) -> float:
-        """Put a list in force and return its word. The daemon alone. Wakes nobody: `futex.wake_all()` does.
+        """Put a list in force and return its word. Only the daemon may. Wakes nobody: call `futex.wake_all()` for that.
 
-        Where there is no room for all, those whose deadline is nearest are left out.
+        If there is no room for all rows, those with the nearest deadline are left out.
         """
         value = _encoded(tuple(rows))
         word = self.word[()] + 1
         place = _place(word)
-        # No reader believes this place before the word names it: it held the list before the one in force.
+        # Readers do not use this place before the word names it: it held the list before the one in force.
         _LENGTH.pack_into(self._map, place, len(value))
         self._map[place + _LENGTH.size : place + _LENGTH.size + len(value)] = value
         self.word[()] = word
@@ -153,7 +154,7 @@ class HealthFile:
 
 
 def entries(rows: Iterable[CircuitRow]) -> list[HealthEntry]:
-    """What users see of these rows now: only what is not healthy, by name and version."""
+    """The rows as users see them now: only those that are not healthy, by name and version."""
     now = boot_seconds()
     return [
         HealthEntry(
@@ -165,7 +166,7 @@ def entries(rows: Iterable[CircuitRow]) -> list[HealthEntry]:
 
 
 def ensure_health_file(folder: Path, group: int | None = None) -> HealthFile:
-    """The file, writable, made anew unless there is a sound one. The daemon alone, while it has the lease."""
+    """The file, opened writable. A missing or unusable one is replaced. Only for the daemon, while it has the lease."""
     try:
         file = HealthFile(folder, writable=True)
         file.read()
@@ -182,7 +183,7 @@ def ensure_health_file(folder: Path, group: int | None = None) -> HealthFile:
 
 
 def health_file_problems(folder: Path) -> list[str]:
-    """What is wrong with the file; nothing when there is none."""
+    """What is wrong with the file; empty: nothing, or the file is missing."""
     try:
         if (folder / HEALTH_FILE).exists():
             HealthFile(folder).read()
@@ -200,9 +201,9 @@ def _create(folder: Path, group: int | None) -> None:
     temporary = folder / f".{HEALTH_FILE}.{os.getpid()}"
     with explained(folder):
         try:
-            with temporary.open("wb") as file:
+            with new_file(temporary) as file:
                 os.fchmod(file.fileno(), access.mode_for_umask(access.DATA))
-                file.write(content)  # in full: a store into a hole of a full disk is a SIGBUS
+                file.write(content)  # all of it: a store into a hole causes SIGBUS on a full disk
             access.admit(temporary, group, access.DATA)
             _retire(folder)
             temporary.replace(folder / HEALTH_FILE)
@@ -215,7 +216,7 @@ def _retire(folder: Path) -> None:
         HealthFile(folder, writable=True).retire()
     except StorePermissionError:
         raise
-    except StoreError:  # none there, or not one that anybody reads by
+    except StoreError:  # it is missing or unusable, so no reader uses it
         return
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dspy_registry.registry_store import layout, lookup
-from dspy_registry.registry_store.codec import encode, open_record
+from dspy_registry.registry_store.codec import decode_record, encode
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import MERGED_FIELDS
@@ -23,7 +23,7 @@ class KeptVersion(NamedTuple):
 
     def load(self) -> StoredModule:
         """The record. Raises CorruptRecordError naming the version."""
-        stored = open_record(self.record, f"{self.name}, version {self.version},")
+        stored = decode_record(self.record, f"{self.name}, version {self.version},")
         found = stored.info.name, stored.provenance.version
         if found != (self.name, self.version):
             raise CorruptRecordError(
@@ -33,7 +33,7 @@ class KeptVersion(NamedTuple):
 
 
 class Versions(NamedTuple):
-    """The versions kept of a module, newest first; at least one. `in_force` is a version; 0: it is not registered."""
+    """The versions kept of a module, newest first; at least one. `in_force` is its version; 0: it is not registered."""
 
     name: str
     in_force: int
@@ -60,7 +60,7 @@ def load_versions(txn: Transaction, dbs: Databases, asked: str) -> Versions:
 def _version_of(record: bytes, last: int) -> int:
     """The version of the record in force. `last` is the version that it replaced, for a record that is damaged."""
     try:
-        return open_record(record, "").provenance.version
+        return decode_record(record, "").provenance.version
     except CorruptRecordError:
         return last + 1
 

@@ -1,11 +1,11 @@
-"""Layers: what each source declares of a module, and how layers make one record. Pure.
+"""Layers: what each source declares of a module, and how layers make one record. Pure functions.
 
 Precedence, highest first: client, manifest, core, defaults, discovered. A client registers whole records, so nothing
 is added to what it declares. The others declare single fields; a lower layer fills in what the higher ones leave out.
 Mappings (requirements, metadata) are merged key by key.
 
-Defaults are rules for discovered modules whose name matches a pattern. What they give a module is stored as a layer,
-which goes when the module is no longer discovered.
+Defaults are rules for discovered modules whose name matches a pattern. The fields that they give a module are stored as
+a layer. It is removed when the module is no longer discovered.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.layout import LAYERS, META
 from dspy_registry.registry_store.records import CLIENT as CLIENT
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, from_plain, to_plain
 
@@ -47,12 +48,12 @@ class Default(msgspec.Struct, frozen=True, array_like=True):
 
 Defaults = dict[str, tuple[Default, ...]]  # by source; within one source, a later rule wins over an earlier one
 
-layer_codec = Sealed(Layer, "a layer")
-defaults_codec = Sealed(Defaults, "the defaults")
+layer_codec = Sealed(Layer, "a layer", LAYERS)
+defaults_codec = Sealed(Defaults, "the defaults", META)
 
 
 def rank(source: str) -> int:
-    """The precedence of a source: the larger wins."""
+    """The precedence of a source; the higher number wins. Raises KeyError for an unknown source."""
     if source.startswith(MANIFEST_PREFIX):
         return 3
     if source.startswith(DEFAULTS_PREFIX):
@@ -66,7 +67,7 @@ def _ascending(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def with_defaults(name: str, layers: Mapping[str, Layer], defaults: Defaults) -> dict[str, Layer]:
-    """The layers of a module, with the layers that the defaults give it now in place of the former ones."""
+    """A new dict of a module's layers, in which its layers of defaults are replaced by those of these rules."""
     found = {source: layer for source, layer in layers.items() if not source.startswith(DEFAULTS_PREFIX)}
     if DISCOVERED not in found:
         return found
@@ -89,9 +90,9 @@ def _overlay(fields: dict[str, Any], declared: Mapping[str, Any]) -> None:
 
 
 def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
-    """The module that these layers make together, and its source: the highest that declares it. Defaults declare none.
+    """The module that these layers make, and its source: the highest layer that is not of defaults.
 
-    There must be at least one layer, and no client's.
+    There must be at least one layer, and none of a client.
     """
     fields: dict[str, Any] = {}
     source = DISCOVERED
@@ -99,6 +100,16 @@ def merge(name: str, layers: Iterable[Layer]) -> tuple[ModuleInfo, str]:
         source = source if layer.source.startswith(DEFAULTS_PREFIX) else layer.source
         _overlay(fields, layer.fields)
     return from_plain({**fields, "name": name}), source
+
+
+def beneath(source: str, layers: Iterable[Layer]) -> tuple[str, ...]:
+    """The sources whose declarations of a module do not count, for its record from `source` is an override.
+
+    Highest precedence first; () when the record is no client's, or only clients declare the module.
+    """
+    if source != CLIENT:
+        return ()
+    return tuple(layer.source for layer in reversed(_ascending(layers)))
 
 
 def field_sources(stored: StoredModule, layers: Iterable[Layer]) -> dict[str, str]:

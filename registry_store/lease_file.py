@@ -1,4 +1,4 @@
-"""The file `leases`: who of this host holds which part of a limit, and who probes a half-open circuit.
+"""The file `leases`: which processes of this host hold parts of limits, and which one probes a half-open circuit.
 
     header   0     magic
              64    end of what is allocated, 8 bytes
@@ -14,8 +14,8 @@
              32    key
 
 A limit of N calls is the first N cells of the regions with its key, in the order of the file. A lease is a lock on the
-first byte of a cell: locks alone decide, cells are hints. Nothing that is allocated ever moves, so that a process may
-keep what it has looked up. A region is allocated under the lock on byte 0: whole first, then the end is raised.
+first byte of a cell. Only locks decide; the content of cells is a hint. An allocated region never moves, so a process
+may keep its offset. A region is allocated under the lock on byte 0: it is written first, then the end is raised.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from dspy_registry.registry_store.boot_clock import ProcessIdentity
 from dspy_registry.registry_store.byte_locks import LockedFile, descriptor_identity
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError, StoreError, StorePermissionError
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 
 LEASES_FILE: Final = "leases"
@@ -56,11 +57,11 @@ CELL: Final = struct.Struct("=QQd")
 _LONGEST_KEY: Final = REGION_HEADER - _KEY_AT
 
 PROBE: Final = "probe:"
-"""Begins the key of a probe's cell; the others are those of limits, in `policy`."""
+"""Begins the key of a probe's region. All other keys are of limits; `policy` makes them."""
 
 
 class RegionAt(NamedTuple):
-    """Where a region lies. `start` of its header; `cells` how many."""
+    """Where a region lies. `start` is the offset of its header, `cells` the number of its cells."""
 
     key: str
     start: int
@@ -73,7 +74,7 @@ class RegionAt(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where what follows begins."""
+        """Where the next region begins."""
         return self.cells_at + self.cells * CELL_BYTES
 
     @property
@@ -83,7 +84,7 @@ class RegionAt(NamedTuple):
 
     @property
     def awaited_at(self) -> int:
-        """Where it says until when somebody may be waiting."""
+        """Where the time lies until which somebody may be waiting."""
         return self.start + _AWAITED_AT
 
     @property
@@ -93,13 +94,13 @@ class RegionAt(NamedTuple):
 
 
 class LeaseFileReplacedError(StoreError):
-    """Another file has taken the place of the one that was opened: open that."""
+    """Another file has taken the place of the one that was opened. Open the new one."""
 
 
 class LeaseFile(LockedFile):
     """The file, opened and mapped. Raises RegistryNotFoundError, StorePermissionError, StoreError.
 
-    `map` is replaced when the file has grown; views of the former one stay good.
+    `map` is replaced when the file has grown. Views of the former map stay valid.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +112,7 @@ class LeaseFile(LockedFile):
         except PermissionError as error:
             raise StorePermissionError(
                 f"{self.path} cannot be opened: {error.strerror}.",
-                remedy="Whoever keeps limits must be able to write it: run workers as the writer's user or group.",
+                remedy="Workers that use limits must be able to write it: run them as the writer's user or group.",
             ) from error
         self.map = self._mapped()
         if self.map[: len(MAGIC)] != MAGIC:
@@ -124,7 +125,7 @@ class LeaseFile(LockedFile):
 
     @property
     def is_retired(self) -> bool:
-        """Whether another file has taken its place. Look again once a lock is held: then it stays as it is."""
+        """Whether another file has taken its place. Read it again after taking a lock: then it can no longer change."""
         return self._retired[()] != 0
 
     @property
@@ -133,7 +134,7 @@ class LeaseFile(LockedFile):
         return self._end[()]
 
     def regions(self, start: int = REGIONS_AT) -> Iterator[RegionAt]:
-        """Those that begin at `start` or after it. Raises StoreError where the file is damaged."""
+        """The regions that begin at `start` or after it. Raises StoreError if the file is damaged."""
         end = self.end
         self.cover(end)
         while start < end:
@@ -148,7 +149,7 @@ class LeaseFile(LockedFile):
         if len(text) > _LONGEST_KEY or not 1 <= cells <= MOST_CELLS:
             raise ValueError(f"no region can have the key {key!r} and {cells} cells")
         if start + size > LARGEST_FILE:
-            raise StoreError(f"{self.path} is full.", remedy="Stop all that use limits: the daemon then empties it.")
+            raise StoreError(f"{self.path} is full.", remedy="Stop all that use limits. Then the daemon empties it.")
         self._extend(start + size)
         self.map[start : start + size] = bytes(size)
         _NUMBERS.pack_into(self.map, start, size, cells, 0, 0, len(text))
@@ -157,11 +158,11 @@ class LeaseFile(LockedFile):
         return RegionAt(key, start, cells)
 
     def retire(self) -> None:
-        """Say that another file has taken its place. The caller holds every byte of it."""
+        """Mark the file as replaced by another one. The caller holds the lock on all its bytes."""
         self._retired[()] = 1
 
     def cover(self, end: int) -> None:
-        """Map the file up to here at least. Raises StoreError when it is not that long."""
+        """Map the file at least up to `end`. Raises StoreError if it is shorter."""
         if end > len(self.map):
             self.map = self._mapped()
         if not REGIONS_AT <= end <= len(self.map):
@@ -169,12 +170,12 @@ class LeaseFile(LockedFile):
 
     def _extend(self, end: int) -> None:
         if end > os.fstat(self.descriptor).st_size:
-            with explained(self.path.parent):  # allocated now: a store into a hole of a full disk is a SIGBUS
+            with explained(self.path.parent):  # allocated now: a store into a hole causes SIGBUS on a full disk
                 os.posix_fallocate(self.descriptor, 0, -(-end // _GROWTH) * _GROWTH)
         self.cover(end)
 
     def _mapped(self) -> mmap.mmap:
-        with self.path.open("r+b") as file:
+        with open_binary(self.path, writable=True) as file:
             size = os.fstat(file.fileno()).st_size
             if descriptor_identity(file.fileno()) != self.identity:
                 raise LeaseFileReplacedError(f"{self.path} has been replaced.", remedy="Try again.")
@@ -186,7 +187,7 @@ class LeaseFile(LockedFile):
         size, cells, widest, _, length = _NUMBERS.unpack_from(self.map, start)
         fits = start + size <= end and size == REGION_HEADER + cells * CELL_BYTES
         if not fits or not 1 <= cells <= MOST_CELLS or length > _LONGEST_KEY or widest > LARGEST_FILE:
-            raise _damaged(self.path, f"its region at {start} makes no sense")
+            raise _damaged(self.path, f"its region at {start} is malformed")
         key_at = start + _KEY_AT
         try:
             return RegionAt(self.map[key_at : key_at + length].decode(), start, cells)
@@ -195,13 +196,13 @@ class LeaseFile(LockedFile):
 
 
 def cell_holder(file: LeaseFile, offset: int) -> tuple[ProcessIdentity, float]:
-    """What a cell says: a process, and a moment on the boot-time clock. A hint."""
+    """The process in a cell, and a time in seconds on the boot-time clock. Only a hint."""
     pid, started, moment = CELL.unpack_from(file.map, offset)
     return ProcessIdentity(pid, started), moment
 
 
 def ensure_lease_file(folder: Path, group: int | None = None) -> Path:
-    """Make the file unless there is one, whole or not at all. Raises StoreError, StorePermissionError."""
+    """Create the file if it is missing, whole or not at all. Raises StoreError, StorePermissionError."""
     path = folder / LEASES_FILE
     if path.exists():
         return path
@@ -215,7 +216,7 @@ def ensure_lease_file(folder: Path, group: int | None = None) -> Path:
 
 
 def open_lease_file(folder: Path) -> LeaseFile:
-    """The file in use, made if there is none. Raises StoreError, StorePermissionError."""
+    """The file in use, created if it is missing. Raises StoreError, StorePermissionError."""
     for _ in range(_OPENINGS):
         ensure_lease_file(folder)
         try:
@@ -225,22 +226,22 @@ def open_lease_file(folder: Path) -> LeaseFile:
         if not file.is_retired:
             return file
         file.close()
-        compact_lease_file(folder)  # whoever retired it may have been killed before the new one was in place
+        compact_lease_file(folder)  # its retirer may have been killed before the new one was in place
     raise _damaged(folder / LEASES_FILE, "it is replaced again and again")
 
 
 def compact_lease_file(folder: Path, group: int | None = None) -> bool:
-    """Put an empty file in the place of the present one, if nobody holds anything in it. False: somebody does.
+    """Put an empty file in the place of the present one, if nobody holds a lease in it. False: somebody does.
 
-    Every byte is locked meanwhile. Whoever then locks one sees that the file is retired, and opens the new one.
+    Every byte is locked meanwhile. A process that locks one later sees that the file is retired, and opens the new.
     """
     file = LeaseFile(folder)
     try:
-        temporary = _new_file(folder, group)  # before the lock, which others meet for microseconds only
+        temporary = _new_file(folder, group)  # before the lock, so that it lasts only microseconds
         try:
-            if not file.lock(0, 0) or file_identity(file.path) != file.identity:  # a length of 0: however long it grows
+            if not file.lock(0, 0) or file_identity(file.path) != file.identity:  # length 0: all, however long
                 return False
-            file.retire()  # first: never may some take leases in this file, and others in the new one
+            file.retire()  # first: leases must never be taken in both files
             temporary.replace(file.path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -250,7 +251,7 @@ def compact_lease_file(folder: Path, group: int | None = None) -> bool:
 
 
 def lease_file_problems(folder: Path) -> list[str]:
-    """What is wrong with the file; nothing when there is none."""
+    """What is wrong with the file; empty: nothing, or the file is missing."""
     if not (folder / LEASES_FILE).exists():
         return []
     try:
@@ -270,7 +271,7 @@ def _new_file(folder: Path, group: int | None) -> Path:
     struct.pack_into("=Q", content, _END_AT, REGIONS_AT)
     temporary = folder / f".{LEASES_FILE}.{os.getpid()}.{threading.get_ident()}"
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             os.fchmod(file.fileno(), access.mode_for_umask(access.LOCK))
             file.write(content)
         access.admit(temporary, group, access.LOCK)

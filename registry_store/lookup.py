@@ -9,8 +9,8 @@ from itertools import islice
 import msgspec
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import State, alias_codec, state_codec
-from dspy_registry.registry_store.codec import INTACT, corrupt, crc32, decode_info, open_record
+from dspy_registry.registry_store.changes import State, alias_codec, implications_codec, state_codec
+from dspy_registry.registry_store.codec import INTACT, corrupt, crc32, decode_info, misplaced, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import Layer, layer_codec
@@ -19,6 +19,7 @@ from dspy_registry.registry_store.order import load_names
 from dspy_registry.registry_store.postings import BitMap, load_posting, stored_blocks
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.vocabulary import Vocabulary
 
 _CANDIDATES_SHOWN = 8
 _CANDIDATES_EXAMINED = 10_000
@@ -27,7 +28,7 @@ _NEIGHBOURS = 200
 
 def load_state(txn: Transaction, dbs: Databases) -> State:
     """The registry's head. Raises CorruptRecordError."""
-    state: State = state_codec.load(txn.get(layout.META_STATE, None, dbs.meta))
+    state: State = state_codec.load(txn.get(layout.META_STATE, None, dbs.meta), layout.META_STATE, dbs.format)
     return state
 
 
@@ -40,8 +41,14 @@ def count_modules(txn: Transaction, dbs: Databases) -> int:
 def load_layers(txn: Transaction, dbs: Databases, name: str) -> dict[str, Layer]:
     """What sources other than clients declare of the module of this full name, by source. Raises CorruptRecordError."""
     rows = items_with_prefix(txn, dbs.layers, layout.layer_key(name, ""))
-    layers: list[Layer] = [layer_codec.load(value) for _, value in rows]
+    layers: list[Layer] = [layer_codec.load(value, key, dbs.format) for key, value in rows]
     return {layer.source: layer for layer in layers}
+
+
+def load_vocabulary(txn: Transaction, dbs: Databases) -> Vocabulary:
+    """The vocabulary of all sources together. Raises CorruptRecordError."""
+    stored = txn.get(layout.META_VOCABULARY, None, dbs.meta)
+    return Vocabulary.combined(implications_codec.load(stored, layout.META_VOCABULARY, dbs.format))
 
 
 def load_info(txn: Transaction, dbs: Databases, name: str) -> ModuleInfo | None:
@@ -51,13 +58,16 @@ def load_info(txn: Transaction, dbs: Databases, name: str) -> ModuleInfo | None:
 
 
 def info_of(value: bytes, name: str) -> ModuleInfo:
-    """The module in a record's bytes. Raises CorruptRecordError."""
+    """The module in the bytes of its record. Raises CorruptRecordError, for another module's record too."""
     if crc32(value) != INTACT:
         raise corrupt(name)
     try:
-        return decode_info(value).info
+        info = decode_info(value).info
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise corrupt(name, error) from error
+    if info.name != name:
+        raise misplaced(name, info.name)
+    return info
 
 
 def find_info(txn: Transaction, dbs: Databases, asked: str) -> ModuleInfo | None:
@@ -94,7 +104,7 @@ def resolve(txn: Transaction, dbs: Databases, asked: str) -> str | None:
         return asked
     alias = txn.get(key, None, dbs.aliases)
     if alias is not None:
-        return str(alias_codec.load(alias).name)
+        return str(alias_codec.load(alias, key, dbs.format).name)
     return _resolve_short(txn, dbs, asked)
 
 

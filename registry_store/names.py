@@ -11,14 +11,17 @@ from functools import lru_cache
 from typing import Final
 
 from dspy_registry.registry_store.codec import crc32
+from dspy_registry.registry_store.layout import MAX_NAME_BYTES
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import Vocabulary
 
 DSPY_PREFIX: Final = "dspy."
-"""A short name that fits several modules means the one directly in here."""
+"""A short name that fits several modules means the one directly in this package."""
 
 ALL: Final = "all:"
-"""The term of every module: what changes when a module comes or goes. Not stored: `sequences` is its posting."""
+"""The term that every module has. It changes when a module comes or goes. Not stored: `sequences` is its posting."""
+
+_SURELY_SHORT: Final = MAX_NAME_BYTES // 4  # characters
 
 # A word begins at a capital after a lower-case letter or digit, and at the last capital of a run of
 # them; but the v of a version (MIPROv2, ColBERTv2) belongs to the run before it.
@@ -37,17 +40,21 @@ def snake_case(word: str) -> str:
 
 
 def is_directly_in_dspy(name: str) -> bool:
-    """Directly in `dspy.`: `dspy.Predict`, not `dspy.retrievers.Embeddings`."""
+    """Whether a module is directly in `dspy.`: `dspy.Predict` is, `dspy.retrievers.Embeddings` is not."""
     return name.startswith(DSPY_PREFIX) and name.count(".") == 1
 
 
 def lookup_keys(name: str) -> tuple[str, ...]:
-    """Every string but an alias that may resolve to this module.
+    """Every string, except aliases, that may resolve to this module.
 
-    Whoever cached an answer under one of them must drop it when the module changes, comes or goes.
+    Whoever cached an answer under one of them must drop it when the module changes, comes or goes. What is empty or too
+    long to be asked for is left out.
     """
     last = last_part(name)
-    return tuple(dict.fromkeys((name, last, snake_case(last))))
+    word = snake_case(last)
+    if last and len(word) <= _SURELY_SHORT:
+        return tuple(dict.fromkeys((name, last, word)))
+    return tuple(key for key in dict.fromkeys((name, last, word)) if 0 < len(key.encode()) <= MAX_NAME_BYTES)
 
 
 def short_terms(name: str) -> tuple[str, ...]:
@@ -57,9 +64,9 @@ def short_terms(name: str) -> tuple[str, ...]:
 
 
 def short_term(word: str) -> str:
-    """The term of a short name in snake_case: its CRC-32, since nearly every module has one of its own.
+    """The term of a short name in snake_case. It has the word's CRC-32, to be short: nearly every module has its own.
 
-    Words that share one are told apart by the names that it leads to.
+    Two words may have the same CRC-32. The look-up then compares the names of the modules that it finds.
     """
     return f"short:{crc32(word.encode()):x}"
 
@@ -70,7 +77,7 @@ def terms(info: ModuleInfo, vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def attribute_terms(info: ModuleInfo, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The terms of everything a module can be found by, short names aside."""
+    """Every term under which a module is indexed, except those of short names."""
     needs = info.requirements
     return (
         *[f"capability:{word}" for word in vocabulary.expand(info.capabilities)],

@@ -1,19 +1,27 @@
-"""How deep msgpack bytes nest, found without recursion: a decoder's recursion may exhaust the stack, which kills."""
+"""How deep msgpack bytes nest and how many values they hold, found without recursion and before they are decoded.
+
+A decoder's recursion may exhaust the stack, which kills. A megabyte can be a million values, each an object to make.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH
+from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH, MAX_RECORD_VALUES
 
 DEEPEST: Final = MAX_METADATA_DEPTH + 8
-"""Levels that bytes from outside may nest: what a record may, and what stands around it."""
+"""How many levels bytes from outside may nest: those of a record, and some for the message around it."""
 
 _SAFE_DEPTH: Final = 4000  # a decoder takes about 400 bytes of stack for each level; a thread has 8 MiB
+MOST_VALUES: Final = 2 * MAX_RECORD_VALUES + 1024
+"""Values that bytes from outside may hold: those of a record with their keys, and what stands around them."""
+
+DEEP, MANY = "nests too deep", "holds too many values"
+
 _CONTAINERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 _OTHERS: Final = bytes(set(range(256)) - set(_CONTAINERS))
 
-# Bytes after the first, by first byte: of scalars, and of the length field that a text or an array has.
+# How many bytes follow a scalar's first byte. Negative: so many bytes of a length field follow, then the content.
 _SCALAR_BYTES: Final = {0xC4: -1, 0xC5: -2, 0xC6: -4, 0xC7: -1, 0xC8: -2, 0xC9: -4} | dict(
     zip(range(0xCA, 0xDC), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17, -1, -2, -4), strict=True)
 )
@@ -21,22 +29,40 @@ _CONTAINER_LENGTH: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 
 
 
 def is_shallow(data: bytes) -> bool:
-    """Whether these bytes can be decoded without exhausting the stack.
+    """Whether these bytes can be decoded without exhausting the stack, as far as `MOST_VALUES` of them tell.
 
-    There is no deeper nesting than there are bytes that could begin a container: that alone settles nearly all.
+    Ask `has_few_values` too before you decode.
     """
-    return len(data.translate(None, _OTHERS)) <= _SAFE_DEPTH or not _nests_deeper(data, DEEPEST)
+    return excess(data) != DEEP
 
 
-def _nests_deeper(data: bytes, limit: int) -> bool:
+def has_few_values(data: bytes) -> bool:
+    """Whether these bytes hold at most `MOST_VALUES` values, keys included."""
+    return excess(data) != MANY
+
+
+def excess(data: bytes) -> str:
+    """DEEP or MANY for bytes that must not be decoded, by what a walk finds first; else empty.
+
+    Each value takes a byte, and there is no deeper nesting than there are bytes that could begin a container. That
+    alone settles nearly all.
+    """
+    if len(data) <= MOST_VALUES and len(data.translate(None, _OTHERS)) <= _SAFE_DEPTH:
+        return ""
+    return _found(data, DEEPEST, MOST_VALUES)
+
+
+def _found(data: bytes, deepest: int, most: int) -> str:
     """Walks the bytes; those that are no msgpack end it, as they end a decoder."""
     at, size = 0, len(data)
     open_items: list[int] = []  # of each container around here, how many items are still to come
-    while at < size:
+    for _ in range(most):
+        if at >= size:
+            return ""
         items, at = _step(data, at)
         if items:
-            if len(open_items) == limit:
-                return True
+            if len(open_items) == deepest:
+                return DEEP
             open_items.append(items)
             continue
         while open_items:
@@ -44,11 +70,11 @@ def _nests_deeper(data: bytes, limit: int) -> bool:
             if open_items[-1]:
                 break
             open_items.pop()
-    return False
+    return MANY if at < size else ""
 
 
 def _step(data: bytes, at: int) -> tuple[int, int]:
-    """How many items the container that begins here holds (0: it is a scalar), and where what follows begins."""
+    """How many items the container that begins here holds (0: it is a scalar), and where the next value begins."""
     first = data[at]
     at += 1
     if first < 0x80 or first >= 0xE0 or first in (0xC0, 0xC1, 0xC2, 0xC3):

@@ -1,7 +1,7 @@
 """Registration order: the name of each sequence, eight to a row.
 
-A row of its own for each name would spend more on the row than on half the name. In eights, a name costs little beside
-its own bytes, and what one registration rewrites is still less than a page's worth of a record.
+One row for each name would cost much beside the name itself. With eight names in a row, a name costs little more than
+its own bytes, and a registration still rewrites only a small row.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from dspy_registry.registry_store.codec import seal, unseal
+from dspy_registry.registry_store.codec import database_seal, key_seal, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import sequence_row_key
+from dspy_registry.registry_store.layout import SEQUENCES, sequence_row_key
 
 NAMES_PER_ROW: Final = 8
 GONE: Final = ""
-"""Stands where a sequence names no module, or none any more."""
+"""Stands in place of a name that is gone: the module of this sequence was unregistered."""
 
 _SEPARATOR: Final = "\0"
+_SEAL: Final = database_seal(SEQUENCES)
 
 
 def row_of(sequence: int) -> int:
@@ -26,26 +27,26 @@ def row_of(sequence: int) -> int:
     return sequence // NAMES_PER_ROW
 
 
-def store_row(names: list[str]) -> bytes | None:
-    """The stored bytes of a row; None when all are gone, which is not stored."""
+def store_row(names: list[str], key: bytes, format: int) -> bytes | None:
+    """The bytes to store for a row under its key; None when all are gone, which is not stored."""
     joined = _SEPARATOR.join(names).rstrip(_SEPARATOR)
-    return seal(joined.encode()) if joined else None
+    return seal(joined.encode(), key_seal(_SEAL, key, format)) if joined else None
 
 
-def load_row(value: bytes) -> list[str]:
+def load_row(value: bytes, key: bytes, format: int) -> list[str]:
     """The names of a stored row, GONE in between; those after the last are left out. Raises CorruptRecordError."""
     try:
-        return str(unseal(value, "a row of names"), "utf-8").split(_SEPARATOR)
+        return str(unseal(value, "a row of names", key_seal(_SEAL, key, format)), "utf-8").split(_SEPARATOR)
     except UnicodeDecodeError as error:
         raise CorruptRecordError(f"a row of names cannot be decoded ({error}).") from error
 
 
 def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tuple[str, ...]:
-    """The names of these modules, in the order given. Raises CorruptRecordError for one without a name."""
+    """The names of these sequences, in the order given. Raises CorruptRecordError if a sequence has no name."""
     places = [divmod(sequence, NAMES_PER_ROW) for sequence in sequences]
     numbers = list(dict.fromkeys([number for number, _ in places]))
     found = txn.cursor(dbs.sequences).getmulti([sequence_row_key(number) for number in numbers])
-    rows = dict(zip(numbers, [load_row(value) for _, value in found], strict=False))
+    rows = dict(zip(numbers, [load_row(value, key, dbs.format) for key, value in found], strict=False))
     try:
         names = tuple([rows[number][place] for number, place in places])
     except LookupError:
@@ -56,20 +57,21 @@ def load_names(txn: Transaction, dbs: Databases, sequences: Iterable[int]) -> tu
 
 
 def name_at(txn: Transaction, dbs: Databases, sequence: int) -> str:
-    """The name of one sequence; GONE when it has none. Raises CorruptRecordError."""
+    """The name of one sequence; GONE: it has none. Raises CorruptRecordError."""
     number, place = divmod(sequence, NAMES_PER_ROW)
-    value = txn.get(sequence_row_key(number), None, dbs.sequences)
-    names = [] if value is None else load_row(value)
+    key = sequence_row_key(number)
+    value = txn.get(key, None, dbs.sequences)
+    names = [] if value is None else load_row(value, key, dbs.format)
     return names[place] if place < len(names) else GONE
 
 
 def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
     """Every module's name, in registration order. Raises CorruptRecordError."""
-    for value in txn.cursor(dbs.sequences).iternext(keys=False, values=True):
-        yield from filter(None, load_row(value))
+    for key, value in txn.cursor(dbs.sequences):
+        yield from filter(None, load_row(value, key, dbs.format))
 
 
 def past_last(txn: Transaction, dbs: Databases) -> int:
-    """A number above every stored sequence; 0 when there is none."""
+    """A number above every stored sequence; 0: no sequence is stored."""
     cursor = txn.cursor(dbs.sequences)
     return (int.from_bytes(cursor.key(), "big") + 1) * NAMES_PER_ROW if cursor.last() else 0

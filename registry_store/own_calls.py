@@ -1,13 +1,15 @@
-"""What this process saw itself, by module, version and size: acted on at once, before it has been merged.
+"""The calls that this process saw itself, by module, version and size. It acts on them before they are merged.
 
-A reporter that is not told a version counts a call under 0: the version in force, which only a reader knows. So what
-was counted under 0 belongs to the version in force at the first question, and is dropped at the first question under
-another.
+A reporter that is not told a version counts a call under 0, which means the version in force; only a reader knows that
+version. When somebody first asks, calls under 0 are assigned to the version then in force. When somebody first asks
+while another version is in force, they are dropped.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from dspy_registry.registry_store.recent_calls import Recent
@@ -18,21 +20,27 @@ MOST_KEPT: Final = 4096
 
 
 class Own(NamedTuple):
-    """In milliseconds; 0.0: none. What `Standing.with_own` takes."""
+    """The arguments of `Standing.with_own`, in milliseconds; 0.0: none."""
 
     longest: float = 0.0
     backoff: float = 0.0
 
 
-_NOTHING: Final = Own()
+NOTHING: Final = Own()
 
 
 class OwnCalls:
-    """Bounded: what was counted first is forgotten first. Not safe for threads: its holder locks."""
+    """Bounded: the entry that was added first is dropped first. Not safe for threads: its owner must lock."""
 
     def __init__(self) -> None:
         self._recent: dict[tuple[str, int, str], Recent] = {}
         self._in_force: dict[str, int] = {}
+        self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
+
+    def known(self, names: Iterable[str]) -> list[str]:
+        """Those names that calls were counted under: few of all that are asked for."""
+        counted = self._names
+        return [name for name in names if name in counted]
 
     def completed(self, name: str, version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed."""
@@ -41,18 +49,18 @@ class OwnCalls:
     def timed_out(self, name: str, version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds.
 
-        The backoff has no ceiling here: the limit made of it is cut at the module's.
+        The backoff has no ceiling here. The module's ceiling cuts the limit that is made from it.
         """
         self._of(name, version, size).timed_out(limit, math.inf)
 
     def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
-        """What was seen of this version; `in_force`: whether calls without a version are of it."""
+        """The calls seen of this version. `in_force`: it is the version in force, so calls under 0 belong to it."""
         found = [self._recent.get((name, version, size))]
         if in_force and self._is_still(name, version):
             found.append(self._recent.get((name, IN_FORCE, size)))
         known = [recent for recent in found if recent is not None]
         if not known:
-            return _NOTHING
+            return NOTHING
         return Own(max(recent.longest for recent in known), max(recent.backoff for recent in known))
 
     def _of(self, name: str, version: int, size: str) -> Recent:
@@ -60,22 +68,32 @@ class OwnCalls:
         recent = self._recent.get(key)
         if recent is None:
             if len(self._recent) >= MOST_KEPT:
-                del self._recent[next(iter(self._recent))]
+                self._forget(next(iter(self._recent)))
             recent = self._recent[key] = Recent()
+            self._names[name] += 1
         return recent
+
+    def _forget(self, key: tuple[str, int, str]) -> None:
+        if self._recent.pop(key, None) is not None:
+            self._names[key[0]] -= 1
+            if not self._names[key[0]]:
+                del self._names[key[0]]
 
     def _is_still(self, name: str, version: int) -> bool:
         """Whether calls without a version are of this one; drops them when they were of another."""
-        if self._in_force.get(name, version) == version:
+        adopted = self._in_force.get(name)
+        if adopted == version:
+            return True
+        if adopted is None:
             if any((name, IN_FORCE, size) in self._recent for size in SIZES):
                 self._adopt(name, version)
             return True
         del self._in_force[name]
         for size in SIZES:
-            self._recent.pop((name, IN_FORCE, size), None)
+            self._forget((name, IN_FORCE, size))
         return False
 
     def _adopt(self, name: str, version: int) -> None:
         if len(self._in_force) >= MOST_KEPT:
-            self._in_force.clear()  # who asks next adopts again
+            self._in_force.clear()  # the next question assigns them again
         self._in_force[name] = version

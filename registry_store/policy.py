@@ -1,7 +1,7 @@
-"""What operators decide about a module or a pool: how many calls at once, how long, when its circuit opens.
+"""What operators decide about a module or a pool: how many calls at once, how long, and when its circuit opens.
 
-A policy is declared for a pattern. Each field is decided by itself: by the module's exact name, else by the longest
-pattern that fits, else by `pool:NAME`; between equals clients stand over manifests, and manifests over defaults.
+A policy is declared for a pattern. Each field is decided separately: by the module's exact name, else by the longest
+pattern that fits, else by `pool:NAME`. For equal patterns a client wins over a manifest, and a manifest over a default.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.layout import MAX_NAME_BYTES
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.validation import stored_name_problems
 
 MODULE: Final = "module:"  # begins the key of a module's own limit
 POOL: Final = "pool:"  # begins a pattern for a pool, and the key of its limit
@@ -30,12 +30,12 @@ _SOURCES: Final = (CLIENT, MANIFEST, DEFAULT)  # the first wins
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Limits of a module or a pool, and the numbers of its circuit. None: not set here. Seconds are real numbers.
 
-    `max_concurrency`: calls at once on this host. Declared for a pool it is the pool's, all modules together.
-    `max_timeout`: the longest that `routing_recommendation` waits.
-    A circuit opens when at least `failure_share` of the last `window_calls` calls failed, of those that ended within
-    `window_seconds`, and at least `minimum_failures` calls did. It is open for `open_seconds`, twice as long each
-    time, never longer than `longest_open_seconds`; `healthy_seconds` without an opening begin that again.
-    `closing_calls` calls in turn must succeed to close it.
+    `max_concurrency`: calls at once on this host. Declared for a pool, it counts the calls of all its modules together.
+    `max_timeout`: the longest timeout in seconds that `routing_recommendation` gives.
+    A circuit looks at the last `window_calls` calls, if they ended within `window_seconds`. It opens if at least
+    `failure_share` (0 to 1) of them failed, and at least `minimum_failures`. It is open for `open_seconds`, each time
+    twice as long, at most `longest_open_seconds`. After `healthy_seconds` without an opening, it begins with
+    `open_seconds` again. `closing_calls` calls in a row must succeed to close it.
     """
 
     max_concurrency: int | None = None
@@ -75,14 +75,14 @@ class Limit(NamedTuple):
 
 
 def check_policy(pattern: object, policy: object) -> None:
-    """Raises InvalidArgumentError naming all that is wrong with a pattern and a policy for it."""
+    """Raises InvalidArgumentError, which names all that is wrong with a pattern and its policy."""
     problems = [*_pattern_problems(pattern), *_policy_problems(policy)]
     if problems:
         raise InvalidArgumentError(f"this policy cannot be set: {'; '.join(problems)}.", remedy="Nothing was changed.")
 
 
 def effective_policy(declarations: Iterable[Declaration], name: str, pool: str = "") -> Policy:
-    """What holds for a module, in the pool named. `max_concurrency` is the module's own, never its pool's."""
+    """The policy of a module in this pool ("": no pool). `max_concurrency` is the module's own, never its pool's."""
     decided: dict[str, Any] = {}
     for declaration in _by_precedence(declarations, name, pool):
         for field in FIELDS:
@@ -93,7 +93,7 @@ def effective_policy(declarations: Iterable[Declaration], name: str, pool: str =
 
 
 def limits_of(declarations: Iterable[Declaration], name: str, pool: str = "") -> tuple[Limit, ...]:
-    """The limits that a call of this module has to keep, in the order of their keys, as they must be taken."""
+    """The limits that a call of this module must take, in the order in which to take them: sorted by key."""
     declared = list(declarations)
     own = effective_policy(declared, name, pool).max_concurrency
     shared = _pool_concurrency(declared, pool) if pool else None
@@ -117,7 +117,7 @@ def _by_precedence(declarations: Iterable[Declaration], name: str, pool: str) ->
 
 
 def fits(pattern: str, name: str, pool: str = "") -> bool:
-    """Whether a pattern is about this module. `*`, `?` and `[…]` mean what they mean in a shell, case counts."""
+    """Whether a pattern fits this module. `*`, `?` and `[…]` have the same meaning as in a shell. Case matters."""
     if _is_pool(pattern):
         return pattern == POOL + pool
     return pattern == name or fnmatchcase(name, pattern)
@@ -139,7 +139,7 @@ def _is_pool(pattern: str) -> bool:
 
 def _pattern_problems(pattern: object) -> Iterator[str]:
     text = pattern.removeprefix(POOL) if isinstance(pattern, str) else pattern
-    for problem in name_problems(text):
+    for problem in stored_name_problems(text):
         yield f"pattern{problem.removeprefix('name')}"
     if isinstance(pattern, str) and len(pattern.encode(errors="replace")) > MAX_NAME_BYTES:
         yield f"pattern: longer than {MAX_NAME_BYTES} bytes"
@@ -156,7 +156,7 @@ def _policy_problems(policy: object) -> Iterator[str]:
     if all(getattr(policy, field) is None for field in FIELDS):
         yield "it sets nothing"
     if None not in (policy.minimum_failures, policy.window_calls) and policy.minimum_failures > policy.window_calls:  # type: ignore[operator]
-        yield "minimum_failures is greater than window_calls, so that the circuit could never open"
+        yield "minimum_failures is greater than window_calls, so the circuit could never open"
 
 
 def _field_problems(field: str, value: object) -> Iterator[str]:

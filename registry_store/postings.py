@@ -13,10 +13,10 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, seal, unseal
+from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, database_seal, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import BLOCK_BITS, posting_key
+from dspy_registry.registry_store.layout import BLOCK_BITS, POSTINGS, posting_key
 from dspy_registry.registry_store.order import past_last
 from dspy_registry.registry_store.scan import groups_with_prefix, items_from
 
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _LONE_BYTES: Final = 4
+_SEAL: Final = database_seal(POSTINGS)
 _FEW: Final = 64
 _FEW_BLOCKS: Final = 64  # up to this many are asked for one by one; for more, a scan of the term's blocks is quicker
 
@@ -41,22 +42,24 @@ def block_of(sequence: int) -> int:
     return sequence >> BLOCK_BITS
 
 
-def store_block(block: BitMap) -> bytes:
-    """The bytes to store for a block that is not empty."""
+def store_block(block: BitMap, key: bytes, format: int) -> bytes:
+    """The bytes to store under its key for a block that is not empty."""
+    after = crc32(key, _SEAL) if format > 1 else 0
     if len(block) == 1:
-        return seal(block.min().to_bytes(_LONE_BYTES, "big"))
+        return seal(block.min().to_bytes(_LONE_BYTES, "big"), after)
     block.run_optimize()
-    return seal(block.serialize())
+    return seal(block.serialize(), after)
 
 
-def load_block(value: bytes) -> BitMap:
-    """The block in these stored bytes. Raises CorruptRecordError."""
-    if crc32(value) != INTACT:
-        unseal(value, "a posting")
+def load_block(value: bytes, key: bytes, format: int) -> BitMap:
+    """The block that is stored under this key as these bytes. Raises CorruptRecordError."""
+    after = crc32(key, _SEAL) if format > 1 else 0
+    if crc32(value, after) != INTACT:
+        unseal(value, "a posting", after)
     if len(value) == _LONE_BYTES + CHECKSUM_BYTES:
         return BitMap((int.from_bytes(value[:_LONE_BYTES], "big"),))
     try:
-        return BitMap.deserialize(value)  # it stops at its own end, before the checksum
+        return BitMap.deserialize(value)  # it stops at the end of the bitmap, before the checksum
     except (ValueError, IndexError) as error:
         raise CorruptRecordError(f"a posting cannot be decoded ({error}).") from error
 
@@ -67,19 +70,19 @@ def load_posting(txn: Transaction, dbs: Databases, term: str, blocks: Iterable[i
         return BitMap()
     encoded = term.encode("utf-8", "surrogatepass")  # a surrogate matches nothing that is stored
     if isinstance(blocks, range) and len(blocks) > _FEW_BLOCKS:
-        return BitMap.union(BitMap(), *[load_block(value) for value in _walk(txn, dbs, encoded, blocks)])
+        return BitMap.union(BitMap(), *[load_block(*row, dbs.format) for row in _walk(txn, dbs, encoded, blocks)])
     keys = [posting_key(encoded, block) for block in blocks]
     found = txn.cursor(dbs.postings).getmulti(keys)
-    return BitMap.union(BitMap(), *[load_block(value) for _, value in found])
+    return BitMap.union(BitMap(), *[load_block(value, key, dbs.format) for key, value in found])
 
 
-def _walk(txn: Transaction, dbs: Databases, term: bytes, blocks: range) -> Iterator[bytes]:
-    """The stored blocks of a term. It takes as many steps as the term has blocks in the range, not as the range has."""
+def _walk(txn: Transaction, dbs: Databases, term: bytes, blocks: range) -> Iterator[tuple[bytes, bytes]]:
+    """(value, key) of the stored blocks of a term, in as many steps as it has blocks in the range."""
     last = posting_key(term, blocks[-1])
     for key, value in items_from(txn, dbs.postings, posting_key(term, blocks[0])):
         if key > last:
             return
-        yield value
+        yield value, key
 
 
 def stored_blocks(txn: Transaction, dbs: Databases) -> range:

@@ -2,12 +2,12 @@
 
     frame = length of the payload (4 bytes, big-endian), payload (one msgpack message, at most MAX_FRAME_BYTES)
 
-A connection begins with Hello, answered by Welcome; then every request is answered by one answer that carries its id,
-in any order. Modules travel as their own encoded bytes inside a message, so that a message itself nests at most two
-deep, and is refused without recursion when it does not (see `nesting`).
+A client begins with Hello, and the daemon answers Welcome. Then every request gets one answer with its id, in any
+order. Modules travel as encoded bytes inside a message, so a message itself nests only two deep. `nesting` refuses
+deeper ones without recursion.
 
-Evolution: both sides must have the same VERSION. Only Hello and Welcome are read across versions; of these, fields
-are only ever added at the end.
+Evolution: both sides must have the same VERSION. Only Hello and Welcome are read across versions, and new fields of
+these two are added at the end only.
 """
 
 from __future__ import annotations
@@ -20,21 +20,26 @@ from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1: release 0.1.0. 2: reports by version, and changes that release did not know.
+
+A client of the other version is refused by name. A reporter then keeps its calls, and sends them when the daemon is of
+its own release.
+"""
 CLIENT_ID_BYTES: Final = 16
 HEADER_BYTES: Final = 4
 
 MAX_FRAME_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
-"""Of what a client sends: one record of the largest size and what stands around it."""
+"""Of a client's message: one record of the largest size, and the rest of the message."""
 MAX_HELLO_BYTES: Final = 1024
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-"""Of what the daemon sends, which may name every module of a large report."""
+"""Of a daemon's message, which may name every module of a large report."""
 PART_BYTES: Final = 128 * 1024
-"""A batch is cut into parts of about this size, so that receiving it holds up nobody for long."""
+"""A batch upload is cut into parts of about this size, so that others wait only briefly while one is received."""
 WINDOW: Final = 64
-"""Requests a client may have unanswered at one time; so many answers the daemon remembers of each."""
+"""How many unanswered requests a client may have, and how many answers of each client the reply cache holds."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -45,7 +50,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
-    """The first message of a client. `client` is 16 bytes of its own choosing, the same whenever it reconnects."""
+    """The first message of a client. `client` is its id: 16 bytes that it chooses, the same when it reconnects."""
 
     version: int
     client: bytes
@@ -58,13 +63,13 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
     pid: int
 
 
-# Requests. Of each client, `id` counts up from 1; `oldest` is the lowest id whose answer still matters to it.
+# Requests. `id` counts up from 1 for each client. `oldest` is the lowest id whose answer the client still needs.
 
 Repeats: TypeAlias = Annotated[tuple[int, ...], Meta(max_length=WINDOW)]
-"""Ids of the same client's requests that asked for the same, and whose answers never came.
+"""Ids of earlier requests of this client that asked for the same and were never answered.
 
-What names them is a new request all the same. But where it fails for no other reason than that one of them succeeded,
-and what that one did is still in force, it is answered with success.
+The request that names them is a new one. It may fail only because one of them succeeded. If the effect of that one is
+still in force, the new request is answered with success.
 """
 
 
@@ -79,13 +84,13 @@ class Register(Message, frozen=True, tag=1):
 
 
 class Part(Message, frozen=True, tag=2):
-    """Encoded modules of the batch whose request follows. Not answered."""
+    """Encoded modules of a batch upload; its request follows. Not answered."""
 
     modules: list[bytes]
 
 
 class RegisterMany(Message, frozen=True, tag=3):
-    """Register the modules of all parts since the last batch, `count` of them, in one commit or none."""
+    """Register the `count` modules of all parts since the last batch upload, in one commit or not at all."""
 
     id: int
     oldest: int
@@ -128,12 +133,30 @@ class SetImplications(Message, frozen=True, tag=7):
 
 
 class ApplyDiscovery(Message, frozen=True, tag=8):
-    """Take in an encoded DiscoveryReport; its modules came as parts, as for RegisterMany."""
+    """Register the modules of an encoded DiscoveryReport. They came as parts before, as for RegisterMany."""
 
     id: int
     oldest: int
     count: int
     report: bytes
+
+
+class Release(Message, frozen=True, tag=12):
+    """End an override. A module that is not overridden stays as it is."""
+
+    id: int
+    oldest: int
+    name: str
+
+
+class Rename(Message, frozen=True, tag=13):
+    """Register a module under another name."""
+
+    id: int
+    oldest: int
+    name: str
+    new_name: str
+    repeats: Repeats = ()
 
 
 class ReadStatus(Message, frozen=True, tag=9):
@@ -143,14 +166,32 @@ class ReadStatus(Message, frozen=True, tag=9):
 
 
 class ReportUsage(Message, frozen=True, tag=10):
-    """A batch of usage statistics, in a form of the usage feature's own. Acknowledged with Done."""
+    """A batch of usage statistics, encoded as `usage` says. Answered with Done."""
 
     id: int
     batch: bytes
 
 
+class ResetUsage(Message, frozen=True, tag=11):
+    """Forget the statistics of a module, or of one version of it; None: of all."""
+
+    id: int
+    oldest: int
+    name: str
+    version: int | None = None
+
+
 ChangeRequest: TypeAlias = (
-    Register | RegisterMany | Unregister | SetAlias | RemoveAlias | SetImplications | ApplyDiscovery
+    Register
+    | RegisterMany
+    | Unregister
+    | SetAlias
+    | RemoveAlias
+    | SetImplications
+    | ApplyDiscovery
+    | ResetUsage
+    | Release
+    | Rename
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 
@@ -159,16 +200,16 @@ Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 
 
 class Done(Message, frozen=True, tag=1):
-    """The request has taken effect, visible in `revision` and since."""
+    """The request has taken effect. Readers see it from `revision` on."""
 
     id: int
     revision: int
 
 
 class Failed(Message, frozen=True, tag=2):
-    """The request had no effect. `id` 0: the connection as a whole is refused. See `wire_errors`.
+    """The request had no effect. `id` 0: the whole connection is refused. See `wire_errors`.
 
-    `was_overtaken` says that it came after a later one of the same client, and that the client may number it anew.
+    `was_overtaken`: it came after a later request of the same client. The client may send it again with a new id.
     """
 
     id: int
@@ -189,9 +230,9 @@ class Applied(Message, frozen=True, tag=3):
 
 
 class BatchProgress(Message, frozen=True, tag=4):
-    """So many modules of a batch have been looked at; of a request that is no batch, 0 of 1.
+    """How many modules of a batch upload have been looked at; 0 of 1 for any other request.
 
-    The daemon says so of every request that waits, again and again, and then answers it.
+    The daemon sends it again and again for every request that waits, and at last the answer.
     """
 
     id: int
@@ -200,7 +241,7 @@ class BatchProgress(Message, frozen=True, tag=4):
 
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with how much is done and how much there is. It is called often, so it must be quick."""
+"""A function that is called with how much is done and the total. It is called often, so it must be quick."""
 
 
 class DaemonStatus(msgspec.Struct, frozen=True):
@@ -208,7 +249,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
 
     `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
     `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
-    what further parts of the daemon say of themselves, by the name of the part.
+    what further parts of the daemon say of themselves, by the name of the part. `hanging`: a commit takes so
+    long that it may never end.
     """
 
     pid: int
@@ -219,6 +261,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     requests: int
     groups: int
     sections: dict[str, Any] = {}
+    hanging: bool = False
 
 
 class Status(Message, frozen=True, tag=5):
@@ -229,18 +272,18 @@ class Status(Message, frozen=True, tag=5):
 
 
 Effect: TypeAlias = Done | Failed | Applied
-"""The answers to a change: what the daemon remembers, so that a request sent twice is answered as before."""
+"""The answers to a change. The reply cache holds them, so that a request that arrives twice gets the same answer."""
 Answer: TypeAlias = Effect | BatchProgress | Status
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A client's last answers, as stored. `revision` tells which clients have been silent for longest."""
+    """A client's last answers, as stored. `revision` shows which clients have been silent longest."""
 
     revision: int
     answers: tuple[Effect, ...]
 
 
-remembered_codec = Sealed(Remembered, "the answers given to a client")
+remembered_codec = Sealed(Remembered, "the answers given to a client", REQUESTS)
 
 # Encoding
 
@@ -250,7 +293,7 @@ decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for bytes that are not what they should be."""
+"""What decoding raises for malformed bytes."""
 
 
 def frame(message: msgspec.Struct) -> bytes:
@@ -284,7 +327,7 @@ def read_answer(payload: bytes) -> Answer:
 
 
 def version_mismatch(client: int, daemon: int) -> ProtocolError:
-    """The error when client and daemon are of different releases."""
+    """The error if client and daemon have different protocol versions."""
     return ProtocolError(
         f"the client speaks protocol version {client}, the daemon {daemon}.",
         remedy="Install the same release of dspy-module-registry on both sides, and restart the older one.",
@@ -292,7 +335,7 @@ def version_mismatch(client: int, daemon: int) -> ProtocolError:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into payloads, none above `limit` bytes, and holds what is not complete or not taken."""
+    """Cuts a stream of bytes into payloads of at most `limit` bytes. Keeps incomplete ones and those not taken yet."""
 
     __slots__ = ("_held", "limit")
 
@@ -306,12 +349,12 @@ class FrameReader:
         return bool(self._held)
 
     def feed(self, data: bytes) -> Generator[bytes, None, None]:
-        """The payloads that are complete with `data`. Those not taken are held, for a later call.
+        """The payloads that `data` completes. Those that the caller does not take are kept for a later call.
 
-        Raises ProtocolError for a frame that is too long, before it comes.
+        Raises ProtocolError for a frame that is too long, as soon as its header is there.
         """
         if not self._held and len(data) >= HEADER_BYTES and self._length(data) == len(data) - HEADER_BYTES:
-            yield data[HEADER_BYTES:]  # what nearly always happens
+            yield data[HEADER_BYTES:]  # the usual case: exactly one whole frame
             return
         self._held += data
         start = 0
@@ -327,7 +370,7 @@ class FrameReader:
             del self._held[:start]
 
     def _length(self, data: bytes | bytearray) -> int:
-        """Of the frame that begins here, whose header is whole."""
+        """The payload length of the frame that begins here. Its header must be complete."""
         length = int.from_bytes(data[:HEADER_BYTES], "big")
         if length > self.limit:
             raise ProtocolError(f"a frame of {length} bytes is longer than the {self.limit} allowed.")

@@ -1,6 +1,6 @@
-"""What the last few calls showed: the longest that completed, and the backoff after timeouts.
+"""What the last few calls showed: the longest completed one, and the backoff after timeouts.
 
-A process keeps one for its own calls, to act on them at once; the joint statistics hold another for those of all.
+A process keeps a `Recent` for its own calls, to act on them at once. The joint statistics hold one for all processes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import msgspec
 
 BLOCK: Final = 16
 """Completed calls. The longest is taken over the block that is being filled and the full one before: 16 to 32 calls."""
+_MOST_IN_ROW: Final = 2**31
 
 
 class Recent(msgspec.Struct, array_like=True, gc=False):
-    """Durations in milliseconds; 0.0: none. `longest` and `backoff` are what advice is made of."""
+    """Durations in milliseconds; 0.0: none. Advice is made from `longest` and `backoff`."""
 
     in_block: int = 0
     longest_of_block: float = 0.0
     longest_before: float = 0.0
     backoff: float = 0.0
-    """No limit below this, until a call completes."""
+    """The least limit, until a call completes."""
     in_row: int = 0
     """Timeouts since the last completed call."""
 
@@ -30,7 +31,7 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
         return max(self.longest_of_block, self.longest_before)
 
     def completed(self, milliseconds: float, calls: int = 1) -> None:
-        """Count calls that completed, of which the longest took so long."""
+        """Count calls that completed; the longest of them took `milliseconds`."""
         if self.in_block >= BLOCK:
             self.longest_before, self.longest_of_block, self.in_block = self.longest_of_block, 0.0, 0
         self.in_block += calls
@@ -40,6 +41,6 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
             self.backoff, self.in_row = 0.0, 0
 
     def timed_out(self, limit: float, ceiling: float, calls: int = 1) -> None:
-        """Count calls in a row that a caller ended, after `limit` ms at the longest; no backoff is above `ceiling`."""
+        """Count timeouts in a row, whose largest limit was `limit` ms. The backoff never exceeds `ceiling` ms."""
         self.backoff = max(self.backoff, min(2 * limit, ceiling))
-        self.in_row += calls
+        self.in_row = min(self.in_row + calls, _MOST_IN_ROW)

@@ -1,24 +1,27 @@
-"""The records of the registry: what a module is, and what the registry keeps of it.
+"""The records of the registry: a module, and its provenance.
 
-Evolution rules, within one format version: records are arrays, fields are only ever added at the end and always
-with a default. An older reader skips what it does not know, a newer reader takes the default for what is missing.
+Evolution rules, within one format version: records are arrays. New fields are added at the end only, and always with
+a default. An older reader skips fields that it does not know. A newer reader uses the default of a missing field.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 CLIENT: Final = "client"
-"""The source of a module that a client registered, or an embedded writer."""
+"""The source of a module that a client or an embedded writer registered."""
+
+By: TypeAlias = tuple[int, int]
+"""Who changed something: a user id and a process id, by the kernel's word."""
 
 
 class Requirements(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a module needs to run.
 
-    `memory` and `compute` are levels: low < medium < high < very_high. `extra` holds further requirements
-    under names of the user's choosing; it is shared with whoever else holds the record: do not change it.
+    `memory` and `compute` are levels: low < medium < high < very_high. `extra` holds further requirements under names
+    that the user chooses. All who hold the record share this dict, so do not change it.
     """
 
     memory: str = "low"
@@ -30,12 +33,12 @@ class Requirements(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class ModuleInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One module, as it was registered.
 
-    `name` is dotted and unique. `category` and `pool_type` are open vocabularies. `estimated_duration` is the
-    typical execution time in milliseconds (0: instant). `native_available` says that a non-Python
-    implementation exists. `metadata` is free, of plain JSON-like values.
+    `name` is dotted and unique. `category` and `pool_type` may be any word. `estimated_duration` is the typical
+    execution time in milliseconds (0: instant). `native_available` says that a non-Python implementation exists.
+    `metadata` may have any keys, with plain JSON-like values.
 
-    A record read from the registry is shared by everyone in the process who reads it. It is frozen; its
-    `metadata` and `requirements.extra` are ordinary dicts and must not be changed: copy.deepcopy them first.
+    All who read a record in one process share one object. It is frozen, but `metadata` and `requirements.extra` are
+    ordinary dicts. Do not change them: copy them with copy.deepcopy first.
     """
 
     name: str
@@ -50,11 +53,13 @@ class ModuleInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the registry keeps of each module beside the module itself.
+    """What the registry adds to each module.
 
     `version` counts from 1; `revision` is the commit that last changed the record; `updated_at` its time in
     milliseconds since the epoch; `sequence` is the place in registration order, kept for life; `source` is core,
-    discovered, manifest:<file> or client.
+    discovered, manifest:<file> or client. `by` is the user id and the process id of whoever changed it, as the kernel
+    told them; None: not known, or written in format 1; process 0: of another PID namespace. `program` is the SHA-256 of
+    a program's state (empty: the version has none), `global_revision` a cluster's revision (0: no cluster's).
     """
 
     version: int
@@ -62,6 +67,19 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
     updated_at: int
     sequence: int
     source: str = CLIENT
+    by: By | None = None
+    program: bytes = b""
+    global_revision: int = 0
+
+
+def stored_fields(kept: Provenance, format: int) -> tuple[Any, ...]:
+    """What is stored of a provenance: without the last fields, where they have their defaults."""
+    always = kept.version, kept.revision, kept.updated_at, kept.sequence
+    if format > 1 and (kept.program or kept.global_revision):
+        return (*always, kept.source, kept.by, kept.program, kept.global_revision)
+    if format > 1 and kept.by is not None:
+        return (*always, kept.source, kept.by)
+    return always if kept.source == CLIENT else (*always, kept.source)
 
 
 class StoredModule(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -72,7 +90,7 @@ class StoredModule(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def to_plain(info: ModuleInfo) -> dict[str, Any]:
-    """A new dict ready for JSON; further requirements stand beside memory, compute and gpu."""
+    """A new dict that JSON can hold. The keys of `requirements.extra` stand beside memory, compute and gpu."""
     plain = msgspec.structs.asdict(info)
     plain["capabilities"] = list(info.capabilities)
     plain["examples"] = list(info.examples)
@@ -88,9 +106,9 @@ def to_plain(info: ModuleInfo) -> dict[str, Any]:
 
 
 def from_plain(plain: dict[str, Any]) -> ModuleInfo:
-    """The reverse of `to_plain`. Unvalidated: what it gets wrong, `validate_module` names.
+    """The reverse of `to_plain`. It does not validate: call `validate_module` for that.
 
-    Raises TypeError for a missing name or an unknown field.
+    Raises TypeError if the name is missing or a field is unknown.
     """
     fields = dict(plain)
     needs = fields.get("requirements")

@@ -1,4 +1,4 @@
-"""How long a provider asked to wait before the next call, as its exception tells."""
+"""How long a provider asked to wait before the next call, read from its exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 _DEEPEST: Final = 16
 _HOLDERS: Final = ("headers", "litellm_response_headers")
 _SECONDS: Final = {"retry-after-ms": 0.001, "retry-after": 1.0}
-"""By header, the more exact one first: how many seconds its unit is."""
+"""For each header, the length of its unit in seconds. The more exact header comes first."""
 
 
 def retry_after_of(error: BaseException, now: float) -> float | None:
@@ -17,12 +17,12 @@ def retry_after_of(error: BaseException, now: float) -> float | None:
     try:
         waits = (wait for each in _causes(error) for wait in _told(each, now))
         return next((wait for wait in waits if wait is not None), None)
-    except Exception:  # what an exception carries is the program's own, and may raise in any operation
+    except Exception:  # an exception holds the program's own objects, and any operation on them may raise
         return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception, and what it was raised from; causes may be a circle."""
+    """The exception and its causes, which may be circular."""
     each: BaseException | None = error
     for _ in range(_DEEPEST):
         if each is None:
@@ -46,7 +46,7 @@ def _lower(headers: Any) -> dict[str, Any]:
 
 
 def _seconds(value: Any, unit: float, now: float) -> float | None:
-    """From a number, a number as text, or an HTTP date."""
+    """Seconds from a number, a number as text, or an HTTP date; None: it is none of them."""
     if value is None or isinstance(value, bool):
         return None
     try:

@@ -5,12 +5,14 @@
     NaN                       this file was retired: the registry was restored or replaced
 
 The number is an integer below 2**53, stored as an IEEE-754 double. CPython reads and compares a double without
-allocating an integer, which is a sixth of a cached look-up; and NaN, unequal to all, fails every comparison by
-itself. An aligned 8-byte copy is one load or store on the 64-bit processors supported, so it is never torn.
+allocating an integer, which would take a sixth of a cached look-up. NaN is unequal to every number, so every
+comparison with it fails. On the supported 64-bit processors an aligned 8-byte copy is one load or store, never torn.
+
+The usage word beside it counts the commits that make no revision. So each commit moves one of the two.
 
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
-The word never returns to a value it had, nor is an odd one used for two commits: whoever reads the same word before and
-after reading the announcement has read the one that belongs to it.
+The word never takes an earlier value again, and no two commits use the same odd word. So a reader that sees the same
+word before and after it reads the announcement has read the announcement of that word.
 """
 
 from __future__ import annotations
@@ -21,21 +23,25 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from dspy_registry.registry_store.changes import Change, change_codec
+from dspy_registry.registry_store.changes import Change, announcement_codec
+from dspy_registry.registry_store.disk import explanation, sync
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
+    DamagedStoreError,
+    RegistryError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
 )
 from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
+from dspy_registry.registry_store.own_files import new_file, open_file
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16
 
 _MAGIC: Final = b"dspy-registry-1\n"
-# The word has a cache line to itself: nothing else that is written there may slow its readers.
+# The word has a cache line to itself: a write to the same line would slow its readers.
 _WORD_AT, _USAGE_AT, _MAGIC_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 4096
 _ID_AT: Final = _MAGIC_AT + len(_MAGIC)
 _DATA_AT: Final = _ID_AT + 16
@@ -47,7 +53,7 @@ LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
 RETIRED: Final = float("nan")
 
 NO_DATA_FILE: Final = (0, 0)
-"""The identity of no data file: a revision file that names it makes the next writer choose a new identity."""
+"""Stands for no data file. A revision file that names it makes the next writer give the registry a new identity."""
 
 
 def committed(revision: int) -> float:
@@ -61,32 +67,48 @@ def under_way(revision: int) -> float:
 
 
 def is_retired(word: float) -> bool:
-    """Whether a word is that of a file that was retired: NaN alone is unequal to itself."""
+    """Whether this is the word of a retired file: only NaN is unequal to itself."""
     return word != word
 
 
+def acknowledged(word: float) -> int:
+    """The newest revision that a sound word says was committed: the word is evidence of it, and outlives the pages."""
+    revision, is_under_way = divmod(int(word), 2)
+    return revision - is_under_way
+
+
 def is_sound(word: float) -> bool:
-    """Whether a word can be one: not retired, nor anything that no writer stores."""
+    """Whether a writer can have stored this word: a whole number from 0 to below 2**53. NaN is not sound."""
     return 0 <= word < 2.0**53 and word % 1 == 0
+
+
+def missing_commits(folder: Path, word: float, revision: int) -> str | None:
+    """What to say where data.mdb holds only `revision`, and the word says that more was committed; else None.
+
+    The word is from before the transaction in which the revision was read.
+    """
+    if not is_sound(word) or acknowledged(word) <= revision:
+        return None
+    return (
+        f"{folder}: revision {acknowledged(word)} was committed, but the newest that data.mdb holds is {revision}. "
+        "Acknowledged changes are missing: restore a backup, or make them again."
+    )
 
 
 class RevisionFile:
     """A mapping of the revision file. Readers map it read-only.
 
-    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `registry_id` tells which
-    registry it belongs to, `identity` (device, inode) which file, `data_identity` which data.mdb: a copy or a compacted
-    one may be the same registry at the same revision, and yet not the file that live readers have mapped.
+    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `registry_id` is the identity
+    of the registry. `identity` is (device, inode) of this file, `data_identity` that of data.mdb: a copied or compacted
+    data.mdb may hold the same registry and revision, but live readers have not mapped it.
     """
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.path = folder / REVISION_FILE
         try:
-            with self.path.open("r+b" if writable else "rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_size != FILE_BYTES:
-                    raise StoreError(f"{self.path} is not a revision file of this release.")
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                self._map = mmap.mmap(file.fileno(), FILE_BYTES, access=access)
+            self._open(writable)
+        except RegistryError:
+            raise
         except FileNotFoundError as error:
             raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
         except PermissionError as error:
@@ -94,20 +116,37 @@ class RevisionFile:
                 f"{self.path} cannot be opened: {error.strerror}.",
                 remedy="Readers must be able to read it, the writer to write it: run them as one user or group.",
             ) from error
+        except OSError as error:
+            raise explanation(error, folder) from error
         if self._map[_MAGIC_AT:_ID_AT] != _MAGIC:
-            raise StoreError(f"{self.path} is not a revision file of this release.")
-        self.identity = (status.st_dev, status.st_ino)
+            raise self._unknown()
         self.registry_id = self._map[_ID_AT : _ID_AT + ID_BYTES]
         self.data_identity: FileIdentity = _DATA.unpack_from(self._map, _DATA_AT)
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
 
+    def _open(self, writable: bool) -> None:
+        descriptor = open_file(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_size != FILE_BYTES:
+                raise self._unknown()
+            self._map = mmap.mmap(descriptor, FILE_BYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        self.identity = (status.st_dev, status.st_ino)
+
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
 
+    def _unknown(self) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"{self.path} is not a revision file of this release.", remedy="Start the writer: it makes a new one."
+        )
+
     def announcement(self, revision: int) -> Change | None:
-        """What the commit of this revision changes; None when it is no longer, or not yet, announced.
+        """What the commit of this revision changes; None: it is not announced yet, or no longer.
 
         The caller must see the same word before and after the call, or ignore what it returns.
         """
@@ -115,7 +154,7 @@ class RevisionFile:
         if announced != revision or length > LARGEST_ANNOUNCEMENT:
             return None
         try:
-            change: Change = change_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
+            change: Change = announcement_codec.load(self._map[_PAYLOAD_AT : _PAYLOAD_AT + length])
         except CorruptRecordError:  # being replaced under our eyes: the word has moved on
             return None
         return change
@@ -128,31 +167,36 @@ class RevisionFile:
 
     def announce(self, change: Change) -> None:
         """Lay down what the coming commit changes, then store its odd word."""
-        payload = change_codec.dump(change)
+        payload = announcement_codec.dump(change)
         if len(payload) > LARGEST_ANNOUNCEMENT:
-            payload = change_codec.dump(Change(change.revision, change.committed_at, everything=True))
+            payload = announcement_codec.dump(Change(change.revision, change.committed_at, everything=True))
         # No reader takes a half-written announcement: its revision stands there only when it is whole.
         _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, 0, 0)
         self._map[_PAYLOAD_AT : _PAYLOAD_AT + len(payload)] = payload
         _HEADER.pack_into(self._map, _ANNOUNCEMENT_AT, change.revision, len(payload))
         self.word[()] = under_way(change.revision)
 
+    def count_silent_commit(self) -> None:
+        """Raise the usage word: a commit made no revision. No other commit may begin before this was called."""
+        self.usage_word[()] += 1.0
+
     def conclude(self, revision: int) -> None:
         """Store the even word of a revision that has been committed."""
         self.word[()] = committed(revision)
 
     def retire(self) -> None:
-        """Tell every process that maps this file to open the registry anew."""
+        """Tell every process that maps this file to open the registry again."""
         self.word[()] = RETIRED
 
 
 def create_revision_file(
     folder: Path, registry_id: bytes, revision: int, mode: int, *, data: tuple[int, int] | None = None
 ) -> None:
-    """Put a new revision file in place, whole or not at all; one that was there is retired.
+    """Put a new revision file in place, whole or not at all. A former one is retired.
 
-    `data` is the identity of the data file it is made for, None: of the one in the folder.
-    Its blocks are allocated now: on a full disk a store through the map would otherwise be a SIGBUS.
+    `data` is the identity of the data file that it belongs to; None: the one in the folder.
+    All blocks are allocated now. Without that, a store through the map causes SIGBUS on a full disk.
+    Raises OSError, RegistryNotFoundError, StorePermissionError.
     """
     content = bytearray(FILE_BYTES)
     struct.pack_into("=d", content, _WORD_AT, committed(revision))
@@ -161,13 +205,14 @@ def create_revision_file(
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
     temporary = folder / f".{REVISION_FILE}.{os.getpid()}"
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         retire_revision_file(folder)
         temporary.replace(folder / REVISION_FILE)
+        sync(folder)  # the file says that the registry was completed: it must not be lost where data.mdb is not
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -176,7 +221,7 @@ def create_revision_file(
 def data_identity(folder: Path) -> FileIdentity:
     """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
     try:
-        status = (folder / DATA_FILE).stat()
+        status = os.stat(f"{folder}/{DATA_FILE}")  # noqa: PTH116 - half the time of Path.stat, at every opening
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
     except OSError as error:
@@ -187,11 +232,17 @@ def data_identity(folder: Path) -> FileIdentity:
     return status.st_dev, status.st_ino
 
 
+def newest_word(folder: Path) -> float:
+    """The word in a folder now; RETIRED where there is no sound revision file."""
+    try:
+        return RevisionFile(folder).word[()]
+    except StoreError:
+        return RETIRED
+
+
 def retire_revision_file(folder: Path) -> None:
-    """Mark the revision file in a folder, if there is a sound one, as belonging to a registry that is gone."""
+    """Retire the revision file in a folder; does nothing if there is no usable one. Raises StorePermissionError."""
     try:
         RevisionFile(folder, writable=True).retire()
-    except StorePermissionError:
-        raise
-    except StoreError:  # none there, or not a sound one: nobody reads by it
+    except (RegistryNotFoundError, DamagedStoreError):  # none there, or not a sound one: nobody reads by it
         return

@@ -1,4 +1,4 @@
-"""Reading the rows of a database whose keys begin alike."""
+"""Reading the rows of a database, which may be None: a registry of an older format, or an older one, lacks it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from dspy_registry.registry_store.handles import Database, Transaction
 
 
+def value_at(txn: Transaction, database: Database, key: bytes) -> bytes | None:
+    """The value of a key. None: there is no such row, or no such database."""
+    return None if database is None else txn.get(key, None, database)
+
+
 def items_from(txn: Transaction, database: Database, key: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of each row from this key on, in key order. An empty key means all rows."""
+    if database is None:
+        return
     cursor = txn.cursor(database)
-    if cursor.set_range(key):  # of an empty key, LMDB's binding makes the first
+    if cursor.set_range(key):  # LMDB's binding takes an empty key as the first key
         yield from cursor
 
 
@@ -25,8 +32,10 @@ def items_with_prefix(txn: Transaction, database: Database, prefix: bytes) -> It
 def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail: int) -> Iterator[bytes]:
     """Each distinct key without its last `tail` bytes, of the keys that begin with `prefix`, in key order.
 
-    The tail begins with a 0, and nothing before it holds one: so the next group is found without reading this one.
+    The tail begins with a zero byte, and nothing before it holds one. So the next group is found without a full read.
     """
+    if database is None:
+        return
     cursor = txn.cursor(database)
     found = cursor.set_range(prefix)
     while found and cursor.key().startswith(prefix):

@@ -12,14 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from dspy_registry.registry_store import opening
 from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.errors import StoreError
 from dspy_registry.registry_store.revision import data_identity
 
 _shared: dict[tuple[int, int], Environment] = {}
 shared_lock = threading.RLock()  # taken before a gate, never inside one
 _deferred: deque[Callable[[], None]] = deque()
+_PATIENCE_WITH_SNAPSHOTS: Final = 1.0  # seconds
 
 
 def defer(close: Callable[[], None]) -> None:
@@ -46,6 +49,9 @@ def attach(folder: Path, *, writable: bool = False) -> Environment:
     with shared_lock:
         key = data_identity(folder)  # a registry that replaced another has another data file
         environment = _shared.get(key)
+        if environment is not None and not environment.writable and environment.was_replaced():
+            _let_go(environment)
+            environment = None
         if environment is None:
             _let_go_of_replaced(folder)
             environment = _shared[key] = Environment(folder, writable=writable)
@@ -63,6 +69,15 @@ def lock_file_fits(folder: Path) -> bool:
             return True
         _let_go_of_replaced(folder)
         return opening.lock_file_fits(folder)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises DamagedStoreError where data.mdb is another program's. Nothing in the folder is touched."""
+    run_deferred()
+    with shared_lock:
+        if data_identity(folder) not in _shared:
+            _let_go_of_replaced(folder)
+            opening.refuse_foreign(folder)
 
 
 def share(environment: Environment) -> Environment:
@@ -85,6 +100,17 @@ def detach(environment: Environment) -> None:
             environment.retire()
 
 
+def _let_go(environment: Environment) -> None:
+    """Retire an environment whose lock.mdb was replaced: it would never see another commit. Raises StoreError."""
+    with environment.gate:
+        if environment.open_snapshots:
+            raise StoreError(
+                f"{environment.folder} was replaced while this process had its files open.",
+                remedy="Close its snapshots, then open it again.",
+            )
+        environment.retire()
+
+
 def _let_go_of_replaced(folder: Path) -> None:
     """Retire environments of a data file that was replaced, because LMDB opens one lock.mdb only once."""
     for key, environment in list(_shared.items()):
@@ -101,12 +127,18 @@ _gated: list[Environment] = []
 
 
 def _before_fork() -> None:
-    """Wait until no transaction is alive. Never block on a gate: its holder may be waiting for `shared_lock`."""
-    run_deferred()  # a dropped snapshot must not cost the child its environment
+    """Wait until no transaction is alive. Never block on a gate: its holder may be waiting for `shared_lock`.
+
+    Snapshots of other threads are waited for with the gates released. Those of the forking thread cannot end.
+    """
+    patient_until = time.monotonic() + _PATIENCE_WITH_SNAPSHOTS
     while True:
+        run_deferred()  # a dropped snapshot must not cost the child its environment
         shared_lock.acquire()
         if all(_gate(environment) for environment in list(_shared.values())):
-            break
+            is_waiting = any(environment.is_held_by_others() for environment in _gated)
+            if not is_waiting or time.monotonic() > patient_until:
+                break
         _release_gates()
         time.sleep(0.001)
     for environment in _gated:

@@ -1,7 +1,7 @@
 """The statistics of one module version and size of input: a pure state machine, the same in every process.
 
-It takes calls one by one, or what other processes gathered, in the order in which that arrives. `docs/statistics.md`
-says why each rule is as it is.
+It takes calls one by one, or evidence that other processes gathered, in the order of arrival. `docs/statistics.md`
+gives the reason for each rule.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dspy_registry.registry_store.usage import LARGEST_COUNT, Buckets
 from dspy_registry.registry_store.window import Window
 
 CALLS_TO_JUDGE_LIMITS: Final = 40
-"""Completed calls, before a timeout with a limit below the window's p90 is put down to the caller.
+"""Completed calls. From this many on, a timeout whose limit was below the window's p90 counts as the caller's fault.
 
-More than `advice.ENOUGH_CALLS`: an advised limit is then never below the p90, so a caller who obeys it is believed.
+It is more than `advice.ENOUGH_CALLS`. So an advised limit is never below the p90, and a caller who uses it is trusted.
 """
 HANG_FACTOR: Final = 20
 """A timeout counts as no longer than this times the p90, however large its limit was."""
@@ -56,7 +56,7 @@ class Statistics:
         self._recent.completed(milliseconds)
 
     def timed_out(self, limit: float, ceiling: float) -> bool:
-        """Count a call that its caller ended after `limit`; False when that says nothing about the provider."""
+        """Count a call that its caller ended after `limit`. False: that says nothing about the provider."""
         if limit < self._least_limit():
             return False
         if self._recent.in_row < COUNTED_IN_ROW:
@@ -65,7 +65,7 @@ class Statistics:
         return True
 
     def merge(self, evidence: Evidence, ceiling: float) -> int:
-        """Count what another process gathered; of its timeouts, how many say nothing about the provider."""
+        """Count what another process gathered. Returns how many of its timeouts say nothing about the provider."""
         room = max(0, COUNTED_IN_ROW - self._recent.in_row)
         self._merge_completed(evidence)
         least = self._least_limit()
@@ -80,12 +80,12 @@ class Statistics:
         return _too_short(evidence, least)
 
     def standing(self) -> Standing:
-        """What is acted on."""
+        """The numbers that limits and estimates are made from."""
         p50, p90, p99 = self._window.quantiles(0.5, 0.9, 0.99)
         return Standing(self._completed, p50, p90, p99, self._recent.longest, self._recent.backoff)
 
     def kept(self) -> Kept:
-        """What `__init__` takes."""
+        """The state to store. `__init__` takes it."""
         return Kept(self._window.dump(), self._completed, msgspec.structs.replace(self._recent))
 
     def _merge_completed(self, evidence: Evidence) -> None:
@@ -101,7 +101,7 @@ class Statistics:
         self._recent.completed(last, min(calls, BLOCK))
 
     def _least_limit(self) -> float:
-        """A limit below this is the caller's own impatience; 0.0 while there are too few calls to say."""
+        """A timeout with a limit below this is the caller's fault; 0.0 while there are too few calls."""
         return self._window.quantiles(0.9)[0] if self._completed >= CALLS_TO_JUDGE_LIMITS else 0.0
 
     def _stands_for(self, limit: float, ceiling: float) -> float:

@@ -1,48 +1,45 @@
-"""Usage statistics: what workers report, what is stored of a module, and what a reader gets.
+"""Usage statistics: what readers get of a module, and of each of its versions.
 
-A worker aggregates its calls and sends batches; the writer merges them into one row per module. Rows are kept in a
-database of their own, apart from the modules: merging them makes no revision and drops nothing from a reader's cache.
+A worker aggregates its calls and sends batches (`reports`); the writer merges them into rows (`usage_rows`). Rows are
+kept in a database of their own, apart from the modules: merging them makes no revision and drops nothing from a
+reader's cache of records.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from dspy_registry.registry_store import lookup
-from dspy_registry.registry_store.codec import Sealed
-from dspy_registry.registry_store.errors import AmbiguousNameError, InvalidArgumentError
-from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.advice import Standing
+from dspy_registry.registry_store.outcome_kinds import FAILED, KINDS
 
 SIZES: Final = ("small", "normal", "large", "very_large")
 SMALL_INPUT: Final = 100
-"""Characters; up to these an input is small, above LARGE_INPUT large, above VERY_LARGE_INPUT very large."""
+"""Characters. An input up to this is small; above LARGE_INPUT it is large, above VERY_LARGE_INPUT very large."""
 LARGE_INPUT: Final = 1_000
 VERY_LARGE_INPUT: Final = 10_000
 
 MINUTES_KEPT: Final = 60
 HOURS_KEPT: Final = 48
 LARGEST_COUNT: Final = 2**53
-"""Counts stop here: a double still holds them exactly, and msgpack too."""
+"""Counts stop here: a double holds every whole number up to this one exactly."""
 
-# Bucket keys of DurationSketch between its shortest and its longest duration, with a margin.
+# Bucket keys between the shortest and the longest duration, with a margin.
 _LOWEST_KEY, _HIGHEST_KEY = -512, 1536
 MAX_ENTRIES: Final = 4096
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST_COUNT)]
 Key = Annotated[int, Meta(ge=_LOWEST_KEY, le=_HIGHEST_KEY)]
-Size = Annotated[str, Meta(max_length=16)]
-Minute = Annotated[int, Meta(ge=0, le=2**40)]
-Dollars = Annotated[float, Meta(ge=0, le=1e12)]
 
 
 def size_class(input_chars: int | None) -> str:
-    """The class of an input of so many characters; None: not known, which counts as normal.
+    """The size class of an input of `input_chars` characters; None: unknown, which counts as normal.
 
-    The bounds of large and very large are those of the routing timeout.
+    The routing timeout uses the same bounds of large and very large.
     """
     if input_chars is None:
         return "normal"
@@ -52,66 +49,14 @@ def size_class(input_chars: int | None) -> str:
 
 
 class Buckets(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A DurationSketch as it is stored: how many durations were zero, and how many fell into which bucket."""
+    """Counted durations: how many were zero, and how many fell into which bucket (`duration_buckets`)."""
 
     zeros: Count = 0
     counts: Annotated[tuple[tuple[Key, Count], ...], Meta(max_length=_HIGHEST_KEY - _LOWEST_KEY)] = ()
 
 
-# What workers report
-
-
-class Report(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """One module's calls since the batch before.
-
-    `names` are what the module may be registered as, best first; `calls` include the failed ones, `errors`. Times
-    are in milliseconds since the epoch, `minutes` are minutes since the epoch. `priced_calls` of the calls told
-    their cost. `durations` are those of calls that succeeded, by size class.
-    """
-
-    names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]
-    calls: Count
-    errors: Count
-    first_used: Count
-    last_used: Count
-    tokens_in: Count = 0
-    tokens_out: Count = 0
-    cost_usd: Dollars = 0.0
-    priced_calls: Count = 0
-    minutes: Annotated[tuple[tuple[Minute, Count], ...], Meta(max_length=2 * MINUTES_KEPT)] = ()
-    durations: Annotated[dict[Size, Buckets], Meta(max_length=len(SIZES))] = {}
-
-
-class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """What one reporter sends at once. `number` rises by one: a batch that arrives twice is merged once.
-
-    `lost` counts calls that the reporter could not keep.
-    """
-
-    reporter: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    number: Annotated[int, Meta(ge=1, le=LARGEST_COUNT)]
-    reports: Annotated[tuple[Report, ...], Meta(max_length=MAX_ENTRIES)]
-    lost: Count = 0
-
-
-encode_reports: Final = msgspec.msgpack.Encoder().encode
-_decode_batch: Final = msgspec.msgpack.Decoder(Batch).decode
-
-
-def read_batch(payload: bytes) -> Batch:
-    """A batch as it came over the socket. Raises InvalidArgumentError for what is not one, or out of bounds."""
-    try:
-        batch: Batch = _decode_batch(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgumentError(f"a batch of usage statistics is not understood: {error}.") from error
-    return batch
-
-
-# What a reader gets
-
-
 class Durations(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How long calls took that succeeded: how many there were, and quantiles in milliseconds (0.0: no calls).
+    """How long successful calls took: how many there were, and quantiles in milliseconds (0.0: no calls).
 
     A quantile is off by at most 1 % of the exact one.
     """
@@ -123,25 +68,26 @@ class Durations(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Ring(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Calls in each of the last periods, newest last; `last` is the newest one's number since the epoch."""
+    """Calls in each of the last periods, newest last. `last` is the newest period, counted since the epoch."""
 
     last: int = 0
     counts: tuple[int, ...] = ()
 
     def until(self, period: int, length: int) -> tuple[int, ...]:
-        """`length` counts, the last that of `period`."""
+        """`length` counts, of which the last is the count of `period`."""
         oldest = self.last - len(self.counts) + 1
         wanted = range(period - length + 1, period + 1)
         return tuple(self.counts[at - oldest] if oldest <= at <= self.last else 0 for at in wanted)
 
 
 class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What real calls have shown of one module. A copy: later calls do not change it.
+    """What real calls have shown of one module, over all its versions. A copy: later calls do not change it.
 
-    `calls` include the failed ones, `errors`. `first_used` and `last_used` are milliseconds since the epoch (0: never
-    used), to about a second. `overall` and `durations`, by size class (only those seen), are of calls that succeeded.
-    Tokens, cost and durations of a module include those of the modules it calls. `cost_usd` is in US dollars, over
-    the `priced_calls` that told theirs.
+    `calls` include the failed ones, `errors`; cancelled calls are in neither. `first_used` and `last_used` are
+    milliseconds since the epoch (0: never used), to about a second. `overall` and `durations`, by size class (only
+    those seen), are of calls that succeeded. Tokens, cost and durations of a module include those of the modules it
+    calls. `cost_usd` is in US dollars, over the `priced_calls` that told theirs. `kinds` are counts in the order of
+    `outcome_kinds.KINDS`; (): not known.
     """
 
     name: str
@@ -157,6 +103,63 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     durations: dict[str, Durations] = {}
     minutes: Ring = Ring()
     hours: Ring = Ring()
+    kinds: tuple[int, ...] = ()
+    failed_minutes: Ring = Ring()
+    failed_hours: Ring = Ring()
+
+    @property
+    def error_rate(self) -> float | None:
+        """The share of calls that failed, 0 to 1; None: there were no calls."""
+        return self.errors / self.calls if self.calls else None
+
+    @property
+    def cost_usd_per_call(self) -> float | None:
+        """Mean cost of the calls whose cost is known, in US dollars; None: there are no such calls."""
+        return self.cost_usd / self.priced_calls if self.priced_calls else None
+
+    @property
+    def errors_by_kind(self) -> dict[str, int]:
+        """How many calls failed in which way; a new dict of those kinds that occurred. {}: none, or not known."""
+        return failed_by_kind(self.kinds)
+
+    def calls_by_minute(self, now: float | None = None) -> tuple[int, ...]:
+        """Calls in each of the last 60 minutes, newest last. `now` is in seconds since the epoch; None: the present."""
+        return self.minutes.until(_seconds(now) // 60, MINUTES_KEPT)
+
+    def calls_by_hour(self, now: float | None = None) -> tuple[int, ...]:
+        """Calls in each of the last 48 hours, newest last. `now` is in seconds since the epoch; None: the present."""
+        return self.hours.until(_seconds(now) // 3600, HOURS_KEPT)
+
+    def errors_by_minute(self, now: float | None = None) -> tuple[int, ...]:
+        """Failed calls in each of the last 60 minutes, as `calls_by_minute`."""
+        return self.failed_minutes.until(_seconds(now) // 60, MINUTES_KEPT)
+
+    def errors_by_hour(self, now: float | None = None) -> tuple[int, ...]:
+        """Failed calls in each of the last 48 hours, as `calls_by_hour`."""
+        return self.failed_hours.until(_seconds(now) // 3600, HOURS_KEPT)
+
+
+class VersionUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What real calls have shown of one version of a module. A copy: later calls do not change it.
+
+    Fields that ModuleUsage has too mean the same. `standing` is what advice is made of, by size class. `judged` are
+    the calls of each of the last 60 minutes that count as a success or a failure, `failed` those that failed.
+    """
+
+    name: str
+    version: int
+    calls: int = 0
+    errors: int = 0
+    first_used: int = 0
+    last_used: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float = 0.0
+    priced_calls: int = 0
+    kinds: tuple[int, ...] = ()
+    standing: dict[str, Standing] = {}
+    judged: Ring = Ring()
+    failed: Ring = Ring()
 
     @property
     def error_rate(self) -> float | None:
@@ -168,86 +171,24 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
         """Mean cost of the calls that told it, in US dollars; None when none did."""
         return self.cost_usd / self.priced_calls if self.priced_calls else None
 
-    def calls_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls in each of the last 60 minutes, that of `now` last (seconds since the epoch; None: the time it is)."""
-        return self.minutes.until(_seconds(now) // 60, MINUTES_KEPT)
+    @property
+    def errors_by_kind(self) -> dict[str, int]:
+        """How many calls failed in which way; a new dict of those kinds that occurred."""
+        return failed_by_kind(self.kinds)
 
-    def calls_by_hour(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls in each of the last 48 hours, that of `now` last (seconds since the epoch; None: the time it is)."""
-        return self.hours.until(_seconds(now) // 3600, HOURS_KEPT)
+    def judged_by_minute(self, now: float | None = None) -> tuple[int, ...]:
+        """Calls that succeeded or failed, as `ModuleUsage.calls_by_minute`: what a failure rate is taken of."""
+        return self.judged.until(_seconds(now) // 60, MINUTES_KEPT)
+
+    def errors_by_minute(self, now: float | None = None) -> tuple[int, ...]:
+        """Those of `judged_by_minute` that failed."""
+        return self.failed.until(_seconds(now) // 60, MINUTES_KEPT)
+
+
+def failed_by_kind(kinds: Sequence[int]) -> dict[str, int]:
+    """Counts by kind, of the kinds that are failures and occurred."""
+    return {kind: count for kind, count in zip(KINDS, kinds, strict=False) if count and kind in FAILED}
 
 
 def _seconds(now: float | None) -> int:
     return int(time.time() if now is None else now)
-
-
-# What is stored
-
-
-class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A row of `usage`: what readers get, ready, and the sketches it comes from. A reader decodes the first only."""
-
-    usage: ModuleUsage
-    durations: dict[str, Buckets]
-
-
-class _RowHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    usage: ModuleUsage
-
-
-class Ledger(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is remembered of a reporter: its last batch merged, and when (milliseconds since the epoch)."""
-
-    number: int
-    merged_at: int
-
-
-row_codec = Sealed(Row, "a usage row")
-ledger_codec = Sealed(Ledger, "a usage reporter's row")
-lost_codec = Sealed(int, "the count of calls lost")
-_head_codec = Sealed(_RowHead, "a usage row")
-
-# No name holds a control character, so these sort before every name.
-LEDGER_PREFIX: Final = b"\0r"
-LOST_KEY: Final = b"\0lost"
-_FIRST_NAME: Final = b"\x01"
-
-
-def ledger_key(reporter: bytes) -> bytes:
-    """Key of what is remembered of a reporter."""
-    return LEDGER_PREFIX + reporter
-
-
-def registered_name(txn: Transaction, dbs: Databases, name: str) -> str | None:
-    """The full name of the registered module that `name` means; None when there is none, or several."""
-    try:
-        return lookup.resolve(txn, dbs, name)
-    except AmbiguousNameError:
-        return None
-
-
-def load_usage(txn: Transaction, dbs: Databases, name: str) -> ModuleUsage | None:
-    """What is stored under exactly this name; None when nothing is. Raises CorruptRecordError."""
-    value = txn.get(name.encode(), None, dbs.usage) if lookup.is_askable(name) else None
-    return None if value is None else usage_in(value)
-
-
-def usage_in(value: bytes) -> ModuleUsage:
-    """The usage in a row's bytes. Raises CorruptRecordError."""
-    usage: ModuleUsage = _head_codec.load(value).usage
-    return usage
-
-
-def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
-    """The usage of every module that has some, most used first. Raises CorruptRecordError."""
-    cursor = txn.cursor(dbs.usage)
-    if not cursor.set_range(_FIRST_NAME):
-        return []
-    found = [usage_in(value) for _, value in cursor]
-    return sorted(found, key=lambda usage: (-usage.calls, usage.name))
-
-
-def calls_lost(txn: Transaction, dbs: Databases) -> int:
-    """Calls that reporters or the writer could not keep, over the registry's life."""
-    value = txn.get(LOST_KEY, None, dbs.usage)
-    return 0 if value is None else int(lost_codec.load(value))

@@ -1,7 +1,7 @@
 """What may enter the registry. One error names every field that is wrong.
 
-Containers are normalised (a list of capabilities becomes a tuple); nothing else is changed, so that what is read
-equals what was registered.
+Containers are normalised: a list of capabilities becomes a tuple. Nothing else is changed, so a reader gets the
+values that were registered.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dspy_registry.registry_store.layout import (
     MAX_METADATA_DEPTH,
     MAX_NAME_BYTES,
     MAX_RECORD_BYTES,
+    MAX_RECORD_VALUES,
     MAX_TERM_BYTES,
 )
 from dspy_registry.registry_store.records import ModuleInfo, Requirements
@@ -33,18 +34,26 @@ _SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
 _OWN_FIELDS = frozenset(("memory", "compute", "gpu"))
 
 
-def validate_module(info: ModuleInfo) -> ModuleInfo:
-    """The module, normalised. Raises InvalidModuleError naming every field that is wrong."""
-    return validate_encoded(info)[0]
+def validate_module(info: ModuleInfo, most_values: int = MAX_RECORD_VALUES) -> ModuleInfo:
+    """The module, normalised. Raises InvalidModuleError naming every field that is wrong.
+
+    `most_values` is how many values it may hold. Release 0.1.0 stored as many as fit into the largest record.
+    """
+    return validate_encoded(info, most_values)[0]
 
 
-def validate_encoded(info: ModuleInfo) -> tuple[ModuleInfo, bytes]:
-    """The module, normalised, and its canonical encoding. Raises InvalidModuleError."""
+def validate_encoded(
+    info: ModuleInfo, most_values: int = MAX_RECORD_VALUES, *, is_registered: bool = False
+) -> tuple[ModuleInfo, bytes]:
+    """The module, normalised, and its canonical encoding. Raises InvalidModuleError.
+
+    A module that `is_registered` may have a name of an earlier release's rule: see `stored_name_problems`.
+    """
     if type(info) is not ModuleInfo:  # a field that a subclass adds would take the place of one of a later release
         raise InvalidModuleError(f"a {type(info).__name__}", ("register takes ModuleInfo records",))
-    if not _is_plainly_sound(info):
+    if _field_above(info, most_values) or not _is_plainly_sound(info):
         info = _normalised(info)
-        problems = tuple(module_problems(info))
+        problems = tuple(module_problems(info, most_values, is_registered=is_registered))
         if problems:
             raise InvalidModuleError(_subject(info.name), problems)
     encoded = encode(info)
@@ -55,20 +64,36 @@ def validate_encoded(info: ModuleInfo) -> tuple[ModuleInfo, bytes]:
 
 
 def check_expected_version(version: object) -> None:
-    """What a caller takes a module's version to be; None: any. Raises InvalidArgumentError."""
+    """Check the version that a caller expects a module to have; None: any. Raises InvalidArgumentError."""
     is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= LAST_VERSION
     if version is not None and not is_version:
         raise InvalidArgumentError(f"expected_version is {version!r}, it must be a version: 0, 1, 2, …")
 
 
+def check_version(version: object) -> None:
+    """A version of a module; None: no particular one. Raises InvalidArgumentError."""
+    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 < version <= LAST_VERSION
+    if version is not None and not is_version:
+        raise InvalidArgumentError(f"version is {version!r}, it must be a version: 1, 2, 3, …")
+
+
 def is_time_limit(seconds: Any) -> bool:
-    """Whether this is a number above 0, as infinity is. NaN, unequal to itself, is none."""
+    """Whether this is a number above 0; infinity is allowed. NaN is refused: only NaN is unequal to itself."""
     return isinstance(seconds, Real) and not seconds <= 0 and bool(seconds == seconds)
 
 
-def module_problems(info: ModuleInfo) -> Iterator[str]:
-    """One line for each field that is wrong."""
-    yield from _name_problems("name", info.name)
+def module_problems(
+    info: ModuleInfo, most_values: int = MAX_RECORD_VALUES, *, is_registered: bool = False
+) -> Iterator[str]:
+    """One line for each field that is wrong. Of a record with too many values, one line in all.
+
+    A module that `is_registered` may have an old name.
+    """
+    field = _field_above(info, most_values)
+    if field is not None:  # naming what is wrong with each of them would take too long
+        yield f"{field}: more than {most_values} values in one record"
+        return
+    yield from stored_name_problems(info.name) if is_registered else name_problems(info.name)
     yield from _word_problems("category", info.category)
     yield from _capability_problems(info.capabilities)
     yield from _requirement_problems(info.requirements)
@@ -85,14 +110,15 @@ def module_problems(info: ModuleInfo) -> Iterator[str]:
 
 
 def _is_plainly_sound(info: Any) -> bool:
-    """Whether a module is one of the many that need no second look; False says nothing against it.
+    """Whether a quick look shows that the module is valid. False: it may be valid too, so look for problems.
 
-    A quarter of the time that looking for problems takes, which a load of a million modules is made of.
+    Takes a quarter of the time that the full look takes. That time decides how long a million modules take to load.
     """
-    # `Any`: a struct's constructor checks no types, so what is declared need not be what is there.
+    # `Any`: a struct's constructor checks no types, so a field may hold another type than it declares.
     capabilities, examples = info.capabilities, info.examples
     return (
         _is_plain_word(info.name, MAX_NAME_BYTES)
+        and not _has_wrong_parts(info.name)
         and _is_plain_word(info.category, MAX_TERM_BYTES)
         and _is_plain_word(info.pool_type, MAX_TERM_BYTES)
         and type(capabilities) is tuple
@@ -104,8 +130,28 @@ def _is_plainly_sound(info: Any) -> bool:
         and type(info.native_available) is bool
         and type(examples) is tuple
         and all(map(_is_plain_text, examples))
-        and _is_flat_and_plain(info.metadata)
+        and _is_plain_tree(info.metadata)
     )
+
+
+def _field_above(info: Any, most: int) -> str | None:
+    """The field with which a module holds more than `most` values, or None. Values can be in many places at once."""
+    fields = (
+        ("examples", info.examples),
+        ("metadata", info.metadata),
+        ("requirements", getattr(info.requirements, "extra", None)),
+    )
+    values = 0
+    for field, held in fields:
+        pending: list[Any] = [held]
+        while pending:
+            item = pending.pop()
+            if type(item) in (dict, list, tuple):
+                values += len(item)
+                if values > most:
+                    return field
+                pending.extend(item.values() if type(item) is dict else item)
+    return None
 
 
 def _is_plain_need(needs: Any) -> bool:
@@ -115,7 +161,7 @@ def _is_plain_need(needs: Any) -> bool:
         and needs.memory in LEVELS
         and type(needs.compute) is str
         and needs.compute in LEVELS
-        and _is_flat_and_plain(needs.extra)
+        and _is_plain_tree(needs.extra)
         and not (needs.extra and not _OWN_FIELDS.isdisjoint(needs.extra))
         and (needs.gpu is True or needs.gpu is False)
     )
@@ -129,10 +175,21 @@ def _is_plain_text(text: object) -> bool:
     return type(text) is str and text.isascii()
 
 
-def _is_flat_and_plain(mapping: object) -> bool:
+def _is_plain_tree(mapping: object) -> bool:
+    """Whether a mapping and all in it are plain, without naming what is not."""
     if type(mapping) is not dict:
         return False
-    return all(_is_plain_text(key) and _is_plain_scalar(value) for key, value in mapping.items())
+    pending: list[tuple[Any, int]] = [(mapping, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > MAX_METADATA_DEPTH or (type(item) is dict and not all(map(_is_plain_text, item))):
+            return False
+        for child in item.values() if type(item) is dict else item:
+            if type(child) is dict or type(child) is list:
+                pending.append((child, depth + 1))
+            elif not _is_plain_scalar(child):
+                return False
+    return True
 
 
 def _is_plain_scalar(value: object) -> bool:
@@ -145,8 +202,20 @@ def _is_plain_scalar(value: object) -> bool:
 
 
 def name_problems(name: object) -> tuple[str, ...]:
-    """What is wrong with a module's name or an alias; empty when nothing is."""
-    return tuple(_name_problems("name", name))
+    """What is wrong with a new module's name or a new alias; empty when nothing is."""
+    problems = stored_name_problems(name)
+    if not problems and isinstance(name, str) and _has_wrong_parts(name):
+        return (f"name: {_shown(name)} must be parts joined by dots, none empty, without @ and white space around",)
+    return problems
+
+
+def stored_name_problems(name: object) -> tuple[str, ...]:
+    """What is wrong with a name or an alias that may be stored already: release 0.1.0 took nearly any text."""
+    return tuple(_label_problems("name", name, MAX_NAME_BYTES))
+
+
+def _has_wrong_parts(name: str) -> bool:
+    return name != name.strip() or "@" in name or name[0] == "." or name[-1] == "." or ".." in name
 
 
 def _normalised(info: ModuleInfo) -> ModuleInfo:
@@ -163,16 +232,12 @@ def _subject(name: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Short, and without recursion: what is shown here was refused, and may be of any size and depth."""
+    """A short text, made without recursion: the refused value may have any size and depth."""
     try:
         text = reprlib.repr(value)
     except Exception:  # an int of very many digits, among others
         text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _name_problems(field: str, name: object) -> Iterator[str]:
-    yield from _label_problems(field, name, MAX_NAME_BYTES)
 
 
 def _word_problems(field: str, word: object) -> Iterator[str]:
@@ -242,20 +307,15 @@ def _duration_problems(duration: object) -> Iterator[str]:
 
 
 def _map_problems(field: str, value: object) -> Iterator[str]:
-    """Plain values only, walked without recursion: a deep value must not exhaust the stack."""
+    """Problems of a mapping of plain values. Without recursion: a deep value must not exhaust the stack."""
     if not isinstance(value, dict):
         yield f"{field}: {_shown(value)} is not a mapping"
         return
     pending: list[tuple[str, Any, int]] = [(field, value, 1)]
-    values = 0
     while pending:
         path, item, depth = pending.pop()
         if depth > MAX_METADATA_DEPTH:
             yield f"{field}: nested deeper than {MAX_METADATA_DEPTH} levels"
-            return
-        values += len(item) if type(item) in (dict, list) else 0
-        if values > MAX_RECORD_BYTES:  # a few lists in one another can stand for more than there is time to look at
-            yield f"{field}: more than {MAX_RECORD_BYTES} values"
             return
         yield from _plain_problems(path, item)
         pending.extend((p, child, depth + 1) for p, child in _children(path, item))
@@ -282,11 +342,11 @@ def _plain_problems(path: str, item: object) -> Iterator[str]:
 
 
 def _plain_problem(item: object) -> str:
-    """Exact types: a subclass, a tuple or a set would not be read back equal to what was registered."""
+    """What is wrong with one value; "": nothing. Only exact types: a subclass or a tuple would be read back unequal."""
     kind = type(item)
     if item is None or kind in (bool, dict, list):
         return ""
-    if kind is float:  # JSON has no such numbers: it would make null of them
+    if kind is float:  # JSON has no infinity or NaN: it would write null
         return "" if isfinite(item) else f"{item} is not a finite number"  # type: ignore[arg-type]
     if kind is str:
         return "" if _is_utf8(item) else f"{_shown(item)} cannot be written as UTF-8"  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ CORE_IMPLICATIONS: Final[Mapping[str, tuple[str, ...]]] = {"complex_reasoning": 
 
 _SHOWN: Final = 20
 _REMEDY: Final = (
-    f"A word is at most {MAX_TERM_BYTES} of a-z, 0-9 and _, a letter first. Let fewer words imply others, "
+    f"A word has at most {MAX_TERM_BYTES} of a-z, 0-9 and _, and begins with a letter. Let fewer words imply others, "
     "or let modules list more of their capabilities themselves."
 )
 
@@ -27,15 +27,15 @@ CAPABILITY: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
 
 def is_capability(word: object) -> bool:
-    """At most 64 bytes of lower-case letters, digits and underscores, a letter first."""
+    """Whether this is a string of at most 64 lower-case letters, digits and underscores that begins with a letter."""
     return type(word) is str and len(word) <= MAX_TERM_BYTES and CAPABILITY.fullmatch(word) is not None
 
 
 class Vocabulary:
     """Capability implications, closed transitively. Immutable.
 
-    Raises VocabularyError naming everything malformed or beyond the limits; if nothing is, a cycle; if there is none,
-    the words from which too many others are reached.
+    Raises VocabularyError. It names everything that is malformed or beyond the limits. If nothing is, it names a
+    cycle. If there is no cycle, it names the words that imply too many others over several steps.
     """
 
     __slots__ = ("_closure", "implications")
@@ -77,9 +77,9 @@ class Vocabulary:
 
 
 def as_implications(given: object) -> dict[str, tuple[str, ...]]:
-    """What a caller gave as implications, each as a tuple of words. Raises VocabularyError naming all that is wrong.
+    """A caller's implications, each as a tuple of words. Raises VocabularyError, which names all that is wrong.
 
-    A single text is refused where several are expected: its letters would be taken for words.
+    A single string in place of a list is refused: its letters would be taken for words.
     """
     if not isinstance(given, Mapping):
         raise VocabularyError(f"implications: a {type(given).__name__} is not a mapping of words to lists of words.")
@@ -89,7 +89,7 @@ def as_implications(given: object) -> dict[str, tuple[str, ...]]:
 
 
 def find_cycle(implications: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """Some cycle, from the first of its words in the alphabet back to it; empty when there is none."""
+    """One cycle, which begins and ends with the alphabetically first of its words; empty: there is no cycle."""
     try:
         TopologicalSorter(implications).prepare()
     except CycleError as error:
@@ -108,9 +108,9 @@ def _together(sources: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, list[
 
 
 def _closure(implications: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """All words reached from each, nearest first; one more than is allowed, where there are too many."""
+    """The words that each word implies over any number of steps, nearest first; at most one more than is allowed."""
     closure: dict[str, tuple[str, ...]] = {}
-    for word in TopologicalSorter(implications).static_order():  # those that it implies come before it
+    for word in TopologicalSorter(implications).static_order():  # the words that it implies come before it
         implied = implications.get(word, ())
         if implied:
             reached = dict.fromkeys(chain(implied, *(closure.get(each, ()) for each in implied)))
@@ -134,11 +134,11 @@ def _shape_problems(given: Mapping[Any, tuple[Any, ...] | None]) -> Iterator[str
         yield f"not texts: {_listed(malformed)}"
     lone = [_shown(word) for word, implied in given.items() if implied is None]
     if lone:
-        yield f"what is implied must be a list of words, and is not for {_listed(lone)}"
+        yield f"implied words must be a list; no list is given for {_listed(lone)}"
 
 
 def _words(implied: Any) -> tuple[Any, ...] | None:
-    """None for what is no list of anything."""
+    """The implied words as a tuple; None: a caller gave something else than several words."""
     is_several = isinstance(implied, Iterable) and not isinstance(implied, str | bytes | bytearray | Mapping)
     return tuple(implied) if is_several else None
 
@@ -149,7 +149,7 @@ def _problems(implications: Mapping[str, Sequence[str]]) -> Iterator[str]:
     if malformed:
         yield f"not capability names: {_listed(malformed)}"
     if len(implications) > MAX_IMPLYING_WORDS:
-        yield f"{len(implications)} words imply others, of all sources together; the limit is {MAX_IMPLYING_WORDS}"
+        yield f"in all sources together, {len(implications)} words imply others; the limit is {MAX_IMPLYING_WORDS}"
     lavish = [_shown(word) for word, implied in implications.items() if len(implied) > MAX_IMPLIED_WORDS]
     if lavish:
         yield f"more than {MAX_IMPLIED_WORDS} words are implied by {_listed(lavish)}"
@@ -168,7 +168,7 @@ def _far_reaching(closure: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _shown(word: object) -> str:
-    """Short: what is shown here was refused, and may be of any size."""
+    """A short text: the refused word may have any size."""
     if type(word) is not str:
         return f"a {type(word).__name__}"
     return repr(word) if len(word) <= 2 * MAX_TERM_BYTES else f"{word[:MAX_TERM_BYTES]!r}…"

@@ -1,8 +1,8 @@
 """The window: a sketch of the last 1,024 to 2,048 durations, in two blocks.
 
-The newer block is being filled; when it is full, it replaces the older one. So what is older is forgotten altogether.
-One sketch that is halved whenever it is full would keep enough of a slow past to hold the 99th percentile up for 6,500
-calls; two blocks let go of it within 2,048.
+New durations go into the newer block. When it is full, it replaces the older one, whose durations are forgotten.
+A single sketch that is halved when it is full would remember a slow past too long: its 99th percentile would stay high
+for 6,500 calls. With two blocks it takes at most 2,048.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Window:
         self._add({key_of(milliseconds): 1}, 1)
 
     def merge(self, counts: Mapping[int, int]) -> None:
-        """Count many, given by key. Of more than a block holds, an even selection is kept, the longest among it."""
+        """Count many, given by key. If they are more than a block holds, an even selection with the longest is kept."""
         total = sum(counts.values())
         thinning = -(-total // BLOCK)
         if thinning > 1:
@@ -52,7 +52,7 @@ class Window:
         return quantiles(counts, fractions)
 
     def dump(self) -> tuple[Buckets, Buckets]:
-        """What `__init__` takes."""
+        """The blocks to store. `__init__` takes them."""
         return as_buckets(self._older), as_buckets(self._newer)
 
     def _add(self, counts: Mapping[int, int], total: int) -> None:

@@ -1,4 +1,4 @@
-"""Errors across the socket: the daemon's error is raised in the client as what it is, with all its fields."""
+"""Errors across the socket: the client raises the daemon's error, of the same class and with the same fields."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _KINDS: Final[dict[str, type[RegistryError]]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, RegistryError)
 }
 _ALL_TEXT: Final = 16 * 1024
-"""Bytes of one error's texts together: the daemon keeps them, for the case that the request is sent again."""
+"""Bytes of all texts of one error. The limit keeps the daemon's reply cache small."""
 _LONGEST_TEXT: Final = 4000
 _MOST_TEXTS: Final = 100
 
 
 def pack(request: int, error: BaseException) -> Failed:
-    """The answer to a request that failed. What is beyond 16 KB of texts is cut."""
+    """The answer to a request that failed. Texts beyond 16 KiB are cut."""
     if not isinstance(error, RegistryError):
         error = _internal(error)
     room = _Room(_ALL_TEXT)
@@ -51,7 +51,7 @@ def _internal(error: BaseException) -> RegistryError:
 
 
 class _Room:
-    """So many bytes for the texts of one error."""
+    """How many bytes are left for the texts of one error."""
 
     def __init__(self, left: int) -> None:
         self._left = left
@@ -64,7 +64,7 @@ class _Room:
         return self.cut(str(argument))
 
     def cut(self, text: str) -> str:
-        """As much as there is room for. Also makes it encodable: an error may quote what is not."""
+        """As much of the text as there is room for. An error may quote text that is not UTF-8, so it is escaped."""
         sound = text[: _LONGEST_TEXT + 1].encode("utf-8", "backslashreplace")
         most = max(0, min(_LONGEST_TEXT, self._left))
         self._left -= min(len(sound), most)

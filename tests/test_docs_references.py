@@ -119,9 +119,9 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_a_missing_name_is_told() -> None:
-    there = "`writer/commit.py`: `Committer.commit()` and `recover_word()`"
+    there = "`writer/recovery.py`: `recover_word()`"
     assert missing(there) == []
-    assert missing(there.replace("commit.py", "commits.py")) == ["writer/commits.py"]
+    assert missing(there.replace("recovery.py", "recoverys.py")) == ["writer/recoverys.py"]
     assert missing(there.replace("recover_word", "recovered")) == ["recovered"]
     assert missing("`writer/apply.py`: `apply()`.\n\n`Committer.commit()`") == []
     assert missing("- `writer/apply.py`: `apply()`\n- `writer/draft.py`: `apply()`") == ["apply"]

@@ -8,6 +8,7 @@ from typing import Final
 
 from dspy_registry.registry_store.changes import Alias, alias_codec
 from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.records import By
 
 DAMAGED: Final = Alias("", "")
 """The meaning of an alias whose bytes cannot be read: no module, until it is set again or removed."""
@@ -15,10 +16,10 @@ DAMAGED: Final = Alias("", "")
 _UNREAD: Final = -1
 
 
-def meaning_of(value: bytes) -> Alias:
-    """What an alias of these bytes means."""
+def meaning_of(value: bytes, key: bytes, format: int) -> Alias:
+    """What the alias means that is stored under this key as these bytes."""
     try:
-        meaning: Alias = alias_codec.load(value)
+        meaning: Alias = alias_codec.load(value, key, format)
     except CorruptRecordError:
         return DAMAGED
     return meaning
@@ -65,23 +66,26 @@ class StagedAliases:
     def __init__(self) -> None:
         self.meanings: dict[str, Alias | None] = {}
         self.by_name: dict[str, dict[str, bool]] = {}
+        self.by: dict[str, By | None] = {}
         self.added = 0
 
     def __bool__(self) -> bool:
         return bool(self.meanings)
 
-    def put(self, alias: str, old: Alias | None, new: Alias | None) -> None:
-        """Change what an alias means. None: it is not declared."""
+    def put(self, alias: str, old: Alias | None, new: Alias | None, by: By | None = None) -> None:
+        """Change what an alias means, as `by` asked. None: it is not declared, or it is not known who asked."""
         if old is not None:
             self.by_name.setdefault(old.name, {})[alias] = False
         if new is not None:
             self.by_name.setdefault(new.name, {})[alias] = True
         self.added += (new is not None) - (old is not None)
         self.meanings[alias] = new
+        self.by[alias] = by
 
     def absorb(self, later: StagedAliases) -> None:
         """Take over what was staged on top of this."""
         self.meanings.update(later.meanings)
+        self.by.update(later.by)
         for name, changes in later.by_name.items():
             self.by_name.setdefault(name, {}).update(changes)
         self.added += later.added

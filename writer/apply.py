@@ -12,6 +12,8 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import (
     LARGEST_LISTED_CHANGE,
     Action,
+    Alias,
+    AliasChange,
     Change,
     ModuleChange,
     State,
@@ -20,7 +22,7 @@ from dspy_registry.registry_store.changes import (
     implications_codec,
     state_codec,
 )
-from dspy_registry.registry_store.codec import seal_record
+from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
@@ -59,18 +61,24 @@ class _Application:
         self._draft = draft
         self._catalog: Catalog = draft.catalog
         self._now = now
+        self._format = draft.catalog.format
         self._revision = draft.catalog.state.revision + 1
         self._result = Operations()
         self._postings = PostingChanges()
         self._changes: list[ModuleChange] = []
+        self._expired_usage: dict[bytes, None] = {}
+        self._alias_changes: list[AliasChange] = []
         self._keys: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them, too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()
         declared = draft.implications
-        self._implications = None if declared is None else implications_codec.dump(declared)
-        self._new_words = self._old_words if self._implications is None else load_vocabulary(self._implications)
+        self._implications: bytes | None = None
+        self._new_words = self._old_words
+        if declared is not None:
+            self._implications = implications_codec.dump(declared, layout.META_VOCABULARY, self._format)
+            self._new_words = load_vocabulary(self._implications, self._format)
 
     def operations(self) -> Operations:
         """Everything of the draft, as puts and deletes."""
@@ -113,24 +121,27 @@ class _Application:
             self._put_record(entry, self._revision, self._now)
         elif stored is not None:
             self._result.deletes[layout.MODULES].append(name.encode())
+        if entry is None:
+            self._forget_usage_of_versions(name)
         self._log(name, stored, entry)
 
     def _remove_damaged(self, name: str) -> None:
         """Unregister a module whose record is damaged: its terms have to be found in the indexes."""
         sequence, terms = self._catalog.indexed_parts(name)
         self._result.deletes[layout.MODULES].append(name.encode())
+        self._forget_usage_of_versions(name)
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
-        self._changes.append(ModuleChange(name, "unregistered", self._catalog.last_version(name) + 1))
+        self._changes.append(self._changed(name, "unregistered", self._catalog.last_version(name) + 1))
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
         return (kept.version, kept.sequence) == (entry.version, entry.sequence)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source)
-        return seal_record(entry.encoded, kept)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
+        return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
         key = entry.info.name.encode()
@@ -142,21 +153,35 @@ class _Application:
         if expired <= 0:
             return
         key = layout.versioned_key(name, expired)
+        self._forget_usage(key)
         is_of_this_draft = self._result.puts[layout.HISTORY].pop(key, None) is not None
         if not is_of_this_draft and self._catalog.has_version(name, expired):
             self._result.deletes[layout.HISTORY].append(key)
 
+    def _forget_usage(self, key: bytes) -> None:
+        """The statistics of a version that is kept no longer."""
+        if self._draft.usage.get(key) is not None or self._catalog.usage_row(key) is not None:
+            self._expired_usage[key] = None
+
+    def _forget_usage_of_versions(self, name: str) -> None:
+        prefix = layout.versioned_prefix(name)
+        staged = (key for key in self._draft.usage if key.startswith(prefix))
+        for key in (*self._catalog.version_rows(name), *staged):
+            self._forget_usage(key)
+
     def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
-        action: Action = "updated"
-        version = 0
+        action: Action = "unregistered"
         if entry is not None:
-            version = entry.version
+            version, source = entry.version, entry.source
             action = "updated" if stored is not None else "registered"
         else:
             dropped = self._draft.dropped.get(name, ())
-            version = dropped[-1].version if dropped else stored.provenance.version if stored else 0
-            action = "unregistered"
-        self._changes.append(ModuleChange(name, action, version))
+            last = dropped[-1] if dropped else stored.provenance if stored else None
+            version, source = (last.version, last.source) if last else (0, "")
+        self._changes.append(self._changed(name, action, version, source))
+
+    def _changed(self, name: str, action: Action, version: int, source: str = "") -> ModuleChange:
+        return ModuleChange(name, action, version, self._draft.changed_by.get(name), source)
 
     # Indexes
 
@@ -209,7 +234,8 @@ class _Application:
 
     def _rows_of_names(self) -> None:
         for number, names in self._order.items():
-            self._put_or_delete(layout.SEQUENCES, layout.sequence_row_key(number), store_row(names))
+            key = layout.sequence_row_key(number)
+            self._put_or_delete(layout.SEQUENCES, key, store_row(names, key, self._format))
 
     def _put_or_delete(self, database: bytes, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -221,22 +247,31 @@ class _Application:
 
     def _aliases(self) -> None:
         for alias, meaning in self._draft.aliases.meanings.items():
-            if meaning != self._catalog.alias(alias):
-                dumped = None if meaning is None else alias_codec.dump(meaning)
-                self._put_or_delete(layout.ALIASES, alias.encode(), dumped)
+            before = self._catalog.alias(alias)
+            if meaning != before:
+                self._log_alias(alias, before, meaning)
+                key = alias.encode()
+                dumped = None if meaning is None else alias_codec.dump(meaning, key, self._format)
+                self._put_or_delete(layout.ALIASES, key, dumped)
                 self._keys[alias] = None
+
+    def _log_alias(self, alias: str, before: Alias | None, after: Alias | None) -> None:
+        source = after.source if after else before.source if before else ""
+        old, new = (meaning.name if meaning else None for meaning in (before, after))
+        self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
 
     def _layers(self) -> None:
         if self._draft.defaults is not None:
-            self._result.puts[layout.META][layout.META_DEFAULTS] = defaults_codec.dump(self._draft.defaults)
+            rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
+            self._result.puts[layout.META][layout.META_DEFAULTS] = rules
         for name, layers in self._draft.layers.items():
             old = self._catalog.layers(name)
             for source in old.keys() - layers.keys():
                 self._result.deletes[layout.LAYERS].append(layout.layer_key(name, source))
             for source, layer in layers.items():
-                dumped = layer_codec.dump(layer)
-                if source not in old or layer_codec.dump(old[source]) != dumped:  # as bytes: 1 is not True
-                    self._result.puts[layout.LAYERS][layout.layer_key(name, source)] = dumped
+                if source not in old or encode(old[source]) != encode(layer):  # as bytes: 1 is not True
+                    key = layout.layer_key(name, source)
+                    self._result.puts[layout.LAYERS][key] = layer_codec.dump(layer, key, self._format)
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
@@ -244,9 +279,10 @@ class _Application:
             return
         change = self._change()
         self._result.change = change
-        self._result.puts[layout.CHANGES][layout.revision_key(change.revision)] = change_codec.dump(change)
+        key = layout.revision_key(change.revision)
+        self._result.puts[layout.CHANGES][key] = change_codec.dump(change, key, self._format)
         state = State(change.revision, self._now, self._draft.next_sequence)
-        self._result.puts[layout.META][layout.META_STATE] = state_codec.dump(state)
+        self._result.puts[layout.META][layout.META_STATE] = state_codec.dump(state, layout.META_STATE, self._format)
 
     def _requests(self) -> None:
         visible_in = self._revision if self._result.change else self._catalog.state.revision
@@ -258,19 +294,28 @@ class _Application:
 
     def _usage(self) -> None:
         """Statistics make no revision: no cache of modules depends on them."""
-        for key, row in self._draft.usage.items():
+        for key, row in {**self._draft.usage, **self._expired_usage}.items():
             if row is None:
                 self._result.deletes[layout.USAGE].append(key)
             else:
                 self._result.puts[layout.USAGE][key] = row
 
     def _change(self) -> Change:
+        by = tuple(self._draft.authors)
         if len(self._changes) > LARGEST_LISTED_CHANGE:
-            return Change(self._revision, self._now, everything=True)
+            return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
         for changed in self._changes:
             # A damaged alias may have meant any module, and a reader may still have it cached.
             aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
             for key in (*lookup_keys(changed.name), *aliases):
                 self._keys[key] = None
-        return Change(self._revision, self._now, tuple(self._changes), tuple(self._keys), tuple(terms))
+        return Change(
+            self._revision,
+            self._now,
+            tuple(self._changes),
+            tuple(self._keys),
+            tuple(terms),
+            by=by,
+            aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
+        )

@@ -13,40 +13,56 @@ from dspy_registry.registry_store.changes import (
     State,
     alias_codec,
     implications_codec,
-    state_codec,
 )
-from dspy_registry.registry_store.codec import open_record
+from dspy_registry.registry_store.codec import decode_record, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.history import past_records
-from dspy_registry.registry_store.layers import Defaults, Layer, defaults_codec, layer_codec
+from dspy_registry.registry_store.layers import DISCOVERED, Defaults, Layer, defaults_codec, layer_codec
 from dspy_registry.registry_store.layout import (
     META_DEFAULTS,
-    META_STATE,
     META_VOCABULARY,
+    layer_key,
     sequence_row_key,
     split_posting_key,
     versioned_key,
+    versioned_prefix,
 )
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
-from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix
+from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
+from dspy_registry.writer.classes import ClassIndex
 
 
 class Catalog:
-    """Reads of one transaction. `aliases` is the index kept from earlier commits; None: a new one."""
+    """Reads of one transaction. `aliases` and `classes` are indexes kept from earlier commits; None: new ones."""
 
-    def __init__(self, txn: Transaction, dbs: Databases, aliases: AliasIndex | None = None) -> None:
+    def __init__(
+        self,
+        txn: Transaction,
+        dbs: Databases,
+        aliases: AliasIndex | None = None,
+        classes: ClassIndex | None = None,
+    ) -> None:
         self._txn = txn
         self._dbs = dbs
+        self._provenances: dict[str, Provenance | None] = {}
         self._alias_index = aliases or AliasIndex()
-        self.state: State = state_codec.load(txn.get(META_STATE, None, dbs.meta))
+        self._class_index = classes or ClassIndex()
+        self.format = dbs.format
+        self.state: State = lookup.load_state(txn, dbs)
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
         self.is_empty = not self._has_entries(dbs.modules)
+
+    @property
+    def dbs(self) -> Databases:
+        """The databases that it reads."""
+        return self._dbs
 
     def _has_entries(self, database: object) -> bool:
         return bool(self._txn.stat(database)["entries"])
@@ -73,7 +89,11 @@ class Catalog:
         terms = []
         for place, value in self._txn.cursor(self._dbs.postings):
             split = split_posting_key(place)
-            if split is not None and split[1] == block_of(sequence) and sequence in load_block(value):
+            if (
+                split is not None
+                and split[1] == block_of(sequence)
+                and sequence in load_block(value, place, self.format)
+            ):
                 terms.append(split[0].decode())
         return sequence, terms
 
@@ -81,15 +101,16 @@ class Catalog:
         """(sequence, name) of every row that can be read."""
         for key, value in self._txn.cursor(self._dbs.sequences):
             with suppress(CorruptRecordError):
-                yield from enumerate(load_row(value), int.from_bytes(key, "big") * NAMES_PER_ROW)
+                yield from enumerate(load_row(value, key, self.format), int.from_bytes(key, "big") * NAMES_PER_ROW)
 
     def names_in_row(self, number: int) -> list[str]:
         """The names of a row of sequences, GONE where there is no module. A copy, of the full length."""
-        value = self._txn.get(sequence_row_key(number), None, self._dbs.sequences)
+        key = sequence_row_key(number)
+        value = self._txn.get(key, None, self._dbs.sequences)
         if value is None:
             return [GONE] * NAMES_PER_ROW
         try:
-            names = load_row(value)
+            names = load_row(value, key, self.format)
         except CorruptRecordError:
             return self._names_from_records(number)
         return names + [GONE] * (NAMES_PER_ROW - len(names))
@@ -99,7 +120,7 @@ class Catalog:
         names = [GONE] * NAMES_PER_ROW
         for key, value in self._txn.cursor(self._dbs.modules):
             with suppress(CorruptRecordError):
-                stored = open_record(value, "a module")
+                stored = decode_record(value, "a module")
                 if row_of(stored.provenance.sequence) == number:
                     names[stored.provenance.sequence % NAMES_PER_ROW] = key.decode()
         return names
@@ -122,26 +143,42 @@ class Catalog:
             if layer.source.startswith(source_prefix):
                 yield name, layer
 
+    def name_of_class(self, place: str) -> str | None:
+        """The name that discovery registered a class by. None: it found none defined there, or several."""
+        if not self._class_index.is_read:
+            self._class_index.read(self._discovered())
+        return self._class_index.name_of(place)
+
+    def _discovered(self) -> Iterator[tuple[str, Layer]]:
+        """(name, layer) of every discovered module whose layer can be read."""
+        ending = layer_key("", DISCOVERED)
+        for key, value in self._txn.cursor(self._dbs.layers):
+            if key.endswith(ending):
+                with suppress(CorruptRecordError):
+                    yield key[: -len(ending)].decode(), layer_codec.load(value, key, self.format)
+
     def _layers_from(self, prefix: bytes) -> Iterator[tuple[str, Layer]]:
         for key, value in items_with_prefix(self._txn, self._dbs.layers, prefix):
-            yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value)
+            yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value, key, self.format)
 
     def alias(self, alias: str) -> Alias | None:
         """What an alias means: None when it is not declared, DAMAGED when it cannot be read."""
-        value = self._txn.get(alias.encode(), None, self._dbs.aliases)
-        return None if value is None else meaning_of(value)
+        key = alias.encode()
+        value = self._txn.get(key, None, self._dbs.aliases)
+        return None if value is None else meaning_of(value, key, self.format)
 
     def aliases_of(self, name: str) -> Collection[str]:
         """The aliases of a module. The name "" gives the damaged aliases."""
         return self._alias_index.of(name, self.state.revision, self._meanings)
 
     def _meanings(self) -> Iterator[tuple[str, Alias]]:
-        return ((key.decode(), meaning_of(value)) for key, value in self._txn.cursor(self._dbs.aliases))
+        rows = self._txn.cursor(self._dbs.aliases)
+        return ((key.decode(), meaning_of(value, key, self.format)) for key, value in rows)
 
     def aliases(self) -> dict[str, Alias]:
         """All declared aliases: reads every one. Raises CorruptRecordError."""
         rows = self._txn.cursor(self._dbs.aliases)
-        return {key.decode(): alias_codec.load(value) for key, value in rows}
+        return {key.decode(): alias_codec.load(value, key, self.format) for key, value in rows}
 
     @property
     def alias_count(self) -> int:
@@ -150,18 +187,19 @@ class Catalog:
 
     def implications(self) -> dict[str, Implications]:
         """Capability implications, by source."""
-        stored: dict[str, Implications] = implications_codec.load(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
-        return stored
+        stored = self._txn.get(META_VOCABULARY, None, self._dbs.meta)
+        implications: dict[str, Implications] = implications_codec.load(stored, META_VOCABULARY, self.format)
+        return implications
 
     @cached_property
     def defaults(self) -> Defaults:
         """The rules for discovered modules, by source."""
         stored = self._txn.get(META_DEFAULTS, None, self._dbs.meta)
-        return {} if stored is None else defaults_codec.load(stored)
+        return {} if stored is None else defaults_codec.load(stored, META_DEFAULTS, self.format)
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""
-        return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta))
+        return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta), self.format)
 
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""
@@ -172,10 +210,55 @@ class Catalog:
         """(key, value) of each row of `usage` whose key begins with `prefix`."""
         return items_with_prefix(self._txn, self._dbs.usage, prefix)
 
-    def unregistered_usage(self) -> int:
-        """About how many rows of `usage` are of unregistered modules. Below 0: some modules have no row."""
+    def unregistered_usage(self, enough: int) -> int:
+        """About how many rows of `usage` are of unregistered modules. Below 0: some modules have no row.
+
+        Rows of versions are told apart, which reads every key, only where the answer would be above `enough`.
+        """
         rows, modules = (self._txn.stat(database)["entries"] for database in (self._dbs.usage, self._dbs.modules))
+        if rows - modules > enough:
+            keys = self._txn.cursor(self._dbs.usage).iternext(keys=True, values=False)
+            rows -= sum(version_of_key(key) is not None for key in keys)
         return int(rows - modules)
+
+    def version_rows(self, name: str) -> list[bytes]:
+        """The keys of the rows of `usage` of all versions of this full name."""
+        return [key for key, _ in self.usage_rows(versioned_prefix(name)) if version_of_key(key) is not None]
+
+    def is_kept(self, name: str, version: int) -> bool:
+        """Whether a version of a registered module is in force or in its history."""
+        current = self._in_force(name)
+        return current is not None and (version == current.version or self.has_version(name, version))
+
+    def version_at(self, name: str, time: int) -> int:
+        """The version of a module that was in force at a time, in milliseconds since the epoch. 0: it is not known.
+
+        What was called before version 1 was registered counts as version 1.
+        """
+        current = self._in_force(name)
+        if current is None:
+            return 0
+        found = current if current.updated_at <= time else self._past_at(name, time, current)
+        return found.version if found.updated_at <= time or found.version == 1 else 0
+
+    def _in_force(self, name: str) -> Provenance | None:
+        """What is kept of the version in force. None: the module is not registered, or its record is damaged."""
+        if name not in self._provenances:
+            try:
+                stored = self.module(name)
+            except CorruptRecordError:
+                stored = None
+            self._provenances[name] = None if stored is None else stored.provenance
+        return self._provenances[name]
+
+    def _past_at(self, name: str, time: int, current: Provenance) -> Provenance:
+        """The version that was in force at a time, else the oldest one that is kept."""
+        found = current
+        for version, record in past_records(self._txn, self._dbs, name):
+            if version < current.version and found.updated_at > time:
+                with suppress(CorruptRecordError):
+                    found = open_record(record, name).provenance
+        return found
 
     def registered_name(self, asked: str) -> str | None:
         """The full name of the one registered module that `asked` means. None: it means no module, or several."""
@@ -191,7 +274,7 @@ class Catalog:
     def block(self, key: bytes) -> BitMap:
         """The block of a posting under this key. Empty when it is not stored."""
         value = self._txn.get(key, None, self._dbs.postings)
-        return BitMap() if value is None else load_block(value)
+        return BitMap() if value is None else load_block(value, key, self.format)
 
     def names_with(self, capability: str) -> tuple[str, ...]:
         """The names of all modules indexed under a capability."""
@@ -201,6 +284,6 @@ class Catalog:
 
 
 @lru_cache(maxsize=4)
-def load_vocabulary(stored: bytes) -> Vocabulary:
+def load_vocabulary(stored: bytes, format: int) -> Vocabulary:
     """The vocabulary of all sources in these bytes. Cached: nearly every commit needs the same one."""
-    return Vocabulary.combined(implications_codec.load(stored))
+    return Vocabulary.combined(implications_codec.load(stored, META_VOCABULARY, format))

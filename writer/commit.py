@@ -17,17 +17,20 @@ from typing import Any, Final
 import lmdb
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import Change, State, change_codec, state_codec
+from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreClosedError, StoreError
 from dspy_registry.registry_store.handles import translated
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.records import By
+from dspy_registry.registry_store.revision import RevisionFile
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.apply import Operations, apply
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.ownership import Ownership
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
@@ -41,11 +44,15 @@ class Committer:
         self._environment = environment
         self._lease = lease
         self._revision_file = revision_file
+        self._ownership = Ownership(environment, revision_file, lease)
         self._is_word_right = True  # the word says what landed
         self._is_disk_broken = False
         self._is_closed = False
         self._since_reaping = 0
+        self.last_change: Change | None = None
+        """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
         self._aliases = AliasIndex()
+        self._classes = ClassIndex()
 
     @property
     def revision(self) -> int:
@@ -59,30 +66,40 @@ class Committer:
             self._is_closed = True
 
     @property
+    def is_lost(self) -> bool:
+        """Whether another process took the registry's files from this writer: it commits nothing more."""
+        return self._ownership.lost is not None
+
+    @property
     def is_unused(self) -> bool:
         """Whether no module was ever registered."""
         with self._environment.reading() as txn:
             return Catalog(txn, self._environment.dbs).state.next_sequence == 0
 
-    def commit(self, stage: Callable[[Draft], None]) -> int:
+    def commit(self, stage: Callable[[Draft], None], by: By | None = None) -> int:
         """Let `stage` fill a draft and make it durable; the revision in which it is visible.
+
+        `by` asks for it. None: it is not known who does, or `stage` knows it of each part.
 
         An exception of `stage` is raised, and nothing is changed. A draft makes no new revision when readers cannot
         see a difference. Raises StoreError when the disk refuses, StoreClosedError after `close`.
         """
         with self._environment.write_gate:
+            self.last_change = None
             self._make_ready()
             txn = self._environment.begin_writing()
             try:
-                catalog = Catalog(txn, self._environment.dbs, self._aliases)
-                draft = Draft(catalog)
+                number = self._ownership.verify(txn)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes)
+                draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
                 if not operations:
                     txn.abort()
                     return catalog.state.revision
                 write(txn, self._environment, operations)
-                self._land(txn, operations)
+                self._land(txn, operations, number)
+                self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
             except lmdb.Error as error:
@@ -94,8 +111,10 @@ class Committer:
                 raise
             return operations.change.revision if operations.change else catalog.state.revision
 
-    def _land(self, txn: Any, operations: Operations) -> None:
+    def _land(self, txn: Any, operations: Operations, number: int) -> None:
         change = operations.change
+        if layout.LAYERS in operations.puts or layout.LAYERS in operations.deletes:
+            self._classes.forget()
         failpoints.reach("before_odd_word")
         # Whatever is raised from here on, a KeyboardInterrupt too, the next commit recovers the word.
         self._is_word_right = False
@@ -106,8 +125,10 @@ class Committer:
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
-        if layout.USAGE in operations.puts:
-            self._revision_file.usage_word[()] += 1.0
+        if change is None or layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
+            self._revision_file.count_silent_commit()
+        self._ownership.confirm()
+        self._ownership.note(number)
         self._is_word_right = True
         failpoints.reach("before_acknowledgement")
 
@@ -115,6 +136,8 @@ class Committer:
         """A commit needs the lease and a word that says what landed. Dead readers' slots are freed now and then."""
         if self._is_closed or not self._lease.is_held:
             raise closed(self._environment.folder)
+        if self._ownership.lost is not None:
+            raise self._ownership.lost
         if not self._is_word_right:
             self._recover()
         if self._since_reaping >= _COMMITS_BETWEEN_REAPINGS:
@@ -137,7 +160,7 @@ class Committer:
                 )
             self._environment.close()
             self._environment.open()
-        recover_word(self._environment, self._revision_file)
+        self._ownership.recover()
         self._is_word_right = True
 
 
@@ -147,33 +170,6 @@ def closed(folder: Path) -> StoreClosedError:
         f"the writer of {folder} is closed, or belongs to the process this one was forked from.",
         remedy="Open another writer, or send changes with WriterClient.",
     )
-
-
-def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
-    """Make the word say what really landed. False when word and registry have nothing to do with each other.
-
-    A commit that was announced and did not land is followed by an empty one of the same revision. Readers may have
-    seen its odd word with its announcement, and must never see that word with another announcement.
-    """
-    with environment.write_gate:
-        with environment.writing() as txn:
-            state = Catalog(txn, environment.dbs).state
-            word = revision_file.word[()]
-            if word == under_way(state.revision + 1):
-                state = State(state.revision + 1, state.committed_at, state.next_sequence)
-                _put_empty_commit(txn, environment, state)
-            elif word not in (committed(state.revision), under_way(state.revision)):
-                return False
-        revision_file.conclude(state.revision)
-        revision_file.usage_word[()] += 1.0  # statistics may have landed without it
-        return True
-
-
-def _put_empty_commit(txn: Any, environment: Environment, state: State) -> None:
-    change = Change(state.revision, state.committed_at)
-    key = layout.revision_key(state.revision)
-    txn.put(key, change_codec.dump(change), db=environment.dbs.changes)
-    txn.put(layout.META_STATE, state_codec.dump(state), db=environment.dbs.meta)
 
 
 def write(txn: Any, environment: Environment, operations: Operations) -> None:

@@ -21,9 +21,22 @@ from dspy_registry.registry_store.errors import (
     UnknownModuleError,
 )
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
-from dspy_registry.registry_store.layout import LAST_SEQUENCE, LAST_VERSION, MAX_ALIASES, MAX_ALIASES_OF_MODULE
-from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
+from dspy_registry.registry_store.layout import (
+    LAST_SEQUENCE,
+    LAST_VERSION,
+    MAX_ALIASES,
+    MAX_ALIASES_OF_MODULE,
+    versioned_key,
+    versioned_prefix,
+)
+from dspy_registry.registry_store.records import By, ModuleInfo
+from dspy_registry.registry_store.validation import (
+    check_expected_version,
+    check_version,
+    name_problems,
+    stored_name_problems,
+    validate_encoded,
+)
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import StagedAliases, aliases_after
 from dspy_registry.writer.catalog import Catalog
@@ -32,7 +45,10 @@ _SHADOWED = "a module has this full name, and full names always win"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft."""
+    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
+
+    `by` is whoever changed it last. None: not known.
+    """
 
     info: ModuleInfo
     encoded: bytes
@@ -40,14 +56,18 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     source: str
     sequence: int
     past: tuple[Entry, ...] = ()
+    by: By | None = None
 
 
 class Draft:
-    """Staged changes over the catalog, or over another draft."""
+    """Staged changes over the catalog, or over another draft. `by` asks for them. None: it is not known who does."""
 
-    def __init__(self, catalog: Catalog, parent: Draft | None = None) -> None:
+    def __init__(self, catalog: Catalog, parent: Draft | None = None, by: By | None = None) -> None:
         self.catalog = catalog
         self._parent = parent
+        self.by = by
+        self.authors: dict[By, None] = {} if by is None else {by: None}
+        self.changed_by: dict[str, By | None] = {}
         self.modules: dict[str, Entry | None] = {}
         self.dropped: dict[str, tuple[Entry, ...]] = {}
         self.layers: dict[str, dict[str, Layer]] = {}
@@ -71,14 +91,16 @@ class Draft:
         """
         self.requests[client] = answers
 
-    def child(self) -> Draft:
-        """A draft for one request. `absorb` it when the request has succeeded."""
-        return Draft(self.catalog, self)
+    def child(self, by: By | None = None) -> Draft:
+        """A draft for one request, of whoever asks for it. `absorb` it when the request has succeeded."""
+        return Draft(self.catalog, self, by)
 
     def absorb(self, child: Draft) -> None:
         """Take over all changes of a child."""
         self.modules.update(child.modules)
         self.dropped.update(child.dropped)
+        self.changed_by.update(child.changed_by)
+        self.authors.update(child.authors)
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
@@ -105,7 +127,7 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence)
+        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, by=kept.by)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -171,7 +193,7 @@ class Draft:
 
     def unregister(self, name: str) -> None:
         """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
-        if name_problems(name):
+        if stored_name_problems(name):
             raise UnknownModuleError(name)
         try:
             current = self.module(name)
@@ -204,14 +226,14 @@ class Draft:
             problems = (_SHADOWED,)
         if problems:
             raise InvalidModuleError(f"alias {alias!r}", problems)
-        if name_problems(name):
+        if stored_name_problems(name):
             raise UnknownModuleError(name)
         if self.module(name) is None:
             raise self.catalog.unknown(name)
         current, meaning = self.alias(alias), Alias(name, source)
         if current != meaning:
             self._refuse_one_too_many(alias, name, current)
-            self.aliases.put(alias, current, meaning)
+            self.aliases.put(alias, current, meaning, self.by)
 
     def _refuse_one_too_many(self, alias: str, name: str, current: Alias | None) -> None:
         problems = []
@@ -224,10 +246,10 @@ class Draft:
 
     def remove_alias(self, alias: str) -> None:
         """Remove an alias. Raises UnknownAliasError when it is not declared."""
-        current = None if name_problems(alias) else self.alias(alias)
+        current = None if stored_name_problems(alias) else self.alias(alias)
         if current is None:
             raise UnknownAliasError(alias)
-        self.aliases.put(alias, current, None)
+        self.aliases.put(alias, current, None, self.by)
 
     def set_implications(self, source: str, implications: Mapping[str, tuple[str, ...]]) -> None:
         """Replace the implications that a source declares. Raises VocabularyError."""
@@ -251,17 +273,52 @@ class Draft:
             if encode(with_defaults(name, layers, changed)) != encode(layers):
                 self.relayer(name, layers)
 
-    def relayer(self, name: str, layers: dict[str, Layer]) -> None:
-        """Replace what all sources but clients declare of a module. Raises InvalidModuleError."""
+    def relayer(self, name: str, layers: dict[str, Layer], *, releases: bool = False) -> None:
+        """Replace what all sources but clients declare of a module. `releases`: a client's record gives way to it.
+
+        Raises InvalidModuleError.
+        """
         layers = with_defaults(name, layers, self.all_defaults() if DISCOVERED in layers else {})
         current = self.module(name)
-        is_clients = current is not None and current.source == CLIENT
+        is_clients = current is not None and current.source == CLIENT and not releases
         if not is_clients and layers:
             info, source = merge(name, layers.values())
-            self._put(*validate_encoded(info), source, current)
+            self._put(*validate_encoded(info, is_registered=current is not None), source, current)
         elif not is_clients and current is not None:
             self._drop(name, current)
         self.layers[name] = layers
+
+    def reset_usage(self, name: str, version: int | None) -> None:
+        """Forget the statistics of a module, or of one version; None: of all. Raises UnknownModuleError.
+
+        `name` is a name that has statistics, a full name, an alias or a short name. A version without statistics is
+        no error. Raises InvalidArgumentError for what is no version.
+        """
+        check_version(version)
+        found = self._with_usage(name)
+        if found is None:
+            raise self.catalog.unknown(name)
+        if version is not None:
+            keys = [versioned_key(found, version)]
+        else:
+            staged = (key for draft in self._with_parents() for key in draft.usage)
+            prefix = versioned_prefix(found)
+            keys = [
+                found.encode(),
+                *self.catalog.version_rows(found),
+                *(key for key in staged if key.startswith(prefix)),
+            ]
+        for key in keys:
+            if self.usage_row(key) is not None:
+                self.usage[key] = None
+
+    def _with_usage(self, name: str) -> str | None:
+        """The module that a name means, or the name itself where it has statistics."""
+        if stored_name_problems(name):
+            return None
+        if self.module(name) is not None or self.usage_row(name.encode()) is not None:
+            return name
+        return self.catalog.registered_name(name)
 
     # How modules change
 
@@ -275,15 +332,18 @@ class Draft:
         if current is None:
             self._refuse_when_full()
             version = _after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence)
+            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, by=self.by)
             self.next_sequence += 1
         elif current.encoded != encoded:
             past = (*current.past, current) if self._is_staged(info.name) else ()
             version = _after(info.name, current.version)
-            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past)
+            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
-            self.modules[info.name] = msgspec.structs.replace(current, source=source)
+            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)
+        else:
+            return
+        self.changed_by[info.name] = self.by
 
     def _refuse_when_full(self) -> None:
         if self.next_sequence > LAST_SEQUENCE:
@@ -296,8 +356,9 @@ class Draft:
             # They will be acknowledged: no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
+        self.changed_by[name] = self.by
         for alias in tuple(self.aliases_of(name)):
-            self.aliases.put(alias, self.alias(alias), None)
+            self.aliases.put(alias, self.alias(alias), None, self.by)
 
     def _is_staged(self, name: str) -> bool:
         return any(name in draft.modules for draft in self._with_parents())

@@ -56,7 +56,7 @@ class PostingChanges:
                 block = added
                 if number <= last_stored:
                     block = (catalog.block(key) - removed) | added
-                yield key, store_block(block) if block else None
+                yield key, store_block(block, key, catalog.format) if block else None
 
     def _with_one_more(self, term: str, encoded: bytes, catalog: Catalog, last_stored: int) -> tuple[bytes, bytes]:
         (sequence,) = self._added[term]
@@ -64,7 +64,7 @@ class PostingChanges:
         key = posting_key(encoded, number)
         block = catalog.block(key) if number <= last_stored else BitMap()
         block.add(sequence)
-        return key, store_block(block)
+        return key, store_block(block, key, catalog.format)
 
     def _block_changes(self, term: str) -> Iterator[tuple[int, BitMap, BitMap]]:
         added, removed = self._added.get(term, ()), self._removed.get(term, ())

@@ -17,6 +17,9 @@ from pathlib import Path
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.errors import StorePermissionError, WriterLockedError
 from dspy_registry.registry_store.layout import LEASE_FILE
+from dspy_registry.registry_store.own_files import open_file
+from dspy_registry.registry_store.paths import file_identity
+from dspy_registry.writer.lease_holder import holder_of
 
 
 class Lease:
@@ -29,11 +32,13 @@ class Lease:
         self.path = folder / LEASE_FILE
         file = _open(self.path, group)
         self._descriptor = _Descriptor(file)
+        status = os.fstat(file)
+        self._identity = (status.st_dev, status.st_ino)
         # Runs once, in any thread and under any lock, and takes no lock. Not at exit, when threads may still write.
         self._finalizer = weakref.finalize(self, self._descriptor.close)
         self._finalizer.atexit = False
         if not _locked(file):
-            holder = _pid(os.pread(file, 32, 0))
+            holder = holder_of(file)
             self.release()
             raise WriterLockedError(str(folder), holder)
         try:
@@ -47,6 +52,10 @@ class Lease:
     def is_held(self) -> bool:
         """False after `release`, and in a process forked from the holder's."""
         return self._descriptor in _open_descriptors
+
+    def is_in_place(self) -> bool:
+        """Whether the lease's path still names the file that is locked: else a second writer may lock another one."""
+        return file_identity(self.path) == self._identity
 
     def release(self) -> None:
         """Give the lease up. The file stays: unlinking it would let two writers lock two files."""
@@ -96,15 +105,14 @@ def _open(path: Path, group: int | None) -> int:
 
 
 def _open_or_create(path: Path, group: int | None) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC
     try:
-        return os.open(path, flags)
+        return open_file(path, os.O_RDWR)
     except FileNotFoundError:
         pass
     with contextlib.suppress(FileExistsError):  # another writer was quicker
-        os.close(os.open(path, flags | os.O_CREAT | os.O_EXCL, access.mode_for_umask(access.LEASE)))
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, access.mode_for_umask(access.LEASE)))
         access.admit(path, group, access.LEASE)
-    return os.open(path, flags)
+    return open_file(path, os.O_RDWR)
 
 
 def _locked(file: int) -> bool:
@@ -119,20 +127,16 @@ def _locked(file: int) -> bool:
     return False
 
 
-def _pid(content: bytes) -> int | None:
-    return int(content) if content.isdigit() else None
-
-
 def lease_holder(folder: Path) -> int | None:
     """The pid of the registry's writer. None: there is no writer. 0: there is one, and its pid is not known."""
     try:
-        file = os.open(folder / LEASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        file = open_file(folder / LEASE_FILE, os.O_RDONLY)
+    except OSError:  # a link too
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _pid(os.pread(file, 32, 0)) or 0
+        return holder_of(file) or 0
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)  # though a child forked meanwhile has the file too

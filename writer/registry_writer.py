@@ -13,7 +13,7 @@ from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
-from dspy_registry.writer import reconcile
+from dspy_registry.writer import overrides, reconcile
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
 
@@ -36,6 +36,7 @@ class RegistryWriter:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._store = Store(registry_path(path))
+        self._by = os.geteuid(), os.getpid()
 
     def __repr__(self) -> str:
         return f"RegistryWriter({str(self._store.folder)!r})"
@@ -72,6 +73,24 @@ class RegistryWriter:
         """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return self._commit(lambda draft: draft.unregister(name))
 
+    def release(self, name: str) -> int:
+        """End an override: the module goes back to what manifests, core and discovery declare of it.
+
+        An override is a client's record, also one of a rollback, of a module that they declare, too. `name` is a full
+        name. Returns the revision in which this is visible; a module that is not overridden stays as it is. Raises
+        UnknownModuleError, and InvalidArgumentError when clients alone declare the module.
+        """
+        return self._commit(lambda draft: overrides.release(draft, name))
+
+    def rename_module(self, name: str, new_name: str) -> int:
+        """Give a client's module another name. Returns the revision in which it has it.
+
+        Its record and its aliases go to the new name. Its history and its statistics stay under the old one. Raises
+        UnknownModuleError, and InvalidModuleError when the new name is malformed or taken, or when manifests, core or
+        discovery declare the module: they would bring the old name back.
+        """
+        return self._commit(lambda draft: overrides.rename(draft, name, new_name))
+
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
@@ -103,6 +122,15 @@ class RegistryWriter:
         outcome.revision = revision
         return outcome
 
+    def reset_usage(self, name: str, version: int | None = None) -> None:
+        """Forget the statistics of a module, or of one version of it; None: of all versions, and the lifetime totals.
+
+        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. Each process
+        keeps what it saw itself of the last calls, and acts on that until calls complete. Raises UnknownModuleError,
+        InvalidArgumentError for what is no version.
+        """
+        self._commit(lambda draft: draft.reset_usage(name, version))
+
     def close(self) -> None:
         """Release the registry to other writers. Does nothing the second time."""
         self._store.close()
@@ -114,7 +142,7 @@ class RegistryWriter:
         self.close()
 
     def _commit(self, stage: Callable[[Draft], None]) -> int:
-        return self._store.committer.commit(stage)
+        return self._store.committer.commit(stage, self._by)
 
 
 def register_all(draft: Draft, batch: Sequence[ModuleInfo], progress: Progress | None = None) -> None:

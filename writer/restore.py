@@ -19,14 +19,15 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check_apart
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError
+from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgumentError, StoreError
+from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.leftovers import INCOMING
 from dspy_registry.writer.registry_writer import RegistryWriter
-from dspy_registry.writer.store import make_folder
+from dspy_registry.writer.store import make_folder, refuse_intruders
 
-INCOMING: Final = ".restoring"
 _SHOWN: Final = 3
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 
@@ -45,13 +46,16 @@ def restore(backup: Path, folder: Path) -> Restored:
     Raises WriterLockedError while a writer is open, RegistryNotFoundError where there is no backup, StoreError for
     a damaged backup and when the disk refuses, StorePermissionError, InvalidArgumentError.
     """
-    _refuse_unsound(backup, folder)
+    if file_identity(backup) == file_identity(folder) is not None:
+        raise InvalidArgumentError(f"{backup} is the registry itself.", remedy="Name the folder of a backup.")
+    refuse_unsound(backup)
     make_folder(folder)
-    with (backup / layout.DATA_FILE).open("rb") as data, _as_owner(folder):
+    with open_binary(backup / layout.DATA_FILE) as data, as_owner(folder):
+        _refuse_intruders(folder)
         lease = Lease(folder)
         try:
             with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
-                _put_in_place(data, folder)
+                put_in_place(data, folder)
         finally:
             lease.release()
         with RegistryWriter(folder) as writer:
@@ -59,7 +63,7 @@ def restore(backup: Path, folder: Path) -> Restored:
 
 
 @contextmanager
-def _as_owner(folder: Path) -> Iterator[None]:
+def as_owner(folder: Path) -> Iterator[None]:
     """As root, act as the folder's owner, so that the daemon can write the files made there."""
     status = folder.stat()
     if os.geteuid() != 0 or status.st_uid == 0:
@@ -75,23 +79,36 @@ def _as_owner(folder: Path) -> Iterator[None]:
         os.setegid(group)
 
 
-def _refuse_unsound(backup: Path, folder: Path) -> None:
-    if file_identity(backup) == file_identity(folder) is not None:
-        raise InvalidArgumentError(f"{backup} is the registry itself.", remedy="Name the folder of a backup.")
-    violations = [str(violation) for violation in check_apart(backup)]
+def refuse_unsound(folder: Path, remedy: str = "Nothing was changed. Restore another backup.") -> None:
+    """Raises StoreError, with this remedy, naming the first violations that `check` finds in a registry."""
+    violations = [str(violation) for violation in check_apart(folder)]
     if violations:
-        raise StoreError(
-            f"{backup} is not sound: {listed(violations, _SHOWN, '; ')}.",
-            remedy="Nothing was changed. Restore another backup.",
-        )
+        raise StoreError(f"{folder} is not sound: {listed(violations, _SHOWN, '; ')}.", remedy=remedy)
 
 
-def _put_in_place(data: BinaryIO, folder: Path) -> None:
-    """Copy beside the registry's data file, then rename: a rename is all or nothing."""
+def _refuse_intruders(folder: Path) -> None:
+    """What a writer would refuse. But a damaged registry is what a restore is for: its `revision` file tells it."""
+    try:
+        refuse_intruders(folder)
+    except DamagedStoreError as error:
+        raise DamagedStoreError(
+            error.message,
+            remedy="Nothing was changed. If nothing else uses this data.mdb, move it away, then repeat it.",
+        ) from error
+
+
+def put_in_place(data: BinaryIO, folder: Path) -> None:
+    """Put a data file in the place of the registry's, with its mode and group. The caller holds the lease.
+
+    Copy beside the registry's data file, then rename: a rename is all or nothing.
+    """
     incoming, current = folder / INCOMING, folder / layout.DATA_FILE
     try:
-        with incoming.open("wb") as file:
-            os.fchmod(file.fileno(), (current.stat() if current.exists() else os.fstat(data.fileno())).st_mode & 0o777)
+        with new_file(incoming) as file:
+            like = current.lstat() if current.exists() else os.fstat(data.fileno())
+            if current.exists() and like.st_gid != os.fstat(file.fileno()).st_gid:
+                os.fchown(file.fileno(), -1, like.st_gid)
+            os.fchmod(file.fileno(), like.st_mode & 0o777)
             shutil.copyfileobj(data, file)
             file.flush()
             os.fsync(file.fileno())

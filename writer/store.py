@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import lmdb
 
-from dspy_registry.registry_store import access, disk, layout, opening, sharing
+from dspy_registry.registry_store import access, disk, layout, lookup, opening, sharing
 from dspy_registry.registry_store.changes import Implications, State, implications_codec, state_codec
+from dspy_registry.registry_store.data_file import (
+    has_revision_file,
+    is_unfinished,
+    refuse_damaged,
+    refuse_freed_root,
+    refuse_loss,
+)
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
-    FormatVersionError,
+    DamagedStoreError,
     RegistryNotFoundError,
     StoreError,
     StorePermissionError,
 )
 from dspy_registry.registry_store.handles import translated
 from dspy_registry.registry_store.layers import CORE, Layer
+from dspy_registry.registry_store.own_files import refuse_others, refuse_unsafe_folder
 from dspy_registry.registry_store.records import to_plain
 from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
-from dspy_registry.writer.commit import Committer, closed, recover_word
+from dspy_registry.writer.commit import Committer, closed
 from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.leftovers import remove_leftovers
+from dspy_registry.writer.recovery import recover_word
 
 _REVISION_FILE_MODE = 0o644
+_FILES = (layout.DATA_FILE, layout.LOCK_FILE, layout.REVISION_FILE, layout.LEASE_FILE)
 
 
 class Store:
@@ -44,6 +56,7 @@ class Store:
         self._committer: Committer | None = None
         with disk.explained(folder):
             make_folder(folder, group)
+            refuse_intruders(folder)
             with sharing.shared_lock:  # no fork in between: a child would keep a lease that it does not know
                 self._lease = Lease(folder, group)
                 _stores.add(self)
@@ -59,10 +72,16 @@ class Store:
         return f"Store({str(self.folder)!r})"
 
     def _open(self) -> None:
-        if not (self.folder / layout.DATA_FILE).exists():
+        remove_leftovers(self.folder)
+        if is_unfinished(self.folder):
+            refuse_loss(self.folder)
+            (self.folder / layout.DATA_FILE).unlink(missing_ok=True)
             opening.create(self.folder, group=self._group)
-        elif not _has_its_lock_file(self.folder):
-            opening.create_lock_file(self.folder, group=self._group)
+        else:
+            refuse_damaged(self.folder)
+            refuse_freed_root(self.folder)
+            if not _has_its_lock_file(self.folder):
+                opening.create_lock_file(self.folder, group=self._group)
         self._environment = sharing.attach(self.folder, writable=True)
         try:
             self._environment.reap()
@@ -122,12 +141,23 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
+def refuse_intruders(folder: Path) -> None:
+    """Before the first file is touched: folders, files and data that a writer must leave alone.
+
+    Raises StoreError, StorePermissionError, and DamagedStoreError for another program's LMDB.
+    """
+    refuse_unsafe_folder(folder)
+    refuse_others(*(f"{folder}/{name}" for name in _FILES))
+    if not has_revision_file(folder) and not is_unfinished(folder):
+        sharing.refuse_foreign(folder)
+
+
 def make_folder(folder: Path, group: int | None = None) -> None:
     """Make the registry's folder. An existing one keeps its owner and mode. Raises StorePermissionError, StoreError."""
     if folder.is_dir():
         return
     try:
-        folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
+        _make_durably(folder)
     except FileExistsError as error:
         if not folder.is_dir():  # else another writer was quicker
             raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
@@ -139,6 +169,15 @@ def make_folder(folder: Path, group: int | None = None) -> None:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     else:
         _admit_to_new_folder(folder, group)
+
+
+def _make_durably(folder: Path) -> None:
+    """Make the folder and its missing parents, and sync the entry of each."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
+    for made in missing:
+        with suppress(PermissionError):  # a parent that this user may enter, not read
+            disk.sync(made.parent)
 
 
 def _admit_to_new_folder(folder: Path, group: int | None) -> None:
@@ -168,22 +207,20 @@ def seed(draft: Draft) -> None:
 
 
 def _ensure_identity(env: Environment) -> None:
-    """Check the format. A registry whose creation is new or was cut short gets its first head."""
+    """A registry whose creation is new or was cut short gets its first head."""
     with env.reading() as txn:
         found = txn.get(layout.META_FORMAT, None, env.dbs.meta)
     if found is None:
         _write_first_head(env)
-    elif int(found) != layout.FORMAT_VERSION:
-        raise FormatVersionError(int(found), layout.FORMAT_VERSION)
 
 
 def _write_first_head(env: Environment) -> None:
     core: dict[str, Implications] = {CORE: dict(CORE_IMPLICATIONS)}
     with env.writing(env.dbs.meta) as txn:
         txn.put(layout.META_ID, os.urandom(ID_BYTES))
-        txn.put(layout.META_STATE, state_codec.dump(State(0, 0, 0)))
-        txn.put(layout.META_VOCABULARY, implications_codec.dump(core))
-        txn.put(layout.META_FORMAT, b"%d" % layout.FORMAT_VERSION)
+        txn.put(layout.META_STATE, state_codec.dump(State(0, 0, 0), layout.META_STATE, env.dbs.format))
+        txn.put(layout.META_VOCABULARY, implications_codec.dump(core, layout.META_VOCABULARY, env.dbs.format))
+        txn.put(layout.META_FORMAT, b"%d" % env.dbs.format)
 
 
 def _own_revision_file(env: Environment) -> RevisionFile:
@@ -201,11 +238,8 @@ def _own_revision_file(env: Environment) -> RevisionFile:
         if belongs and recover_word(env, file):
             create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
             return RevisionFile(env.folder, writable=True)
-    except RegistryNotFoundError:
+    except (RegistryNotFoundError, DamagedStoreError):  # none, or not a sound one
         pass
-    except StoreError as error:
-        if isinstance(error, StorePermissionError):
-            raise
     return _new_identity(env)
 
 
@@ -219,10 +253,17 @@ def _refuse_foreign_lock_file(env: Environment) -> None:
         )
 
 
+def _tell_of_a_silent_commit(folder: Path) -> None:
+    """The commit of a killed writer may have become visible just now, and no word says so before the next commit."""
+    with suppress(StoreError):
+        RevisionFile(folder, writable=True).count_silent_commit()
+
+
 def _new_identity(env: Environment) -> RevisionFile:
     registry_id = os.urandom(ID_BYTES)
     with env.writing(env.dbs.meta) as txn:
+        _tell_of_a_silent_commit(env.folder)
         txn.put(layout.META_ID, registry_id)
-        state = state_codec.load(txn.get(layout.META_STATE))
+        state = lookup.load_state(txn, env.dbs)
     create_revision_file(env.folder, registry_id, state.revision, _REVISION_FILE_MODE)
     return RevisionFile(env.folder, writable=True)

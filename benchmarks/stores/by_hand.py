@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,6 +106,7 @@ class ByHand:
 def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
     """Key and value of every record, row of names and posting block."""
     now = time.time_ns() // 1_000_000
+    by = os.geteuid(), os.getpid()
     vocabulary = Vocabulary(CORE_IMPLICATIONS)
     modules = []
     rows: dict[int, list[str]] = defaultdict(lambda: [GONE] * NAMES_PER_ROW)
@@ -112,12 +114,15 @@ def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any
     for sequence, name in enumerate(before):
         rows[row_of(sequence)][sequence % NAMES_PER_ROW] = name
     for sequence, info in enumerate(infos, len(before)):
-        kept = Provenance(version=1, revision=2, updated_at=now, source=CLIENT, sequence=sequence)
-        modules.append((info.name.encode(), seal_record(encode(info), kept)))
+        kept = Provenance(version=1, revision=2, updated_at=now, source=CLIENT, sequence=sequence, by=by)
+        modules.append((info.name.encode(), seal_record(encode(info), kept, layout.FORMAT_VERSION)))
         rows[row_of(sequence)][sequence % NAMES_PER_ROW] = info.name
         for term in terms(info, vocabulary):
             members[term].append(sequence)
-    sequences = [(layout.sequence_row_key(number), store_row(names)) for number, names in rows.items()]
+    sequences = []
+    for number, names in rows.items():
+        key = layout.sequence_row_key(number)
+        sequences.append((key, store_row(names, key, layout.FORMAT_VERSION)))
     return modules, sequences, _posting_blocks(members)
 
 
@@ -128,5 +133,6 @@ def _posting_blocks(members: dict[str, list[int]]) -> list[tuple[bytes, bytes]]:
         for sequence in sequences:
             blocks[sequence >> layout.BLOCK_BITS].append(sequence)
         for number, block in blocks.items():
-            found.append((layout.posting_key(term.encode(), number), store_block(BitMap(block))))
+            key = layout.posting_key(term.encode(), number)
+            found.append((key, store_block(BitMap(block), key, layout.FORMAT_VERSION)))
     return found

@@ -17,9 +17,11 @@ from dspy_registry.cli.waiting import when_started
 def check(path: Path | None, as_json: bool) -> int:
     """Check that records, indexes, aliases, history and change log agree, and that none is damaged.
 
-    A writer may be at work meanwhile. Exits with 1 when something is wrong.
+    A writer may be at work meanwhile. Exits with 1 when something is wrong. Names that an earlier release took and this
+    one would not are listed; they are not wrong, and `rename` mends them.
     """
     from dspy_registry.registry_store.check.checker import check_apart
+    from dspy_registry.registry_store.check.old_names import OldNames, old_names
     from dspy_registry.registry_store.paths import registry_path
 
     folder = registry_path(path)
@@ -28,10 +30,16 @@ def check(path: Path | None, as_json: bool) -> int:
     # A separate process looks, because reading a damaged file can kill the process that reads.
     with console.spinner(f"checking {folder}", quiet=as_json):
         violations = list(check_apart(folder))
+    old = OldNames() if violations else old_names(folder)
     if as_json:
-        console.print_json({"path": str(folder), "violations": [msgspec.to_builtins(found) for found in violations]})
+        plain = [msgspec.to_builtins(found) for found in violations]
+        console.print_json({"path": str(folder), "violations": plain, "old_names": msgspec.to_builtins(old)})
     else:
         click.echo("\n".join(map(str, violations)) or f"{folder} is sound")
+        for name in old.modules:
+            console.print_warning(f"{name!r} is no name for a module any longer: `dspy-registry rename` gives another.")
+        for alias in old.aliases:
+            console.print_warning(f"{alias!r} is no alias any longer: set another, and remove it.")
     return 1 if violations else 0
 
 

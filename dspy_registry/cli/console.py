@@ -51,14 +51,30 @@ def json_option(command: Decorated) -> Decorated:
 # JSON
 
 
+def encode_json(value: Any) -> bytes:
+    """The JSON of a value. Text that is no UTF-8, as a command's arguments may be, is escaped: \\udcff."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_escaped(msgspec.to_builtins(value)))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def print_json(value: Any) -> None:
     """One document, indented."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(msgspec.json.format(encode_json(value), indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """One document on one line."""
-    click.echo(msgspec.json.encode(value))
+    click.echo(encode_json(value))
 
 
 def print_json_items(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
@@ -73,7 +89,7 @@ def print_json_items(head: dict[str, Any], key: str, items: Iterable[Any]) -> No
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return encode_json(value).decode()
 
 
 # For people
@@ -106,7 +122,7 @@ def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = Fa
     """What went wrong and what helps, on stderr."""
     if as_json:
         error = {"error": {"type": kind, "message": message, "remedy": remedy}}
-        click.echo(msgspec.json.encode(error), err=True)
+        click.echo(encode_json(error), err=True)
         return
     say(f"{click.style('error:', fg='red', bold=True)} {printable(message)}")
     if remedy:

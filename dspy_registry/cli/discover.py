@@ -78,6 +78,7 @@ def _facts(report: DiscoveryReport) -> dict[str, Any]:
     return {
         "modules": [to_plain(info) for info in report.modules],
         "failures": [{"package": failure.package, "reason": failure.reason} for failure in report.failures],
+        "incomplete": list(report.incomplete),
         "python": report.python,
         "dspy_version": report.dspy_version,
     }
@@ -90,6 +91,12 @@ def _show(report: DiscoveryReport, facts: dict[str, Any]) -> None:
     console.say(f"{len(report.modules)} modules found; {_dspy_of(report)}")
     for failure in report.failures:
         console.print_warning(f"{failure.package}: {failure.reason}")
+    if report.incomplete:
+        from dspy_registry.writer.discovery.package_watch import shown
+        from dspy_registry.writer.discovery.report import COMPLETING
+
+        console.print_warning(f"nothing is known of what these can do: {shown(report.incomplete)}")
+        console.say(COMPLETING)
     if done := facts.get("registered"):
         counts = ", ".join(f"{len(done[what])} {what}" for what in ("declared", "withdrawn", "refused"))
         console.say(f"{counts}, as of revision {done['revision']}")

@@ -11,12 +11,13 @@ import click
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.lookup import plain
 from dspy_registry.cli.waiting import open_registry
+from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.history import Versions, changed_fields
 from dspy_registry.registry_store.records import StoredModule
 
-_COLUMNS: Final = ("version", "revision", "updated", "source", "changed")
-_SPARE: Final = ("revision", "source")
+_COLUMNS: Final = ("version", "revision", "updated", "source", "by", "changed")
+_SPARE: Final = ("revision", "by", "source")
 
 
 class _Row(NamedTuple):
@@ -77,9 +78,10 @@ def _compared(before: _Row, after: _Row) -> _Row:
 
 def _cells(row: _Row) -> tuple[object, ...]:
     if row.stored is None:
-        return row.version, None, None, None, "damaged"
+        return row.version, None, None, None, None, tables.Marked("damaged", "red")
     kept = row.stored.provenance
-    return kept.version, kept.revision, console.local_time(kept.updated_at), kept.source, row.changed
+    when, by = console.local_time(kept.updated_at), shown_requester(kept.by)
+    return kept.version, kept.revision, when, kept.source, by, row.changed
 
 
 def _plain(row: _Row) -> dict[str, Any]:

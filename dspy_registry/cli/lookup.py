@@ -13,6 +13,7 @@ import click
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.vocabulary import LEVELS
 
@@ -33,6 +34,22 @@ def _filters(command: Decorated) -> Decorated:
                 multiple=True,
                 metavar="WORD",
                 help="Has this capability, or one that implies it. Repeated: has all of them.",
+                shell_complete=completion.capabilities,
+            ),
+            click.option(
+                "--any-capability",
+                "any_capabilities",
+                multiple=True,
+                metavar="WORD",
+                help="Repeated: has at least one of these, directly or implied.",
+                shell_complete=completion.capabilities,
+            ),
+            click.option(
+                "--without-capability",
+                "without_capabilities",
+                multiple=True,
+                metavar="WORD",
+                help="Has it neither directly nor implied. Repeated: none of them.",
                 shell_complete=completion.capabilities,
             ),
             click.option("--category", metavar="WORD", help="Of this category.", shell_complete=completion.categories),
@@ -63,30 +80,41 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         stored = snapshot.describe(name)
         given = snapshot.explain(name) if explain else None
+        shown = _shown(snapshot, stored)
     if as_json:
-        console.print_json({**plain(stored), **({} if given is None else {"explained": given})})
+        console.print_json({**shown, **({} if given is None else {"explained": given})})
     else:
-        tables.print_fields(_rows(stored, given))
+        tables.print_fields(_rows(stored, shown, given))
 
 
 def plain(stored: StoredModule) -> dict[str, Any]:
     """A module for JSON: its fields, and under `provenance` what the registry recorded about it."""
     kept = stored.provenance
-    provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source")}
+    provenance = {name: getattr(kept, name) for name in ("version", "revision", "updated_at", "source", "by")}
     return {**to_plain(stored.info), "provenance": provenance}
 
 
-def _rows(stored: StoredModule, given: dict[str, str] | None) -> Iterator[tuple[object, ...]]:
+def _shown(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
+    """What `plain` gives, with what a snapshot knows beside: implied capabilities, and what is overridden."""
+    name = stored.info.name
+    beside = {"implied_capabilities": snapshot.implied_capabilities(name), "overrides": snapshot.overridden(name)}
+    return {**plain(stored), **beside}
+
+
+def _rows(stored: StoredModule, beside: dict[str, Any], given: dict[str, str] | None) -> Iterator[tuple[object, ...]]:
     shown = {**to_plain(stored.info), "estimated_duration": f"{stored.info.estimated_duration} ms"}
     for field, value in shown.items():
         keyed = {f"{field}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {field: value}
         for key, item in keyed.items():
             source = () if given is None or key == "name" else (f"({given[key]})",)
             yield (key, item, *source)
+        if field == "capabilities" and beside["implied_capabilities"]:
+            yield "implied", beside["implied_capabilities"]
     kept = stored.provenance
     yield "version", kept.version
     yield "revision", kept.revision
-    yield "source", kept.source
+    yield "source", _source(kept.source, beside["overrides"])
+    yield "by", shown_requester(kept.by)
     yield "updated", console.local_time(kept.updated_at)
 
 
@@ -124,10 +152,10 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
     """Print the modules that meet the conditions; their number."""
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
-        stored = map(snapshot.describe, found)
-        hints = [] if found or as_json else _hints(snapshot, conditions["capabilities"])
+        modules = (_shown(snapshot, snapshot.describe(name)) for name in found)
+        hints = [] if found or as_json else _hints(snapshot, _wanted(conditions))
         if as_json:
-            items: Iterable[Any] = found if names_only else map(plain, stored)
+            items: Iterable[Any] = found if names_only else modules
             console.print_json_items({"revision": snapshot.revision}, "modules", items)
         elif names_only:
             for name in found:
@@ -135,7 +163,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
         elif found:
             columns = (*tables.MODULE_COLUMNS, "source")
             spare = ("source", *tables.SPARE_MODULE_COLUMNS)
-            tables.print_table(columns, map(_row, stored), spare=spare)
+            tables.print_table(columns, (_row(snapshot, name) for name in found), spare=spare)
         else:
             console.say("no module meets these conditions")
     for hint in hints:
@@ -156,5 +184,17 @@ def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
     ]
 
 
-def _row(stored: StoredModule) -> tuple[object, ...]:
-    return (*tables.module_row(stored.info), stored.provenance.source)
+def _wanted(conditions: dict[str, Any]) -> Iterable[str]:
+    return (*conditions["capabilities"], *conditions["any_capabilities"])
+
+
+def _row(snapshot: Snapshot, name: str) -> tuple[object, ...]:
+    """A row of the table. A capability that others only imply is in brackets."""
+    stored = snapshot.describe(name)
+    implied = (f"({word})" for word in snapshot.implied_capabilities(name))
+    row = tables.module_row(stored.info, (*stored.info.capabilities, *implied))
+    return (*row, _source(stored.provenance.source, snapshot.overridden(name)))
+
+
+def _source(source: str, overridden: Iterable[str]) -> str:
+    return " over ".join((source, *overridden))

@@ -42,7 +42,8 @@ def check(directory: Path, path: Path | None, as_json: bool) -> int:
     """Check every manifest in DIRECTORY, each alone and all together.
 
     Needs no registry. With --path, they are also checked against that registry: whether the modules exist that
-    aliases lead to, for example. Changes nothing. Exits with 1 when something is wrong.
+    aliases lead to, and which modules a client's record overrides. Changes nothing. Exits with 1 when something is
+    wrong.
     """
     from dspy_registry.writer.manifests.attach import validate_tree
     from dspy_registry.writer.manifests.folder_watch import plain_error
@@ -51,11 +52,19 @@ def check(directory: Path, path: Path | None, as_json: bool) -> int:
     if as_json:
         errors = [plain_error(error) for error in report.errors]
         console.print_json(
-            {"directory": report.directory, "files": report.files, "modules": report.modules, "errors": errors}
+            {
+                "directory": report.directory,
+                "files": report.files,
+                "modules": report.modules,
+                "errors": errors,
+                "overrides": report.overrides,
+            }
         )
     else:
         for error in report.errors:
             console.print_error("", str(error))
+        for name in report.overrides:
+            console.print_warning(f"{name}: a client's record overrides it; see `dspy-registry release`.")
         counts = ((report.files, "file"), (report.modules, "module"), (len(report.errors), "error"))
         console.say(", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts))
     return 1 if report.errors else 0

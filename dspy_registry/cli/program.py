@@ -51,6 +51,8 @@ COMMANDS: Final = {
     "list": ("lookup", "list_modules"),
     "manifests": ("manifests", "manifests"),
     "register": ("register", "register"),
+    "release": ("rename", "release"),
+    "rename": ("rename", "rename"),
     "restore": ("restore", "restore"),
     "rollback": ("rollback", "rollback"),
     "route": ("route", "route"),
@@ -59,6 +61,7 @@ COMMANDS: Final = {
     "stats": ("stats", "stats"),
     "status": ("status", "status"),
     "unregister": ("register", "unregister"),
+    "upgrade": ("upgrade", "upgrade"),
     "watch": ("watch", "watch"),
 }
 
@@ -111,7 +114,7 @@ class CommandGroup(click.Group):
         _fill_standard_streams()
         try:
             status = run()
-        except (click.ClickException, RegistryError, OSError) as error:
+        except (click.ClickException, RegistryError, OSError, UnicodeError) as error:
             status = _report(error, as_json="--json" in arguments)
         except (click.Abort, KeyboardInterrupt):
             status = INTERRUPTED

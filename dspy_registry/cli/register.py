@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from dspy_registry.cli import completion, console
+from dspy_registry.cli.beneath import declaring_manifests, warn_of_overrides
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.vocabulary import LEVELS
@@ -91,8 +92,10 @@ def register(
             with console.progress("registering", quiet=as_json) as report:
                 revision = writer.register_modules(modules, progress=report)
     what = modules[0].name if len(modules) == 1 else f"{len(modules)} modules"
-    facts = {"revision": revision, "names": [module.name for module in modules]}
-    console.print_done(f"registered {what}", facts, as_json=as_json)
+    names = [module.name for module in modules]
+    console.print_done(f"registered {what}", {"revision": revision, "names": names}, as_json=as_json)
+    if not as_json:
+        warn_of_overrides(path, names)
 
 
 def _modules(file: IO[bytes] | None, fields: dict[str, Any]) -> list[ModuleInfo]:
@@ -135,6 +138,7 @@ def unregister(names: tuple[str, ...], embedded: bool, path: Path | None, as_jso
     unknown: list[str] = []
     revision = None
     with open_writer(path, embedded) as writer:
+        returning = declaring_manifests(path, dict.fromkeys(names))
         for name in dict.fromkeys(names):
             try:
                 revision = writer.unregister_module(name)
@@ -143,7 +147,11 @@ def unregister(names: tuple[str, ...], embedded: bool, path: Path | None, as_jso
                 console.print_error(type(error).__name__, error.message, error.remedy, as_json=as_json)
                 unknown.append(name)
     if as_json:
-        console.print_json({"revision": revision, "names": removed, "unknown": unknown})
+        back = {name: source for name, source in returning.items() if name in removed}
+        console.print_json({"revision": revision, "names": removed, "unknown": unknown, "declared_by": back})
     elif removed:
         console.print_done(f"unregistered {', '.join(removed)}", {"revision": revision}, as_json=False)
+        for name in filter(returning.__contains__, removed):
+            brings_back = "the next change of that folder, or the daemon's next start, brings it back"
+            console.print_warning(f"{returning[name]} declares {name}: {brings_back}. Remove it there.")
     return 1 if unknown else 0

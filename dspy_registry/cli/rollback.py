@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import completion, console
+from dspy_registry.cli.beneath import warn_of_overrides
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import when_started
 
@@ -45,3 +46,5 @@ def rollback(name: str, version: int | None, embedded: bool, path: Path | None, 
     if done.version == versions.in_force:
         what = f"{done.name} is as in version {done.restored} already: version {done.version}"
     console.print_done(what, msgspec.structs.asdict(done), as_json=as_json)
+    if not as_json:
+        warn_of_overrides(path, [done.name])

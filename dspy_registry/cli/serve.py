@@ -17,30 +17,39 @@ if TYPE_CHECKING:
     from dspy_registry.writer.daemon.lifecycle import Daemon
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("text", "json")
 
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
 @click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
+@click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
 @console.path_option
-def serve(group: str | None, log_level: str, path: Path | None, **watched: Any) -> None:
+def serve(
+    group: str | None, report_group: str | None, log_level: str, log_format: str, path: Path | None, **watched: Any
+) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
     Creates the registry if there is none. The log goes to stderr; its line "process PID serves FOLDER" means that
-    clients can connect. Accepted requests are finished before the daemon ends.
+    clients can connect. Each change has a line: what it changed, and who asked for it. Accepted requests are finished
+    before the daemon ends.
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
     extension = watching(**watched)
-    _log_to_stderr(log_level)
-    run(path, ready=_say_ready, group=group, extensions=[extension])
+    _log_to_stderr(log_level, log_format)
+    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension])
     logging.getLogger("dspy_registry").info("ended")
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, form: str) -> None:
+    from dspy_registry.writer.daemon.change_lines import JsonFormatter
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else text)
     log = logging.getLogger("dspy_registry")
     log.addHandler(handler)
     log.setLevel(level.upper())

@@ -2,79 +2,130 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from dspy_registry.cli import console, tables
-from dspy_registry.cli.waiting import attach_complete
+from dspy_registry.cli import console, store_facts, tables
+from dspy_registry.registry_store.errors import RegistryError
+
+_PATIENCE: Final = 10.0  # seconds that the daemon may be silent
+_PAUSE: Final = 0.2  # seconds between two looks
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
+@click.option(
+    "--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait so long until all is well."
+)
 @console.path_option
 @console.json_option
-def status(path: Path | None, as_json: bool) -> int:
-    """Show what the registry holds and the state of its daemon.
+def status(wait: float, path: Path | None, as_json: bool) -> int:
+    """Show what the registry holds, the state of its daemon, and what is wrong.
 
-    Exits with 1 when no daemon answers, or this user may not ask it.
+    Exits with 1 when something is: no daemon answers, or this user may not ask it; a commit hangs; acknowledged changes
+    are missing; a manifest, the discovery, the last check or the last backup is in error; the folder lacks space for a
+    commit.
     """
     from dspy_registry.registry_store.paths import registry_path
 
-    folder = registry_path(path)
-    facts: dict[str, Any] = {"registry": _stored(folder), "daemon": None, "unreachable": None}
-    facts.update(_daemon(folder))
+    facts = _facts_once_well(registry_path(path), time.monotonic() + wait)
     if as_json:
         console.print_json(facts)
     else:
         tables.print_fields(_rows(facts))
-    return 0 if facts["daemon"] else 1
+    return 1 if facts["problems"] else 0
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    """What is known without a daemon. Raises RegistryNotFoundError."""
-    from dspy_registry.registry_store.layout import DATA_FILE
-    from dspy_registry.registry_store.sharing import detach
-    from dspy_registry.writer.catalog import Catalog
-    from dspy_registry.writer.lease import lease_holder
-
-    environment = attach_complete(folder)
-    try:
-        with environment.reading() as txn:
-            state = Catalog(txn, environment.dbs).state
-            modules = txn.stat(environment.dbs.modules)["entries"]
-    finally:
-        detach(environment)
-    return {
-        "path": str(folder),
-        "revision": state.revision,
-        "committed_at": state.committed_at,
-        "modules": modules,
-        "data_bytes": (folder / DATA_FILE).stat().st_size,
-        "writer_pid": lease_holder(folder),
-    }
+def _facts_once_well(folder: Path, deadline: float) -> dict[str, Any]:
+    """The facts as soon as nothing is wrong, or those of the deadline."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            facts = _facts(folder, min(_PATIENCE, left) if left > _PAUSE else _PATIENCE)
+            if not facts["problems"] or left <= 0:
+                return facts
+        except RegistryError:
+            if left <= 0:
+                raise
+        time.sleep(_PAUSE)
 
 
-def _daemon(folder: Path) -> dict[str, Any]:
-    """The daemon's own status, or why it cannot be asked."""
+def _facts(folder: Path, patience: float) -> dict[str, Any]:
+    from dspy_registry.registry_store.disk import free_bytes
+
+    stored = {**store_facts.stored_facts(folder), "free_bytes": free_bytes(folder)}
+    facts = {"registry": stored, "daemon": None, "unreachable": None, **_daemon(folder, patience)}
+    facts = store_facts.with_first_seen(facts)
+    return {**facts, "problems": list(problems(facts))}
+
+
+def _daemon(folder: Path, patience: float) -> dict[str, Any]:
+    """The daemon's own status, or why it cannot be asked. It may be silent for `patience` seconds."""
     import msgspec
 
-    from dspy_registry.registry_store.errors import RegistryError
     from dspy_registry.writer.client.client import WriterClient
 
     try:
-        with WriterClient(folder) as client:
+        with WriterClient(folder, timeout=patience) as client:
             return {"daemon": msgspec.structs.asdict(client.status())}
     except RegistryError as error:
         unreachable = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
         return {"unreachable": unreachable}
 
 
+# What is wrong
+
+
+def problems(facts: dict[str, Any]) -> Iterator[str]:
+    """A line for everything that an operator has to mend."""
+    daemon = facts["daemon"]
+    if daemon is None:
+        yield f"daemon: {_why_not(facts['unreachable'])}"
+    else:
+        if daemon["hanging"]:
+            yield "daemon: a commit takes so long that it may never end; look at the disk"
+        for name, section in daemon["sections"].items():
+            yield from _section_problems(name, section)
+    if facts["registry"]["missing"]:
+        yield f"registry: {facts['registry']['missing']}"
+    yield from _space_problems(facts["registry"]["free_bytes"])
+
+
+def _section_problems(name: str, section: Any) -> Iterator[str]:
+    """Of any section: what it says under `error`, and how many `errors` it lists."""
+    if not isinstance(section, dict):
+        return
+    if section.get("error"):
+        yield f"{name}: {section['error']}"
+    if errors := section.get("errors"):
+        count = len(errors) if isinstance(errors, list) else errors
+        yield f"{name}: {count} {'error' if count == 1 else 'errors'}"
+
+
+def _space_problems(free: int | None) -> Iterator[str]:
+    from dspy_registry.registry_store.disk import COMMIT_BYTES
+
+    if free is not None and free < COMMIT_BYTES:
+        yield f"disk: {free:,} bytes are free, and a commit may need {COMMIT_BYTES:,}"
+
+
+def _why_not(unreachable: dict[str, str]) -> str:
+    if unreachable["type"] == "WriterUnavailableError":
+        return "none answers"
+    return f"cannot be asked: {unreachable['message']} {unreachable['remedy']}"
+
+
+# For people
+
+
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    stored = facts["registry"]
-    for key, value in stored.items():
-        yield from _field_rows(key, value)
+    for problem in facts["problems"]:
+        yield "problem", tables.Marked(problem, "red")
+    for key, value in facts["registry"].items():
+        yield from store_facts.reader_rows(value) if key == "readers" else _field_rows(key, value)
     daemon = facts["daemon"]
     if daemon is None:
         yield "daemon", _why_not(facts["unreachable"])
@@ -89,18 +140,15 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
             yield from _field_rows(key, value)
 
 
-def _why_not(unreachable: dict[str, str]) -> str:
-    if unreachable["type"] == "WriterUnavailableError":
-        return "none answers"
-    return f"cannot be asked: {unreachable['message']} {unreachable['remedy']}"
-
-
 def _field_rows(key: str, value: Any) -> Iterator[tuple[str, object]]:
     """Rows of one field. A list of mappings, such as manifest errors, gives its length, then a row each."""
+    is_error = key.endswith((".error", ".errors"))
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         yield key, len(value)
-        yield from ((key, ": ".join(str(part) for part in item.values() if part not in (None, ""))) for item in value)
+        for item in value:
+            text = ": ".join(str(part) for part in item.values() if part not in (None, ""))
+            yield key, tables.Marked(text, "red") if is_error else text
     elif key.endswith("_at") and isinstance(value, int):
         yield key, console.local_time(value)
     else:
-        yield key, value
+        yield key, tables.Marked(value, "red") if is_error and value else value

@@ -6,13 +6,19 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
 from dspy_registry.cli import console
-from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError, WriterUnavailableError
+from dspy_registry.registry_store.errors import (
+    InvalidArgumentError,
+    RegistryError,
+    RegistryNotFoundError,
+    WriterUnavailableError,
+)
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
@@ -25,6 +31,7 @@ DEFAULT_SECONDS: Final = 3.0
 """About six times what a daemon needs to create a registry on a machine with nothing else to do."""
 
 _PAUSE: Final = 0.05  # seconds between two attempts
+_AT_ONCE: Final = 1e-9  # seconds: one attempt, which an incomplete registry fails
 
 
 def when_started(action: Callable[[], Value]) -> Value:
@@ -39,8 +46,7 @@ def when_started(action: Callable[[], Value]) -> Value:
         if time.monotonic() >= deadline:
             raise
         first = error
-    context = click.get_current_context(silent=True)
-    with console.spinner(f"{first.message} Waiting for it", quiet=bool(context and context.params.get("as_json"))):
+    with _waiting_for(first):
         while time.monotonic() < deadline:
             time.sleep(_PAUSE)
             try:
@@ -66,14 +72,14 @@ def open_registry(path: Path | None) -> Registry:
     """The registry, opened for reading once it is complete. Raises RegistryNotFoundError."""
     from dspy_registry.readers.registry import Registry
 
-    def attempt() -> Registry:
-        registry = Registry(path)
-        if registry.revision:
-            return registry
-        registry.close()  # its first commit, which adds the core modules, is still to come
-        raise RegistryNotFoundError(f"the registry in {registry.path} is not complete yet.")
-
-    return when_started(attempt)
+    try:
+        return Registry(path, wait=_AT_ONCE)
+    except RegistryNotFoundError as error:
+        seconds = wait_seconds()
+        if not seconds:
+            raise
+        with _waiting_for(error):
+            return Registry(path, wait=seconds)
 
 
 def attach_complete(path: Path | None) -> Environment:
@@ -82,3 +88,9 @@ def attach_complete(path: Path | None) -> Environment:
 
     with open_registry(path) as registry:
         return attach(registry.path)
+
+
+def _waiting_for(missing: RegistryError) -> AbstractContextManager[None]:
+    context = click.get_current_context(silent=True)
+    quiet = bool(context and context.params.get("as_json"))
+    return console.spinner(f"{missing.message} Waiting for it", quiet=quiet)

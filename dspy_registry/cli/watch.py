@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import click
 import msgspec
 
 from dspy_registry.cli import console
+from dspy_registry.cli.tables import printable
 from dspy_registry.cli.waiting import open_registry
-from dspy_registry.registry_store.changes import Change
+from dspy_registry.registry_store.changes import Change, shown_requester
+from dspy_registry.registry_store.records import By
 
 
 @click.command("watch", short_help="Print changes as they are committed.")
@@ -34,12 +37,25 @@ def _show(change: Change, as_json: bool) -> None:
         console.print_json_line(_plain(change))
         return
     when = f"{change.revision:>8}  {console.local_time(change.committed_at)}"
+    for what in _lines(change):
+        click.echo(f"{when}  {what}")
+
+
+def _lines(change: Change) -> Iterator[str]:
     if change.everything:
-        click.echo(f"{when}  older changes are no longer logged: reload everything")
-    elif not change.modules:
-        click.echo(f"{when}  aliases or implied capabilities changed")
+        yield "older changes are no longer logged: reload everything"
+    elif not (change.modules or change.aliases):
+        yield f"aliases or implied capabilities changed{''.join(map(_by, change.by))}"
     for module in change.modules:
-        click.echo(f"{when}  {module.action:<12}  {module.name}  version {module.version}")
+        source = f"  {printable(module.source)}" if module.source else ""
+        yield f"{module.action:<12}  {module.name}  version {module.version}{source}{_by(module.by)}"
+    for alias in change.aliases:
+        meaning = f"{alias.old or '-'} -> {alias.new or '-'}"
+        yield f"{'alias':<12}  {alias.alias}  {meaning}  {printable(alias.source)}{_by(alias.by)}"
+
+
+def _by(by: By | None) -> str:
+    return f"  by {shown_requester(by)}" if by else ""
 
 
 def _plain(change: Change) -> dict[str, Any]:
@@ -48,5 +64,7 @@ def _plain(change: Change) -> dict[str, Any]:
         "revision": change.revision,
         "committed_at": change.committed_at,
         "modules": [msgspec.structs.asdict(module) for module in change.modules],
+        "aliases": [msgspec.structs.asdict(alias) for alias in change.aliases],
+        "by": change.by,
         "everything": change.everything,
     }

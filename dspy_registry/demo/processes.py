@@ -64,10 +64,15 @@ def show(registry: Path, folder: Path, *arguments: str) -> None:
     _run(registry, folder, arguments, stderr=subprocess.PIPE)
 
 
-def _run(registry: Path, folder: Path, arguments: tuple[str, ...], **streams: Any) -> str:
+def problems(registry: Path, folder: Path) -> list[str]:
+    """What `dspy-registry status` prints while it has a problem to tell, and so exits with 1. Raises DemoError."""
+    return _run(registry, folder, ("status",), expected=1, capture_output=True).splitlines()
+
+
+def _run(registry: Path, folder: Path, arguments: tuple[str, ...], expected: int = 0, **streams: Any) -> str:
     command = [sys.executable, "-m", _COMMAND, *arguments, "--path", str(registry)]
     done = subprocess.run(command, cwd=folder, text=True, timeout=SECONDS_TO_ANSWER, **streams)
-    if done.returncode:
+    if done.returncode != expected:
         raise DemoError(f"dspy-registry {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout or ""
 

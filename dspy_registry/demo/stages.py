@@ -18,7 +18,7 @@ from typing import Any, Final
 import click
 
 from dspy_registry.cli import console
-from dspy_registry.demo.processes import Daemon, DemoError, Witness, ask, output, show
+from dspy_registry.demo.processes import Daemon, DemoError, Witness, ask, problems, show
 from dspy_registry.writer.client.client import WriterClient
 from dspy_registry.writer.core_modules import CORE_MODULES
 
@@ -198,7 +198,7 @@ def _save_mistake(demo: Demo, before: dict[str, Any]) -> list[Any]:
     (demo.manifests / FILE).write_text(WITH_MISTAKE, encoding="utf-8")
     errors = _wait_for_errors(demo, bool)
     demo.say("  saved with a mistake: `dspy-registry status` says")
-    for line in output(demo.registry, demo.folder, "status").splitlines():
+    for line in problems(demo.registry, demo.folder):
         if line.startswith("manifests.errors"):
             demo.say(f"    {line}")
     after = demo.ask("get", ALIAS)

@@ -4,32 +4,45 @@
 
 Every call of a module is reported under the registry name of the module, every `compile` of an optimizer under the
 name of the optimizer. Duration, tokens and cost of a call include those of the calls inside it, which are reported too.
+A call is counted whatever is wrong with its input, its tokens or its name.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary
 
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
-from dspy_registry.integrations.class_names import class_names
+from dspy_registry.integrations.class_names import NamesOf
+from dspy_registry.integrations.declare import module
+from dspy_registry.integrations.input_size import input_characters
+from dspy_registry.integrations.lm_usage import (
+    NOTHING,
+    Spent,
+    UsageSource,
+    total,
+    tracked_tokens,
+    will_be_tracked,
+)
+from dspy_registry.integrations.unseen import Unseen
+from dspy_registry.registry_store.classify import kind_of
+from dspy_registry.registry_store.retry_after import retry_after_of
 from dspy_registry.writer.client.reporter import UsageReporter
 
+__all__ = ["RegistryCallback", "module"]
+
 _MAX_OPEN: Final = 100_000
-_HISTORY_SEARCHED: Final = 32
-_MAX_DEPTH: Final = 4
-_MAX_ITEMS: Final = 1_000
+_SEARCHED: Final = 16
 
 _log = logging.getLogger("dspy_registry")
 Hook = TypeVar("Hook", bound=Callable[..., None])
-Spent = tuple[int, int, "float | None"]
-"""One call of a language model: tokens in, tokens out, US dollars."""
+Result = TypeVar("Result")
 
 
 def _harmless(hook: Hook) -> Hook:
@@ -45,18 +58,29 @@ def _harmless(hook: Hook) -> Hook:
     return guarded  # type: ignore[return-value]
 
 
+def _attempt(part: Callable[..., Result], *arguments: Any, otherwise: Result) -> Result:
+    """What a part of a report is; `otherwise` when finding it out fails: the call is counted without it."""
+    try:
+        return part(*arguments)
+    except Exception:
+        _log.debug("a call is reported without a part of what is known of it", exc_info=True)
+        return otherwise
+
+
 class _Call:
     """A call that has begun. `names` are those of a module or optimizer; None for a call of anything else."""
 
-    __slots__ = ("instance", "names", "parent", "size", "spent", "started")
+    __slots__ = ("instance", "is_tracked", "names", "parent", "size", "spent", "started", "tracked_before")
 
-    def __init__(self, parent: _Call | None, names: tuple[str, ...] | None = None, size: int | None = None) -> None:
+    def __init__(self, parent: _Call | None, instance: Any = None, names: tuple[str, ...] | None = None) -> None:
         self.parent = parent
+        self.instance = instance
         self.names = names
-        self.size = size
-        self.instance: Any = None
+        self.size: int | None = None
+        self.is_tracked = False
+        self.tracked_before = 0
         self.spent: list[Spent] = []  # one entry per LM call inside; appending needs no lock
-        self.started = time.perf_counter()
+        self.started = time.monotonic()
 
 
 class RegistryCallback(BaseCallback):  # type: ignore[misc]
@@ -70,7 +94,9 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     def __init__(self, path: str | os.PathLike[str] | None = None, *, reporter: UsageReporter | None = None) -> None:
         self.reporter = reporter if reporter is not None else UsageReporter(path)
         self._open: dict[str, _Call] = {}
-        self._names: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
+        self._names = NamesOf()
+        self._usage = UsageSource()
+        self._unseen = Unseen(__file__)
 
     def __repr__(self) -> str:
         return f"RegistryCallback({str(self.reporter.path)!r})"
@@ -91,7 +117,12 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     @_harmless
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Note that a call of a module has begun."""
-        self._begin(call_id, _Call(self._parent(), self._names_of(instance), _characters(inputs)))
+        call = _Call(self._parent(), instance, self._names.of(instance))
+        self._begin(call_id, call)
+        call.is_tracked = _attempt(will_be_tracked, otherwise=False)
+        call.size = input_characters(inputs)
+        self._unseen.look(instance, call.parent is not None, self._running)
+        call.started = time.monotonic()
 
     @_harmless
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
@@ -101,7 +132,7 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     @_harmless
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Note that an optimizer has begun to compile."""
-        self._begin(call_id, _Call(self._parent(), self._names_of(instance)))
+        self._begin(call_id, _Call(self._parent(), instance, self._names.of(instance)))
 
     @_harmless
     def on_compile_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
@@ -113,18 +144,21 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     @_harmless
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Note that a call of a language model has begun."""
-        call = _Call(self._parent())
-        call.instance = instance
+        call = _Call(self._parent(), instance)
         self._begin(call_id, call)
+        call.tracked_before = _attempt(self._usage.begin, instance, otherwise=0)
 
     @_harmless
     def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         """Add tokens and cost to every call around this one."""
         call = self._open.pop(call_id, None)
-        spent = _spent(call.instance, outputs) if call is not None else None
-        while spent is not None and call is not None:
-            call.spent.append(spent)
-            call = call.parent
+        if call is None:
+            return
+        spent = self._usage.end(call.instance, outputs, call.tracked_before)
+        around = call.parent
+        while spent != NOTHING and around is not None:
+            around.spent.append(spent)
+            around = around.parent
 
     # Calls that only connect an inner call to an outer one
 
@@ -144,6 +178,14 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     on_interpreter_execute_end = on_tool_end
     on_interpreter_tool_call_start = on_tool_start
     on_interpreter_tool_call_end = on_tool_end
+    on_interpreter_startup_start = on_tool_start
+    on_interpreter_startup_end = on_tool_end
+    on_interpreter_shutdown_start = on_tool_start
+    on_interpreter_shutdown_end = on_tool_end
+    on_adapter_format_start = on_tool_start
+    on_adapter_format_end = on_tool_end
+    on_adapter_parse_start = on_tool_start  # an adapter may ask a second model while it parses
+    on_adapter_parse_end = on_tool_end
 
     # Open calls
 
@@ -156,65 +198,27 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
         self._open[call_id] = call
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
-        ended = time.perf_counter()
+        ended = time.monotonic()
         call = self._open.pop(call_id, None)
         if call is None or call.names is None:
             return
-        duration = (ended - call.started) * 1000
-        tokens_in, tokens_out = _tracked(outputs) or _sum_of_tokens(call.spent)
-        prices = [price for _, _, price in call.spent if price is not None]
-        cost = sum(prices) if prices else None
-        self.reporter.record(call.names, duration, exception is None, call.size, tokens_in, tokens_out, cost)
+        spent = total(call.spent)
+        tracked = _attempt(tracked_tokens, outputs, otherwise=(0, 0)) if call.is_tracked else (0, 0)
+        self.reporter.record(
+            call.names,
+            (ended - call.started) * 1000,
+            exception is None,
+            call.size,
+            max(spent.tokens_in, tracked[0]),
+            max(spent.tokens_out, tracked[1]),
+            spent.dollars,
+            error=None if exception is None else kind_of(exception),
+            began=call.started,
+            retry_after=None if exception is None else retry_after_of(exception, time.time()),
+        )
 
-    def _names_of(self, instance: Any) -> tuple[str, ...]:
-        cls = type(instance)
-        names = self._names.get(cls)
-        if names is None:
-            names = self._names[cls] = class_names(cls)
-        return names
-
-
-def _tracked(outputs: Any) -> tuple[int, int] | None:
-    """Tokens in and out that DSPy's `track_usage` put on the prediction of an outermost call; else None."""
-    get_usage = getattr(outputs, "get_lm_usage", None)
-    usage = get_usage() if callable(get_usage) else None
-    if not usage:
-        return None
-    return _tokens(usage.values())
-
-
-def _tokens(usages: Any) -> tuple[int, int]:
-    used = [usage for usage in usages if isinstance(usage, dict)]
-    return (
-        sum(usage.get("prompt_tokens") or usage.get("input_tokens") or 0 for usage in used),
-        sum(usage.get("completion_tokens") or usage.get("output_tokens") or 0 for usage in used),
-    )
-
-
-def _sum_of_tokens(spent: list[Spent]) -> tuple[int, int]:
-    return sum(tokens for tokens, _, _ in spent), sum(tokens for _, tokens, _ in spent)
-
-
-def _spent(lm: Any, outputs: Any) -> Spent | None:
-    """Tokens in and out, and US dollars, of the LM call that returned `outputs`; None when DSPy kept no record.
-
-    An answer from DSPy's cache has an entry in the history without tokens: it cost nothing.
-    """
-    for entry in reversed(lm.history[-_HISTORY_SEARCHED:]):
-        if outputs is not None and (entry.get("outputs") is outputs or entry.get("response") is outputs):
-            usage = entry.get("usage")
-            if not usage or getattr(entry.get("response"), "cache_hit", False):
-                return None
-            return (*_tokens([usage]), entry.get("cost"))
-    return None
-
-
-def _characters(value: Any, depth: int = 0) -> int:
-    """Characters of all texts in the input of a call."""
-    if isinstance(value, str):
-        return len(value)
-    if depth < _MAX_DEPTH and isinstance(value, dict):
-        value = list(value.values())
-    if depth < _MAX_DEPTH and isinstance(value, list | tuple):
-        return sum(_characters(item, depth + 1) for item in value[:_MAX_ITEMS])
-    return 0
+    def _running(self) -> Iterator[Any]:
+        """The modules of some calls under way."""
+        for call in itertools.islice(self._open.values(), _SEARCHED):
+            if call.names is not None:
+                yield call.instance

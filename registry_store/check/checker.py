@@ -1,12 +1,12 @@
-"""The whole registry, looked over in one snapshot: every invariant that stored bytes can violate.
+"""Checks the whole registry in one snapshot: every invariant that stored bytes can violate.
 
     python -m dspy_registry.registry_store.check PATH
 
-prints one JSON object a line and exits with 0 (sound), 1 (violated) or 2 (cannot be looked at). LMDB keeps no
-checksums of its own, so that reading a truncated file ends in SIGBUS and reading a scrambled one sometimes in SIGABRT:
-`check_apart` lets a process of its own take the first look at a file that is in doubt.
+prints one JSON object a line and exits with 0 (no violation), 1 (violations) or 2 (cannot be read). LMDB keeps no
+checksums. Reading a truncated file ends in SIGBUS, and reading a scrambled file sometimes in SIGABRT. So for a file
+that may be damaged, `check_apart` runs the check in a separate process.
 
-Memory is bounded: the modules of one posting block are looked at together, and nothing is held of the others.
+Memory is bounded: the check holds the postings of one block at a time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,29 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from dspy_registry.registry_store.check.inspection import HEAD, REVISION_WORD, VALUES, Head, Violation, load_head
+from dspy_registry.registry_store.check.inspection import (
+    DAMAGE,
+    HEAD,
+    REVISION_WORD,
+    VALUES,
+    Head,
+    Violation,
+    load_head,
+)
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import CorruptRecordError, FormatVersionError, RegistryError, StoreError
+from dspy_registry.registry_store.errors import (
+    CorruptRecordError,
+    DamagedStoreError,
+    FormatVersionError,
+    RegistryError,
+    StoreError,
+)
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
-from dspy_registry.registry_store.revision import RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import RevisionFile, committed, missing_commits, newest_word, under_way
 from dspy_registry.registry_store.sharing import attach, detach, share
 
 __all__ = ["check", "check_apart"]
@@ -39,17 +54,21 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("layers", layers),
     ("history", history),
     ("changes", changes),
-    ("requests, usage", sealed_rows),
+    ("requests, usage, labels, programs, policies", sealed_rows),
 )
 
 
 def check(target: str | os.PathLike[str] | Environment, progress: Progress | None = None) -> Iterator[Violation]:
-    """Every violated invariant of a registry: a folder, or an environment that is open.
+    """Every violated invariant of a registry, given as its folder or as an open environment.
 
-    All is read in one transaction, which a writer does not disturb; run the iterator to its end or close it.
+    All is read in one transaction, and the writer may go on meanwhile. Run the iterator to its end or close it.
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
-    environment = share(target) if isinstance(target, Environment) else attach(registry_path(target))
+    try:
+        environment = share(target) if isinstance(target, Environment) else _attached(registry_path(target))
+    except DamagedStoreError as error:
+        yield Violation(DAMAGE, "data.mdb", str(error))
+        return
     try:
         yield from _check(environment, progress)
     finally:
@@ -57,9 +76,9 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
 
 
 def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
-    """`check` in a process of its own: a file so damaged that reading it kills is one more violation.
+    """`check` in a separate process. If reading a damaged file kills that process, this is one more violation.
 
-    Raises StoreError with what the other process said when it could not look at the registry at all.
+    Raises StoreError with the other process's message if that could not read the registry at all.
     """
     import subprocess
 
@@ -78,7 +97,7 @@ def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
 
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
-    before = _word(environment.folder)
+    before = newest_word(environment.folder)
     with environment.long_read() as txn:
         try:
             head = load_head(txn, environment.dbs, progress)
@@ -95,15 +114,17 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
                 yield Violation(VALUES, name, f"cannot be read to its end ({error})")
 
 
-def _word(folder: Path) -> float | None:
-    """The revision word now; None when there is no sound revision file."""
+def _attached(folder: Path) -> Environment:
+    environment = attach(folder)
     try:
-        return RevisionFile(folder).word[()]
-    except StoreError:
-        return None
+        refuse_freed_root(folder)
+    except BaseException:
+        detach(environment)
+        raise
+    return environment
 
 
-def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[Violation]:
+def _revision_file(folder: Path, head: Head, before: float) -> Iterator[Violation]:
     """The word is read before and after the transaction began, since a writer may be at work."""
     try:
         file = RevisionFile(folder)
@@ -116,16 +137,19 @@ def _revision_file(folder: Path, head: Head, before: float | None) -> Iterator[V
     revision, after = head.state.revision, file.word[()]
     if after < committed(revision):
         yield Violation(REVISION_WORD, "revision", f"its word {after} is older than revision {revision} of data.mdb")
-    if before is not None and before > under_way(revision + 1):
+    missing = missing_commits(folder, before, revision)
+    if missing is not None:
+        yield Violation(REVISION_WORD, "revision", missing)
+    elif before > under_way(revision + 1):
         yield Violation(REVISION_WORD, "revision", f"its word {before} is ahead of revision {revision} of data.mdb")
 
 
 def main(arguments: list[str]) -> int:
-    """The command; its exit status."""
+    """Runs the command and returns its exit status."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m dspy_registry.registry_store.check PATH\n")
         return 2
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # dying of a damaged file is foreseen here
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a damaged file may kill this process: no core dump then
     found = 0
     try:
         for violation in check(arguments[0]):

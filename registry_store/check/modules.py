@@ -1,7 +1,8 @@
-"""Records, registration order and postings: that each is exactly what the others make of it.
+"""Whether records, registration order and postings agree with each other.
 
-Every module is looked at once, in registration order, and each of its terms must list it. When the postings then hold
-as many entries as were found, they hold nothing else; only otherwise are they searched for what does not belong.
+Every module is looked at once, in registration order, and the posting of each of its terms must list it. If the
+postings hold exactly as many entries as were found this way, they hold nothing else. Only if not, they are searched
+for entries that do not belong.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, InvalidModul
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import (
     LAST_SEQUENCE,
+    MAX_RECORD_BYTES,
     posting_key,
     revision_key,
     split_posting_key,
@@ -33,7 +35,7 @@ from dspy_registry.registry_store.names import terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.registry_store.validation import validate_module
+from dspy_registry.registry_store.validation import validate_encoded
 
 _PROGRESS_EVERY = 125  # rows of names: a thousand modules
 _CHANGES_HELD = 64
@@ -54,9 +56,9 @@ def postings_and_modules(head: Head) -> Iterator[Violation]:
 
 
 class _Modules:
-    """The pass over all modules. `memberships` counts the postings' entries that are right.
+    """The pass over all modules. `memberships` counts the correct entries of postings.
 
-    `unreadable` are the sequences of damaged records: what their postings should be cannot be told.
+    `unreadable` are the sequences of damaged records. Nobody can say which postings should list them.
     """
 
     def __init__(self, head: Head) -> None:
@@ -81,7 +83,7 @@ class _Modules:
         first = int.from_bytes(key, "big") * NAMES_PER_ROW
         where = f"sequences/{first}"
         try:
-            names = load_row(value)
+            names = load_row(value, key, self._head.dbs.format)
         except CorruptRecordError as error:
             yield Violation(VALUES, where, str(error))
             return
@@ -116,10 +118,8 @@ class _Modules:
 
     def _module(self, name: str, stored: StoredModule) -> Iterator[Violation]:
         where = f"modules/{name}"
-        if stored.info.name != name:
-            yield Violation(VALUES, where, f"holds the record of {stored.info.name}")
         try:
-            validate_module(stored.info)
+            validate_encoded(stored.info, MAX_RECORD_BYTES, is_registered=True)
         except InvalidModuleError as error:
             yield Violation(VALUES, where, str(error))
         yield from self._provenance(where, name, stored.provenance)
@@ -134,13 +134,13 @@ class _Modules:
         elif kept.version > 1 and not _holds(head, head.dbs.history, versioned_key(name, kept.version - 1)):
             yield Violation(HISTORY, where, f"has version {kept.version}, but version {kept.version - 1} is not kept")
         if kept.source != CLIENT and not _has_layers(head, name):
-            yield Violation(LAYERS, where, f"comes from {kept.source}, which declares nothing of it")
+            yield Violation(LAYERS, where, f"comes from {kept.source}, but has no layer")
         logged = self._logged(kept.revision)
         if logged is not None and logged.get(name) != kept.version:
             yield Violation(CHANGES, where, f"is of revision {kept.revision}, whose log entry does not say so")
 
     def _logged(self, revision: int) -> dict[str, int] | None:
-        """Versions by name that a commit made; None when the log no longer says, or says `everything`."""
+        """The versions that a commit made, by name; None: the log no longer has it, or says `everything`."""
         if revision not in self._changes:
             if len(self._changes) >= _CHANGES_HELD:
                 self._changes.clear()
@@ -148,9 +148,10 @@ class _Modules:
         return self._changes[revision]
 
     def _load_logged(self, revision: int) -> dict[str, int] | None:
-        value = self._head.txn.get(revision_key(max(revision, 0)), None, self._head.dbs.changes)
+        key = revision_key(max(revision, 0))
+        value = self._head.txn.get(key, None, self._head.dbs.changes)
         try:
-            change = None if value is None else change_codec.load(value)
+            change = None if value is None else change_codec.load(value, key, self._head.dbs.format)
         except CorruptRecordError:  # reported where the log is looked at
             return None
         if change is None or change.everything:
@@ -172,9 +173,10 @@ class _Modules:
             self._block_number = number
         block = self._blocks.get(term)
         if block is None:
-            value = self._head.txn.get(posting_key(term.encode(), number), None, self._head.dbs.postings)
+            key = posting_key(term.encode(), number)
+            value = self._head.txn.get(key, None, self._head.dbs.postings)
             try:
-                block = BitMap() if value is None else load_block(value)
+                block = BitMap() if value is None else load_block(value, key, self._head.dbs.format)
             except CorruptRecordError:  # reported where the postings are looked at
                 block = _UNREADABLE
             self._blocks[term] = block
@@ -182,7 +184,7 @@ class _Modules:
 
 
 class _Blocks:
-    """The pass over all stored blocks of postings. `memberships` counts what they hold."""
+    """The pass over all stored blocks of postings. `memberships` counts their entries."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -196,19 +198,19 @@ class _Blocks:
                 continue
             where, number = f"postings/{text(split[0])}", split[1]
             try:
-                block = load_block(value)
+                block = load_block(value, key, self._head.dbs.format)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
                 continue
             self.memberships += len(block)
             if not block:
-                yield Violation(INDEXES, where, f"block {number} is empty and stored all the same")
+                yield Violation(INDEXES, where, f"block {number} is empty, but it is stored")
             elif {block_of(block.min()), block_of(block.max())} != {number}:
                 yield Violation(INDEXES, where, f"block {number} holds sequences of other blocks")
 
 
 def _without_sequence(head: Head) -> Iterator[Violation]:
-    """Records that the registration order does not lead to."""
+    """Records that the registration order does not name."""
     for key, value in head.rows(head.dbs.modules):
         name = text(key)
         try:
@@ -221,7 +223,7 @@ def _without_sequence(head: Head) -> Iterator[Violation]:
 
 
 def _strays(head: Head, unreadable: BitMap) -> Iterator[Violation]:
-    """Entries of postings whose module does not have the term, or is not there."""
+    """Entries of postings whose module does not exist, or does not have the term."""
     held: dict[int, frozenset[str]] = {}
     for key, value in head.rows(head.dbs.postings):
         split = split_posting_key(key)
@@ -229,7 +231,7 @@ def _strays(head: Head, unreadable: BitMap) -> Iterator[Violation]:
             continue
         term, number = text(split[0]), split[1]
         try:
-            block = load_block(value)
+            block = load_block(value, key, head.dbs.format)
         except CorruptRecordError:
             continue
         for sequence in block - unreadable:
@@ -252,7 +254,7 @@ def _terms_at(head: Head, sequence: int) -> frozenset[str]:
 def _name_at(head: Head, sequence: int) -> str:
     try:
         return name_at(head.txn, head.dbs, sequence)
-    except CorruptRecordError:  # reported where the order is looked at
+    except CorruptRecordError:  # the pass in registration order reports it
         return GONE
 
 

@@ -1,4 +1,4 @@
-"""Aliases, layers, history, the change log and what writer and usage keep: each against the modules."""
+"""Whether aliases, layers, history and the change log agree with the modules; checksums of the other rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,22 @@ from dspy_registry.registry_store.check.inspection import (
     Violation,
     text,
 )
-from dspy_registry.registry_store.codec import encode, open_record, unseal
+from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
-from dspy_registry.registry_store.layout import CHANGES_KEPT, HISTORY_VERSIONS
-from dspy_registry.registry_store.names import ALL
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.layout import (
+    CHANGES_KEPT,
+    HISTORY_VERSIONS,
+    LABELS,
+    POLICIES,
+    PROGRAMS,
+    REQUESTS,
+    USAGE,
+)
+from dspy_registry.registry_store.names import ALL, last_part, snake_case
+from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
+from dspy_registry.registry_store.validation import stored_name_problems
 
 TERM_KINDS = ("capability", "category", "pool", "native", "gpu", "memory", "compute", "short", "home")
 
@@ -34,12 +44,12 @@ def aliases(head: Head) -> Iterator[Violation]:
     for key, value in head.rows(head.dbs.aliases):
         where = f"aliases/{text(key)}"
         try:
-            alias: Alias = alias_codec.load(value)
+            alias: Alias = alias_codec.load(value, key, head.dbs.format)
         except CorruptRecordError as error:
             yield Violation(VALUES, where, str(error))
             continue
-        if name_problems(text(key)):
-            yield Violation(ALIASES, where, "; ".join(name_problems(text(key))))
+        if stored_name_problems(text(key)):
+            yield Violation(ALIASES, where, "; ".join(stored_name_problems(text(key))))
         if not head.is_registered(alias.name):
             yield Violation(ALIASES, where, f"means {alias.name}, which is not registered")
 
@@ -49,13 +59,14 @@ def aliases(head: Head) -> Iterator[Violation]:
 
 def layers(head: Head) -> Iterator[Violation]:
     """What is wrong with layers, and with records that are not what their layers make."""
-    rows = ((key.partition(b"\0"), value) for key, value in head.rows(head.dbs.layers))
-    for name, group in groupby(rows, key=lambda row: row[0][0]):
+    rows = head.rows(head.dbs.layers)
+    for name, group in groupby(rows, key=lambda row: row[0].partition(b"\0")[0]):
         declared: dict[str, Layer] = {}
-        for (_, _, source), value in group:
+        for key, value in group:
+            source = key[len(name) + 1 :]
             where = f"layers/{text(name)}/{text(source)}"
             try:
-                layer: Layer = layer_codec.load(value)
+                layer: Layer = layer_codec.load(value, key, head.dbs.format)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
                 break
@@ -71,7 +82,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
     stored = head.module(name)
     if stored is None:
         if not head.is_registered(name):
-            yield Violation(LAYERS, where, "is declared, and not registered")
+            yield Violation(LAYERS, where, "is declared, but not registered")
         return
     try:
         given = with_defaults(name, declared, head.defaults)
@@ -81,7 +92,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
         yield Violation(LAYERS, where, f"cannot be merged ({error!r})")
         return
     if DISCOVERED in declared and encode(given) != encode(declared):
-        yield Violation(LAYERS, where, "is not what the rules for discovered modules give it")
+        yield Violation(LAYERS, where, "has other defaults than the rules for discovered modules give it")
     if max(ranks) >= rank(CLIENT):
         yield Violation(LAYERS, where, "a client declares whole records, not layers")
     if stored.provenance.source == CLIENT:
@@ -89,7 +100,7 @@ def _layers_of(head: Head, name: str, declared: dict[str, Layer]) -> Iterator[Vi
     if encode(info) != encode(stored.info):
         yield Violation(LAYERS, where, "do not make the record that is stored")
     if source != stored.provenance.source:
-        yield Violation(LAYERS, where, f"come from {source}, the record says {stored.provenance.source}")
+        yield Violation(LAYERS, where, f"come from {source}, but the record says {stored.provenance.source}")
 
 
 # History
@@ -113,7 +124,7 @@ def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
 def _past_version(name: str, version: int, value: bytes) -> Iterator[Violation]:
     where = f"history/{name}/{version}"
     try:
-        stored = open_record(value, name)
+        stored = decode_record(value, name)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
@@ -129,7 +140,7 @@ def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]
         yield Violation(HISTORY, where, f"keeps versions {versions}, which are not consecutive")
     stored = head.module(name)
     if stored is not None and versions[-1] != stored.provenance.version - 1:
-        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, now is {stored.provenance.version}")
+        yield Violation(HISTORY, where, f"ends with version {versions[-1]}, in force is {stored.provenance.version}")
 
 
 # The change log
@@ -145,20 +156,21 @@ def changes(head: Head) -> Iterator[Violation]:
             yield Violation(CHANGES, f"changes/{revision}", f"comes after {last}")
         first = revision if first is None else first
         last = revision
-        yield from _change(revision, value)
+        yield from _change(head, key, value)
     if last != (newest or None):
-        yield Violation(CHANGES, "changes", f"ends with {last}, the newest revision is {newest}")
+        yield Violation(CHANGES, "changes", f"ends with {last}, but the newest revision is {newest}")
     if first is not None and newest - first >= _CHANGES_ALLOWED:
         yield Violation(CHANGES, "changes", f"keeps {newest - first + 1} entries, {_CHANGES_ALLOWED} are allowed")
     if first is not None and newest - first < CHANGES_KEPT - 1 and first != 1:
-        yield Violation(CHANGES, "changes", f"begins with {first}, though it is not full")
+        yield Violation(CHANGES, "changes", f"begins with {first}, although it is not full")
     yield from _last_words(head)
 
 
-def _change(revision: int, value: bytes) -> Iterator[Violation]:
+def _change(head: Head, key: bytes, value: bytes) -> Iterator[Violation]:
+    revision = int.from_bytes(key, "big")
     where = f"changes/{revision}"
     try:
-        change: Change = change_codec.load(value)
+        change: Change = change_codec.load(value, key, head.dbs.format)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
@@ -166,25 +178,28 @@ def _change(revision: int, value: bytes) -> Iterator[Violation]:
         yield Violation(CHANGES, where, f"holds the entry of {change.revision}")
     if change.everything and (change.modules or change.keys or change.terms):
         yield Violation(CHANGES, where, "says everything, and lists something")
-    for key in (*change.keys, *(module.name for module in change.modules)):
-        if name_problems(key):
-            yield Violation(CHANGES, where, f"names {key!r}, which is not a valid name")
+    names = [module.name for module in change.modules]
+    # Release 0.1.0 also logged forms of a name that are empty or too long to be asked for.
+    derived = {form for name in names for form in (last_part(name), snake_case(last_part(name)))}
+    for name in (*names, *(asked for asked in change.keys if asked not in derived)):
+        if stored_name_problems(name):
+            yield Violation(CHANGES, where, f"names {name!r}, which is not a valid name")
     for term in change.terms:
         kind, colon, word = term.partition(":")
         if term != ALL and not (colon and word and kind in TERM_KINDS):
-            yield Violation(CHANGES, where, f"names {term!r}, which is no term")
+            yield Violation(CHANGES, where, f"names {term!r}, which is not a term")
     unnamed = {module.name for module in change.modules}.difference(change.keys)
     if unnamed:
-        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, whose look-up it does not name")
+        yield Violation(CHANGES, where, f"changes {sorted(unnamed)[:3]}, but does not list them in keys")
 
 
 def _last_words(head: Head) -> Iterator[Violation]:
     """The newest entry that names a module must agree with what is registered."""
     followed: set[str] = set()
     cursor = head.txn.cursor(head.dbs.changes)
-    for value in cursor.iterprev(keys=False, values=True):
+    for key, value in cursor.iterprev():
         try:
-            change: Change = change_codec.load(value)
+            change: Change = change_codec.load(value, key, head.dbs.format)
         except CorruptRecordError:
             return
         if change.everything or len(followed) > _NAMES_FOLLOWED:
@@ -198,7 +213,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
             standing = stored.provenance.version if stored else 0
             if head.is_registered(module.name) == is_gone or (stored and standing != module.version):
                 found = f"version {standing}" if stored else "nothing"
-                message = f"says {module.name} {module.version} {module.action}, registered is {found}"
+                message = f"says {module.name} {module.version} {module.action}, but the registry has {found}"
                 yield Violation(CHANGES, f"changes/{change.revision}", message)
 
 
@@ -206,10 +221,29 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
-    """Rows of which only the checksum is known here."""
-    for name, database in (("requests", head.dbs.requests), ("usage", head.dbs.usage)):
-        for key, value in head.rows(database):
+    """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
+    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
+        seal = database_seal(database)
+        for key, value in head.rows(getattr(head.dbs, text(database))):
+            where = f"{text(database)}/{text(key)}"
             try:
-                unseal(value, f"the row of {text(key)}")
+                unseal(value, f"the row of {text(key)}", key_seal(seal, key, head.dbs.format))
+                if database == REQUESTS:
+                    remembered_codec.load(value, key, head.dbs.format)
+                elif database == USAGE and not key.startswith(b"\0"):
+                    yield from _usage(head, where, key, value)
             except CorruptRecordError as error:
-                yield Violation(VALUES, f"{name}/{text(key)}", str(error))
+                yield Violation(VALUES, where, str(error))
+
+
+def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
+    of_version = version_of_key(key)
+    if of_version is None:
+        found, wanted = row_codec.load(value, key, head.dbs.format).usage.name, text(key)
+    else:
+        usage = version_codec.load(value, key, head.dbs.format).usage
+        found, wanted = f"{usage.name}, version {usage.version}", "{}, version {}".format(*of_version)
+        if head.txn.get(of_version[0].encode(), None, head.dbs.usage) is None:
+            yield Violation(VALUES, where, f"is there, and the usage of {of_version[0]} in all is missing")
+    if found != wanted:
+        yield Violation(VALUES, where, f"holds the usage of {found}")

@@ -13,6 +13,7 @@ from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, REVISION_F
 from dspy_registry.registry_store.revision import FILE_BYTES, RevisionFile
 from tests.support import cached_reader
 from tests.support.cached_reader import update, update_often
+from tests.support.forks import await_all, fork
 from tests.support.processes import child, requests, say
 
 writer = cached_reader.writer
@@ -266,3 +267,51 @@ def test_i14_a_lock_file_that_was_deleted_stops_the_writer(registry_folder: Path
             update_often(writer)
     with RegistryWriter(registry_folder) as writer:
         update(writer, "a.B", 1000)
+
+
+@pytest.mark.parametrize("cache_size", [0, 8192])
+def test_i13_readers_heal_after_their_lock_file_was_replaced(registry_folder: Path, cache_size: int) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, "a.B", 1)
+    with Registry(registry_folder, cache_size=cache_size) as registry, Registry(registry_folder) as other:
+        assert registry.get_module("a.B").estimated_duration == 1
+        (registry_folder / LOCK_FILE).unlink()
+        with child(__name__, "updates_on", registry_folder) as writing:
+            for duration in (2, 3):
+                assert writing.ask(duration) == registry.revision
+                for each in (registry, other):
+                    assert each.get_module("a.B").estimated_duration == duration
+                    with each.snapshot() as snapshot:
+                        assert snapshot["a.B"].estimated_duration == duration
+
+
+def test_i13_a_snapshot_stands_in_the_way_of_healing_and_says_so(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, "a.B", 1)
+    with Registry(registry_folder, cache_size=0) as registry:
+        snapshot = registry.snapshot()
+        (registry_folder / LOCK_FILE).unlink()
+        with child(__name__, "updates_on", registry_folder) as writing:
+            writing.ask(2)
+            with pytest.raises(StoreError, match=str(registry_folder)):
+                registry.get_module("a.B")
+            assert snapshot["a.B"].estimated_duration == 1
+            snapshot.close()
+            assert registry.get_module("a.B").estimated_duration == 2
+
+
+def test_i15_a_lock_file_replaced_across_a_fork_costs_neither_side(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, "a.B", 1)
+    with Registry(registry_folder, cache_size=0) as registry:
+        assert registry.get_module("a.B").estimated_duration == 1
+        shutil.copy(registry_folder / LOCK_FILE, registry_folder / "incoming")
+        (registry_folder / "incoming").replace(registry_folder / LOCK_FILE)
+        await_all(fork(lambda: registry["a.B"]))
+        assert registry.get_module("a.B").estimated_duration == 1
+
+
+def updates_on(folder: str) -> None:
+    with RegistryWriter(folder) as writer:
+        for duration in requests():
+            say(update(writer, "a.B", duration))

@@ -39,10 +39,10 @@ def busy(seeded_registry: Path) -> Path:
     """A registry with something of everything in it, and many free pages."""
     with RegistryWriter(seeded_registry) as writer:
         writer.set_alias("cot", "dspy.ChainOfThought")
-        writer.register_modules([ModuleInfo(f"acme.M{number}", capabilities=("x",)) for number in range(500)])
+        writer.register_modules([ModuleInfo(f"acme.M{number}", capabilities=("x",)) for number in range(440)])
         for duration in range(20):
             writer.register_module(ModuleInfo("acme.M1", estimated_duration=duration))
-        for number in range(100, 500):
+        for number in range(100, 440):
             writer.unregister_module(f"acme.M{number}")
     return seeded_registry
 

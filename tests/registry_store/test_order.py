@@ -10,21 +10,23 @@ from hypothesis import strategies as st
 
 from dspy_registry import CorruptRecordError, ModuleInfo, Registry, RegistryWriter
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.codec import seal
+from dspy_registry.registry_store.codec import database_seal, key_seal, seal
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, store_row
 from dspy_registry.registry_store.sharing import attach, detach
 
+KEY = layout.sequence_row_key(1)
+SEALED = seal(b"\xff", key_seal(database_seal(layout.SEQUENCES), KEY, layout.FORMAT_VERSION))
 NAMES = st.lists(st.sampled_from([GONE, "dspy.Predict", "á", "a.b"]), min_size=1, max_size=NAMES_PER_ROW)
 
 
 @given(NAMES)
 def test_a_row_gives_back_its_names(names: list[str]) -> None:
-    stored = store_row(names)
+    stored = store_row(names, KEY, layout.FORMAT_VERSION)
     if not any(names):
         assert stored is None
         return
     assert stored is not None
-    read = load_row(stored)
+    read = load_row(stored, KEY, layout.FORMAT_VERSION)
     assert read[-1] != GONE
     assert read + [GONE] * (len(names) - len(read)) == names
 
@@ -55,7 +57,7 @@ def damage_row(folder: Path, number: int, value: bytes | None) -> None:
         detach(environment)
 
 
-@pytest.mark.parametrize("value", [seal(b"\xff"), b"unsealed", None])
+@pytest.mark.parametrize("value", [SEALED, b"unsealed", None])
 def test_i10_names_that_are_lost_are_an_error_and_never_left_out(tmp_path: Path, value: bytes | None) -> None:
     with RegistryWriter(tmp_path) as writer:
         writer.register_modules([ModuleInfo(f"a.M{number}", category="mine") for number in range(20)])
@@ -67,7 +69,7 @@ def test_i10_names_that_are_lost_are_an_error_and_never_left_out(tmp_path: Path,
         assert registry.get_module("a.M5").category == "mine"
 
 
-@pytest.mark.parametrize("value", [seal(b"\xff"), b"unsealed"])
+@pytest.mark.parametrize("value", [SEALED, b"unsealed"])
 def test_a_damaged_row_is_made_anew_from_the_records_it_names(registry_folder: Path, value: bytes) -> None:
     names = [f"a.M{number}" for number in range(20)]
     with RegistryWriter(registry_folder) as writer:

@@ -26,12 +26,24 @@ from dspy_registry import (
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import Alias, State, alias_codec, change_codec, state_codec
 from dspy_registry.registry_store.check.checker import check
-from dspy_registry.registry_store.codec import INTACT, Sealed, crc32, encode, open_record, seal, seal_record, unseal
+from dspy_registry.registry_store.codec import (
+    INTACT,
+    Sealed,
+    crc32,
+    database_seal,
+    encode,
+    key_seal,
+    open_record,
+    seal,
+    seal_record,
+    unseal,
+)
 from dspy_registry.registry_store.layers import Layer, layer_codec
 from dspy_registry.registry_store.lookup import info_of
 from dspy_registry.registry_store.postings import BitMap, load_block, store_block
 from dspy_registry.registry_store.records import from_plain, to_plain
 from dspy_registry.registry_store.sharing import attach, detach
+from tests.support.raw_access import behind
 
 FULL = ModuleInfo(
     name="acme.Full",
@@ -44,6 +56,8 @@ FULL = ModuleInfo(
     examples=("Full()(query='x')",),
     metadata={"cost_usd_per_call": 0.01, "nested": {"list": [1, None, True, "ü", "\0"]}},
 )
+FORMAT = layout.FORMAT_VERSION
+KEY = layout.posting_key(b"gpu:no", 0)
 KEPT = Provenance(version=3, revision=17, updated_at=1_700_000_000_000, source="client", sequence=9)
 
 
@@ -67,9 +81,22 @@ def test_i10_a_flipped_bit_is_never_taken_for_a_value(payload: bytes, data: st.D
         unseal(bytes(value), "a thing")
 
 
+@given(st.binary(max_size=300), st.binary(min_size=1, max_size=40), st.sampled_from(layout.DATABASES))
+def test_i24_a_value_verifies_under_its_key_alone(payload: bytes, key: bytes, database: bytes) -> None:
+    after = key_seal(database_seal(database), key, 2)
+    value = seal(payload, after)
+    assert unseal(value, "it", after) == payload
+    assert value[-4:] == crc32(database + b"\0" + key + payload).to_bytes(4, "little")
+    for other in (database_seal(database), key_seal(database_seal(b"other"), key, 2), crc32(key + b"1", after), 0):
+        if other != after:
+            with pytest.raises(CorruptRecordError):
+                unseal(value, "it", other)
+    assert seal(payload, key_seal(database_seal(database), key, 1)) == seal(payload)  # as release 0.1.0 stores it
+
+
 @pytest.mark.parametrize("cut", range(0, 60, 7))
 def test_i10_a_record_cut_short_names_the_module(cut: int) -> None:
-    value = seal_record(encode(FULL), KEPT)[:cut]
+    value = seal_record(encode(FULL), KEPT, FORMAT)[:cut]
     for opened in (open_record, info_of):
         with pytest.raises(CorruptRecordError, match=r"acme\.Full"):
             opened(value, "acme.Full")
@@ -96,19 +123,21 @@ def test_i10_bytes_that_are_no_record_are_named_though_their_checksum_fits(paylo
 )
 def test_i10_every_codec_names_what_it_cannot_read(codec: Sealed, what: str) -> None:
     for value in (b"", b"junk", seal(b""), seal(b"\xc1"), seal(encode(["\ud800".encode("utf-8", "surrogatepass")]))):
-        with pytest.raises(CorruptRecordError, match=what):
-            codec.load(value)
+        for format in (1, 2):
+            with pytest.raises(CorruptRecordError, match=what):
+                codec.load(value, b"key", format)
 
 
 def test_i10_a_posting_that_cannot_be_read_is_an_error() -> None:
-    assert load_block(store_block(BitMap([1, 8000]))) == BitMap([1, 8000])
-    for value in (b"", seal(b""), seal(b"junk!"), store_block(BitMap([1]))[:-1]):
-        with pytest.raises(CorruptRecordError):
-            load_block(value)
+    for format in (1, 2):
+        assert load_block(store_block(BitMap([1, 8000]), KEY, format), KEY, format) == BitMap([1, 8000])
+        for value in (b"", seal(b""), seal(b"junk!"), store_block(BitMap([1]), KEY, format)[:-1]):
+            with pytest.raises(CorruptRecordError):
+                load_block(value, KEY, format)
 
 
 def test_a_record_is_read_back_in_full() -> None:
-    value = seal_record(encode(FULL), KEPT)
+    value = seal_record(encode(FULL), KEPT, FORMAT)
     assert open_record(value, "acme.Full") == StoredModule(FULL, KEPT)
     assert info_of(value, "acme.Full") == FULL
     assert msgspec.msgpack.decode(value)[2] == value[-4:]  # the checksum is an element of the array itself
@@ -153,22 +182,47 @@ def test_i18_an_earlier_releases_record_takes_the_defaults(fields: int) -> None:
     ],
 )
 def test_i18_other_rows_of_a_later_release_are_read(codec: Sealed, value: Any) -> None:
-    assert codec.load(seal(newer(encode(value), "more", [1]))) == value
+    assert codec.load(seal(newer(encode(value), "more", [1])), b"key", 1) == value
+
+
+def test_i24_another_modules_record_is_an_error_that_names_both(tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path) as writer:
+        writer.register_modules([FULL, ModuleInfo("acme.Other")])
+        with behind(writer) as (txn, dbs):
+            txn.put(b"acme.Other", txn.get(b"acme.Full", db=dbs.modules), db=dbs.modules)
+        with Registry(tmp_path) as registry, registry.snapshot() as snapshot:
+            for read in (registry.get_module, registry.describe, snapshot.get_module, snapshot.describe):
+                for _ in range(3):
+                    with pytest.raises(CorruptRecordError, match=r"under acme\.Other stands the record of acme\.Full"):
+                        read("acme.Other")
+            assert registry.get_module("acme.Full") == snapshot.get_module("acme.Full") == FULL
+        writer.unregister_module("acme.Other")
+        writer.register_module(ModuleInfo("acme.Other"))
+    assert list(check(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "kept", [KEPT, msgspec.structs.replace(KEPT, by=(7, 9)), msgspec.structs.replace(KEPT, program=b"p")]
+)
+def test_a_provenance_is_read_back_and_cut_to_what_its_format_has(kept: Provenance) -> None:
+    assert open_record(seal_record(encode(FULL), kept, 2), "acme.Full").provenance == kept
+    assert open_record(seal_record(encode(FULL), kept, 1), "acme.Full").provenance == KEPT
 
 
 def test_i18_an_earlier_releases_change_takes_the_defaults() -> None:
-    assert change_codec.load(seal(encode([3, 5]))) == Change(3, 5)
+    assert change_codec.load(seal(encode([3, 5])), KEY, 1) == Change(3, 5)
 
 
 def test_i18_a_registry_that_a_later_release_wrote_to_is_read_and_written(registry_folder: Path) -> None:
     later = seal(b"\x93" + newer(encode(FULL), "later field") + newer(encode(KEPT), 1) + b"\xc4\x04")
     with RegistryWriter(registry_folder) as writer:
         writer.register_module(FULL)
-        kept = open_with(registry_folder, lambda txn, dbs: open_record(txn.get(b"acme.Full", None, dbs.modules), ""))
+        kept = open_with(
+            registry_folder, lambda txn, dbs: open_record(txn.get(b"acme.Full", None, dbs.modules), "acme.Full")
+        )
         later = seal(b"\x93" + newer(encode(FULL), "later") + newer(encode(kept.provenance), 1) + b"\xc4\x04")
-        environment = writer.store.environment
-        with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-            txn.put(b"acme.Full", later, db=environment.dbs.modules)
+        with behind(writer) as (txn, dbs):
+            txn.put(b"acme.Full", later, db=dbs.modules)
         with Registry(registry_folder) as registry:
             assert registry["acme.Full"] == FULL
             assert registry.describe("acme.Full").provenance == kept.provenance
@@ -191,12 +245,12 @@ def test_i18_another_format_version_is_refused_by_reader_and_writer(tmp_path: Pa
     with RegistryWriter(tmp_path) as writer:
         environment = writer.store.environment
         with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-            txn.put(layout.META_FORMAT, b"2", db=environment.dbs.meta)
+            txn.put(layout.META_FORMAT, b"3", db=environment.dbs.meta)
             txn.drop(environment.dbs.usage)  # another format may have other databases
     for opened in (Registry, RegistryWriter):
         with pytest.raises(FormatVersionError) as caught:
             opened(tmp_path)
-        assert (caught.value.found, caught.value.supported) == (2, 1)
+        assert (caught.value.found, caught.value.supported) == (3, 2)
         assert caught.value.remedy
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
 import pytest
 
-from dspy_registry.registry_store.duration_sketch import DurationSketch
+from dspy_registry.registry_store.duration_buckets import key_of, quantiles
 from tests.support import ROOT
 from tests.support.advisers import DECLARED_TIMEOUT, Alone, Host, Process
 from tests.support.providers import (
@@ -56,15 +57,15 @@ class Lifetime:
     """The rule before: 1.2 times the 99th percentile of all calls that ever completed."""
 
     def __init__(self) -> None:
-        self._sketch = DurationSketch()
+        self._counts: Counter[int] = Counter()
 
     def limit_ms(self) -> float:
-        summary = self._sketch.summary()
-        return 1.2 * summary.p99 if summary.calls >= 20 else DECLARED_TIMEOUT
+        completed = self._counts.total()
+        return 1.2 * quantiles(self._counts, (0.99,))[0] if completed >= 20 else DECLARED_TIMEOUT
 
     def record(self, duration_ms: float, limit_ms: float, timed_out: bool) -> None:
         if not timed_out:
-            self._sketch.add(duration_ms)
+            self._counts[key_of(duration_ms)] += 1
 
 
 class Figures(NamedTuple):

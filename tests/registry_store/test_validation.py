@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dspy_registry import InvalidModuleError, ModuleInfo, Provenance, Registry, RegistryWriter, Requirements
 from dspy_registry.registry_store.codec import decode_info, encode, open_record, seal_record
 from dspy_registry.registry_store.layout import (
+    FORMAT_VERSION,
     MAX_CAPABILITIES,
     MAX_DURATION_MS,
     MAX_METADATA_DEPTH,
@@ -162,7 +163,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize("fields", ACCEPTED, ids=lambda fields: "+".join(fields) or "defaults")
 def test_what_is_allowed_is_read_back_equal(fields: dict[str, Any]) -> None:
     info, encoded = validate_encoded(ModuleInfo(**{"name": "a.B", **fields}))
-    assert open_record(seal_record(encoded, Provenance(1, 1, 0, 0)), info.name).info == info
+    assert open_record(seal_record(encoded, Provenance(1, 1, 0, 0), FORMAT_VERSION), info.name).info == info
 
 
 @pytest.mark.parametrize(("fields", "field"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
@@ -265,7 +266,7 @@ def test_whatever_is_accepted_is_stored_as_it_is_and_found_by_the_same_terms(fie
         info, encoded = validate_encoded(ModuleInfo(**fields))
     except InvalidModuleError:
         return
-    stored = seal_record(encoded, Provenance(1, 1, 0, 0))
+    stored = seal_record(encoded, Provenance(1, 1, 0, 0), FORMAT_VERSION)
     again = decode_info(stored).info
     assert again == info
     assert msgspec.json.decode(msgspec.json.encode(to_plain(info))) == to_plain(info)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+from dspy_registry import Registry, UsageReporter
 from dspy_registry.registry_store.advice import Standing, auto_timeout, default_ceiling, observed_timeout
 from dspy_registry.registry_store.evidence import Gathered
+from dspy_registry.registry_store.outcome_kinds import TIMEOUT
 from dspy_registry.registry_store.recent_calls import Recent
 from dspy_registry.registry_store.statistics import Statistics
 
@@ -79,3 +83,21 @@ def advised(standing: Standing, basis: str, declared: float, ceiling: float) -> 
     if basis == "observed":
         return observed_timeout(standing, declared, ceiling)
     return auto_timeout(standing, declared, declared / 1.2, ceiling)
+
+
+class Asking:
+    """A process as it is: it asks a real registry, and tells a real reporter."""
+
+    def __init__(self, registry: Registry, reporter: UsageReporter, name: str, basis: str = "observed") -> None:
+        self.registry = registry
+        self.reporter = reporter
+        self.name = name
+        self.basis = basis
+
+    def limit_ms(self) -> float:
+        return self.registry.routing_recommendation(self.name, basis=self.basis).timeout
+
+    def record(self, duration_ms: float, limit_ms: float, timed_out: bool) -> None:
+        error = TIMEOUT if timed_out else None
+        began = time.monotonic()  # the call took no time: its duration is simulated
+        self.reporter.record(self.name, duration_ms, not timed_out, error=error, limit_ms=limit_ms, began=began)

@@ -7,9 +7,17 @@ from typing import Any
 
 from dspy_registry import ModuleChange, ModuleInfo, Provenance
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.changes import Alias, State, alias_codec, implications_codec, state_codec
-from dspy_registry.registry_store.codec import encode, seal, seal_record
+from dspy_registry.registry_store.changes import (
+    Alias,
+    State,
+    alias_codec,
+    change_codec,
+    implications_codec,
+    state_codec,
+)
+from dspy_registry.registry_store.codec import Sealed, database_seal, encode, key_seal, seal, seal_record
 from dspy_registry.registry_store.layers import Layer, layer_codec
+from dspy_registry.registry_store.layout import FORMAT_VERSION as FORMAT
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, store_row
 from dspy_registry.registry_store.postings import BitMap, load_block, store_block
 from tests.support.raw_access import (
@@ -40,6 +48,27 @@ def put_row(database: str, key: bytes, value: bytes | None) -> Callable[[Get, Pu
     return lambda _, put: put(database, key, value)
 
 
+def put_sealed(database: str, key: bytes, payload: bytes) -> Callable[[Get, Put], None]:
+    """Another value for a key, well sealed."""
+    return put_row(database, key, seal(payload, key_seal(database_seal(database.encode()), key, FORMAT)))
+
+
+def put_dumped(database: str, key: bytes, codec: Sealed, value: Any) -> Callable[[Get, Put], None]:
+    """Another value for a key, as the registry would store it."""
+    return put_row(database, key, codec.dump(value, key, FORMAT))
+
+
+def put_block(term: str, *sequences: int, key: bytes | None = None) -> Callable[[Get, Put], None]:
+    """Another block of a posting. `key` is None: the first block of this term."""
+    at = posting(term) if key is None else key
+    return put_row("postings", at, store_block(BitMap(sequences), at, FORMAT) if sequences else sealed_nothing(at))
+
+
+def sealed_nothing(key: bytes) -> bytes:
+    """A block without members."""
+    return seal(BitMap().serialize(), key_seal(database_seal(b"postings"), key, FORMAT))
+
+
 def drop_sequence(get: Get, put: Put) -> None:
     """A module's name missing from its row."""
     rename(get, put, sequence_of(get, "a.Twenty"), GONE)
@@ -53,28 +82,31 @@ def name_twice(get: Get, put: Put) -> None:
 def rename(get: Get, put: Put, sequence: int, name: str) -> None:
     """Another name at a sequence."""
     number, place = divmod(sequence, NAMES_PER_ROW)
-    names = load_row(get("sequences", layout.sequence_row_key(number)))
+    key = layout.sequence_row_key(number)
+    names = load_row(get("sequences", key), key, FORMAT)
     names[place] = name
-    put("sequences", layout.sequence_row_key(number), store_row(names))
+    put("sequences", key, store_row(names, key, FORMAT))
 
 
 def row_of_names(number: int, *names: str) -> Callable[[Get, Put], None]:
     """A whole row of other names."""
-    return put_row("sequences", layout.sequence_row_key(number), seal("\0".join(names).encode()))
+    return put_sealed("sequences", layout.sequence_row_key(number), "\0".join(names).encode())
 
 
 def lose_a_member(get: Get, put: Put) -> None:
     """A module missing from a posting."""
-    block = load_block(get("postings", posting("capability:reasoning")))
+    key = posting("capability:reasoning")
+    block = load_block(get("postings", key), key, FORMAT)
     block.remove(sequence_of(get, "dspy.ReAct"))
-    put("postings", posting("capability:reasoning"), store_block(block))
+    put("postings", key, store_block(block, key, FORMAT))
 
 
 def gain_a_member(get: Get, put: Put) -> None:
     """A module in a posting that it does not belong to."""
-    block = load_block(get("postings", posting("capability:reasoning")))
+    key = posting("capability:reasoning")
+    block = load_block(get("postings", key), key, FORMAT)
     block.add(sequence_of(get, "dspy.Predict"))
-    put("postings", posting("capability:reasoning"), store_block(block))
+    put("postings", key, store_block(block, key, FORMAT))
 
 
 def exchange_a_member(get: Get, put: Put) -> None:
@@ -85,28 +117,30 @@ def exchange_a_member(get: Get, put: Put) -> None:
 
 def misplace_a_block(get: Get, put: Put) -> None:
     """A block of a posting under another number."""
-    put("postings", posting("category:mine", 7), get("postings", posting("category:mine")))
-    put("postings", posting("category:mine"), None)
+    old, new = posting("category:mine"), posting("category:mine", 7)
+    put("postings", new, store_block(load_block(get("postings", old), old, FORMAT), new, FORMAT))
+    put("postings", old, None)
 
 
-def forget_an_implication(_: Get, put: Put) -> None:
-    """A vocabulary that does not fit the postings."""
-    put("meta", layout.META_VOCABULARY, implications_codec.dump({"client": {"x": ("y",)}}))
+def declare_words(implications: dict[str, tuple[str, ...]]) -> Callable[[Get, Put], None]:
+    """Another vocabulary, which the postings do not fit."""
+    return put_dumped("meta", layout.META_VOCABULARY, implications_codec, {"client": implications})
 
 
 def go_back(get: Get, put: Put) -> None:
     """A head that names the revision before."""
-    put("meta", layout.META_STATE, state_codec.dump(State(state(get).revision - 1, 0, state(get).next_sequence)))
+    name_revision(get, put, state(get).revision - 1)
 
 
 def skip_a_revision(get: Get, put: Put) -> None:
     """A head that names a revision that was never made."""
-    put("meta", layout.META_STATE, state_codec.dump(State(state(get).revision + 1, 0, state(get).next_sequence)))
+    name_revision(get, put, state(get).revision + 1)
 
 
-def wrong_layer_source(get: Get, put: Put) -> None:
-    """A layer under another source than it says."""
-    put("layers", layout.layer_key("a.Layered", "discovered"), layer_codec.dump(Layer("core", {})))
+def name_revision(get: Get, put: Put, revision: int) -> None:
+    """Another revision in the head."""
+    head = State(revision, 0, state(get).next_sequence)
+    put_dumped("meta", layout.META_STATE, state_codec, head)(get, put)
 
 
 def unlog_a_module(get: Get, put: Put) -> None:
@@ -131,12 +165,23 @@ def report_a_ghost(get: Get, put: Put) -> None:
 def bring_back(_: Get, put: Put) -> None:
     """A record of a module that was unregistered."""
     info = ModuleInfo("a.Gone")
-    put("modules", b"a.Gone", seal_record(encode(info), Provenance(1, 1, 0, 0)))
+    put("modules", b"a.Gone", seal_record(encode(info), Provenance(1, 1, 0, 0), FORMAT))
 
 
 def change_of_another(get: Get, put: Put) -> None:
-    """A change under another revision."""
-    put("changes", layout.revision_key(4), get("changes", layout.revision_key(5)))
+    """A change under another revision, sealed for it."""
+    put_dumped("changes", layout.revision_key(4), change_codec, change_at(get, 5))(get, put)
+
+
+def exchange(database: str, one: bytes, other: bytes) -> Callable[[Get, Put], None]:
+    """Two values, each under the key of the other."""
+
+    def exchanged(get: Get, put: Put) -> None:
+        first, second = get(database, one), get(database, other)
+        put(database, one, second)
+        put(database, other, first)
+
+    return exchanged
 
 
 DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
@@ -151,23 +196,27 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I5", "postings/capability:reasoning", gain_a_member),
     ("I5", "postings/capability:reasoning", exchange_a_member),
     ("I5", "postings/category:mine", misplace_a_block),
-    ("I5", "postings/category:none", put_row("postings", posting("category:none"), store_block(BitMap()))),
-    ("I5", "postings/pool:ghosts", put_row("postings", posting("pool:ghosts"), store_block(BitMap([77])))),
-    ("I5", "postings/junk", put_row("postings", b"junk", store_block(BitMap([1])))),
+    ("I5", "postings/category:none", put_block("category:none")),
+    ("I5", "postings/pool:ghosts", put_block("pool:ghosts", 77)),
+    ("I5", "postings/junk", put_block("", 1, key=b"junk")),
     ("I5", "postings/capability:z", put_row("postings", posting("capability:z"), None)),
     ("I5", "postings/category:", replace_record("dspy.ReAct", category="elsewhere")),
-    ("I5", "postings/capability:z", forget_an_implication),
+    ("I5", "postings/capability:z", declare_words({"x": ("y",)})),
     ("I5", "modules/a.Gone", bring_back),
-    ("I6", "aliases/cot", put_row("aliases", b"cot", alias_codec.dump(Alias("a.Ghost", "client")))),
-    ("I6", "aliases/", put_row("aliases", b"\xff\n", alias_codec.dump(Alias("dspy.Predict", "client")))),
+    ("I6", "aliases/cot", put_dumped("aliases", b"cot", alias_codec, Alias("a.Ghost", "client"))),
+    ("I6", "aliases/", put_dumped("aliases", b"\xff\n", alias_codec, Alias("dspy.Predict", "client"))),
     ("I7", "layers/a.Layered", replace_record("a.Layered", source="core")),
     ("I7", "layers/a.Layered", replace_record("a.Layered", estimated_duration=5)),
-    ("I7", "layers/a.Layered", wrong_layer_source),
+    (
+        "I7",
+        "layers/a.Layered",
+        put_dumped("layers", layout.layer_key("a.Layered", "discovered"), layer_codec, Layer("core", {})),
+    ),
     ("I7", "modules/dspy.ReAct", put_row("layers", layout.layer_key("dspy.ReAct", "core"), None)),
     (
         "I7",
         "layers/a.Ghost",
-        put_row("layers", layout.layer_key("a.Ghost", "core"), layer_codec.dump(Layer("core", {}))),
+        put_dumped("layers", layout.layer_key("a.Ghost", "core"), layer_codec, Layer("core", {})),
     ),
     ("I8", "modules/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 19), None)),
     ("I8", "history/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 12), None)),
@@ -201,9 +250,9 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I10", "modules/dspy.ReAct", replace_record("dspy.ReAct", name="dspy.Other")),
     ("I10", "modules/dspy.ReAct", replace_record("dspy.ReAct", estimated_duration=-1)),
     ("I10", "sequences/0", flip("sequences", layout.sequence_row_key(0))),
-    ("I10", "sequences/0", put_row("sequences", layout.sequence_row_key(0), seal(b"\xff"))),
+    ("I10", "sequences/0", put_sealed("sequences", layout.sequence_row_key(0), b"\xff")),
     ("I10", "postings/gpu:no", flip("postings", posting("gpu:no"))),
-    ("I10", "postings/gpu:no", put_row("postings", posting("gpu:no"), seal(b"junk!"))),
+    ("I10", "postings/gpu:no", put_sealed("postings", posting("gpu:no"), b"junk!")),
     ("I10", "aliases/cot", flip("aliases", b"cot")),
     ("I10", "layers/a.Layered/discovered", flip("layers", layout.layer_key("a.Layered", "discovered"))),
     ("I10", "history/a.Twenty/12", flip("history", layout.versioned_key("a.Twenty", 12))),
@@ -214,10 +263,10 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I10", "meta", flip("meta", layout.META_VOCABULARY)),
     ("I10", "meta", put_row("meta", layout.META_DEFAULTS, b"unsealed")),
     ("I10", "meta", put_row("meta", layout.META_STATE, None)),
-    ("I10", "meta", put_row("meta", layout.META_FORMAT, b"one")),
+    ("I23", "data.mdb", put_row("meta", layout.META_FORMAT, b"one")),
     (
         "I10",
         "meta",
-        put_row("meta", layout.META_VOCABULARY, implications_codec.dump({"client": {"a": ("b",), "b": ("a",)}})),
+        declare_words({"a": ("b",), "b": ("a",)}),
     ),
 ]

@@ -121,6 +121,11 @@ class Observation:
         self._stack.close()
 
     @property
+    def pids(self) -> list[int]:
+        """The readers' processes."""
+        return [reader.pid for reader in self._readers]
+
+    @property
     def is_done(self) -> bool:
         return self._done == self._commits
 

@@ -68,6 +68,10 @@ class Served:
             found: dict[str, Any] = client.status().sections[name]
         return found
 
+    def daemon_pid(self) -> int:
+        with WriterClient(self.path) as client:
+            return client.status().pid
+
     def status(self) -> dict[str, Any]:
         return self.section("manifests")
 

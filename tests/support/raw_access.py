@@ -15,6 +15,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import State, change_codec, state_codec
 from dspy_registry.registry_store.codec import encode, open_record, seal_record
 from dspy_registry.registry_store.layers import Layer
+from dspy_registry.registry_store.layout import FORMAT_VERSION
 from dspy_registry.registry_store.sharing import attach, detach
 from tests.conftest import violations
 
@@ -61,6 +62,16 @@ def opened(folder: Path) -> Iterator[tuple[Get, Put]]:
         detach(environment)
 
 
+@contextmanager
+def behind(writer: RegistryWriter) -> Iterator[tuple[Any, Any]]:
+    """A raw transaction and the databases, under an open writer. It is made to count the transaction as its own."""
+    environment = writer.store.environment
+    with environment.write_gate:
+        with environment.lmdb.begin(write=True) as txn:
+            yield txn, environment.dbs
+        writer.store.committer._ownership.note(environment.newest_transaction())
+
+
 def flipped(value: bytes, at: int = 3) -> bytes:
     """The value with one bit turned over."""
     return value[:at] + bytes([value[at] ^ 0x10]) + value[at + 1 :]
@@ -71,7 +82,7 @@ def rewritten(get: Get, name: str, /, **changes: Any) -> bytes:
     stored = open_record(get("modules", name.encode()), name)
     kept = {key: changes.pop(key) for key in tuple(changes) if key in Provenance.__struct_fields__}
     info = msgspec.structs.replace(stored.info, **changes)
-    return seal_record(encode(info), msgspec.structs.replace(stored.provenance, **kept))
+    return seal_record(encode(info), msgspec.structs.replace(stored.provenance, **kept), FORMAT_VERSION)
 
 
 def sequence_of(get: Get, name: str) -> int:
@@ -81,7 +92,7 @@ def sequence_of(get: Get, name: str) -> int:
 
 def state(get: Get) -> State:
     """The head of the registry."""
-    loaded: State = state_codec.load(get("meta", layout.META_STATE))
+    loaded: State = state_codec.load(get("meta", layout.META_STATE), layout.META_STATE, FORMAT_VERSION)
     return loaded
 
 
@@ -92,11 +103,13 @@ def posting(term: str, block: int = 0) -> bytes:
 
 def change_at(get: Get, revision: int) -> Change:
     """The logged change of a revision."""
-    loaded: Change = change_codec.load(get("changes", layout.revision_key(revision)))
+    key = layout.revision_key(revision)
+    loaded: Change = change_codec.load(get("changes", key), key, FORMAT_VERSION)
     return loaded
 
 
 def rewrite_change(get: Get, put: Put, revision: int, **changes: Any) -> None:
     """Put a change with other fields in the place of a logged one."""
     changed = msgspec.structs.replace(change_at(get, revision), **changes)
-    put("changes", layout.revision_key(revision), change_codec.dump(changed))
+    key = layout.revision_key(revision)
+    put("changes", key, change_codec.dump(changed, key, FORMAT_VERSION))

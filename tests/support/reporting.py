@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import Registry, RegistryWriter, UsageReporter
-from dspy_registry.registry_store.usage import calls_lost
+from dspy_registry.registry_store.usage_rows import calls_lost
 
 SELDOM = 3600.0
 """An interval after which nothing is sent unless it is asked for."""

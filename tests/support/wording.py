@@ -32,7 +32,7 @@ from dspy_registry.registry_store.validation import module_problems as problems_
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.discovery.report import discover
-from dspy_registry.writer.manifests.folder import load
+from dspy_registry.writer.manifests.parse import load
 from dspy_registry.writer.restore import restore
 from tests.support import TESTS
 from tests.support.command import run
@@ -122,14 +122,18 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "writer locked": raise_(errors.WriterLockedError("/registry", 7)),
     "writer locked by nobody known": raise_(errors.WriterLockedError("/registry", None)),
     # Made by hand: the remedy is the class's.
+    "format 1": raise_(errors.UpgradeRequiredError("it.")),
     "no number left": raise_(errors.RegistryFullError("it.")),
     "damaged": raise_(errors.CorruptRecordError("it.")),
+    "a file that was lost": raise_(errors.DamagedStoreError("it.")),
+    "no slot": raise_(errors.NoReaderSlotError("it.")),
     "forked": raise_(errors.ForkedSnapshotError("it.")),
     "no answer in time": raise_(errors.WriterTimeoutError("it.")),
     "busy": raise_(errors.BusyError("it.")),
     "demo": raise_(DemoError("it.")),
     # Arguments.
     "empty path": lambda place: Registry(""),
+    "no home directory": lambda place: Registry("~no such user/registry"),
     "name of another type": lambda place: place.reader.get_module(5),  # type: ignore[arg-type]
     "copied snapshot": lambda place: copy.copy(snapshot_of(place)),
     "cache size": lambda place: Registry(place.folder, cache_size=-1),
@@ -178,12 +182,11 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "checksum": lambda place: unseal(b"junk", "a thing"),
     "checksum of a record": lambda place: open_record(b"junk", "acme.X"),
     "record that is none": lambda place: open_record(seal(b""), "acme.X"),
-    "posting that is none": lambda place: load_block(seal(b"")),
+    "posting that is none": lambda place: load_block(seal(b""), b"key", 1),
     # LMDB: its own words are in the message, the remedy is ours.
     **{
         kind: lmdb_error(kind)
         for kind in (
-            "ReadersFullError",
             "MapFullError",
             "LockError",
             "DiskError",

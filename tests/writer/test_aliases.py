@@ -21,9 +21,16 @@ from dspy_registry import (
     UnknownModuleError,
 )
 from dspy_registry.registry_store.changes import change_codec
-from dspy_registry.registry_store.layout import ALIASES, MAX_ALIASES, MAX_ALIASES_OF_MODULE, revision_key
+from dspy_registry.registry_store.layout import (
+    ALIASES,
+    FORMAT_VERSION,
+    MAX_ALIASES,
+    MAX_ALIASES_OF_MODULE,
+    revision_key,
+)
 from dspy_registry.writer import aliases, catalog
 from dspy_registry.writer.catalog import Catalog
+from tests.support.raw_access import behind
 
 Reads = list[bytes]
 
@@ -34,9 +41,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     decoded: Reads = []
     decode = aliases.meaning_of
 
-    def counted(value: bytes) -> aliases.Alias:
+    def counted(value: bytes, key: bytes, format: int) -> aliases.Alias:
         decoded.append(value)
-        return decode(value)
+        return decode(value, key, format)
 
     monkeypatch.setattr(catalog, "meaning_of", counted)
     return decoded
@@ -61,7 +68,8 @@ def declare(writer: RegistryWriter, pairs: dict[str, str]) -> None:
 def last_change(writer: RegistryWriter) -> Change:
     environment = writer.store.environment
     with environment.reading() as txn:
-        change: Change = change_codec.load(txn.get(revision_key(writer.revision), None, environment.dbs.changes))
+        key = revision_key(writer.revision)
+        change: Change = change_codec.load(txn.get(key, None, environment.dbs.changes), key, FORMAT_VERSION)
     return change
 
 
@@ -238,9 +246,8 @@ def test_i10_a_damaged_alias_can_be_set_anew_or_removed(writer: RegistryWriter, 
 
 def damage(writer: RegistryWriter, alias: bytes) -> None:
     """Behind the writer's back, as a bad disk does it."""
-    environment = writer.store.environment
-    with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-        txn.put(alias, b"damaged", db=getattr(environment.dbs, ALIASES.decode()))
+    with behind(writer) as (txn, dbs):
+        txn.put(alias, b"damaged", db=getattr(dbs, ALIASES.decode()))
     writer.store.committer._aliases._revision = -1  # as after a restart
 
 

@@ -24,10 +24,11 @@ from tests.support.processes import Process, child, requests, say
 PAGE = ROOT / "docs" / "daemon.md"
 
 
-def procedures() -> list[list[str]]:
-    """The commands of each block of the page that stops the daemon."""
+def procedures(about: str = "/backups/monday") -> list[list[str]]:
+    """The commands of each block of the page that stops the daemon and names this folder."""
     blocks = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [re.findall(r"^\$ (.*)", block, re.MULTILINE) for block in blocks if "systemctl stop" in block]
+    chosen = [block for block in blocks if "systemctl stop" in block and about in block]
+    return [re.findall(r"^\$ (.*)", block, re.MULTILINE) for block in chosen]
 
 
 def carry_out(commands: list[str], registry: Path, copy: Path) -> None:

@@ -12,8 +12,8 @@ from dspy_registry.readers.plan import execute, plan_find
 from dspy_registry.registry_store.changes import State, state_codec
 from dspy_registry.registry_store.check.checker import check
 from dspy_registry.registry_store.codec import seal
-from dspy_registry.registry_store.layout import BLOCK_BITS, LAST_SEQUENCE, META_STATE, sequence_row_key
-from dspy_registry.registry_store.lookup import resolve
+from dspy_registry.registry_store.layout import BLOCK_BITS, FORMAT_VERSION, LAST_SEQUENCE, META_STATE, sequence_row_key
+from dspy_registry.registry_store.lookup import load_state, resolve
 from dspy_registry.registry_store.order import store_row
 from dspy_registry.registry_store.postings import load_posting, stored_blocks
 from dspy_registry.registry_store.sharing import attach, detach
@@ -26,8 +26,9 @@ def go_on_from(folder: Path, sequence: int) -> None:
     environment = attach(folder, writable=True)
     try:
         with environment.write_gate, environment.lmdb.begin(write=True, db=environment.dbs.meta) as txn:
-            state: State = state_codec.load(txn.get(META_STATE))
-            txn.put(META_STATE, state_codec.dump(State(state.revision, state.committed_at, sequence)))
+            state = load_state(txn, environment.dbs)
+            moved = State(state.revision, state.committed_at, sequence)
+            txn.put(META_STATE, state_codec.dump(moved, META_STATE, FORMAT_VERSION))
     finally:
         detach(environment)
 
@@ -101,7 +102,8 @@ def test_i5_a_row_beyond_all_sequences_is_found(tmp_path: Path) -> None:
     RegistryWriter(tmp_path / "registry").close()
     environment = attach(tmp_path / "registry", writable=True)
     with environment.write_gate, environment.lmdb.begin(write=True) as txn:
-        txn.put(sequence_row_key(LAST_SEQUENCE), store_row(["dspy.ReAct"]), db=environment.dbs.sequences)
+        key = sequence_row_key(LAST_SEQUENCE)
+        txn.put(key, store_row(["dspy.ReAct"], key, FORMAT_VERSION), db=environment.dbs.sequences)
         txn.put(b"dspy.ReAct", seal(b"damaged"), db=environment.dbs.modules)
     detach(environment)
     found = check(tmp_path / "registry")

@@ -64,6 +64,14 @@ class AsyncWriterClient:
         """See WriterClient.unregister_module."""
         return calls.visible_in(await self._call(calls.unregister(name)))
 
+    async def release(self, name: str) -> int:
+        """See WriterClient.release."""
+        return calls.visible_in(await self._call(calls.release(name)))
+
+    async def rename_module(self, name: str, new_name: str) -> int:
+        """See WriterClient.rename_module."""
+        return calls.visible_in(await self._call(calls.rename(name, new_name)))
+
     async def set_alias(self, alias: str, name: str) -> int:
         """See WriterClient.set_alias."""
         return calls.visible_in(await self._call(calls.set_alias(alias, name)))
@@ -79,6 +87,10 @@ class AsyncWriterClient:
     async def apply_discovery(self, report: DiscoveryReport) -> Outcome:
         """See WriterClient.apply_discovery."""
         return calls.outcome(await self._call(calls.apply_discovery(report)))
+
+    async def reset_usage(self, name: str, version: int | None = None) -> None:
+        """See WriterClient.reset_usage."""
+        calls.visible_in(await self._call(calls.reset_usage(name, version)))
 
     async def status(self) -> DaemonStatus:
         """The state of the daemon: its pid, revision, queue lengths and errors."""

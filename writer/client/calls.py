@@ -22,8 +22,11 @@ from dspy_registry.registry_store.protocol import (
     ReadStatus,
     Register,
     RegisterMany,
+    Release,
     RemoveAlias,
+    Rename,
     ReportUsage,
+    ResetUsage,
     SetAlias,
     SetImplications,
     Status,
@@ -31,7 +34,13 @@ from dspy_registry.registry_store.protocol import (
     frame,
 )
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
+from dspy_registry.registry_store.validation import (
+    check_expected_version,
+    check_version,
+    name_problems,
+    stored_name_problems,
+    validate_encoded,
+)
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.limits import Limits
@@ -82,7 +91,7 @@ class Call:
         """Whether a second one fails because the first succeeded. Any other call can be repeated."""
         if self.kind is Register:
             return self.arguments[1] is not None
-        return self.kind in (Unregister, RemoveAlias)
+        return self.kind in (Unregister, RemoveAlias, Rename)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
         """The messages to send, framed. `repeats` (see the protocol) is for calls that fail when repeated."""
@@ -150,6 +159,21 @@ def remove_alias(alias: str) -> Call:
     return Call(RemoveAlias, (alias,))
 
 
+def release(name: str) -> Call:
+    """Raises UnknownModuleError for a malformed name."""
+    _refuse_impossible(name)
+    return Call(Release, (name,))
+
+
+def rename(old: str, new: str) -> Call:
+    """Raises UnknownModuleError for a malformed old name, InvalidModuleError for a malformed new one."""
+    _refuse_impossible(old)
+    problems = name_problems(new)
+    if problems:
+        raise InvalidModuleError(f"{old!r} as {new!r}", problems)
+    return Call(Rename, (old, new))
+
+
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
     """Raises VocabularyError for a malformed vocabulary."""
     words = as_implications(implications)
@@ -165,6 +189,13 @@ def apply_discovery(report: DiscoveryReport) -> Call:
     return Call(ApplyDiscovery, (len(modules), rest), modules)
 
 
+def reset_usage(name: str, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
+    check_version(version)
+    _refuse_impossible(name)
+    return Call(ResetUsage, (name, version))
+
+
 def read_status() -> Call:
     """The state of the daemon: its pid, revision, queue lengths and errors."""
     return Call(ReadStatus)
@@ -176,7 +207,7 @@ def report_usage(batch: bytes) -> Call:
 
 
 def _refuse_impossible(name: str, error: type[UnknownModuleError] = UnknownModuleError) -> None:
-    if name_problems(name):
+    if stored_name_problems(name):
         raise error(name)
 
 

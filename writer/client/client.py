@@ -81,6 +81,14 @@ class WriterClient:
         """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return calls.visible_in(self._call(calls.unregister(name)))
 
+    def release(self, name: str) -> int:
+        """End an override. Returns the revision in which it has ended. See RegistryWriter.release."""
+        return calls.visible_in(self._call(calls.release(name)))
+
+    def rename_module(self, name: str, new_name: str) -> int:
+        """Give a client's module another name. See RegistryWriter.rename_module."""
+        return calls.visible_in(self._call(calls.rename(name, new_name)))
+
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
@@ -99,6 +107,10 @@ class WriterClient:
     def apply_discovery(self, report: DiscoveryReport) -> Outcome:
         """Apply what discovery found, in one commit. See RegistryWriter.apply_discovery."""
         return calls.outcome(self._call(calls.apply_discovery(report)))
+
+    def reset_usage(self, name: str, version: int | None = None) -> None:
+        """Forget the statistics of a module, or of one version of it. See RegistryWriter.reset_usage."""
+        calls.visible_in(self._call(calls.reset_usage(name, version)))
 
     def status(self) -> DaemonStatus:
         """The state of the daemon: its pid, revision, queue lengths and errors."""

@@ -1,7 +1,12 @@
-"""A reporter's connection to the writer daemon: one attempt at a time, since a failed batch is sent later."""
+"""A reporter's connection to the writer daemon.
+
+A connection that worked before may be to a daemon that was restarted since. So when it fails, a new one is tried, once
+and within the same time limit: the end of the process may be next. A batch that still fails is sent later.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from dspy_registry.registry_store import wire_errors
@@ -26,10 +31,14 @@ class ReportLink:
         `timeout` is in seconds. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError when the
         batch should be sent again later.
         """
+        deadline = Deadline(timeout)
         try:
-            if self._session is None:
-                self._session = _Session(self._folder, socket_path(self._folder))
-            return self._session.send(batch, timeout)
+            if self._session is not None:
+                with contextlib.suppress(ConnectionError):
+                    return self._session.send(batch, deadline)
+                self.close()
+            self._session = _Session(self._folder, socket_path(self._folder))
+            return self._session.send(batch, deadline)
         except RegistryError:
             self.close()
             raise
@@ -53,8 +62,7 @@ class _Session(Session):
     def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
         return
 
-    def send(self, batch: bytes, timeout: float) -> RegistryError | None:
-        deadline = Deadline(timeout)
+    def send(self, batch: bytes, deadline: Deadline) -> RegistryError | None:
         if self._socket is None and not self._try_to_connect(deadline):
             raise unavailable(self._folder, lost=False)
         self._last += 1

@@ -15,13 +15,17 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError
+from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
+from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.validation import is_time_limit
-from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Call, Names, Pending
+from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Pending
+from dspy_registry.writer.client.recorded_call import Call, Moment, Names
 from dspy_registry.writer.client.report_link import ReportLink
+from dspy_registry.writer.client.told_calls import ToldCalls
 
 QUEUE_LENGTH: Final = 32_768
 """Calls between two rounds of the thread that are kept with their values. Further calls are only counted."""
@@ -30,6 +34,7 @@ FLUSH_AT_EXIT: Final = 1.0
 _ANSWER_TIMEOUT: Final = 5.0
 _AT_ONCE: Final = 256
 _BREATH: Final = 0.0002
+MAY_NOT_REPORT: Final = "Report as the daemon's user, or let the daemon admit a group (`serve --report-group NAME`)."
 _NO_NAME: Final = ""
 """Calls recorded under it are counted as lost."""
 
@@ -46,26 +51,39 @@ class UsageReporter:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, interval: float = 1.0) -> None:
-        self.path = registry_path(path)
+        self._closed = False
+        self._has_folder = True
+        self.path = self._folder_or_none(path)
         if not is_time_limit(interval):
             raise InvalidArgumentError(f"interval is {interval!r}, it must be a number of seconds above 0.")
         self._interval = min(interval, threading.TIMEOUT_MAX)
         self._queue: deque[Call] = deque()
-        self._closed = False
+        self._told = ToldCalls(self._queue, own_place(self.path))
         self._begin()
         _reporters.add(self)
 
     def __repr__(self) -> str:
         return f"UsageReporter({str(self.path)!r})"
 
+    def _folder_or_none(self, path: str | os.PathLike[str] | None) -> Path:
+        """The registry's folder. Without a home directory there is none: that is told, and calls are ignored."""
+        try:
+            return registry_path(path)
+        except NoHomeError as error:
+            _log.warning("no calls are reported: %s %s", error.message, error.remedy)
+            self._closed, self._has_folder = True, False
+            return Path(path or "~")
+
     def _begin(self) -> None:
         """Start empty. In a forked child, the pending calls and the connection belong to the parent."""
         self._queue.clear()
+        self._told.begin()
         self._room = 0  # until the first call starts the thread: a process without calls has no thread
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # for all state but the queue; re-entered by a signal handler that records
-        self._overflow: dict[Names, int] = {}  # calls by name that were only counted
-        self._overflow_errors: dict[Names, int] = {}
+        # Calls that were only counted: those that succeeded by name, the others by name, `ok` and `error` as they came.
+        self._overflow: dict[Names, int] = {}
+        self._overflow_failed: dict[tuple[Names, Any, Any], int] = {}
         self._wake = threading.Event()
         self._round = threading.Condition()
         self._asked = self._answered = 0
@@ -76,6 +94,8 @@ class UsageReporter:
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._link = ReportLink(self.path)
         self._delivered = True
+        self._has_told_of_rights = False
+        self._gathered_at = _milliseconds()
 
     # The request path
 
@@ -88,22 +108,51 @@ class UsageReporter:
         tokens_in: int = 0,
         tokens_out: int = 0,
         cost_usd: float | None = None,
+        # Give these by name. They are not keyword-only, because filling those in takes as long as all the rest here.
+        error: str | None = None,
+        version: int = 0,
+        limit_ms: float | None = None,
+        began: float | None = None,
+        retry_after: float | None = None,
     ) -> None:
         """Report that a call of a module has ended, after `duration_ms` milliseconds. Never waits, never raises.
 
         `name` is the module's registered name, or several possible names, best first. `ok` is False for a call that
         failed. `input_chars` is the length of the input in characters, None: not known. `tokens_in` and `tokens_out`
         are counts; 0 also stands for "not known". `cost_usd` is in US dollars, None: not known.
+
+        `error` is the kind of outcome (`timeout`, `rate_limited`, `unavailable`, `error`, `invalid_output`, `caller`,
+        `cancelled`); None: as `ok` says. `version` is the module's version that was called, 0: the one in force when
+        the call began. `limit_ms` is the limit that the caller enforced, in milliseconds; None: a call that timed out
+        is taken to have had its duration as its limit. `began` is when the call began, as `time.monotonic()` told it;
+        None: its duration ago. `retry_after` is how many seconds the provider asked to wait, None: it did not.
         """
+        call = (  # flat: a second tuple within it would take as long again
+            name,
+            duration_ms,
+            ok,
+            input_chars,
+            tokens_in,
+            tokens_out,
+            cost_usd,
+            error,
+            version,
+            limit_ms,
+            began,
+            retry_after,
+        )
         queue = self._queue
         if len(queue) < self._room:
-            queue.append((name, duration_ms, ok, input_chars, tokens_in, tokens_out, cost_usd))
-        else:
-            try:
-                with self._lock:
-                    (self._overflow if ok else self._overflow_errors)[name] += 1
-            except Exception:  # usually a KeyError: the name is new
-                self._record_slowly((name, duration_ms, ok, input_chars, tokens_in, tokens_out, cost_usd))
+            queue.append(call)
+            return
+        try:
+            with self._lock:
+                if ok is True and error is None:
+                    self._overflow[name] += 1
+                else:
+                    self._overflow_failed[name, ok, error] += 1
+        except Exception:  # usually a KeyError: the name is new
+            self._record_slowly(call)
 
     def _record_slowly(self, call: Call) -> None:
         """Record the first call of the process, or the first call of a module while the queue is full."""
@@ -113,12 +162,18 @@ class UsageReporter:
                     self._queue.append(call)  # first: it is counted whatever happens to the thread
                     self._start()
                 elif not self._closed:
-                    counts = self._overflow if call[2] else self._overflow_errors
-                    name = call[0] if len(counts) < NAMES_KEPT else _NO_NAME
-                    counts[name] = counts.get(name, 0) + 1
+                    self._count_only(call[0], call[2], call[7])
         except Exception:  # a call must not raise in the program, not even for a name that cannot be a key
             with self._lock:
                 self._overflow[_NO_NAME] = self._overflow.get(_NO_NAME, 0) + 1
+
+    def _count_only(self, name: Names, ok: Any, error: Any) -> None:
+        if ok is True and error is None:
+            name = name if len(self._overflow) < NAMES_KEPT else _NO_NAME
+            self._overflow[name] = self._overflow.get(name, 0) + 1
+        else:
+            outcome = (name, ok, error) if len(self._overflow_failed) < NAMES_KEPT else (_NO_NAME, False, None)
+            self._overflow_failed[outcome] = self._overflow_failed.get(outcome, 0) + 1
 
     def _start(self) -> None:
         self._room = QUEUE_LENGTH
@@ -153,19 +208,19 @@ class UsageReporter:
                 self._round.notify_all()
 
     def _gather(self) -> None:
-        now = time.time_ns() // 1_000_000
-        queue = self._queue
-        for taken in range(len(queue)):  # a fixed number: the queue may be filled as fast as this empties it
+        moment = Moment(_milliseconds(), self._gathered_at, time.monotonic())
+        for taken in range(len(self._queue)):  # a fixed number: the queue may be filled as fast as this empties it
             if taken % _AT_ONCE == _AT_ONCE - 1:
                 time.sleep(_BREATH)  # lets the threads of the program run
-            self._pending.add(queue.popleft(), now)
+            self._pending.add(self._told.pop(), moment)
+        self._gathered_at = moment.now
         with self._lock:
             succeeded, self._overflow = self._overflow, {}
-            failed, self._overflow_errors = self._overflow_errors, {}
+            failed, self._overflow_failed = self._overflow_failed, {}
         for name, calls in succeeded.items():
-            self._pending.add_counts(name, calls, 0, now)
-        for name, calls in failed.items():
-            self._pending.add_counts(name, calls, calls, now)
+            self._pending.add_counts(name, True, None, calls, moment.now)
+        for (name, ok, error), calls in failed.items():
+            self._pending.add_counts(name, ok, error, calls, moment.now)
 
     def _send(self, timeout: float) -> bool:
         """Whether all batches were delivered. A batch keeps its number until then, so that it counts once."""
@@ -176,12 +231,20 @@ class UsageReporter:
             try:
                 refused = self._link.send(self._unsent[0][1], timeout)
             except RegistryError as error:
-                _log.debug("usage statistics wait for the writer daemon: %s", error)
+                self._tell(error)
                 return False
             if refused is not None:
                 _log.warning("usage statistics were refused and are dropped: %s", refused)
             self._unsent.popleft()
         return not self._pending
+
+    def _tell(self, error: RegistryError) -> None:
+        """That a worker may not report is told once: it will not change by waiting, as a daemon that is away does."""
+        if isinstance(error, StorePermissionError) and not self._has_told_of_rights:
+            self._has_told_of_rights = True
+            _log.warning("usage statistics are not taken: %s %s", error.message, MAY_NOT_REPORT)
+        else:
+            _log.debug("usage statistics wait for the writer daemon: %s", error)
 
     # The end
 
@@ -192,7 +255,7 @@ class UsageReporter:
         """
         thread = self._thread
         if thread is None:
-            return True
+            return self._has_folder
         if not thread.is_alive():
             return self._flush_here(timeout)
         with self._round:
@@ -226,6 +289,10 @@ class UsageReporter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000
 
 
 _reporters: weakref.WeakSet[UsageReporter] = weakref.WeakSet()

@@ -24,6 +24,11 @@ class BatchUpload:
         self._count = 0
         self._refused: RegistryError | None = None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether parts have come of a batch that has not."""
+        return self._count > 0
+
     def add(self, modules: list[bytes]) -> None:
         """Keep some more modules."""
         self._count += len(modules)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -13,14 +13,14 @@ from typing import Final, cast
 from dspy_registry.registry_store import protocol, wire_errors
 from dspy_registry.registry_store.errors import BusyError, ProtocolError, RegistryError
 from dspy_registry.registry_store.protocol import Answer, FrameReader, Welcome, frame
-from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon import roles
+from dspy_registry.writer.daemon.change_lines import LineBudget
+from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.reply_cache import is_client_id
 from dspy_registry.writer.daemon.service import Requests, Service
 
 _REFUSED_AT_A_TIME: Final = 64
 _RECEIVED_AT_ONCE: Final = 256 * 1024
-
-_log = logging.getLogger("dspy_registry")
 
 
 @dataclass(eq=False)
@@ -29,8 +29,26 @@ class Connections:
 
     open: set[Connection] = field(default_factory=set)
     last_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    refusals: LineBudget = field(default_factory=lambda: LineBudget(20, 10.0))
     received: bytearray = field(default_factory=lambda: bytearray(_RECEIVED_AT_ONCE))
     """One buffer for all connections: it is emptied before the next one is read."""
+
+    def problem(self, newcomer: Connection, limits: Limits, now: float) -> BusyError | None:
+        """Why there is no place for a connection that was just opened. None: there is, perhaps a freed one.
+
+        A place is freed by the connection that was silent for longest, of the user who has most.
+        """
+        if len(self.open) <= limits.connections:
+            return None
+        counts = Counter(connection.user for connection in self.open)
+        idle = [one for one in self.open if one is not newcomer and one.idle_since(now) >= limits.spared]
+        if idle:
+            max(idle, key=lambda one: (counts[one.user], one.idle_since(now))).abort()
+            return None
+        is_small = counts[newcomer.user] <= limits.connections // 8
+        if is_small and len(self.open) <= limits.connections + limits.connections // 8:
+            return None
+        return BusyError(f"the writer daemon has {limits.connections} connections, and takes no more.")
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -45,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self._connections = connections
         self._transport: asyncio.Transport
         self._frames = FrameReader(protocol.MAX_HELLO_BYTES)
+        self.user = -1
         self._client = b""
         self._requests = Requests(service, self._send, self._resume)
         self._is_closing = False
@@ -66,10 +85,14 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.open.add(self)
         self._connections.last_closed.clear()
         peer: socket.socket = transport.get_extra_info("socket")
-        self._refusal = socket_file.refusal(peer, self._service.group)
-        if self._refusal is None and count > limits.connections:
-            self._refusal = BusyError(f"the writer daemon has {limits.connections} connections, and takes no more.")
-        if self._service.is_stopping or count > limits.connections + _REFUSED_AT_A_TIME:
+        by = self._requests.by = roles.process_of(peer)
+        self._requests.role = roles.role_of(peer, self._service.groups)
+        self._refusal = roles.refusal(peer, self._requests.role)
+        self.user = by[0] if by else -1
+        if self._refusal is None:
+            self._refusal = self._connections.problem(self, limits, self._service.loop.time())
+        most = limits.connections + limits.connections // 8
+        if self._service.is_stopping or count > most + _REFUSED_AT_A_TIME:
             self.close()
 
     def get_buffer(self, sizehint: int) -> bytearray:
@@ -101,6 +124,11 @@ class Connection(asyncio.BufferedProtocol):
 
     # Ending it
 
+    def idle_since(self, now: float) -> float:
+        """For how many seconds nothing was expected of the daemon. -1: something is."""
+        is_at_work = self._is_closing or self._requests.is_at_work or self._frame_began is not None
+        return -1.0 if is_at_work else now - self._heard
+
     def close_if_silent(self, now: float) -> None:
         """Close a connection that has kept the daemon waiting. An idle one is told no reason: it waits for nothing."""
         limits = self._service.limits
@@ -121,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
     def refuse(self, error: RegistryError) -> None:
         """Tell the client what is wrong with the whole connection, and close it."""
         if not self._is_closing:
-            _log.info("connection refused: %s", error)
+            self._connections.refusals.info("connection refused: %s", error)
             self._send(wire_errors.pack(0, error))
             self.close()
 
@@ -137,6 +165,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close it now."""
+        self._is_closing = True
         self._transport.abort()
 
     # Messages

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,7 @@ import lmdb
 
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.protocol import Effect, Failed, Remembered, remembered_codec
+from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.reply_cache import ReplyCache, cached_reply, following, overtaken
 from dspy_registry.writer.draft import Draft
 
@@ -20,11 +23,12 @@ _log = logging.getLogger("dspy_registry")
 class Work:
     """Something to be committed.
 
-    `client` is empty for the daemon's own changes. `id`, `oldest` and `repeats` are the request's. `held_bytes` is the
-    memory that the work takes.
+    `client` is empty for the daemon's own changes. `by` is whose process asks for it; None: it is the daemon's own.
+    `id`, `oldest` and `repeats` are the request's. `held_bytes` is the memory that the work takes.
     """
 
     client = b""
+    by: By | None = None
     held_bytes = 0
     id = 0
     oldest = 0
@@ -61,10 +65,23 @@ class _Staged:
 
 
 class Group:
-    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit."""
+    """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit.
 
-    def __init__(self, works: Sequence[Work], replies: ReplyCache) -> None:
+    Staging ends after `seconds`, though never before the first work: `left` are those that were not staged.
+    `charge` is told what each work took.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[Work],
+        replies: ReplyCache,
+        seconds: float = math.inf,
+        charge: Callable[[Work, float], None] = lambda work, seconds: None,
+    ) -> None:
         self._works = works
+        self._seconds = seconds
+        self._charge = charge
+        self.left: Sequence[Work] = ()
         self._replies = replies
         self._clients: dict[bytes, _Staged] = {}
         self._answers: dict[Work, Any] = {}  # to works that need no commit
@@ -74,7 +91,11 @@ class Group:
 
     def stage(self, draft: Draft) -> None:
         """Stage every work on the draft, or note its failure. Raises lmdb.Error."""
-        for work in self._works:
+        began = at = time.monotonic()
+        for number, work in enumerate(self._works):
+            if at - began > self._seconds:
+                self._works, self.left = self._works[:number], self._works[number:]
+                break
             try:
                 if not self._was_sent_before(work):
                     self._stage(work, draft)
@@ -84,6 +105,8 @@ class Group:
                 if not isinstance(error, RegistryError):
                     _log.exception("internal error in a request")
                 self._answers[work] = work.failure(error)
+            at, before = time.monotonic(), at
+            self._charge(work, at - before)
         if draft.has_effect:
             self._remember(draft)
 
@@ -107,7 +130,7 @@ class Group:
         return True
 
     def _stage(self, work: Work, draft: Draft) -> None:
-        child = draft.child()
+        child = draft.child(work.by)
         try:
             work.stage(child)
         except RegistryError as error:
@@ -134,12 +157,12 @@ class Group:
             draft.remember(client, None)
         for client, staged in self._clients.items():
             if staged.has_effect:
-                draft.remember(client, self._storing(client, staged))
+                draft.remember(client, self._storing(client, staged, draft.catalog.format))
 
-    def _storing(self, client: bytes, staged: _Staged) -> Callable[[int], bytes]:
+    def _storing(self, client: bytes, staged: _Staged, format: int) -> Callable[[int], bytes]:
         def stored(revision: int) -> bytes:
             self._stored[client] = answers = self._following(staged, revision)
-            return remembered_codec.dump(Remembered(revision, answers))
+            return remembered_codec.dump(Remembered(revision, answers), client, format)
 
         return stored
 

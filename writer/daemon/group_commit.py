@@ -3,8 +3,9 @@
     loop thread    put(work) -> inbox                             deliver each answer
     commit thread             inbox -> group -> one transaction ->
 
-Only the commit thread writes: LMDB's write transactions stay on their thread. Each work is staged on a separate
-draft, so that a work that fails is undone alone.
+The inbox gives users, and the clients of a user, turns by the time that their works took. Only the commit thread
+writes: LMDB's write transactions stay on their thread. Each work is staged on a separate draft, so that a work that
+fails is undone alone.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import lmdb
 
+from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import BusyError, RegistryError, StoreError
 from dspy_registry.writer.commit import Committer
+from dspy_registry.writer.daemon.change_lines import log_change
+from dspy_registry.writer.daemon.fair_queue import FairQueue
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
@@ -49,7 +52,7 @@ class GroupCommit:
         self._limits = limits
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._inbox: SimpleQueue[Work | None] = SimpleQueue()
+        self._inbox = FairQueue()
         self._ended = asyncio.Event()
         self._failure: StoreError | None = None
         self._regulars = 1
@@ -74,14 +77,14 @@ class GroupCommit:
             )
 
     def put(self, work: Work) -> None:
-        """Accept a work. Works are answered in the order of arrival."""
+        """Accept a work. Works of one client are answered in the order of arrival."""
         self.queued += 1
         self.held_bytes += work.held_bytes
         self._inbox.put(work)
 
     async def stop(self) -> None:
         """Finish what was accepted and end the thread."""
-        self._inbox.put(None)
+        self._inbox.end()
         await self._ended.wait()
         self._thread.join()
 
@@ -93,7 +96,7 @@ class GroupCommit:
 
     # In the loop's thread again
 
-    def _deliver(self, answers: Sequence[tuple[Work, Any]], revision: int) -> None:
+    def _deliver(self, answers: Sequence[tuple[Work, Any]], revision: int, change: Change | None = None) -> None:
         self.revision = max(self.revision, revision)
         self.queued -= len(answers)
         self.requests += len(answers)
@@ -104,6 +107,8 @@ class GroupCommit:
                 work.resolve(answer)
             except Exception:
                 _log.exception("an answer could not be delivered")
+        if change is not None:
+            log_change(change)
 
     # In the commit thread
 
@@ -121,14 +126,15 @@ class GroupCommit:
 
     def _next_group(self) -> list[Work]:
         """What has arrived: at least one work, or none at the end."""
-        first = self._inbox.get()
+        first = self._inbox.get(None)
         if first is None:
             return []
         group = [first]
         until = time.monotonic() + min(self._last_commit * _PATIENCE, _MOST_PATIENT)
         size = first.held_bytes
         while len(group) < self._limits.group and size < self._limits.group_bytes:
-            work = self._next_work(until if len(group) < self._regulars else 0.0)
+            patience = min(until - time.monotonic(), _LONGEST_GAP) if len(group) < self._regulars else 0.0
+            work = self._inbox.get(max(patience, 0.0))
             if work is None:
                 break
             group.append(work)
@@ -136,27 +142,11 @@ class GroupCommit:
         self._regulars = len(group)
         return group
 
-    def _next_work(self, until: float) -> Work | None:
-        """The next work that is there or comes in time, else None. A None in the inbox is the end, and stays there."""
-        try:
-            work = self._inbox.get_nowait()
-        except Empty:
-            patience = min(until - time.monotonic(), _LONGEST_GAP) if until else 0.0
-            if patience <= 0:
-                return None
-            try:
-                work = self._inbox.get(timeout=patience)
-            except Empty:
-                return None
-        if work is None:
-            self._inbox.put(None)
-        return work
-
     def _commit(self, works: list[Work]) -> None:
         if self._failure is not None:
             self._fail(works, self._failure)
             return
-        group = Group(works, self._replies)
+        group = Group(works, self._replies, self._limits.staging, self._inbox.charge)
         self._began = began = time.monotonic()
         try:
             try:
@@ -165,13 +155,15 @@ class GroupCommit:
                 self._began = None
         except StoreError as error:
             self._fail(works, error)
-            if is_disk_failure(error):
+            if self._committer.is_lost or is_disk_failure(error):
                 self._give_up(error)
         except Exception as error:
             self._commit_apart(works, error)
         else:
             self._last_commit = time.monotonic() - began
-            self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision)
+            self._inbox.put_back(group.left)
+            change = self._committer.last_change
+            self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)
 
     def _commit_apart(self, works: list[Work], error: Exception) -> None:
         """Commit each work alone: one of them cannot be written, and it is not known which."""

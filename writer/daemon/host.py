@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -53,14 +55,22 @@ class Host(Protocol):
         that it does not handle is logged, and ends this task alone.
         """
 
+    def reloading(self) -> AbstractContextManager[None]:
+        """Within it, configuration such as manifests comes into force: the service manager is told."""
+
     def add_section(self, name: str, provider: Callable[[], Any]) -> None:
-        """Add a section to the status: the plain values that `provider` returns."""
+        """Add a section to the status: the plain values that `provider` returns.
+
+        A mapping whose `error` is not empty, or whose `errors` are not, makes `dspy-registry status` exit with 1. So a
+        part that failed says it there: the last check, the last backup.
+        """
 
 
 class LocalWork(Work, Generic[T]):
     """A change that the daemon itself submits."""
 
     def __init__(self, stage: Callable[[Draft], T], future: asyncio.Future[Submitted[T]]) -> None:
+        self.by = (os.geteuid(), os.getpid())
         self._stage = stage
         self._result: T
         self.future = future

@@ -14,7 +14,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
+
+import msgspec
 
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
@@ -23,11 +26,14 @@ from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
+from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
+from dspy_registry.writer.daemon.roles import Groups
 from dspy_registry.writer.daemon.server import Server
 from dspy_registry.writer.daemon.service import Service
+from dspy_registry.writer.daemon.service_manager import ServiceManager
 from dspy_registry.writer.daemon.usage_sink import collect_usage
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
@@ -45,8 +51,10 @@ class Daemon:
     """A registry's writer daemon, which is the `Host` of its extensions. `run` blocks until it is told to stop.
 
     `path` is the registry's folder; a missing registry is created. None means $DSPY_REGISTRY, else the user's data
-    directory. `group` (name or number) admits the members of a Unix group beside this user and root; None admits
-    no group. `extensions` are called with the daemon, in its loop, before it accepts clients.
+    directory. `group` (name or number) admits the members of a Unix group beside this user and root; `report_group`
+    admits a group to reporting only. None admits no group. What the daemon creates belongs to the report group if there
+    is one, so members of `group` must be members of it too. `extensions` are called with the daemon, in its loop,
+    before it accepts clients.
     Raises InvalidArgumentError when the path is too long for a socket or the group does not exist.
     """
 
@@ -55,13 +63,14 @@ class Daemon:
         path: str | os.PathLike[str] | None = None,
         *,
         group: str | int | None = None,
+        report_group: str | int | None = None,
         limits: Limits | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
-        self._group = socket_file.group_id(group)
+        self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
         self._limits = limits or Limits()
         self._extensions = tuple(extensions)
         self._sections: dict[str, Callable[[], Any]] = {}
@@ -73,6 +82,7 @@ class Daemon:
         self._stop: asyncio.Event | None = None
         self._failure: StoreError | None = None
         self._started = 0.0
+        self._manager = ServiceManager()
 
     def __repr__(self) -> str:
         return f"Daemon({str(self.folder)!r}, {self._queue or 'not running'})"
@@ -86,7 +96,7 @@ class Daemon:
         WriterLockedError when there is another writer, and StoreError when the registry cannot be opened. It also
         raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
-        with contextlib.closing(Store(self.folder, self._group)) as self._store:
+        with contextlib.closing(Store(self.folder, self._groups.of_files)) as self._store:
             _allow_files(self._limits.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
@@ -140,6 +150,10 @@ class Daemon:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def reloading(self) -> AbstractContextManager[None]:
+        """See `Host.reloading`."""
+        return self._manager.reloading()
+
     def add_section(self, name: str, provider: Callable[[], Any]) -> None:
         """See `Host.add_section`."""
         self._sections[name] = provider
@@ -155,6 +169,7 @@ class Daemon:
             queued=queue.queued,
             requests=queue.requests,
             groups=queue.groups,
+            hanging=queue.is_hanging,
             sections={name: _section(name, provider) for name, provider in self._sections.items()},
         )
 
@@ -167,14 +182,19 @@ class Daemon:
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
         self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._group, self.status, self._take_usage)
+        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
+        laggards = Laggards()
+        self.add_section("readers", lambda: _readers(laggards, self.environment))
         try:
             for extension in (collect_usage, *self._extensions):
                 extension(self)
             await server.listen()
-            self.add_task(lambda: maintain(server, self.environment, file_guard, self._failed))
+            self.add_task(lambda: maintain(server, self.environment, file_guard, laggards, self._failed))
+            queue = self._queue
+            self.add_task(lambda: self._manager.watch(lambda: not queue.is_hanging))
+            self._manager.ready()
             if ready is not None:
                 ready(self)
             await self._stop.wait()
@@ -188,6 +208,7 @@ class Daemon:
 
     async def _shut_down(self, server: Server, queue: GroupCommit) -> None:
         """Accept no more, answer what was accepted, close: in this order."""
+        self._manager.stopping()
         server.stop_accepting()
         for task in list(self._tasks):
             task.cancel()
@@ -221,6 +242,10 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _readers(laggards: Laggards, environment: Environment) -> list[dict[str, Any]]:
+    return [msgspec.structs.asdict(holder) for holder in laggards.holders(*environment.reader_slots())]
+
+
 def _section(name: str, provider: Callable[[], Any]) -> Any:
     try:
         return provider()
@@ -234,8 +259,9 @@ def serve(
     *,
     ready: Callable[[Daemon], None] | None = None,
     group: str | int | None = None,
+    report_group: str | int | None = None,
     limits: Limits | None = None,
     extensions: Sequence[Extension] = (),
 ) -> None:
     """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry"."""
-    Daemon(path, group=group, limits=limits, extensions=extensions).run(ready)
+    Daemon(path, group=group, report_group=report_group, limits=limits, extensions=extensions).run(ready)

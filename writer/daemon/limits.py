@@ -14,7 +14,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     without a greeting, `unfinished` after a message has begun and not ended, and `idle` after it last sent anything;
     clients reconnect by themselves. `farewell` is the time for the last answers when the daemon stops. A commit that
     takes longer than `hanging` means that the disk hangs: then the daemon sends no more signs of life, and the time
-    limits of clients run out.
+    limits of clients run out. A group takes in no further request once staging it has taken `staging`.
+
+    When all `connections` are open, a newcomer takes the place of an idle one: of the user who has most, the one that
+    was silent for longest, and for `spared` at least. Where none is idle, a user who has at most an eighth of them gets
+    one of an eighth more.
     """
 
     connections: int = 1000
@@ -27,5 +31,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshake: float = 5.0
     unfinished: float = 30.0
     idle: float = 3600.0
+    spared: float = 1.0
     farewell: float = 5.0
     hanging: float = 120.0
+    staging: float = 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import file_identity
+from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.server import Server
 
 _SECONDS: Final = 1.0
@@ -43,7 +45,11 @@ class FileGuard:
 
 
 async def maintain(
-    server: Server, environment: Environment, file_guard: FileGuard, failed: Callable[[StoreError], None]
+    server: Server,
+    environment: Environment,
+    file_guard: FileGuard,
+    laggards: Laggards,
+    failed: Callable[[StoreError], None],
 ) -> None:
     """Run for as long as the daemon does. `failed` is called when the registry's files were taken away."""
     rounds = 0
@@ -55,6 +61,7 @@ async def maintain(
             file_guard.check()
             if rounds % _REAP_EVERY == 0:
                 environment.reap()  # while dead readers have slots, the file grows
+                laggards.look(*environment.reader_slots(), time.time())
         except StoreError as error:
             failed(error)
             return

@@ -66,7 +66,7 @@ class ReplyCache:
         with environment.reading() as txn:
             for client, value in txn.cursor(environment.dbs.requests):
                 try:
-                    remembered: Remembered = remembered_codec.load(value)
+                    remembered: Remembered = remembered_codec.load(value, client, environment.dbs.format)
                 except CorruptRecordError as error:
                     _log.warning("%s Its client's last request could take effect twice.", error)
                     replies.forgotten.add(client)

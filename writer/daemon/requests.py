@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from dspy_registry.registry_store import wire_errors
-from dspy_registry.registry_store.errors import ConflictError, ProtocolError, RegistryError, UnknownModuleError
+from dspy_registry.registry_store.errors import (
+    ConflictError,
+    InvalidModuleError,
+    ProtocolError,
+    RegistryError,
+    UnknownModuleError,
+)
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.nesting import is_shallow
+from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
+from dspy_registry.registry_store.nesting import MANY, excess
 from dspy_registry.registry_store.protocol import (
     UNREADABLE,
     Answer,
@@ -22,14 +29,17 @@ from dspy_registry.registry_store.protocol import (
     Failed,
     Register,
     RegisterMany,
+    Release,
     RemoveAlias,
+    Rename,
+    ResetUsage,
     SetAlias,
     SetImplications,
     Unregister,
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import reconcile
+from dspy_registry.writer import overrides, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
@@ -39,7 +49,6 @@ if TYPE_CHECKING:
 
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
-Stage = Callable[[Draft], None]
 Reply = Callable[["ClientRequest", Answer], None]
 
 
@@ -76,18 +85,17 @@ class ClientRequest(Work):
 
 
 class SingleRequest(ClientRequest):
-    """A change that came in one message. Raises ProtocolError for a malformed one."""
+    """A change that came in one message. Its module is decoded when it is staged, so that the loop does not wait."""
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         super().__init__(client, message, reply, held_bytes)
         self._message = message
-        self._stage = staging(message)
-        if isinstance(message, Register | Unregister | RemoveAlias):
+        if isinstance(message, Register | Unregister | RemoveAlias | Rename):
             self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
         """Stage the change."""
-        self._stage(draft)
+        stage_message(draft, self._message)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """Whether the registry already is as the message asks, given that staging it failed."""
@@ -96,6 +104,9 @@ class SingleRequest(ClientRequest):
                 return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
             case Unregister() | RemoveAlias():
                 return isinstance(error, UnknownModuleError)
+            case Rename():
+                is_there = draft.module(self._message.new_name) is not None
+                return isinstance(error, UnknownModuleError) and is_there
         return False
 
 
@@ -172,9 +183,12 @@ class EncodedModules(Sequence[ModuleInfo]):
 
 
 def decode_module(encoded: bytes) -> ModuleInfo:
-    """A module as a client sent it, not validated. Raises ProtocolError."""
-    if not is_shallow(encoded):
-        raise ProtocolError("a module nests too deep to be read.")
+    """A module as a client sent it, not validated. Raises ProtocolError, InvalidModuleError for too many values."""
+    found = excess(encoded)
+    if found == MANY:
+        raise InvalidModuleError("a module", (f"record: more than {MAX_RECORD_VALUES} values",))
+    if found:
+        raise ProtocolError(f"a module {found} to be read.")
     try:
         return _decode_module(encoded)
     except UNREADABLE as error:
@@ -185,8 +199,8 @@ def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     """A discovery report together with its modules, which came separately. Raises ProtocolError."""
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
-    if not is_shallow(encoded):
-        raise ProtocolError("a discovery report nests too deep to be read.")
+    if found := excess(encoded):
+        raise ProtocolError(f"a discovery report {found} to be read.")
     try:
         report = msgspec.msgpack.decode(encoded, type=DiscoveryReport)
     except UNREADABLE as error:
@@ -204,21 +218,27 @@ def _is_next_version(message: Register, draft: Draft) -> bool:
     )
 
 
-def staging(message: ChangeRequest) -> Stage:
-    """How to stage a request that came in one message. Raises ProtocolError for a malformed one."""
+def stage_message(draft: Draft, message: ChangeRequest) -> None:
+    """Stage a request that came in one message. Raises ProtocolError for a malformed one."""
     match message:
         case Register():
-            info, expected = decode_module(message.module), message.expected_version
-            return lambda draft: draft.register(info, expected)
+            draft.register(decode_module(message.module), message.expected_version)
         case Unregister():
-            return lambda draft: draft.unregister(message.name)
+            draft.unregister(message.name)
         case SetAlias():
-            return lambda draft: draft.set_alias(message.alias, message.name)
+            draft.set_alias(message.alias, message.name)
         case RemoveAlias():
-            return lambda draft: draft.remove_alias(message.alias)
+            draft.remove_alias(message.alias)
+        case Release():
+            overrides.release(draft, message.name)
+        case Rename():
+            overrides.rename(draft, message.name, message.new_name)
+        case ResetUsage():
+            draft.reset_usage(message.name, message.version)
         case SetImplications():
-            return lambda draft: draft.set_implications(CLIENT, message.implications)
-    raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
+            draft.set_implications(CLIENT, message.implications)
+        case _:
+            raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
 
 
 def batch_request(

@@ -31,7 +31,7 @@ class Server:
         """Accept clients. Call it again when the socket was removed. Raises StoreError."""
         if self._listening is not None:
             self._listening.close()
-        listener = socket_file.bind(self._path, self._service.group)
+        listener = socket_file.bind(self._path, self._service.groups.of_files)
         loop = self._service.loop
         self._listening = await loop.create_unix_server(
             lambda: Connection(self._service, self._connections), sock=listener

@@ -21,10 +21,12 @@ from dspy_registry.registry_store.protocol import (
     ReportUsage,
     Status,
 )
+from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
+from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
 _SIGN_OF_LIFE: Final = 1.0  # seconds between signs of life for a request that makes no progress
 
@@ -33,13 +35,13 @@ _SIGN_OF_LIFE: Final = 1.0  # seconds between signs of life for a request that m
 class Service:
     """What all connections of the daemon share. Belongs to the loop's thread.
 
-    `group` is a Unix group to admit, or None. `status` and `take_usage` answer the requests of that name;
+    `groups` are the Unix groups to admit. `status` and `take_usage` answer the requests of that name;
     `watch_progress` is called when a request begins to wait.
     """
 
     queue: GroupCommit
     limits: Limits
-    group: int | None
+    groups: Groups
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
     watch_progress: Callable[[], None] = lambda: None
@@ -60,9 +62,11 @@ class Requests:
         self._upload = BatchUpload(service.queue, service.limits)
         # For each request: when its client was last told of it, and the progress told then.
         self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
+        self.by: By | None = None  # whose process is at the other end; None: the kernel does not tell
         self._client = b""
         self._size = 0  # of the message at hand
         self._heard = 0.0
+        self.role = Role.READ
         self._handlers: dict[type, Callable[[Any], None]] = {
             Part: lambda message: self._upload.add(message.modules),
             RegisterMany: self._take_batch,
@@ -76,6 +80,11 @@ class Requests:
         """How many requests wait for their answers."""
         return len(self._unanswered)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a request waits for its answer, or a batch for its end."""
+        return bool(self._unanswered) or self._upload.is_begun
+
     def take(self, client: bytes, payload: bytes, heard: float) -> None:
         """Accept a client's message, which came at the loop's time `heard`, or send why not.
 
@@ -88,7 +97,11 @@ class Requests:
             raise ProtocolError(f"a message is not understood: {error}.") from error
         handler = self._handlers.get(type(message), self._take_change)
         try:
-            handler(message)
+            problem = overstep(message, self.role)
+            if problem is None:
+                handler(message)
+            elif not isinstance(message, Part):  # which is not answered: the request that follows it is
+                raise problem
         except ProtocolError:
             raise
         except RegistryError as error:
@@ -121,6 +134,7 @@ class Requests:
         self._accept(batch_request(self._client, message, modules, self._reply, held))
 
     def _accept(self, request: ClientRequest) -> None:
+        request.by = self.by
         self._await(request)
         self._service.queue.put(request)
 

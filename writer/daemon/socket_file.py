@@ -1,4 +1,4 @@
-"""The daemon's socket in the registry's folder, and who may speak to it."""
+"""The daemon's socket in the registry's folder. Who may speak to it: see `roles`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import grp
 import os
 import socket
 import stat
-import struct
 from pathlib import Path
 from typing import Final
 
 from dspy_registry.registry_store.errors import InvalidArgumentError, StoreError, StorePermissionError
+from dspy_registry.registry_store.own_files import change_owner_and_mode
 
 _BACKLOG: Final = 1024
-_UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
-_SO_PEERGROUPS: Final = 59
-_MOST_GROUPS: Final = 256  # as many as Python lets getsockopt return
 
 
 def bind(path: Path, group: int | None) -> socket.socket:
@@ -32,9 +29,11 @@ def bind(path: Path, group: int | None) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(os.fspath(path))
         if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o660)
+            change_owner_and_mode(path, group, 0o660)
         listener.listen(_BACKLOG)
+    except StoreError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise StorePermissionError(f"{path} cannot be created: {error.strerror}.") from error
@@ -70,37 +69,3 @@ def group_id(group: str | int | None) -> int | None:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise InvalidArgumentError(f"there is no group {group!r} on this host.") from error
-
-
-def refusal(peer: socket.socket, group: int | None) -> StorePermissionError | None:
-    """Why the process at the other end may not change the registry. None: it may.
-
-    Its uid decides and, where a group was named, its groups. Its pid does not: from another namespace it is 0. The
-    overflow uid does not either: it stands for all users that are unknown here.
-    """
-    _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    if uid == 0 or (uid == os.geteuid() and uid != _overflow("uid")):
-        return None
-    if group is not None and group != _overflow("gid") and group in (gid, *_groups(peer)):
-        return None
-    return StorePermissionError(
-        f"user {uid} may not change this registry.",
-        remedy="Send changes as the daemon's user, or let the daemon admit a group (`serve --group NAME`).",
-    )
-
-
-def _groups(peer: socket.socket) -> tuple[int, ...]:
-    """The peer's supplementary groups."""
-    try:
-        groups = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
-    except OSError:
-        return ()
-    return struct.unpack(f"={len(groups) // 4}I", groups)
-
-
-def _overflow(kind: str) -> int:
-    """The id that stands for all ids unknown in this namespace."""
-    try:
-        return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 65534

@@ -1,5 +1,8 @@
 """Merging the reports of workers into the rows of `usage`, as part of a draft: they land with the other changes.
 
+Every call counts in the lifetime totals of its name. It counts for a version too when the module is registered, the
+version is kept, and all calls of its report were of that version. A mixture must not become a version's statistics.
+
 A batch is merged once: the number of each reporter's last batch is stored in the same transaction. The values of a
 batch are bounded when it is decoded, so none of them can fail here. A row that cannot be read starts from zero, and
 does not stop the writer.
@@ -10,14 +13,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
-from dspy_registry.registry_store import usage
+from dspy_registry.registry_store import usage_rows
+from dspy_registry.registry_store.advice import declared_timeout, default_ceiling
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.usage import Batch, Ledger, ModuleUsage, Row
-from dspy_registry.registry_store.validation import name_problems
+from dspy_registry.registry_store.layout import versioned_key
+from dspy_registry.registry_store.reports import Batch, Report
+from dspy_registry.registry_store.usage import LARGEST_COUNT, ModuleUsage, VersionUsage
+from dspy_registry.registry_store.usage_rows import Ledger, Row, VersionRow
+from dspy_registry.registry_store.validation import stored_name_problems
 from dspy_registry.writer.daemon.usage_total import UsageTotal
+from dspy_registry.writer.daemon.version_total import VersionTotal
 from dspy_registry.writer.draft import Draft
 
 REPORTERS_KEPT: Final = 4096
@@ -54,11 +63,12 @@ class _Merge:
         self._draft = draft
         self._now = now
         self._totals: dict[str, UsageTotal] = {}
+        self._versions: dict[tuple[str, int], VersionTotal] = {}
         self._names: dict[tuple[str, ...], str | None] = {}
         self._numbers: dict[bytes, int] = {}
         self._merged: set[bytes] = set()
         self._lost = 0
-        self._room = UNREGISTERED_KEPT + REPORTERS_KEPT - draft.catalog.unregistered_usage()
+        self._room: int | None = None
         self.new_reporters = 0
 
     def add(self, batch: Batch) -> None:
@@ -72,51 +82,84 @@ class _Merge:
             if name is None:
                 self._lost += report.calls
             else:
-                self._total(name).add(report, self._now)
+                version = self._version(name, report)
+                too_short = 0 if version is None else version.add(report, self._now)
+                self._total(name).add(report, self._now, too_short)
 
     def stage(self) -> None:
-        staged = self._draft.usage
         for name, total in self._totals.items():
-            staged[name.encode()] = usage.row_codec.dump(total.row())
+            _store(self._draft, name.encode(), usage_rows.row_codec, total.row())
+        for (name, number), version in self._versions.items():
+            _store(self._draft, versioned_key(name, number), usage_rows.version_codec, version.row())
         for reporter in self._merged:
             ledger = Ledger(self._numbers[reporter], self._now)
-            staged[usage.ledger_key(reporter)] = usage.ledger_codec.dump(ledger)
+            _store(self._draft, usage_rows.ledger_key(reporter), usage_rows.ledger_codec, ledger)
         if self._lost:
-            lost = (_load(self._draft, usage.LOST_KEY, usage.lost_codec) or 0) + self._lost
-            staged[usage.LOST_KEY] = usage.lost_codec.dump(min(lost, usage.LARGEST_COUNT))
+            lost = (_load(self._draft, usage_rows.LOST_KEY, usage_rows.lost_codec) or 0) + self._lost
+            _store(self._draft, usage_rows.LOST_KEY, usage_rows.lost_codec, min(lost, LARGEST_COUNT))
 
     # Names
 
     def _name(self, names: tuple[str, ...]) -> str | None:
         if names not in self._names:
-            self._names[names] = self._row_name([name for name in names if not name_problems(name)])
+            self._names[names] = self._row_name([name for name in names if not stored_name_problems(name)])
         return self._names[names]
 
     def _row_name(self, names: list[str]) -> str | None:
-        """The registered module among these names, else the first name while there is room for unregistered ones."""
+        """The registered module among these names, else the one that discovery found to be the class of such a name.
+
+        Else the first name, while there is room for unregistered ones.
+        """
         for name in names:
             if self._draft.module(name) is not None:
                 return name
-        for name in names:
-            registered = self._draft.catalog.registered_name(name)
-            if registered is not None:
-                return registered
+        for find in (self._draft.catalog.registered_name, self._draft.catalog.name_of_class):
+            for name in names:
+                registered = find(name)
+                if registered is not None:
+                    return registered
         if not names or self._draft.usage_row(names[0].encode()) is not None:
             return names[0] if names else None
+        if self._room is None:
+            kept = UNREGISTERED_KEPT + REPORTERS_KEPT
+            self._room = kept - self._draft.catalog.unregistered_usage(kept)
         self._room -= 1
         return names[0] if self._room >= 0 else None
+
+    # Versions
+
+    def _version(self, name: str, report: Report) -> VersionTotal | None:
+        """The version that all calls of a report were of. None: there is none that is kept, or they are a mixture."""
+        catalog = self._draft.catalog
+        if not usage_rows.has_versions(catalog.dbs):
+            return None
+        number = report.version
+        if not number:
+            first, last = (catalog.version_at(name, min(at, self._now)) for at in report.began)
+            number = first if first == last else 0
+        key = name, number
+        if key not in self._versions and number and catalog.is_kept(name, number):
+            row: VersionRow | None = _load(self._draft, versioned_key(name, number), usage_rows.version_codec)
+            self._versions[key] = VersionTotal(
+                row or VersionRow(VersionUsage(name, number), {}), partial(self._ceiling, name)
+            )
+        return self._versions.get(key)
+
+    def _ceiling(self, name: str, size: str) -> float:
+        current = self._draft.module(name)
+        return default_ceiling(0.0 if current is None else declared_timeout(current.info.estimated_duration, size))
 
     # What is stored
 
     def _total(self, name: str) -> UsageTotal:
         if name not in self._totals:
-            row: Row | None = _load(self._draft, name.encode(), usage.row_codec)
+            row: Row | None = _load(self._draft, name.encode(), usage_rows.row_codec)
             self._totals[name] = UsageTotal(row or Row(ModuleUsage(name), {}))
         return self._totals[name]
 
     def _last_number(self, reporter: bytes) -> int:
         if reporter not in self._numbers:
-            ledger: Ledger | None = _load(self._draft, usage.ledger_key(reporter), usage.ledger_codec)
+            ledger: Ledger | None = _load(self._draft, usage_rows.ledger_key(reporter), usage_rows.ledger_codec)
             self._numbers[reporter] = ledger.number if ledger else 0
             self.new_reporters += ledger is None
         return self._numbers[reporter]
@@ -125,18 +168,22 @@ class _Merge:
 def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:
     """When there are more than `kept`, forget the half that was silent for longest: their processes are gone."""
     known: list[tuple[int, bytes]] = []
-    for key, _ in draft.catalog.usage_rows(usage.LEDGER_PREFIX):
-        ledger: Ledger | None = _load(draft, key, usage.ledger_codec)
+    for key, _ in draft.catalog.usage_rows(usage_rows.LEDGER_PREFIX):
+        ledger: Ledger | None = _load(draft, key, usage_rows.ledger_codec)
         known.append((ledger.merged_at if ledger else 0, key))
     if len(known) > kept:
         for _, key in sorted(known)[: len(known) // 2]:
             draft.usage[key] = None
 
 
+def _store(draft: Draft, key: bytes, codec: Sealed, value: Any) -> None:
+    draft.usage[key] = codec.dump(value, key, draft.catalog.format)
+
+
 def _load(draft: Draft, key: bytes, codec: Sealed) -> Any:
     row = draft.usage_row(key)
     try:
-        return None if row is None else codec.load(row)
+        return None if row is None else codec.load(row, key, draft.catalog.format)
     except CorruptRecordError as error:
         _log.warning("%s Its statistics start from zero.", error)
         return None

@@ -10,8 +10,8 @@ import logging
 from collections import deque
 from typing import Final, TypeAlias
 
-from dspy_registry.registry_store.errors import BusyError
-from dspy_registry.registry_store.usage import read_batch
+from dspy_registry.registry_store.errors import BusyError, RegistryError
+from dspy_registry.registry_store.reports import read_batch
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
 
@@ -19,8 +19,11 @@ PERIOD: Final = 0.5
 """Seconds from one merge to the next. A batch that comes later than that is merged at once."""
 _HELD_BYTES: Final = 64 * 1024 * 1024
 _BATCH_BYTES: Final = 1024  # of memory, for a batch beside its encoded bytes
-_MERGED_BYTES: Final = 2 * 1024 * 1024
-"""Encoded bytes that one merge takes in. Decoded they are some 25 times as large."""
+_MERGED_BYTES: Final = 64 * 1024
+"""Encoded bytes that one merge takes in, beside those of its first batch. Other requests wait for a merge that is
+under way, and memory has a bound: decoded they are some 25 times as large."""
+_READ_AT_ONCE: Final = 8 * 1024
+"""Encoded bytes. A larger batch is looked at outside the loop, when its turn has come."""
 
 _log = logging.getLogger("dspy_registry")
 
@@ -53,10 +56,14 @@ class UsageSink:
         return {"batches": self._batches, "merges": self._merges}
 
     def take(self, payload: bytes) -> asyncio.Future[int]:
-        """Accept a batch. The future has the revision when it is durable. Raises InvalidArgumentError, BusyError."""
+        """Accept a batch. The future has the revision when it is durable. It, or this, raises InvalidArgumentError.
+
+        Raises BusyError.
+        """
         if self._held > _HELD_BYTES:
             raise BusyError(f"the writer daemon holds {self._held} bytes of usage statistics, and takes no more.")
-        read_batch(payload)
+        if len(payload) <= _READ_AT_ONCE:
+            read_batch(payload)
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((payload, accepted))
         self._held += len(payload) + _BATCH_BYTES
@@ -88,7 +95,22 @@ class UsageSink:
             size += len(portion[-1][0])
         return portion
 
+    async def _readable(self, portion: list[_Waiting]) -> list[_Waiting]:
+        """The batches that can be read. The reporters of the others are told why not."""
+        readable = []
+        for payload, accepted in portion:
+            try:
+                if len(payload) > _READ_AT_ONCE:
+                    await asyncio.to_thread(read_batch, payload)
+            except RegistryError as error:
+                self._held -= len(payload) + _BATCH_BYTES
+                accepted.set_exception(error)
+            else:
+                readable.append((payload, accepted))
+        return readable
+
     async def _merge(self, portion: list[_Waiting]) -> None:
+        portion = await self._readable(portion)
         payloads = [payload for payload, _ in portion]
         try:
             # Decoded one at a time, and once more when a group that failed is staged again.

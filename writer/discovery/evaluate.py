@@ -43,7 +43,7 @@ def evaluate(root: str, traces: Sequence[Trace], cut_short: str) -> Evaluation:
     ended = next((i for i, trace in enumerate(traces) if _has(trace, End)), None)
     # Attempts after one that came to its end leave out more than it did.
     counted = traces if ended is None else traces[: ended + 1]
-    failures, stuck, absent = _failures(counted, cut_short)
+    failures, stuck, absent = _failures(root, counted, cut_short)
     for trace in counted:
         if trace.garbled is not None:
             failures[root] = f"left {trace.garbled}"
@@ -63,7 +63,7 @@ def _has(trace: Trace, kind: type) -> bool:
     return any(isinstance(record, kind) for record in trace.records)
 
 
-def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], dict[str, str], bool]:
+def _failures(root: str, traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], dict[str, str], bool]:
     """What failed, where attempts stopped, and whether the root is not installed.
 
     A part that failed in one attempt and not in another is no failure: it depended on what was left out.
@@ -73,9 +73,10 @@ def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], 
     passed: set[str] = set()
     absent = False
     for trace in traces:
-        here = {r.name: one_line(r.reason, MAX_REASON) for r in trace.records if isinstance(r, Failed)}
+        failed_here = (r for r in trace.records if isinstance(r, Failed) and _is_within(root, r.name))
+        here = {r.name: one_line(r.reason, MAX_REASON) for r in failed_here}
         absent = absent or any(isinstance(r, Failed) and r.absent for r in trace.records)
-        reached = [record.module for record in trace.records if isinstance(record, At)]
+        reached = [r.module for r in trace.records if isinstance(r, At) and _is_within(root, r.module)]
         if reached and not _has(trace, End):
             stuck[reached.pop()] = _ending(trace.code, cut_short)
         passed.update(name for name in reached if name not in here)
@@ -83,6 +84,11 @@ def _failures(traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], 
     gone = {name: why for name, why in failed.items() if name not in passed}
     reported = {n: why for n, why in stuck.items() if n not in passed and n not in gone}
     return gone, reported, absent
+
+
+def _is_within(root: str, name: str) -> bool:
+    """Whether a record may speak of this name: what it says of others was forged by the package."""
+    return f"{name}.".startswith(f"{root}.")
 
 
 def _ending(code: int | None, cut_short: str) -> str:
@@ -120,8 +126,10 @@ def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: 
     for key, seen in classes.items():
         name, aliases = _public_name(seen, names[key])
         try:
-            info = infer(seen, name, aliases, root, root.partition(".")[0], version)
-            found.setdefault(name, _checked(info, root))
+            info = _checked(infer(seen, name, aliases, root, root.partition(".")[0], version), root, _declared(seen))
+            if name in found and _declared(seen):
+                raise ValueError(f"{seen.path} declares a name that {found[name].metadata['class']} has")
+            found.setdefault(name, info)
         except (InvalidModuleError, ValueError) as error:
             problems = error.problems if isinstance(error, InvalidModuleError) else (str(error),)
             failures[name] = one_line("; ".join(problems), MAX_REASON)
@@ -129,16 +137,24 @@ def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: 
 
 
 def _public_name(seen: Seen, names: Iterable[str]) -> tuple[str, list[str]]:
-    """The name to register it by, and its other names in the same place."""
+    """The name to register it by, which is the declared one if there is one, and its other names in the best place."""
     own = seen.path.rpartition(".")[2]
     best = shortest_name(own, names)
     place = best.rpartition(".")[0]
-    return best, [name for name in names if name != best and name.rpartition(".")[0] == place]
+    name = _declared(seen) or best
+    return name, [other for other in names if other != name and other.rpartition(".")[0] == place]
 
 
-def _checked(info: ModuleInfo, root: str) -> ModuleInfo:
-    """Raises ValueError for a name that cannot be imported, or that is outside the root."""
-    if not all(part.isidentifier() for part in info.name.split(".")):
+def _declared(seen: Seen) -> str | None:
+    return seen.declared.name if seen.declared is not None else None
+
+
+def _checked(info: ModuleInfo, root: str, declared: str | None) -> ModuleInfo:
+    """Raises ValueError for a name that is outside the root, or that is neither declared nor an import path.
+
+    A package may declare names for its own classes, and none for those of another.
+    """
+    if declared is None and not all(part.isidentifier() for part in info.name.split(".")):
         raise ValueError("the name is no import path")
     if not info.name.startswith(f"{root}."):
         raise ValueError(f"the name is not one of {root}")

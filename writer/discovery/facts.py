@@ -12,9 +12,10 @@ import dis
 import importlib
 import inspect
 import math
+import os
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -39,6 +40,41 @@ ENTRY_POINTS = {
 
 SECRETS = ("key", "token", "secret", "password", "passwd", "passphrase", "credential", "auth")
 """A text is not reported when the name of its parameter contains one of these words."""
+
+DECLARED = "__dspy_registry__"
+"""The attribute in which `dspy_registry.integrations.dspy.module` leaves what a class declares of itself."""
+
+DECLARED_TYPES: dict[str, type] = {
+    "name": str,
+    "category": str,
+    "memory": str,
+    "compute": str,
+    "gpu": bool,
+    "pool_type": str,
+    "estimated_duration": int,
+    "description": str,
+}
+HARMLESS = (
+    "PATH",
+    "HOME",
+    "PWD",
+    "OLDPWD",
+    "VIRTUAL_ENV",
+    "PYTHON",
+    "LANG",
+    "LC_",
+    "TERM",
+    "SHELL",
+    "USER",
+    "LOGNAME",
+    "TZ",
+)
+"""Beginnings of names of environment variables whose values are reported as any text is."""
+SHORTEST_HIDDEN = 4
+"""Characters. A shorter value of the environment is not looked for: it would be found everywhere."""
+SHORTEST_HIDDEN_INSIDE = 8
+
+_hidden: set[str] = set()
 
 # So that the parameters' names are known even if their annotations cannot be evaluated (PEP 649).
 _LAZY: dict[str, Any] = (
@@ -81,7 +117,25 @@ class Families:
             "parameters": _parameters(cls),
             "doc": _own_text(members.get("__doc__")),
             "init_doc": _own_text(getattr(members.get("__init__"), "__doc__", None)),
+            "declared": _declared(members.get(DECLARED)),
+            "uses": self._uses(members) if kind == "module" else [],
+            "inputs": _inputs(cls) if kind == "module" else None,
         }
+
+    def _uses(self, members: Mapping[str, Any]) -> list[str]:
+        """The public classes of DSPy that the class's own methods name: the predictors that it is made of."""
+        found: dict[str, None] = {}
+        for method in ("__init__", "forward", "aforward"):
+            code = getattr(members.get(method), "__code__", None)
+            if not isinstance(code, types.CodeType):
+                continue
+            known = members[method].__globals__
+            for word in code.co_names:
+                for value in (known.get(word), getattr(sys.modules.get("dspy"), word, None)):
+                    if isinstance(value, type) and value in self.public and self.kind_of(value) == "module":
+                        found[self.public[value]] = None
+                        break
+        return list(found)[:MAX_ITEMS]
 
     def _name(self, cls: type) -> str:
         return self.public.get(cls) or clean(f"{cls.__module__}.{cls.__qualname__}")
@@ -109,6 +163,23 @@ def shortest_name(own: str, names: Iterable[str]) -> str:
     return min(names, key=lambda name: (name.count("."), name.rpartition(".")[2] != own, name))
 
 
+def hide_environment() -> None:
+    """From now on, values of the environment are not reported where a default, a docstring or an error has them."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST_HIDDEN and not name.startswith(HARMLESS):
+            _hidden.add(value)
+
+
+def without_environment(text: str) -> str:
+    """The text without values of the environment, longest first, of which one may contain another."""
+    for value in sorted(_hidden, key=len, reverse=True):
+        if text == value:
+            return "..."
+        if len(value) >= SHORTEST_HIDDEN_INSIDE:
+            text = text.replace(value, "...")
+    return text
+
+
 def clean(text: object) -> str:
     """The text, bounded and valid as UTF-8."""
     return str(text)[:MAX_TEXT].encode("utf-8", "replace").decode("utf-8")
@@ -118,6 +189,7 @@ def complaint(error: BaseException) -> str:
     """The exception as `ImportError: its text`. Its text may raise, too."""
     try:
         said = str(error)[:500]
+        said = without_environment(said)
         return clean(f"{type(error).__name__}: {said}" if said else type(error).__name__)
     except BaseException:
         return clean(type(error).__name__)
@@ -140,7 +212,31 @@ def _resolve(dspy: types.ModuleType, paths: Iterable[str]) -> list[type]:
 
 
 def _own_text(text: object) -> str | None:
-    return clean(text) if isinstance(text, str) else None
+    return clean(without_environment(text)) if isinstance(text, str) else None
+
+
+def _declared(given: object) -> Facts | None:
+    """What the class declares of itself, as far as it is plain: the attribute is the package's, and may hold anything.
+
+    What is left out here stays as discovery infers it; what is wrong otherwise is told when the record is checked.
+    """
+    if type(given) is not dict:
+        return None
+    found: Facts = {}
+    for field, kind in DECLARED_TYPES.items():
+        value = given.get(field)
+        if type(value) is kind and _is_bounded(value):
+            found[field] = value
+    words: Any = given.get("capabilities")
+    if type(words) in (list, tuple):
+        found["capabilities"] = [clean(without_environment(word)) for word in words[:MAX_ITEMS] if type(word) is str]
+    return found
+
+
+def _is_bounded(value: Any) -> bool:
+    if type(value) is str:
+        return bool(clean(without_environment(value)) == value)
+    return type(value) is bool or value.bit_length() < 64
 
 
 def _only_raises(member: object) -> bool:
@@ -156,6 +252,16 @@ def _only_raises(member: object) -> bool:
         if step.opname.startswith("RETURN_") and step.opname != "RETURN_GENERATOR":
             return False
     return False
+
+
+def _inputs(cls: type) -> list[str] | None:
+    """The names of what `forward` takes. None when Python cannot tell."""
+    forward: Any = getattr(cls, "forward", None) or getattr(cls, "aforward", None)
+    try:
+        found = list(inspect.signature(forward, **_LAZY).parameters.values())[1:]
+    except BaseException:
+        return None
+    return [clean(one.name) for one in found[:MAX_ITEMS] if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
 
 
 def _parameters(cls: type) -> list[Facts] | None:
@@ -177,7 +283,9 @@ def _parameter(parameter: inspect.Parameter) -> Facts:
         "name": stars + clean(parameter.name),
         "required": not has_default and not stars,
     }
-    if has_default and _is_plain(parameter.default) and not _may_be_secret(parameter):
+    if has_default and _is_plain(parameter.default) and not _is_of_environment(parameter.default):
+        if _may_be_secret(parameter):
+            return facts
         facts["default"] = parameter.default
     return facts
 
@@ -187,6 +295,12 @@ def _may_be_secret(parameter: inspect.Parameter) -> bool:
     if not isinstance(parameter.default, str):
         return False
     return "@" in parameter.default or any(word in parameter.name.lower() for word in SECRETS)
+
+
+def _is_of_environment(value: object) -> bool:
+    """A number too: `port=int(os.environ["PORT"])`."""
+    text = str(value)
+    return text in _hidden or without_environment(text) != text
 
 
 def _is_plain(value: object) -> bool:

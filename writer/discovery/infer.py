@@ -9,15 +9,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from dspy_registry.registry_store.records import ModuleInfo, Requirements
 from dspy_registry.registry_store.vocabulary import LEVELS
 from dspy_registry.writer.core_modules import CORE_MODULES
-from dspy_registry.writer.discovery.probe_run import Parameter, Seen
+from dspy_registry.writer.discovery.probe_run import Declared, Parameter, Seen
 
+T = TypeVar("T")
 MAX_DESCRIPTION: Final = 200
 MAX_PARAMETERS: Final = 64
 
@@ -156,7 +157,9 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
     """The module of this class, as seen in the root package `root`. Not validated."""
     profile, ancestor = _nearest(seen, name)
     if ancestor != name:
-        profile = _with_hints(profile, seen)
+        profile = _with_hints(_with_parts(profile, seen), seen)
+    declared = seen.declared or Declared()
+    profile = _as_declared(profile, declared)
     metadata: dict[str, Any] = {
         "discovered_from": root,
         "package": package,
@@ -164,14 +167,38 @@ def infer(seen: Seen, name: str, aliases: Iterable[str], root: str, package: str
         "kind": seen.kind,
         "class": seen.path,
         "ancestor": ancestor if ancestor != name else None,
-        "description": summary(seen.doc) or summary(seen.init_doc),
+        "description": one_line(declared.description or "", MAX_DESCRIPTION)
+        or summary(seen.doc)
+        or summary(seen.init_doc),
         "parameters": _parameters(seen.parameters),
+        "uses": seen.uses or None,
+        "inputs": seen.inputs or None,
         "experimental": _is_experimental(seen, name),
         "deprecated": ".. deprecated::" in (seen.doc or "") or None,
         "aliases": sorted(aliases) or None,
     }
     known = {key: value for key, value in metadata.items() if value is not None}
     return ModuleInfo(name, *profile, native_available=False, metadata=known)
+
+
+def _as_declared(profile: Profile, declared: Declared) -> Profile:
+    needs = profile.requirements
+    capabilities = declared.capabilities
+    return Profile(
+        _first(declared.category, profile.category),
+        profile.capabilities if capabilities is None else tuple(dict.fromkeys(capabilities)),
+        Requirements(
+            _first(declared.memory, needs.memory),
+            _first(declared.compute, needs.compute),
+            _first(declared.gpu, needs.gpu),
+        ),
+        _first(declared.pool_type, profile.pool_type),
+        _first(declared.estimated_duration, profile.estimated_duration),
+    )
+
+
+def _first(declared: T | None, inferred: T) -> T:
+    return inferred if declared is None else declared
 
 
 def summary(doc: str | None) -> str | None:
@@ -195,6 +222,26 @@ def _nearest(seen: Seen, name: str) -> tuple[Profile, str | None]:
         if candidate in KNOWN:
             return KNOWN[candidate], candidate
     return BY_KIND[seen.kind], None
+
+
+def _with_parts(profile: Profile, seen: Seen) -> Profile:
+    """A module of which no base class tells anything is what the predictors are that it is made of."""
+    parts = [KNOWN[name] for name in seen.uses if name in KNOWN]
+    if profile != BY_KIND["module"] or not parts:
+        return profile
+    main = max(parts, key=lambda part: part.estimated_duration)
+    needs = [part.requirements for part in parts]
+    return Profile(
+        main.category,
+        tuple(dict.fromkeys(word for part in parts for word in part.capabilities)),
+        Requirements(
+            max((need.memory for need in needs), key=LEVELS.index),
+            max((need.compute for need in needs), key=LEVELS.index),
+            any(need.gpu for need in needs),
+        ),
+        main.pool_type,
+        sum(part.estimated_duration for part in parts),
+    )
 
 
 def _with_hints(profile: Profile, seen: Seen) -> Profile:

@@ -14,7 +14,7 @@ import msgspec
 
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.discovery.python_environment import Installed, import_folders, installed
-from dspy_registry.writer.discovery.report import DEFAULT_TIMEOUT, DiscoveryReport, discover
+from dspy_registry.writer.discovery.report import COMPLETING, DEFAULT_TIMEOUT, DiscoveryReport, discover
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.manifests.notices import Notices
 from dspy_registry.writer.reconcile import Outcome, apply_discovery
@@ -23,6 +23,7 @@ _RESCAN_SECONDS: Final = 10.0  # between looks at the installed packages without
 _QUIET: Final = 1.5  # an installer takes seconds, and pauses
 _PATIENCE: Final = 60.0
 _PYTHON_SECONDS: Final = 30.0
+_SHOWN: Final = 10  # names in one line
 _RETRIES: Final = 3  # of a discovery with failures, though nothing has changed: imports may have been slow
 
 _log = logging.getLogger("dspy_registry")
@@ -72,6 +73,7 @@ class DiscoveryWatch:
             "dspy_version": self._report.dspy_version,
             "modules": len(self._report.modules),
             "failures": [msgspec.structs.asdict(failure) for failure in self._report.failures],
+            "incomplete": list(self._report.incomplete),
             "refused": self._outcome.refused,
             "error": self._error or None,
             "revision": self._outcome.revision,
@@ -117,6 +119,8 @@ class DiscoveryWatch:
         report, outcome = self._report, self._outcome
         for failure in report.failures:
             _log.warning("discovery: %s: %s", failure.package, failure.reason)
+        if report.incomplete:
+            _log.info("discovery: nothing is known of what these can do: %s. %s", shown(report.incomplete), COMPLETING)
         for problem in outcome.refused:
             _log.warning("discovery: %s", problem)
         _log.info(
@@ -128,6 +132,12 @@ class DiscoveryWatch:
         if str(error) != self._error:
             self._error = str(error) or type(error).__name__
             _log.error("discovery failed, what was found before stays: %s", self._error)
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some of the names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _stage(draft: Draft, report: DiscoveryReport) -> Outcome:

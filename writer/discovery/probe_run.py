@@ -1,8 +1,8 @@
 """Runs the probe in the workers' interpreter, and reads its files without trusting them.
 
 The interpreter is started as a worker would start: it inherits the environment and the working
-directory, which both count for imports. Its output is dropped. The probe and all processes that it starts are one
-process group, which is killed at the end in any case.
+directory, which both count for imports. Its output is dropped. The probe runs under a guard (`guard`), which kills all
+that the probe and its packages have started when the probe ends, or when this process closes the guard's input.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgspec
 
 from dspy_registry.registry_store.errors import DiscoveryError
 
+_GUARD_SECONDS: Final = 3.0
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that are read of one root's files."""
 
@@ -61,6 +62,20 @@ class Parameter(msgspec.Struct, frozen=True):
     default: bool | int | float | Text | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class Declared(msgspec.Struct, frozen=True):
+    """What a class declares of itself. None: it leaves the field to discovery."""
+
+    name: Text | None = None
+    category: Text | None = None
+    capabilities: list[Text] | None = None
+    memory: Text | None = None
+    compute: Text | None = None
+    gpu: bool | None = None
+    pool_type: Text | None = None
+    estimated_duration: int | None = None
+    description: Text | None = None
+
+
 class Seen(msgspec.Struct, tag="class", frozen=True):
     """One name of a class. `key` is the same for all its names, `path` is where it is defined."""
 
@@ -73,6 +88,9 @@ class Seen(msgspec.Struct, tag="class", frozen=True):
     parameters: list[Parameter] | None
     doc: Text | None
     init_doc: Text | None
+    declared: Declared | None = None
+    uses: list[Text] = []
+    inputs: list[Text] | None = None
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
@@ -126,8 +144,12 @@ def run_probe(python: str, packages: Sequence[str], timeout: float) -> Findings:
     """
     with tempfile.TemporaryDirectory(prefix="dspy-discovery-", ignore_cleanup_errors=True) as name:
         here = Path(__file__).resolve().parent
-        command = [python, "-c", _START, str(here), name, str(timeout), *packages]
-        code, noise, timed_out = _run(command, timeout)
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            command = [python, "-c", _START, str(here), str(folder), str(timeout), *packages]
+            code, noise, timed_out = _run(command, timeout, folder)
+        finally:
+            os.close(folder)
         run = _read(Path(name, "run.jsonl"))
         traces = {order: list(_traces(Path(name), order)) for order in range(len(packages) + 1)}
     executable = None
@@ -141,7 +163,7 @@ def run_probe(python: str, packages: Sequence[str], timeout: float) -> Findings:
     return Findings(executable, traces, timed_out, code, noise)
 
 
-def _run(command: list[str], timeout: float) -> tuple[int, str, bool]:
+def _run(command: list[str], timeout: float, folder: int) -> tuple[int, str, bool]:
     """The exit code, the end of stderr, and whether the time was up first."""
     deadline = time.monotonic() + timeout
     # LiteLLM, which some DSPy import, otherwise fetches its price list from the network.
@@ -149,7 +171,8 @@ def _run(command: list[str], timeout: float) -> tuple[int, str, bool]:
     try:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            pass_fds=(folder,),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
@@ -162,13 +185,23 @@ def _run(command: list[str], timeout: float) -> tuple[int, str, bool]:
         ) from error
     with process:
         assert process.stderr is not None
+        assert process.stdin is not None
         try:
             noise, timed_out = _drain(process.stderr.fileno(), deadline)
         finally:
-            # Before it is waited for: until then no other process or group can have its id.
+            process.stdin.close()  # the guard then kills what is left
+            _await_end(process.pid)
+            # Before it is reaped: until then no other process or group can have its id.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, noise.decode("utf-8", "replace"), timed_out
+
+
+def _await_end(pid: int) -> None:
+    """Wait for the end of a child, though not for long. It is not reaped."""
+    deadline = time.monotonic() + _GUARD_SECONDS
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _drain(descriptor: int, deadline: float) -> tuple[bytes, bool]:

@@ -7,12 +7,13 @@ Each module found carries in its metadata:
   discovered_from  the root it was found under: "dspy", or the name given as a package
   package, version the top-level package, and its version where known
   kind             "module", "optimizer" or "retriever"
-  class            where it is defined; the registered name is where it is public
+  class            where it is defined; the registered name is where it is public, or what the class declares
   ancestor         the nearest known base class, left out for a known class
   description      the first line of its docstring
   parameters       its constructor's: name, required, and default where that is a plain value
   experimental     true or false; deprecated: true, or left out
   aliases          further public names in the same place
+  uses, inputs     the predictors of DSPy that its methods name; the names of what `forward` takes
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ __all__ = ["DEFAULT_TIMEOUT", "DiscoveryFailure", "DiscoveryReport", "discover"]
 DEFAULT_TIMEOUT: Final = 5.0
 """Seconds."""
 
+COMPLETING: Final = (
+    "Declare what it can do: @module(category=..., capabilities=...) of dspy_registry.integrations.dspy, or a manifest."
+)
+"""The remedy for a module that is incomplete."""
+
 
 class DiscoveryReport(msgspec.Struct, frozen=True):
     """What was found, and what could not be looked at.
@@ -52,6 +58,11 @@ class DiscoveryReport(msgspec.Struct, frozen=True):
     dspy_version: str | None = None
     probed: tuple[str, ...] = ()
     looked_through: tuple[str, ...] = ()
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Names of modules of which neither category nor capability is known, so that only their names find them."""
+        return tuple(info.name for info in self.modules if info.category == "unknown" and not info.capabilities)
 
     def would_have_found(self, name: str, metadata: Mapping[str, Any]) -> bool:
         """Whether this discovery would have found a module that an earlier one registered.

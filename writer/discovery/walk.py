@@ -8,15 +8,17 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 # Relative, because in that interpreter these files are a package of another name (see probe_run.py).
 from .facts import Families, clean, complaint
 
+MOST_FOLDERS = 1000
 TEST_MODULES = ("test", "tests", "testing", "conftest")
 
 
@@ -103,8 +105,31 @@ class Explorer:
         except BaseException as error:
             self._fail(home, error)
             return []
+        found += self._plain_folders(home, getattr(module, "__path__", ()), set(found))
         public = (name for name in found if name.isidentifier() and not name.startswith("_"))
         return [f"{home}.{name}" for name in sorted(public) if not _is_test(name)]
+
+    def _plain_folders(self, home: str, path: Iterable[str], known: set[str]) -> list[str]:
+        """Folders without `__init__.py` that hold modules: packages too, though `pkgutil` does not list them.
+
+        One that is a link is named as not looked at: it may lead anywhere, and back.
+        """
+        found = []
+        for folder in path:
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except (OSError, TypeError, ValueError):
+                continue  # not a folder: a zip file, for example
+            for entry in entries:
+                is_known = entry.name in known or not entry.name.isidentifier() or entry.name.startswith("_")
+                if is_known or _is_test(entry.name) or not entry.is_dir() or not _holds_modules(entry.path):
+                    continue
+                if entry.is_symlink():
+                    reason = "not looked at: a folder without __init__.py that is a link"
+                    self._journal.write("failed", name=clean(f"{home}.{entry.name}"), reason=reason, absent=False)
+                else:
+                    found.append(entry.name)
+        return found
 
     def _exports(self, home: str, module: types.ModuleType) -> Iterator[tuple[str, type]]:
         """Classes with a public name that `module` defines, or lists in `__all__`."""
@@ -156,6 +181,16 @@ class Explorer:
 
     def _fail(self, name: str, error: BaseException) -> None:
         self._journal.write("failed", name=clean(name), reason=complaint(error), absent=False)
+
+
+def _holds_modules(folder: str) -> bool:
+    """Whether there is a Python file in a folder or below, as far as a thousand folders tell."""
+    for number, (_, _, files) in enumerate(os.walk(folder)):
+        if any(name.endswith(".py") for name in files):
+            return True
+        if number > MOST_FOLDERS:
+            break
+    return False
 
 
 def _is_test(part: str) -> bool:

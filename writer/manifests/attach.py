@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -23,18 +24,23 @@ from dspy_registry.writer.manifests.folder import ManifestFolder
 from dspy_registry.writer.manifests.folder_watch import ManifestWatch
 from dspy_registry.writer.manifests.schema import manifest_schema
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
+from dspy_registry.writer.manifests.standing import standing_of
 from dspy_registry.writer.manifests.tree import Tree, compile_tree
 
 __all__ = ["ManifestError", "TreeReport", "attach_manifests", "manifest_schema", "validate_tree"]
 
 
 class TreeReport(msgspec.Struct, frozen=True):
-    """What a folder of manifests declares: how many files and modules there are, and all errors."""
+    """What a folder of manifests declares: how many files and modules there are, and all errors.
+
+    `overrides` are the modules whose record in the registry is a client's, so that the manifest does not count.
+    """
 
     directory: str
     files: int
     modules: int
     errors: tuple[ManifestError, ...]
+    overrides: tuple[str, ...] = ()
 
 
 def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike[str] | None = None) -> TreeReport:
@@ -44,22 +50,24 @@ def validate_tree(directory: str | os.PathLike[str], registry: str | os.PathLike
     first start with the folder. Then an alias of a module that no manifest declares is no error, because the module may
     be discovered, or registered by a client.
     """
-    folder = ManifestFolder(Path(directory))
-    tree = folder.read().tree
-    if registry is not None:
-        loaded = _staged(tree, registry)
-        return TreeReport(str(folder.root), len(tree.files), loaded.modules, _sorted(loaded.errors))
-    plan = compile_tree(tree, {}, (dict(CORE_IMPLICATIONS),))
-    modules = sum(len(declared.modules) for declared in plan.effective.values())
-    return TreeReport(str(folder.root), len(tree.files), modules, _sorted(plan.errors))
+    with closing(ManifestFolder(Path(directory))) as folder:
+        tree = folder.read().tree
+        if registry is not None:
+            loaded, overrides = _staged(tree, registry)
+            errors = _sorted(loaded.errors)
+            return TreeReport(str(folder.root), len(tree.files), len(loaded.modules), errors, overrides)
+        plan = compile_tree(tree, {}, (dict(CORE_IMPLICATIONS),))
+        modules = sum(len(declared.modules) for declared in plan.effective.values())
+        return TreeReport(str(folder.root), len(tree.files), modules, _sorted(plan.errors))
 
 
-def _staged(tree: Tree, registry: str | os.PathLike[str]) -> Loaded:
-    """Stage the tree on a draft that is not committed."""
+def _staged(tree: Tree, registry: str | os.PathLike[str]) -> tuple[Loaded, tuple[str, ...]]:
+    """Stage the tree on a draft that is not committed. Also the modules that clients override."""
     environment = attach(registry_path(registry))
     try:
         with environment.reading() as txn:
-            return stage_tree(Draft(Catalog(txn, environment.dbs)), tree)
+            loaded = stage_tree(Draft(Catalog(txn, environment.dbs)), tree)
+            return loaded, standing_of(txn, environment.dbs, loaded.modules).overrides
     finally:
         detach(environment)
 

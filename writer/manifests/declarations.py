@@ -15,6 +15,9 @@ from dspy_registry.writer.manifests.lines import Path, shown_path
 ERRORS_SHOWN: Final = 100
 """Errors shown of one file. One more says how many there are beyond."""
 
+ERRORS_SOUGHT: Final = 1_000
+"""Errors that are looked for in one file: a million take no longer."""
+
 
 class ManifestError(msgspec.Struct, frozen=True, order=True):
     """What is wrong, and where.
@@ -42,7 +45,8 @@ def shown(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
     for file, told in by_file.items():
         found += told[:ERRORS_SHOWN]
         if len(told) > ERRORS_SHOWN:
-            found.append(ManifestError(file, 0, "", f"and {len(told) - ERRORS_SHOWN} more errors"))
+            at_least = "at least " if len(told) >= ERRORS_SOUGHT else ""
+            found.append(ManifestError(file, 0, "", f"and {at_least}{len(told) - ERRORS_SHOWN} more errors"))
     return tuple(found)
 
 

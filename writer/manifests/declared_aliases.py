@@ -54,8 +54,9 @@ def _come_and_gone(txn: Transaction, dbs: Databases, since: int, until: int) -> 
         return None
     names: set[str] = set()
     for revision in range(since + 1, until + 1):
-        logged = txn.get(revision_key(revision), None, dbs.changes)
-        change = None if logged is None else change_codec.load(logged)
+        key = revision_key(revision)
+        logged = txn.get(key, None, dbs.changes)
+        change = None if logged is None else change_codec.load(logged, key, dbs.format)
         if change is None or change.everything:
             return None
         names.update(module.name for module in change.modules if module.action != "updated")

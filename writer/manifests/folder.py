@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import time
@@ -14,22 +13,16 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.writer.manifests.declarations import LoadedFile, ManifestError, shown, unreadable
+from dspy_registry.writer.manifests.declarations import LoadedFile, unreadable
 from dspy_registry.writer.manifests.folder_scan import FoundFile, Places, Signature, scan, signature_of
-from dspy_registry.writer.manifests.lines import shown_path
-from dspy_registry.writer.manifests.text import TextProblem, read_text
+from dspy_registry.writer.manifests.parse import MAX_FILE_BYTES
+from dspy_registry.writer.manifests.parser import Parser
 from dspy_registry.writer.manifests.tree import Tree
-from dspy_registry.writer.manifests.validate import validate_document
-
-MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 _RACY_NS: Final = 100_000_000
 """A file read so soon after a change may change again with the same signature: it is read once more later."""
 
 _BUSY: Final = "is being written: another process has it open for writing"
-_EMPTY: Final = "is empty, as while it is being saved. To withdraw what it declares, delete it or leave a comment in it"
-
-_log = logging.getLogger("dspy_registry")
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -56,15 +49,20 @@ class _BusyError(Exception):
 
 
 class ManifestFolder:
-    """A folder of manifests. `read` it from one thread at a time."""
+    """A folder of manifests. `read` it from one thread at a time, and `close` it, from any thread."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._parser = Parser()
         self._known: dict[str, _Known] = {}
         self._last: Tree | None = None
 
     def __repr__(self) -> str:
         return f"ManifestFolder({str(self.root)!r})"
+
+    def close(self) -> None:
+        """End the process that parses. A `read` that is under way raises ParserClosedError."""
+        self._parser.close()
 
     def read(self) -> Reading:
         """Scan the folder and read the files that have changed.
@@ -103,10 +101,12 @@ class ManifestFolder:
             return _Known(found, unreadable(file, f"cannot be read: {error.strerror}"), True)
         is_racy = abs(time.time_ns() - signature[-2]) < _RACY_NS
         found, digest = msgspec.structs.replace(found, signature=signature), blake2b(content).digest()
-        loaded = (
-            known.loaded if known is not None and known.content == digest else load(file, content, found.path.suffix)
-        )
-        return _Known(found, loaded, is_racy, digest)
+        if known is not None and known.content == digest:
+            return _Known(found, known.loaded, is_racy, digest)
+        try:  # the ending of the name in this folder counts, not of what it leads to
+            return _Known(found, self._parser.load(file, content, Path(file).suffix), is_racy, digest)
+        except OSError as error:
+            return _Known(found, unreadable(file, f"cannot be read: no process starts: {error.strerror}"), True)
 
 
 def _is_same(old: Tree, new: Tree) -> bool:
@@ -116,25 +116,6 @@ def _is_same(old: Tree, new: Tree) -> bool:
         was is now or (was.declared is None and now.declared is None and was.errors == now.errors)
         for was, now in zip(old.files.values(), new.files.values(), strict=True)
     )
-
-
-def load(file: str, content: bytes, suffix: str) -> LoadedFile:
-    """What a file's content declares, or all its errors. Raises nothing."""
-    if len(content) > MAX_FILE_BYTES:
-        return unreadable(file, f"has more than {MAX_FILE_BYTES} bytes")
-    if not content.strip():
-        return unreadable(file, _EMPTY)
-    try:
-        return validate_document(file, read_text(content.decode("utf-8-sig"), suffix))
-    except UnicodeDecodeError as error:
-        return unreadable(file, "is not UTF-8", content.count(b"\n", 0, error.start) + 1)
-    except TextProblem as problem:
-        found = (problem, *problem.further)
-        errors = (ManifestError(file, one.line, shown_path(one.path), one.message) for one in found)
-        return LoadedFile(file, None, shown(errors))
-    except Exception as error:
-        _log.exception("manifest %s could not be read", file)
-        return unreadable(file, f"cannot be read: {type(error).__name__}: {error}")
 
 
 def read_content(path: Path) -> tuple[bytes, Signature]:

@@ -6,6 +6,7 @@ editors' files, Kubernetes' `..data`), but a link through such a name is followe
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -21,6 +22,8 @@ MAX_FILES: Final = 10_000
 MAX_PATH_BYTES: Final = 246  # a source, which has a prefix, then has at most 255 bytes
 SCHEMA_SUFFIX: Final = ".schema.json"
 """The end of the names of schemas for editors, which are not manifests."""
+
+_LEADS_NOWHERE: Final = (errno.ENOENT, errno.ENOTDIR)
 
 Identity = tuple[int, int]
 Signature = tuple[int, ...]
@@ -102,7 +105,15 @@ class _Walk:
         while self._links:
             self._links.sort(reverse=True)
             relative, path = self._links.pop()
-            if path.is_dir():
+            try:
+                is_folder = stat.S_ISDIR(path.stat().st_mode)
+            except OSError as error:
+                if error.errno not in _LEADS_NOWHERE and not is_manifest(path.name):
+                    self._linked.follow(path)
+                    self._unreadable(relative, error)  # a folder, perhaps: what it declared last stays
+                    continue
+                is_folder = False
+            if is_folder:
                 self._linked_tree(relative, path)
             elif is_manifest(path.name):
                 linked_files.append((relative, path))
@@ -153,12 +164,17 @@ class _Walk:
                 inside = f"{relative}/{entry.name}" if relative else entry.name
                 if entry.name.startswith("."):
                     continue
-                if entry.is_symlink():
-                    self._links.append((inside, folder / entry.name))
-                elif entry.is_dir(follow_symlinks=False):
-                    folders.append((inside, folder / entry.name))
-                elif is_manifest(entry.name):
-                    self._file(inside, folder / entry.name, entry.stat(follow_symlinks=False))
+                try:
+                    if entry.is_symlink():
+                        self._links.append((inside, folder / entry.name))
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append((inside, folder / entry.name))
+                    elif is_manifest(entry.name):
+                        self._file(inside, folder / entry.name, entry.stat(follow_symlinks=False))
+                except FileNotFoundError:
+                    continue  # gone since
+                except OSError as error:
+                    self._unreadable(inside, error)
         return folders
 
     def _linked_file(self, relative: str, path: Path) -> None:
@@ -166,7 +182,8 @@ class _Walk:
         try:
             found = path.stat()
         except OSError as error:
-            problem = f"is a link that leads nowhere ({error.strerror})"
+            where = "leads nowhere" if error.errno in _LEADS_NOWHERE else "cannot be followed"
+            problem = f"is a link that {where} ({error.strerror})"
             self.files[printable(relative)] = FoundFile(real, problem=problem)
             return
         if (found.st_dev, found.st_ino) not in self._inodes:
@@ -182,7 +199,7 @@ class _Walk:
     def _unreadable(self, relative: str, error: OSError) -> None:
         shown = printable(relative)
         self.unknown.append(shown)
-        self.errors.append(ManifestError(shown, 0, "", f"the folder cannot be read: {error.strerror}"))
+        self.errors.append(ManifestError(shown, 0, "", f"cannot be read: {error.strerror}"))
 
 
 def printable(relative: str) -> str:

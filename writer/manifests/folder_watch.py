@@ -21,7 +21,9 @@ from dspy_registry.writer.manifests.folder import ManifestFolder, Reading
 from dspy_registry.writer.manifests.folder_scan import Places
 from dspy_registry.writer.manifests.links import checkout_locks
 from dspy_registry.writer.manifests.notices import Notices
+from dspy_registry.writer.manifests.off_loop import off_loop
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
+from dspy_registry.writer.manifests.standing import Standing, standing_of
 
 RESCAN_SECONDS: Final = 2.0
 """Seconds between readings without a notice: some file systems send no notices of changes."""
@@ -75,7 +77,9 @@ class ManifestWatch:
         self._is_due = True  # something was read or requested that is not committed
         self._busy = 0.0
         self._files: frozenset[str] = frozenset()
-        self._loaded = Loaded(0, frozenset(), (), False)
+        self._loaded = Loaded((), frozenset(), (), False)
+        self._standing = Standing()
+        self._stood_at = -1  # the revision of that
         self._revision = 0
         self._followed = 0
         self._loaded_at = 0
@@ -95,6 +99,7 @@ class ManifestWatch:
                     self._fail(error)
                 await self._sleep()
         finally:
+            self._folder.close()
             await self._notices.close()
 
     def look_again(self) -> None:
@@ -103,11 +108,16 @@ class ManifestWatch:
         self._wake.set()
 
     def status(self) -> dict[str, Any]:
-        """For the daemon's status. `loaded_at` is in milliseconds since the epoch, None before the first time."""
+        """For the daemon's status. `loaded_at` is in milliseconds since the epoch, None before the first time.
+
+        `overrides` and `away` (see `Standing`) are of the last look at the folder, a few seconds ago at most.
+        """
         return {
             "directory": str(self._folder.root),
             "files": len(self._files),
-            "modules": self._loaded.modules,
+            "modules": len(self._loaded.modules),
+            "overrides": list(self._standing.overrides),
+            "away": list(self._standing.away),
             "errors": [plain_error(error) for error in self._loaded.errors],
             "revision": self._revision,
             "loaded_at": self._loaded_at or None,
@@ -153,7 +163,7 @@ class ManifestWatch:
             await self._quiet()
             burst = self._burst
             last = burst.last if burst else 0.0
-            reading = await asyncio.to_thread(self._folder.read)
+            reading = await off_loop(self._folder.read)
             self._is_due = self._is_due or reading.is_new
             is_watched_anew = await self._watch(reading.places)
             if burst is None and not reading.is_new and not reading.is_busy:
@@ -209,6 +219,24 @@ class ManifestWatch:
         self._is_due = self._is_due or self._is_disturbed()
         if self._is_due:
             await self._commit(reading)
+        await self._compare()
+
+    async def _compare(self) -> None:
+        """Find out what clients have overridden or unregistered, if something was committed since."""
+        revision, names, environment = self._host.revision, self._loaded.modules, self._host.environment
+        if revision == self._stood_at:
+            return
+
+        def look() -> Standing:
+            with environment.reading() as txn:
+                return standing_of(txn, environment.dbs, names)
+
+        before, self._standing = self._standing, await off_loop(look)
+        self._stood_at = revision
+        for name in sorted(set(self._standing.overrides).difference(before.overrides)):
+            _log.warning("%s: a client's record overrides the manifest; `dspy-registry release` ends that", name)
+        for name in sorted(set(self._standing.away).difference(before.away)):
+            _log.warning("%s: unregistered, though a manifest declares it; the next change brings it back", name)
 
     def _is_disturbed(self) -> bool:
         """Whether commits of clients or discovery affect what manifests declare."""
@@ -221,7 +249,8 @@ class ManifestWatch:
 
     async def _commit(self, reading: Reading) -> None:
         tree = reading.tree
-        done = await self._host.submit(lambda draft: stage_tree(draft, tree))
+        with self._host.reloading():
+            done = await self._host.submit(lambda draft: stage_tree(draft, tree))
         self._is_due, self._failure = False, ""
         before, self._loaded = self._loaded.errors, done.result
         self._files, self._revision = frozenset(tree.files), done.revision
@@ -244,7 +273,7 @@ class ManifestWatch:
             _log.info("manifest %s: no errors now", file or self._folder.root)
         _log.info(
             "manifests in %s: %d files, %d modules, %d errors, as of revision %d",
-            *(self._folder.root, len(self._files), self._loaded.modules, len(errors), self._revision),
+            *(self._folder.root, len(self._files), len(self._loaded.modules), len(errors), self._revision),
         )
 
 

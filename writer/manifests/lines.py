@@ -49,7 +49,9 @@ def toml_lines(text: str, unquote: Callable[[str], str]) -> Lines:
             table = _table(walk, tables, unquote)
         else:
             key = _dotted(walk.until("="), unquote)
-            walk.take()
+            line = walk.take().line
+            for end in range(1, len(key)):
+                walk.lines.setdefault((*table, *key[:end]), line)
             walk.value((*table, *key), "=", lambda tokens: _dotted(tokens, unquote))
             walk.until_end()
     return walk.lines
@@ -156,6 +158,7 @@ def _table(walk: _Walk, tables: dict[Path, int], unquote: Callable[[str], str]) 
             tables[path] = tables.get(path, -1) + 1
         if path in tables:
             path = (*path, tables[path])
+        walk.lines.setdefault(path, line)
     walk.lines[path] = line
     return path
 

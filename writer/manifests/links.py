@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -46,19 +47,19 @@ class LinkedPaths:
 
 def checkout_locks(folders: Iterable[str]) -> tuple[Path, ...]:
     """The existing lock files of git in the checkouts around these folders: git is rewriting them."""
-    locks = {_git_folder(Path(folder)) for folder in folders}
-    return tuple(sorted(lock / "index.lock" for lock in locks if lock is not None and (lock / "index.lock").exists()))
+    locks = {git / "index.lock" for git in map(_git_folder, map(Path, folders)) if git is not None}
+    return tuple(sorted(lock for lock in locks if os.path.exists(lock)))  # noqa: PTH110  # Path.exists may raise
 
 
 def _git_folder(folder: Path) -> Path | None:
+    """The folder of git's own files. A place that may not be looked at is passed over."""
     for place in (folder, *folder.parents):
         git = place / ".git"
-        if git.is_dir():
+        if os.path.isdir(git):  # noqa: PTH112  # Path.is_dir may raise
             return git
-        if git.is_file():  # of a worktree or a submodule
-            try:
-                named = git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
-            except (OSError, UnicodeDecodeError):
-                return None
-            return place / named
+        try:
+            named = git.read_text(encoding="utf-8")  # of a worktree or a submodule
+        except (OSError, UnicodeDecodeError):
+            continue
+        return place / named.removeprefix("gitdir:").strip()
     return None

@@ -28,11 +28,11 @@ Refused = dict[str, tuple[ManifestError, ...]]
 class Loaded(msgspec.Struct, frozen=True):
     """The result of loading a tree.
 
-    `modules` is how many modules manifests declare. `needs_registry`: an error depends on other registered modules, so
-    it may disappear without a change of a file. `aliases` are the aliases that came into force.
+    `modules` are the full names that manifests declare. `needs_registry`: an error depends on other registered modules,
+    so it may disappear without a change of a file. `aliases` are the aliases that came into force.
     """
 
-    modules: int
+    modules: tuple[str, ...]
     retained: frozenset[str]
     errors: tuple[ManifestError, ...]
     needs_registry: bool
@@ -55,7 +55,7 @@ def stage_tree(draft: Draft, tree: Tree) -> Loaded:
     if child.has_effect:
         draft.absorb(child)
     kept = (in_force.get(file, NOTHING) for file in plan.retained)
-    modules = sum(len(declared.modules) for declared in (*plan.effective.values(), *kept))
+    modules = tuple(name for declared in (*plan.effective.values(), *kept) for name in declared.modules)
     return Loaded(modules, plan.retained, plan.errors, bool(refused), declared_aliases(plan.effective))
 
 

@@ -12,6 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
+from dspy_registry.writer.manifests.bounds import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    deep_line,
+    long_number_line,
+    many_parts_line,
+    no_number_line,
+)
 from dspy_registry.writer.manifests.lines import Lines, Path, Repeated, json_lines, shown_path, toml_lines
 from dspy_registry.writer.manifests.yaml import YamlProblem, load_yaml, load_yaml_stream
 
@@ -21,9 +29,6 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
-
-MAX_DEPTH: Final = 64
-"""The deepest nesting of mappings and lists in a manifest."""
 
 SUFFIXES: Final = (".toml", ".yaml", ".yml", ".json")
 
@@ -57,6 +62,15 @@ class Document:
         """The line of its first key. 0: it has no key."""
         return min(self._lines.values(), default=0)
 
+    @property
+    def deepest_line(self) -> int:
+        """The first line of a part that lies too deep. 0: no part does."""
+        return min((line for path, line in self._lines.items() if len(path) > MAX_DEPTH), default=0)
+
+    def lines_of_declarations(self) -> list[tuple[Path, int]]:
+        """The lines of what is declared, not of its fields: all that an error names when the data itself is right."""
+        return [(path, line) for path, line in self._lines.items() if len(path) < 3 or path[2:] == ("name",)]
+
     def line_of(self, path: Path) -> int:
         """The line of this part, or of the nearest part around it with a known line. Counts from 1, 0: not known."""
         return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 0)
@@ -64,7 +78,7 @@ class Document:
 
 def read_text(text: str, suffix: str) -> Document:
     """The document in the format that the suffix names. Raises TextProblem."""
-    return _checked(lambda: [_READERS[suffix](text)])[0]
+    return _checked(lambda: [_READERS[suffix](text)], lambda document: _deep_line(text, suffix, document))[0]
 
 
 def read_stream(text: str, suffix: str) -> list[Document]:
@@ -73,20 +87,27 @@ def read_stream(text: str, suffix: str) -> list[Document]:
     Raises TextProblem.
     """
     if suffix in (".yaml", ".yml"):
-        return _checked(lambda: _read_yaml_stream(text))
+        return _checked(lambda: _read_yaml_stream(text), lambda document: 0)
     if suffix == ".jsonl":
-        return _checked(lambda: _read_json_lines(text))
+        return _checked(lambda: _read_json_lines(text), lambda document: document.first_line if document else 0)
     return [read_text(text, suffix)]
 
 
-def _checked(read: Callable[[], list[Document]]) -> list[Document]:
+def _checked(read: Callable[[], list[Document]], line_of: Callable[[Document | None], int]) -> list[Document]:
+    """The documents. `line_of` tells where one is too deep; None: the one that could not be read."""
     try:
         documents = read()
     except RecursionError:
-        raise TextProblem(_TOO_DEEP) from None
-    if any(_is_deep(document.data) for document in documents):
-        raise TextProblem(_TOO_DEEP)
+        raise TextProblem(_TOO_DEEP, line_of(None)) from None
+    for document in documents:
+        if _is_deep(document.data):
+            raise TextProblem(_TOO_DEEP, line_of(document))
     return documents
+
+
+def _deep_line(text: str, suffix: str, document: Document | None) -> int:
+    line = deep_line(text, suffix)
+    return line or (document.deepest_line if document else 0)
 
 
 _TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
@@ -105,6 +126,10 @@ def _is_deep(data: Any) -> bool:
 
 
 def _read_toml(text: str) -> Document:
+    many_parts = many_parts_line(text)
+    if many_parts:
+        raise TextProblem(f"not TOML: a key has more than {MAX_DEPTH} parts", many_parts)
+    _refuse_long_numbers(text, ".toml", "TOML")
     try:
         data = tomllib.loads(text)
     except ValueError as error:
@@ -122,6 +147,12 @@ def _read_yaml(text: str) -> Document:
 def _read_yaml_stream(text: str) -> list[Document]:
     found = _yaml(lambda: list(load_yaml_stream(text, MAX_DEPTH)))
     return [Document(data, lambda lines=lines: lines) for data, lines in found if data is not None]  # type: ignore[misc]
+
+
+def _refuse_long_numbers(text: str, suffix: str, language: str, lines_before: int = 0) -> None:
+    line = long_number_line(text, suffix)
+    if line:
+        raise TextProblem(f"not {language}: a number has more than {MAX_DIGITS} digits", lines_before + line)
 
 
 def _yaml(load: Callable[[], T]) -> T:
@@ -150,6 +181,7 @@ def _joined(problems: list[TextProblem]) -> TextProblem:
 
 
 def _read_json(text: str, lines_before: int = 0) -> Document:
+    _refuse_long_numbers(text, ".json", "JSON", lines_before)
     repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -163,7 +195,7 @@ def _read_json(text: str, lines_before: int = 0) -> Document:
     except json.JSONDecodeError as error:
         raise TextProblem(f"not JSON: {error.msg}", lines_before + error.lineno) from error
     except ValueError as error:
-        raise TextProblem(f"not JSON: {error}", lines_before and lines_before + 1) from error
+        raise TextProblem(f"not JSON: {error}", lines_before + no_number_line(text)) from error
     if repeated:
         raise _joined([_repeated(lines_before, *found) for found in _outermost(json_lines(text)[1])])
     return Document(data, lambda: {path: lines_before + line for path, line in json_lines(text)[0].items()})

@@ -6,18 +6,22 @@ are compared with it as if it were in the file.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
+from typing import Final
 
 import msgspec
 
 from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.vocabulary import find_cycle
+from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.manifests.declarations import Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path
 
 NOTHING = Declarations()
+
+_OTHERS_SHOWN: Final = 8
 
 
 class Tree(msgspec.Struct, frozen=True):
@@ -105,14 +109,16 @@ def _others(files: list[str], retained: set[str]) -> Iterator[tuple[str, list[st
     """Each of several files that declare the same, with the other files."""
     for file in files if len(files) > 1 else ():
         if file not in retained:
-            yield file, [other for other in files if other != file]
+            others = list(islice((other for other in files if other != file), _OTHERS_SHOWN))
+            more = len(files) - 1 - len(others)
+            yield file, [*others, f"{more} more files"] if more else others
 
 
 def _shadowed(
     tree: Tree, modules: Mapping[str, list[str]], aliases: Mapping[str, list[str]], retained: set[str]
 ) -> Iterator[ManifestError]:
     for alias in sorted(aliases.keys() & modules.keys()):
-        told = f"{alias!r} is the full name of a module, declared by {', '.join(modules[alias])}"
+        told = f"{alias!r} is the full name of a module, declared by {listed(modules[alias], _OTHERS_SHOWN)}"
         for file in aliases[alias]:
             if file not in retained:
                 yield tree.files[file].error(("aliases", alias), f"{told}; full names always win")
@@ -134,7 +140,7 @@ def _cycles(
         for word, implied in implications.items():
             together[word].extend(implied)
     cycle = find_cycle(together)
-    steps = set(itertools.pairwise(cycle))
+    steps = set(pairwise(cycle))
     for file, declared in claims.items():
         words = [word for word, implied in declared.implications.items() if any((word, to) in steps for to in implied)]
         if words and file not in retained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -14,10 +15,12 @@ from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
-from dspy_registry.writer.manifests.declarations import Declarations, LoadedFile, ManifestError, shown
+from dspy_registry.writer.manifests.declarations import ERRORS_SOUGHT, Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
 from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
 from dspy_registry.writer.manifests.text import Document
+
+_LONGEST_COMPARED: Final = 64  # characters
 
 _PART: Final = re.compile(r"[^.\[\]]+")
 
@@ -32,7 +35,7 @@ class Problem(NamedTuple):
 
 def validate_document(file: str, document: Document) -> LoadedFile:
     """What the document declares, or all its errors."""
-    problems = list(_problems(document.data))
+    problems = list(islice(_problems(document.data), ERRORS_SOUGHT))
     if not problems:
         try:
             msgspec.convert(document.data, Manifest)
@@ -63,7 +66,8 @@ def _errors(file: str, document: Document, problems: list[Problem]) -> Iterator[
         message = problem.message
         if problem.first is not None:
             message += f", first in line {document.line_of(problem.first)}"
-        yield ManifestError(file, document.line_of(problem.path), shown_path(problem.path), message)
+        line = document.line_of(problem.path) or document.first_line or 1
+        yield ManifestError(file, line, shown_path(problem.path), message)
 
 
 def _problems(data: Any) -> Iterator[Problem]:
@@ -167,7 +171,7 @@ def _field_path(field: str) -> Path:
 def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[Problem]:
     for key in mapping:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(str(key)[:_LONGEST_COMPARED], known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {_listed(known)}"
             yield Problem((*path, str(key)), f"unknown key; {hint}")
 

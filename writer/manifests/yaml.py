@@ -18,6 +18,9 @@ from dspy_registry.writer.manifests.lines import Lines, Path
 MAX_NODES: Final = 250_000
 """Values in one document. A value that aliases repeat counts each time."""
 
+_MAX_EVENTS: Final = 3 * MAX_NODES + 100
+"""Of the parser. A value and its key have at most three, and the stream and its documents have some."""
+
 _TAG: Final = "tag:yaml.org,2002:"
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -74,17 +77,19 @@ def _loading(text: str, max_depth: int) -> Iterator[Any]:
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise YamlProblem((what, _line(mark) if mark else 0)) from error
     except yaml.YAMLError as error:
-        raise YamlProblem((" ".join(str(error).split()), 0)) from error
+        raise YamlProblem((" ".join(str(error).split()), _unprintable_line(text))) from error
     finally:
         if loader is not None:
             loader.dispose()
 
 
 def _refuse_depth(text: str, max_depth: int) -> None:
-    """Called before composing, which recurses."""
+    """Called before composing, which recurses, and takes memory for each value."""
     depth = 0
     try:
-        for event in yaml.parse(text, Loader=_Loader):
+        for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+            if count > _MAX_EVENTS:
+                raise YamlProblem((f"more than {MAX_NODES} values", _line(event.start_mark)))
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > max_depth:
                 raise _too_deep(max_depth, event.start_mark)
@@ -142,7 +147,7 @@ class _Construction:
         merged: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             if _is_merge(key_node):
-                merged = {**self._merged(value_node, path, depth), **merged}
+                self._merge(merged, value_node, path, depth)
         own: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             if not _is_merge(key_node):
@@ -156,15 +161,13 @@ class _Construction:
                 own[key] = self._value(value_node, at, depth + 1)
         return {**merged, **own}
 
-    def _merged(self, node: yaml.Node, path: Path, depth: int) -> dict[Any, Any]:
-        """The mapping that `<<` names, or a list of mappings, where earlier ones win."""
-        several = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        found: dict[Any, Any] = {}
-        for one in several:
+    def _merge(self, merged: dict[Any, Any], node: yaml.Node, path: Path, depth: int) -> None:
+        """Add the mapping that `<<` names, or a list of mappings. Earlier ones win. In place: there may be many."""
+        for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(one, yaml.MappingNode):
                 raise _problem("<< merges mappings only", node)
-            found = {**self._value(one, path, depth + 1), **found}
-        return found
+            for key, value in self._value(one, path, depth + 1).items():
+                merged.setdefault(key, value)
 
 
 def _is_merge(node: yaml.Node) -> bool:
@@ -197,6 +200,12 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 def _problem(message: str, node: yaml.Node) -> YamlProblem:
     return YamlProblem((message, _line(node.start_mark)))
+
+
+def _unprintable_line(text: str) -> int:
+    """The line of the first character that YAML does not allow. 0: there is none."""
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    return text.count("\n", 0, found.start()) + 1 if found else 0
 
 
 def _line(mark: Any) -> int:

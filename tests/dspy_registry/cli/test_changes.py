@@ -63,6 +63,7 @@ def test_through_the_daemon_from_first_to_last(served: Path) -> None:
             "revision": 5,
             "names": ["acme.Summarise"],
             "unknown": [],
+            "declared_by": {},
         }
         assert "acme.Summarise" not in registry
     assert answer("check")["violations"] == []
@@ -127,7 +128,12 @@ def test_expected_version_lets_an_update_pass(served: Path) -> None:
 def test_unregister_goes_on_after_an_unknown_name(served: Path) -> None:
     done = run("unregister", "acme.Missing", "dspy.ReAct", "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout) == {"revision": 2, "names": ["dspy.ReAct"], "unknown": ["acme.Missing"]}
+    assert json.loads(done.stdout) == {
+        "revision": 2,
+        "names": ["dspy.ReAct"],
+        "unknown": ["acme.Missing"],
+        "declared_by": {},
+    }
     assert json.loads(done.stderr)["error"]["type"] == "UnknownModuleError"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_a_closed_standard_output_is_no_traceback(seeded_registry: Path, command
 def test_a_file_that_is_no_registry_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_text("hello")
     status, error = refusal("list", "--path", tmp_path)
-    assert (status, error["type"]) == (1, "StoreError")
+    assert (status, error["type"]) == (1, "DamagedStoreError")
     assert error["message"].count(str(tmp_path)) == 1
     assert error["remedy"]
 
@@ -124,3 +125,34 @@ def test_a_reader_that_has_seen_enough_is_no_error(seeded_registry: Path) -> Non
 def test_unusual_words_can_be_looked_for() -> None:
     assert run("find", "--capability", "a\tb").returncode == 1
     assert run("get", "x" * 300).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["get", "history", "route", "rollback", "release --embedded", "unregister --embedded", "rename new --embedded"],
+)
+def test_text_that_is_no_utf8_is_told_as_one_json_document(command: str, seeded_registry: Path) -> None:
+    name, *options = command.split()
+    arguments = [*COMMAND, name, b"\xff", *options, "--json"]
+    done = subprocess.run(arguments, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "\\udcff" in json.loads(done.stderr)["error"]["message"]
+
+
+def test_a_folder_that_is_no_utf8_or_has_no_home_is_told(tmp_path: Path) -> None:
+    told = {"~no-such-user-here/x": "NoHomeError", f"{tmp_path}/\udcff": "InvalidArgumentError"}
+    for path, kind in told.items():
+        for command in (["list", "--path", path], ["backup", path]):
+            status, error = refusal(*command)
+            assert (status, error["type"], bool(error["remedy"])) == (2, kind, True)
+
+
+def test_no_free_descriptor_is_told_as_one_json_document(seeded_registry: Path) -> None:
+    """Somewhere between too few to start and enough, opening the registry fails."""
+    for count in range(5, 16):
+        limits = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({count}, {count})); "
+        code = f"import dspy_registry.cli.lookup, dspy_registry.cli.program as p; {limits}p.main(['list', '--json'])"
+        done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        json.loads(done.stdout if done.returncode == 0 else done.stderr)
+    assert done.returncode == 0

@@ -33,6 +33,7 @@ def test_check_of_sound_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[
         "files": 1,
         "modules": 1,
         "errors": [],
+        "overrides": [],
     }
     assert answer(manifests, "check", tmp_path) == 0
     assert "1 file, 1 module, 0 errors" in capsys.readouterr().err

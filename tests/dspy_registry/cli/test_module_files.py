@@ -10,7 +10,7 @@ import pytest
 from dspy_registry import InvalidModuleError
 from dspy_registry.cli.module_files import read_modules
 from dspy_registry.registry_store.records import to_plain
-from dspy_registry.writer.manifests.folder import load
+from dspy_registry.writer.manifests.parse import load
 from tests.support.command import refusal
 
 WRONG = """modules:

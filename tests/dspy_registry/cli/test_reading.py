@@ -36,7 +36,7 @@ def test_get_as_json() -> None:
     assert module["name"] == "dspy.Predict"
     assert module["requirements"] == {"memory": "low", "compute": "low", "gpu": False}
     assert module["provenance"]["version"] == 1
-    assert set(module["provenance"]) == {"version", "revision", "updated_at", "source"}
+    assert set(module["provenance"]) == {"version", "revision", "updated_at", "source", "by"}
 
 
 def test_explain_says_which_source_gave_each_field(seeded_registry: Path) -> None:
@@ -131,7 +131,9 @@ def test_watch_prints_a_change_when_it_is_committed(seeded_registry: Path) -> No
         assert process.stderr is not None
         writer.register_module(ModuleInfo("acme.Live"))
         change = json.loads(process.stdout.readline())
-        assert change["modules"] == [{"name": "acme.Live", "action": "registered", "version": 1}]
+        (changed,) = change["modules"]
+        assert (changed["name"], changed["action"], changed["version"]) == ("acme.Live", "registered", 1)
+        assert (changed["source"], changed["by"]) == ("client", [os.geteuid(), os.getpid()])
         process.send_signal(2)
         assert process.wait(30) == 130
         assert process.stderr.read().strip() == b""
@@ -144,7 +146,11 @@ def damaged(seeded_registry: Path, tmp_path: Path) -> Path:
 
 
 def test_check_finds_a_sound_registry_sound(seeded_registry: Path) -> None:
-    assert answer("check") == {"path": str(seeded_registry), "violations": []}
+    assert answer("check") == {
+        "path": str(seeded_registry),
+        "violations": [],
+        "old_names": {"modules": [], "aliases": []},
+    }
     assert run("check").stdout == f"{seeded_registry} is sound\n"
 
 

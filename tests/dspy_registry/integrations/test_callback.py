@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, ModuleUsage, Registry, WriterClient
+from dspy_registry.registry_store.outcome_kinds import CANCELLED, KINDS
 from tests.support import TESTS
 from tests.support.command import daemon
 from tests.support.dspy_program_costs import COST, TOKENS_IN, TOKENS_OUT
@@ -126,10 +127,12 @@ def test_calls_in_tasks_that_overlap(served: Path) -> None:
     assert usages["dspy_program.Outer"].cost_usd == 48 * COST
 
 
-def test_a_cancelled_call_is_an_error(served: Path) -> None:
+def test_a_cancelled_call_is_counted_by_its_kind_alone(served: Path) -> None:
     said, usages = play(served, "cancelled")
     assert said == "given up"
-    assert calls(usages) == {"dspy_program.cancelled.Waits": (1, 1)}
+    assert calls(usages) == {"dspy_program.cancelled.Waits": (0, 0)}
+    kinds = dict(zip(KINDS, usages["dspy_program.cancelled.Waits"].kinds, strict=True))
+    assert kinds == {**dict.fromkeys(KINDS, 0), CANCELLED: 1}
 
 
 def test_a_module_inside_a_tool_counts_towards_the_call_around_it(served: Path) -> None:

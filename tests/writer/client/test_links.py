@@ -88,7 +88,8 @@ def test_a_call_repeated_after_its_time_has_the_effect_of_once(served: Served, c
         ("register_module", (module("acme.m", category="second"),), {"expected_version": 1}),
         ("set_alias", ("short", "acme.m"), {}),
         ("remove_alias", ("short",), {}),
-        ("unregister_module", ("acme.m",), {}),
+        ("rename_module", ("acme.m", "acme.n"), {}),
+        ("unregister_module", ("acme.n",), {}),
     ]
     with connect(served.path) as client:
         client.status()

@@ -28,6 +28,33 @@ def test_a_process_ends_though_there_is_no_daemon(seeded_registry: Path) -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("interval", [1.0, 30.0])
+@pytest.mark.parametrize("ending", ["pass", "assert reporter.flush(30)", "assert reporter.close(30)"])
+def test_i26_the_last_calls_arrive_though_the_daemon_was_restarted(
+    seeded_registry: Path, ending: str, interval: float
+) -> None:
+    """The reporter was connected to the daemon before. Its next step is the last thing that the process does."""
+    head = f"""
+        import sys
+        from dspy_registry import UsageReporter
+        reporter = UsageReporter(sys.argv[1], interval={interval})
+        reporter.record("dspy.Predict", 1.0)
+        print(reporter.flush(30), flush=True)
+        sys.stdin.readline()
+        for _ in range(10):
+            reporter.record("dspy.Predict", 1.0)
+    """
+    program = [sys.executable, "-c", textwrap.dedent(head) + ending, str(seeded_registry)]
+    with daemon(seeded_registry):
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+    with daemon(seeded_registry):
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    assert calls(seeded_registry) == 11
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_children_of_multiprocessing_send_what_is_left(seeded_registry: Path, tmp_path: Path, method: str) -> None:
     program = tmp_path / "pool.py"

@@ -142,7 +142,7 @@ def test_names_beyond_the_queue_are_bounded(seeded_registry: Path, reporter: Usa
         for at in range(QUEUE_LENGTH + 5000):
             reporter.record("dspy.Predict" if at < QUEUE_LENGTH else f"stray.{at}", 1.0)
         assert len(reporter._overflow) <= NAMES_KEPT + 1
-        assert not reporter._overflow_errors
+        assert not reporter._overflow_failed
     with daemon(seeded_registry), Registry(seeded_registry) as registry:
         wait_until(reporter.flush, "the daemon")
         kept = sum(usage.calls for usage in registry.usages())

@@ -17,6 +17,7 @@ from dspy_registry.registry_store import protocol as wire
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.nesting import DEEPEST, is_shallow
 from dspy_registry.registry_store.protocol import (
+    VERSION,
     ApplyDiscovery,
     Done,
     Failed,
@@ -58,7 +59,7 @@ DEEP = b"\x91" * 1_000_000 + b"\x90"
         (struct.pack(">I", 0), ""),
         (struct.pack(">I", 3) + b"\xc1\xc1\xc1", ""),
         (struct.pack(">I", 900) + DEEP[:900], ""),
-        (frame(Hello(1, b"short")), "5"),
+        (frame(Hello(VERSION, b"short")), "5"),
         (frame(ReadStatus(1)), ""),
     ],
 )

@@ -14,23 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_registry import InvalidArgumentError, ModuleInfo, Registry, RegistryWriter, UnknownModuleError
+from dspy_registry.registry_store.evidence import Evidence
 from dspy_registry.registry_store.layout import MAX_NAME_BYTES
-from dspy_registry.registry_store.usage import (
-    LARGEST_COUNT,
-    Batch,
-    Buckets,
-    Report,
-    Ring,
-    calls_lost,
-    encode_reports,
-    ledger_key,
-    read_batch,
-)
+from dspy_registry.registry_store.outcome_kinds import CANCELLED, KINDS
+from dspy_registry.registry_store.reports import Batch, Report, encode_reports, read_batch
+from dspy_registry.registry_store.usage import LARGEST_COUNT, Buckets, Ring
+from dspy_registry.registry_store.usage_rows import calls_lost, ledger_key
 from dspy_registry.writer.client.pending_calls import BATCH_BYTES, NAMES_KEPT, Pending
 from dspy_registry.writer.daemon import usage_merge as usage_merge
 from dspy_registry.writer.daemon.usage_merge import UsageMerger, forget_reporters
 from dspy_registry.writer.draft import Draft
-from tests.support.usage_helpers import MINUTE, NOW, batches, merge
+from tests.support.usage_helpers import MINUTE, NOW, batches, merge, moment, recorded
 
 REPORTER = b"reporter of test"
 
@@ -210,7 +204,18 @@ def test_a_clock_that_is_ahead_is_held_to_ours(writer: RegistryWriter, registry:
     assert usage.calls_by_minute(NOW / 1000)[-1] == 1
 
 
+def test_rings_follow_a_clock_that_was_years_ahead_back(writer: RegistryWriter, registry: Registry) -> None:
+    years = 10 * 365 * 24 * 60 * MINUTE
+    merge(writer, batches([("dspy.Predict", 1.0)], now=NOW + years), now=NOW + years)
+    merge(writer, batches([("dspy.Predict", 1.0)] * 2, now=NOW), now=NOW)
+    usage = registry.usage("dspy.Predict")
+    assert usage.calls == 3
+    assert usage.last_used == NOW
+    assert (usage.calls_by_minute(NOW / 1000)[-1], usage.calls_by_hour(NOW / 1000)[-1]) == (2, 2)
+
+
 def test_counts_stop_where_a_number_ends(writer: RegistryWriter, registry: Registry) -> None:
+    most = Buckets(LARGEST_COUNT, ((5, LARGEST_COUNT),))
     report = Report(
         ("dspy.Predict",),
         LARGEST_COUNT,
@@ -218,13 +223,20 @@ def test_counts_stop_where_a_number_ends(writer: RegistryWriter, registry: Regis
         0,
         0,
         minutes=((NOW // MINUTE, LARGEST_COUNT),),
-        durations={"normal": Buckets(LARGEST_COUNT, ((5, LARGEST_COUNT),)), "odd": Buckets(1)},
+        kinds=(LARGEST_COUNT,) * 20,
+        failed=((NOW // MINUTE, LARGEST_COUNT),),
+        uncounted=((NOW // MINUTE, LARGEST_COUNT),),
+        evidence={
+            "normal": Evidence(most),
+            "small": Evidence(later=most, beyond=most, last_row=(LARGEST_COUNT, 1.0)),
+            "odd": Evidence(Buckets(1)),
+        },
     )
     for number in (1, 2, 3):
         merge(writer, [Batch(REPORTER, number, (report,), LARGEST_COUNT)])
     usage = registry.usage("dspy.Predict")
     assert (usage.calls, usage.errors, usage.calls_by_minute(NOW / 1000)[-1]) == (LARGEST_COUNT,) * 3
-    assert set(usage.durations) == {"normal"}
+    assert set(usage.durations) == {"normal"}  # of a call that timed out, only the limit is known
     assert lost(writer) == LARGEST_COUNT
 
 
@@ -243,8 +255,18 @@ GOOD: dict[str, Any] = {"names": ("a",), "calls": 1, "errors": 0, "first_used": 
         {"cost_usd": -0.5},
         {"minutes": ((-1, 1),)},
         {"minutes": ((1, 1),) * 500},
-        {"durations": {"normal": Buckets(0, ((2**31, 1),))}},
-        {"durations": {"normal": Buckets(0, ((-5000, 1),))}},
+        {"version": -1},
+        {"version": 2**32},
+        {"began": (-1, 0)},
+        {"kinds": (-1,)},
+        {"kinds": (1,) * 100},
+        {"failed": ((1, -1),)},
+        {"evidence": {"normal": Evidence(Buckets(0, ((2**31, 1),)))}},
+        {"evidence": {"normal": Evidence(Buckets(0, ((-5000, 1),)))}},
+        {"evidence": {"normal": Evidence(recent=(math.nan, 0.0))}},
+        {"evidence": {"normal": Evidence(first=(math.inf,))}},
+        {"evidence": {"normal": Evidence(first=(1.0,) * 4)}},
+        {"evidence": {"normal": Evidence(last_row=(-1, 0.0))}},
     ],
     ids=str,
 )
@@ -272,16 +294,20 @@ def test_any_bytes_are_a_batch_or_refused(payload: bytes) -> None:
 
 
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+KINDS_TOLD = st.sampled_from(KINDS) | ANYTHING
 NAMES = st.text(max_size=300) | st.tuples(st.text(max_size=20), st.text(max_size=20)) | ANYTHING | st.lists(st.text())
 
 
-@given(st.lists(st.tuples(NAMES, *[ANYTHING] * 6), max_size=20))
+@given(st.lists(st.tuples(NAMES, *[ANYTHING] * 6, KINDS_TOLD, *[ANYTHING] * 4), max_size=20))
 def test_whatever_is_recorded_can_be_sent(calls: list[tuple[Any, ...]]) -> None:
     pending = Pending()
     for call in calls:
-        pending.add(call, NOW)  # type: ignore[arg-type]
+        pending.add(call, moment())  # type: ignore[arg-type]
     sent = [read_batch(payload) for _, payload in pending.take(REPORTER, 1)]
-    assert sum(report.calls for batch in sent for report in batch.reports) + sum(b.lost for b in sent) == len(calls)
+    reports = [report for batch in sent for report in batch.reports]
+    assert sum(sum(report.kinds) for report in reports) + sum(b.lost for b in sent) == len(calls)
+    cancelled = KINDS.index(CANCELLED)
+    assert all(report.calls == sum(report.kinds) - report.kinds[cancelled] for report in reports)
     assert not pending
 
 
@@ -296,7 +322,7 @@ def test_much_is_sent_in_several_numbered_batches() -> None:
     calls = [(name, 1.1**power) for name in names for power in range(0, 200, 2)]
     pending = Pending()
     for name, duration in calls:
-        pending.add((name, duration, True, None, 0, 0, None), NOW)
+        pending.add(recorded(name, duration), moment())
     pending.lost = 3
     taken = pending.take(REPORTER, 5)
     sent = [read_batch(payload) for _, payload in taken]
@@ -310,7 +336,7 @@ def test_much_is_sent_in_several_numbered_batches() -> None:
 def test_minutes_that_wait_for_a_daemon_are_bounded() -> None:
     pending = Pending()
     for minute in range(1000):
-        pending.add(("dspy.Predict", 1.0, True, None, 0, 0, None), NOW + minute * MINUTE)
+        pending.add(recorded("dspy.Predict", 1.0), moment(NOW + minute * MINUTE))
     ((_, payload),) = pending.take(REPORTER, 1)
     (report,) = read_batch(payload).reports
     assert report.calls == 1000

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import InvalidArgumentError, Registry
+from dspy_registry.registry_store.evidence import Evidence
 from dspy_registry.registry_store.protocol import Done, ReportUsage, frame
-from dspy_registry.registry_store.usage import SIZES, Batch, Buckets, Report, encode_reports
+from dspy_registry.registry_store.reports import Batch, Report, encode_reports
+from dspy_registry.registry_store.usage import SIZES, Buckets
 from tests.support.daemon_process import Served, daemon, module
 
 MIB = 1024 * 1024
@@ -21,7 +23,7 @@ def large_batch(reporter: bytes) -> bytes:
     buckets = Buckets(0, tuple((key, 1) for key in range(-100, 120)))
     minutes = tuple((minute, 1) for minute in range(120))
     reports = (
-        Report((f"acme.m{n}",), 1, 0, 1, 1, minutes=minutes, durations=dict.fromkeys(SIZES, buckets))
+        Report((f"acme.m{n}",), 1, 0, 1, 1, minutes=minutes, evidence=dict.fromkeys(SIZES, Evidence(buckets)))
         for n in range(300)
     )
     return encode_reports(Batch(reporter, 1, tuple(reports)))

@@ -14,8 +14,8 @@ from dspy_registry.registry_store.layout import (
     MAX_TERM_BYTES,
 )
 from dspy_registry.registry_store.records import from_plain
-from dspy_registry.writer.manifests.folder import MAX_FILE_BYTES
 from dspy_registry.writer.manifests.folder_scan import MAX_FILES, MAX_PATH_BYTES
+from dspy_registry.writer.manifests.parse import MAX_FILE_BYTES
 from dspy_registry.writer.manifests.schema import (
     DefaultManifest,
     Manifest,

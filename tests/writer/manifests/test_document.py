@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_registry.writer.manifests.declarations import ERRORS_SHOWN, LoadedFile
-from dspy_registry.writer.manifests.folder import MAX_FILE_BYTES, load
 from dspy_registry.writer.manifests.folder_watch import plain_error
+from dspy_registry.writer.manifests.parse import MAX_FILE_BYTES, load
 from dspy_registry.writer.manifests.schema import SCHEMA_FILE, manifest_schema, schema_text
 from dspy_registry.writer.manifests.text import Document, read_text
 from dspy_registry.writer.manifests.validate import validate_document
@@ -138,7 +138,7 @@ def test_implications_beyond_the_limits_are_told_with_their_place() -> None:
 @pytest.mark.parametrize("data", [None, [], 5, "modules", True])
 def test_a_manifest_is_a_mapping(data: object) -> None:
     (error,) = validate_document("a.json", Document(data, dict)).errors
-    assert (error.file, error.line, error.field) == ("a.json", 0, "")
+    assert (error.file, error.line, error.field) == ("a.json", 1, "")
 
 
 @pytest.mark.parametrize("key", ["modules", "aliases", "implications", "defaults"])

@@ -214,3 +214,49 @@ def test_git_at_work_in_a_worktree_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "real" / "index.lock").touch()
     (lock,) = checkout_locks([str(tmp_path / "tree")])
     assert lock.resolve() == tmp_path / "real" / "index.lock"
+
+
+# Entries that may not be looked at
+
+
+def test_a_link_whose_target_may_not_be_looked_at_is_its_own_error(folder: Path) -> None:
+    (folder / "a.toml").write_text(SOUND)
+    (folder / "long.toml").symlink_to("x" * 300)
+    (folder / "long").symlink_to("y" * 300)
+    (folder / "round").symlink_to("round")
+    (folder / "round.toml").symlink_to("round.toml")
+    (folder / "nowhere").symlink_to("missing")
+    (folder / "under").symlink_to("a.toml/file")
+    found = scan(folder)
+    assert {file for file, problem in problems(found).items() if problem} == {"long.toml", "round.toml"}
+    assert sorted(found.unknown) == sorted(error.file for error in found.errors) == ["long", "round"]
+    assert len(validate_tree(folder).errors) == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look at everything")
+def test_links_into_a_closed_folder_are_errors_of_their_own(folder: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (folder / "a.toml").write_text(SOUND)
+    (folder / "b.toml").symlink_to(closed / "b.toml")
+    (folder / "sub").symlink_to(closed / "sub")
+    closed.chmod(0)
+    try:
+        found = scan(folder)
+        assert checkout_locks([str(closed / "sub")]) == ()
+    finally:
+        closed.chmod(0o700)
+    assert problems(found)["a.toml"] == ""
+    assert (problems(found)["b.toml"] != "", found.unknown) == (True, ("sub",))
+
+
+def test_the_ending_of_a_link_counts_and_not_that_of_its_target(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "abc123").write_text(SOUND)
+    (tmp_path / "store" / "b.toml").write_text(SOUND)
+    (tmp_path / "store" / "c.json").write_text(SOUND.replace("acme.A", "acme.C"))
+    (folder / "a.toml").symlink_to(tmp_path / "store" / "abc123")
+    (folder / "b.txt").symlink_to(tmp_path / "store" / "b.toml")
+    (folder / "c.toml").symlink_to(tmp_path / "store" / "c.json")
+    report = validate_tree(folder)
+    assert (report.files, report.modules, report.errors) == (2, 2, ())

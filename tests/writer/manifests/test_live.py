@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 from dspy_registry import ModuleInfo
+from dspy_registry.writer.manifests.attach import validate_tree
 from tests.support import manifest_process
 from tests.support.manifest_process import Served, module, serving
 
@@ -186,3 +189,48 @@ def test_what_a_broken_file_declared_last_survives_a_restart(tmp_path: Path, fol
     with serving(tmp_path / "registry", folder) as served:
         assert (served.duration("acme.First"), served.registry.revision) == (1, revision)
         assert {error["file"] for error in served.errors()} == {"first.toml", "thief.toml"}
+
+
+def test_a_text_that_is_slow_to_read_holds_nothing_up(served: Served, folder: Path) -> None:
+    """The daemon must also end when it is asked to, which `serving` checks."""
+    (folder / "bad.toml").write_text("a." * 50_000 + "a = 1\n")
+    (folder / "long.toml").symlink_to("x" * 300)
+    (folder / "good.toml").write_text(module("acme.Good", 2))
+    served.until(lambda: served.duration("acme.Good") == 2)
+    assert [error["file"] for error in served.errors()] == ["bad.toml", "long.toml"]
+
+
+def test_overrides_and_what_is_away_are_told(served: Served, folder: Path) -> None:
+    served.change("register_module", ModuleInfo("acme.First", estimated_duration=9))
+    served.until(lambda: served.status()["overrides"] == ["acme.First"])
+    (report,) = [validate_tree(folder, served.path)]
+    assert (report.overrides, report.errors) == (("acme.First",), ())
+    (folder / "first.toml").write_text(module("acme.First", 2))
+    served.until_read()
+    assert served.duration("acme.First") == 9
+    served.change("release", "acme.First")
+    assert served.duration("acme.First") == 2
+    served.until(lambda: served.status()["overrides"] == [])
+    served.change("unregister_module", "acme.First")
+    served.until(lambda: served.status()["away"] == ["acme.First"])
+    (folder / "first.toml").write_text(module("acme.First", 3))
+    served.until(lambda: served.duration("acme.First") == 3)
+    served.until(lambda: served.status()["away"] == [])
+
+
+def test_the_daemon_ends_although_a_file_is_still_being_read(served: Served, folder: Path) -> None:
+    """`serving` asks it to end, and waits less long than the daemon would for the process that reads."""
+    served.until(lambda: parser_of(served))
+    os.kill(parser_of(served), signal.SIGSTOP)
+    (folder / "first.toml").write_text(module("acme.First", 2))
+    time.sleep(0.3)  # by then the file is most likely being read; if it is not, the test is only weaker
+    assert served.duration("acme.First") == 1
+
+
+def parser_of(served: Served) -> int:
+    """The process id of the daemon's parser. 0: there is none."""
+    pid = served.daemon_pid()
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    threads = Path(f"/proc/{pid}/task").iterdir() if children.exists() else ()
+    found = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return found[0] if found else 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, VocabularyError
 from dspy_registry.writer.discovery.report import DiscoveryReport
 from dspy_registry.writer.manifests.declarations import unreadable
-from dspy_registry.writer.manifests.folder import load
+from dspy_registry.writer.manifests.parse import load
 from dspy_registry.writer.manifests.stage import Loaded, stage_tree
 from dspy_registry.writer.manifests.text import read_text
 from dspy_registry.writer.manifests.tree import Tree
@@ -262,11 +262,11 @@ def test_a_held_file_keeps_everything_it_declared(subject: Subject) -> None:
     subject.load(a=text)
     revision = subject.reader.revision
     loaded = subject.load(a="broken")
-    assert (loaded.modules, loaded.retained) == (1, {"a.yaml"})
+    assert (len(loaded.modules), loaded.retained) == (1, {"a.yaml"})
     assert subject.reader.revision == revision
     subject.discover(ModuleInfo("acme.B"))
     assert subject.reader["acme.B"].pool_type == "x"
-    assert subject.load(("a.yaml",)).modules == 1  # nor when it cannot be looked for
+    assert len(subject.load(("a.yaml",)).modules) == 1  # nor when it cannot be looked for
     assert subject.reader.get_module("short").name == "acme.A"
     subject.load()
     assert "acme.A" not in subject.reader
@@ -320,7 +320,7 @@ def test_a_record_too_large_is_the_error_of_its_file(subject: Subject) -> None:
     loaded = subject.load(a=text, b="modules: [{name: acme.C}]")
     (error,) = loaded.errors
     assert (error.file, error.field) == ("a.yaml", "modules[0]")
-    assert (set(subject.reader) & {"acme.A", "acme.B", "acme.C"}, loaded.modules) == ({"acme.C"}, 1)
+    assert (set(subject.reader) & {"acme.A", "acme.B", "acme.C"}, len(loaded.modules)) == ({"acme.C"}, 1)
 
 
 def test_a_client_that_takes_a_module_over_keeps_it(subject: Subject) -> None:

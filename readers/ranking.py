@@ -1,0 +1,233 @@
+"""Which of several modules to call: what is left out and why, and the rest in order. Pure; docs/routing.md says why.
+
+excluded, for the first reason that holds: exclude, deadline, cost, filter, health
+ranked by prefer, half-open circuits last; ties in the order given
+nothing left: of those that only their health excluded, the one whose circuit ends first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from math import sqrt
+from typing import Any, Final, Literal, NamedTuple
+
+from dspy_registry.registry_store.circuit import HALF_OPEN, OPEN, State
+from dspy_registry.registry_store.errors import InvalidArgumentError
+
+Reason = Literal["exclude", "deadline", "cost", "cost_unknown", "filter", "preference", "health"]
+Unit = Literal["usd", "compute_seconds"]
+USD: Final = "usd"
+COMPUTE_SECONDS: Final = "compute_seconds"
+
+PREFERENCES: Final = ("balanced", "latency", "cost", "reliability")
+LEAST_MS: Final = 1.0
+LEAST_COST: Final = 1e-6
+PRIOR_CALLS: Final = 10
+"""How many calls the prior failure rate counts for."""
+PRIOR_RATE: Final = 0.02
+"""The prior failure rate of a version with fewer than PRIOR_ENOUGH calls in its life."""
+PRIOR_ENOUGH: Final = 20
+LARGEST_RATE: Final = 0.9
+"""Above it 1 / (1 - f) would let one number outweigh all others."""
+
+
+class Facts(NamedTuple):
+    """What is known of one candidate. Durations in milliseconds; `usd` per call, None: not known.
+
+    `failed` of `counted` calls in the last 60 minutes; `prior` is what `prior_rate` says. `until` is the deadline of
+    an open circuit on the boot-time clock, 0.0 of a closed one.
+    """
+
+    name: str
+    version: int
+    expected_ms: float
+    compute_seconds: float
+    usd: float | None
+    failed: int
+    counted: int
+    prior: float
+    state: State
+    until: float
+
+
+class Ranked(NamedTuple):
+    """A candidate that may be called. A lower `score` is better; `cost` is in the unit of the ranking."""
+
+    facts: Facts
+    score: float
+    cost: float
+    failure_rate: float
+    is_probe: bool
+
+
+class Excluded(NamedTuple):
+    """A candidate that is left out. `detail` says more for a person."""
+
+    facts: Facts
+    reason: Reason
+    detail: str
+
+
+class Ranking(NamedTuple):
+    """`ranked` best first; empty: nothing can be called. `degraded`: only candidates with open circuits were left."""
+
+    ranked: tuple[Ranked, ...]
+    excluded: tuple[Excluded, ...]
+    unit: Unit
+    degraded: bool
+
+
+Order = Callable[[tuple[Ranked, ...]], Iterable[Ranked]]
+Filter = Callable[[Ranked, Unit], bool]
+
+
+class Limits(NamedTuple):
+    """What the caller asks. None: no limit, no filter."""
+
+    deadline_ms: float | None = None
+    max_cost_usd: float | None = None
+    exclude: Collection[str] = ()
+    accept: Filter | None = None
+
+
+def prior_rate(failed: int, counted: int) -> float:
+    """The failure rate of a version over its life, PRIOR_RATE where it has too few calls."""
+    return failed / counted if counted >= PRIOR_ENOUGH else PRIOR_RATE
+
+
+def failure_rate(failed: int, counted: int, prior: float) -> float:
+    """f = (F + 10 f0) / (N + 10), at most LARGEST_RATE."""
+    rate = (failed + PRIOR_CALLS * prior) / (counted + PRIOR_CALLS)
+    return min(LARGEST_RATE, rate)
+
+
+def rank(candidates: Sequence[Facts], prefer: str | Order, asked: Limits) -> Ranking:
+    """The candidates in order, and those left out. `candidates` are in the order that decides ties.
+
+    Raises InvalidArgumentError for a preference that is unknown, or that returns what is no candidate.
+    """
+    excluded: list[Excluded] = []
+    left = list(candidates) if asked[:3] == _ANY else _within_limits(candidates, asked, excluded)
+    unit: Unit = USD
+    for facts in left:
+        if facts.usd is None:
+            unit = COMPUTE_SECONDS
+            break
+    scored = _scored(left, prefer, unit)
+    if asked.accept is not None:
+        scored = _accepted(scored, asked.accept, unit, excluded)
+    closed = [each for each in scored if each.facts.state != OPEN]
+    if len(closed) < len(scored):
+        ended = [each for each in scored if each.facts.state == OPEN]
+        if not closed:
+            last = min(ended, key=lambda each: each.facts.until)
+            excluded += [_unhealthy(each) for each in ended if each is not last]
+            return Ranking((last,), tuple(excluded), unit, True)
+        excluded += [_unhealthy(each) for each in ended]
+    if callable(prefer):
+        closed = _preferred(closed, prefer, excluded)
+    elif len(closed) > 1:
+        closed.sort(key=_reliability if prefer == "reliability" else _score)
+    return Ranking(tuple(closed), tuple(excluded), unit, False)
+
+
+_ANY: Final = (None, None, ())
+
+
+def _within_limits(candidates: Sequence[Facts], asked: Limits, excluded: list[Excluded]) -> list[Facts]:
+    left = []
+    for facts in candidates:
+        problem = _problem(facts, asked)
+        if problem is None:
+            left.append(facts)
+        else:
+            excluded.append(Excluded(facts, *problem))
+    return left
+
+
+def _problem(facts: Facts, asked: Limits) -> tuple[Reason, str] | None:
+    if facts.name in asked.exclude:
+        return "exclude", "the caller excludes it"
+    if asked.deadline_ms is not None and facts.expected_ms > asked.deadline_ms:
+        return "deadline", f"it takes about {facts.expected_ms:.0f} ms, the deadline is {asked.deadline_ms:g} ms"
+    if asked.max_cost_usd is None:
+        return None
+    if facts.usd is None:
+        return "cost_unknown", f"its cost is not known, the budget is {asked.max_cost_usd:g} US dollars"
+    if facts.usd > asked.max_cost_usd:
+        return "cost", f"it costs about {facts.usd:.4g} US dollars, the budget is {asked.max_cost_usd:g}"
+    return None
+
+
+def _scored(left: Sequence[Facts], prefer: str | Order, unit: Unit) -> list[Ranked]:
+    try:
+        by_latency, by_cost = _WEIGHED["balanced" if callable(prefer) else prefer]
+    except (KeyError, TypeError):
+        raise InvalidArgumentError(
+            f"prefer is {prefer!r}; it must be one of {', '.join(PREFERENCES)}, or a function of the candidates."
+        ) from None
+    is_usd = unit == USD
+    scored = []
+    for facts in left:
+        _, _, duration, compute_seconds, usd, failed, counted, prior, state, _ = facts
+        rate = (failed + PRIOR_CALLS * prior) / (counted + PRIOR_CALLS)
+        if rate > LARGEST_RATE:
+            rate = LARGEST_RATE
+        cost = usd if is_usd and usd is not None else compute_seconds
+        weight = max(LEAST_COST, cost)
+        if duration < LEAST_MS:
+            duration = LEAST_MS
+        if by_latency:
+            score = (sqrt(duration) * sqrt(weight) if by_cost else duration) / (1.0 - rate)
+        else:
+            score = weight / (1.0 - rate) if by_cost else rate
+        scored.append(Ranked(facts, score, cost, rate, state == HALF_OPEN))
+    return scored
+
+
+_WEIGHED: Final = {
+    "balanced": (True, True),
+    "latency": (True, False),
+    "cost": (False, True),
+    "reliability": (False, False),
+}
+"""Whether a preference looks at the duration, and whether at the cost."""
+
+
+def _accepted(scored: list[Ranked], accept: Filter, unit: Unit, excluded: list[Excluded]) -> list[Ranked]:
+    left = []
+    for each in scored:
+        if accept(each, unit):
+            left.append(each)
+        else:
+            excluded.append(Excluded(each.facts, "filter", "the caller's filter does not accept it"))
+    return left
+
+
+def _preferred(closed: list[Ranked], order: Order, excluded: list[Excluded]) -> list[Ranked]:
+    """By the caller's own order; probes last all the same."""
+    known = {id(each): each for each in closed}
+    chosen: dict[int, Ranked] = {}
+    found: Any = order(tuple(closed))
+    for each in found if isinstance(found, Iterable) else (None,):
+        if id(each) not in known:  # an object that was given, not one that equals it
+            raise InvalidArgumentError("a function given as `prefer` must return candidates that it was given.")
+        chosen[id(each)] = known[id(each)]
+    excluded += [
+        Excluded(each.facts, "preference", "the caller's order leaves it out")
+        for each in closed
+        if id(each) not in chosen
+    ]
+    return sorted(chosen.values(), key=lambda each: each.is_probe)
+
+
+def _score(each: Ranked) -> tuple[bool, float]:
+    return each[4], each[1]
+
+
+def _reliability(each: Ranked) -> tuple[bool, float, float]:
+    return each[4], each[3], each[0][2]
+
+
+def _unhealthy(each: Ranked) -> Excluded:
+    return Excluded(each.facts, "health", "its circuit is open")

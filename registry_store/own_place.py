@@ -1,0 +1,94 @@
+"""Where the reporters of a process tell what its calls showed, and its readers ask: one place for each registry.
+
+Reporters only queue their calls, since `record` must cost next to nothing. So who asks first lets the reporters tell
+what is queued.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol
+from weakref import ReferenceType, WeakValueDictionary
+
+from dspy_registry.registry_store.own_calls import NOTHING, Own, OwnCalls
+
+
+class Teller(Protocol):
+    """What has calls that this place was not told of yet."""
+
+    def tell(self) -> None:
+        """Tell them."""
+
+
+class OwnPlace:
+    """What this process saw itself of one registry's modules. Threads may share it."""
+
+    __slots__ = ("__weakref__", "_calls", "_lock", "_tellers")
+
+    def __init__(self) -> None:
+        self._calls = OwnCalls()
+        self._tellers: tuple[ReferenceType[Teller], ...] = ()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()  # re-entered by a signal's handler that asks; each step is harmless twice
+
+    def add_teller(self, teller: Teller) -> None:
+        """Let it tell before each answer. It may go at any time."""
+        with self._lock:
+            self._tellers = (*(known for known in self._tellers if known() is not None), ReferenceType(teller))
+
+    def completed(self, names: Iterable[str], version: int, size: str, milliseconds: float) -> None:
+        """Count a call that completed, under every name that its module may be asked for by."""
+        with self._lock:
+            for name in names:
+                self._calls.completed(name, version, size, milliseconds)
+
+    def timed_out(self, names: Iterable[str], version: int, size: str, limit: float) -> None:
+        """Count a call that its caller ended after `limit` milliseconds, as `completed` does."""
+        with self._lock:
+            for name in names:
+                self._calls.timed_out(name, version, size, limit)
+
+    def seen(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
+        """What was seen of a version under any of these names; `in_force`: calls without a version are of it."""
+        if not self._tellers:
+            return NOTHING
+        for reference in self._tellers:
+            teller = reference()
+            if teller is not None:
+                teller.tell()
+        with self._lock:
+            known = self._calls.known(names)
+            found = [self._calls.seen(name, version, size, in_force=in_force) for name in known]
+        if len(found) <= 1:
+            return found[0] if found else NOTHING
+        return Own(max(own.longest for own in found), max(own.backoff for own in found))
+
+
+_places: Final[WeakValueDictionary[str, OwnPlace]] = WeakValueDictionary()
+_places_lock = threading.RLock()
+
+
+def own_place(folder: Path) -> OwnPlace:
+    """The place of the registry in this folder. It is kept while anybody has it."""
+    key = os.path.realpath(folder)
+    with _places_lock:
+        place = _places.get(key)
+        if place is None:
+            place = _places[key] = OwnPlace()
+        return place
+
+
+def _begin_in_child() -> None:
+    """Locks may have been held by threads that the child does not have."""
+    global _places_lock
+    _places_lock = threading.RLock()
+    for place in list(_places.values()):
+        place._begin()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

@@ -1,0 +1,183 @@
+"""Users and clients of the daemon take turns by the time that their works take."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+
+import pytest
+
+from dspy_registry import BusyError, InvalidModuleError, ModuleInfo, Registry
+from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
+from dspy_registry.registry_store.nesting import MOST_VALUES, has_few_values
+from dspy_registry.registry_store.protocol import Done, Register
+from dspy_registry.registry_store.validation import validate_module
+from dspy_registry.writer.daemon.change_lines import LineBudget
+from dspy_registry.writer.daemon.fair_queue import FairQueue
+from dspy_registry.writer.daemon.group import Work
+from tests.support.daemon_process import Peer, daemon, daemon_of, module, refused, registration
+
+COSTLY = encode(ModuleInfo("acme.Costly", metadata={"x": [[] for _ in range(MAX_RECORD_VALUES - 1)]}))
+TOO_MANY = encode(ModuleInfo("acme.TooMany", metadata={"x": [[] for _ in range(1_000_000)]}))
+
+
+class Named(Work):
+    def __init__(self, user: int, client: bytes, number: int) -> None:
+        self.by, self.client, self.id = (user, 1), client, number
+
+    def __repr__(self) -> str:
+        return f"{self.by}{self.client!r}{self.id}"
+
+
+def taken(queue: FairQueue, seconds: dict[bytes, float], count: int) -> list[Named]:
+    """The next works, each of which takes its client's seconds."""
+    found = []
+    for _ in range(count):
+        work = queue.get(0)
+        assert isinstance(work, Named)
+        queue.charge(work, seconds[work.client])
+        found.append(work)
+    return found
+
+
+def test_a_costly_client_makes_itself_wait() -> None:
+    queue = FairQueue()
+    for number in range(10):
+        queue.put(Named(1, b"costly", number))
+    for number in range(10):
+        queue.put(Named(1, b"cheap", number))
+    order = [work.client for work in taken(queue, {b"costly": 1.0, b"cheap": 0.001}, 12)]
+    assert order.count(b"costly") <= 2
+
+
+def test_users_have_equal_shares_however_many_clients_they_have() -> None:
+    queue = FairQueue()
+    clients = {b"%d" % number: 0.01 for number in range(20)}
+    for client in clients:
+        for number in range(10):
+            queue.put(Named(1, client, number))
+    for number in range(50):
+        queue.put(Named(2, b"alone", number))
+    users = [work.by[0] for work in taken(queue, {**clients, b"alone": 0.01}, 60) if work.by]
+    assert abs(users.count(1) - users.count(2)) <= 2
+
+
+def test_a_client_that_was_away_has_saved_up_no_turns() -> None:
+    queue = FairQueue()
+    for number in range(20):
+        queue.put(Named(1, b"a", number))
+    taken(queue, {b"a": 1.0}, 10)
+    for number in range(20):
+        queue.put(Named(1, b"b", number))
+    order = [work.client for work in taken(queue, {b"a": 1.0, b"b": 1.0}, 10)]
+    assert 4 <= order.count(b"a") <= 6
+
+
+def test_works_of_one_client_stay_in_order_whatever_is_put_back() -> None:
+    dice = random.Random(7)
+    queue, numbers, seen = FairQueue(), dict.fromkeys(range(30), 0), {}
+    done = 0
+    while done < 1000:
+        client = dice.randrange(30)
+        queue.put(Named(client % 3, b"%d" % client, numbers[client]))
+        numbers[client] += 1
+        if dice.random() < 0.4:
+            group = [work for _ in range(dice.randint(1, 8)) if (work := queue.get(0))]
+            kept = dice.randint(0, len(group))
+            for work in group[:kept]:
+                queue.charge(work, dice.random())
+                assert work.id == seen.get(work.client, -1) + 1
+                seen[work.client] = work.id
+                done += 1
+            queue.put_back(group[kept:])
+
+
+def test_nothing_comes_of_an_empty_queue_and_all_of_an_ended_one() -> None:
+    queue = FairQueue()
+    assert queue.get(0) is None
+    queue.put(Named(1, b"a", 0))
+    queue.end()
+    assert queue.get(None) is not None
+    assert queue.get(None) is None
+
+
+def test_values_are_bounded_before_they_are_made() -> None:
+    assert validate_module(ModuleInfo("a.B", metadata={"x": [[] for _ in range(MAX_RECORD_VALUES - 1)]}))
+    for fields in ({"metadata": {"x": [0] * MAX_RECORD_VALUES}}, {"examples": ("",) * (MAX_RECORD_VALUES + 1)}):
+        with pytest.raises(InvalidModuleError, match=str(MAX_RECORD_VALUES)):
+            validate_module(ModuleInfo("a.B", **fields))  # type: ignore[arg-type]
+    assert has_few_values(COSTLY)
+    assert not has_few_values(TOO_MANY)
+    assert has_few_values(b"\xdd\0\0\xff\xff" + b"\xda\xff\xff" + b"x" * 0xFFFF)  # one long text
+    assert not has_few_values(b"\x00" * (MOST_VALUES + 1))
+
+
+def test_a_record_of_too_many_values_is_refused_by_name_and_alone(registry_folder: os.PathLike[str]) -> None:
+    with daemon(registry_folder) as served, served.peer() as peer:  # type: ignore[arg-type]
+        peer.send(Register(1, 1, TOO_MANY), registration(2, module("acme.Good")))
+        answers = {answer.id: answer for answer in (peer.receive(), peer.receive()) if answer is not None}  # type: ignore[union-attr]
+        assert isinstance(refused(answers[1]), InvalidModuleError)
+        assert isinstance(answers[2], Done)
+        assert peer.ask(Register(3, 3, COSTLY))[0].id == 3
+
+
+# Connections
+
+
+def serve_few(path: str) -> None:
+    from dspy_registry.writer.daemon.limits import Limits
+    from tests.support.daemon_process import serve
+
+    serve(path, limits=Limits(connections=8, spared=0.0))
+
+
+def serve_busy(path: str) -> None:
+    from dspy_registry.writer.daemon.limits import Limits
+    from tests.support.daemon_process import serve
+
+    serve(path, limits=Limits(connections=8, spared=3600.0))
+
+
+def test_idle_connections_make_room_oldest_first(registry_folder: os.PathLike[str]) -> None:
+    with daemon_of(__name__, "serve_few", registry_folder) as served:  # type: ignore[arg-type]
+        peers = [served.peer() for _ in range(8)]
+        peers[0].ask(registration(1, module("acme.First")))  # heard of again: now the second is the oldest
+        with served.peer() as newcomer:
+            assert isinstance(newcomer.ask(registration(1, module("acme.New")))[0], Done)
+            assert peers[1].receive() is None
+            assert isinstance(peers[0].ask(registration(2, module("acme.Second")))[0], Done)
+        with served.client() as client, Registry(served.path) as registry:
+            client.register_module(module("acme.Third"))
+            assert "acme.New" in registry
+        for peer in peers:
+            peer.socket.close()
+
+
+def test_connections_that_are_not_idle_are_kept(registry_folder: os.PathLike[str]) -> None:
+    with daemon_of(__name__, "serve_busy", registry_folder) as served:  # type: ignore[arg-type]
+        peers = [served.peer() for _ in range(8)]
+        with Peer(served.path) as newcomer:
+            from dspy_registry.registry_store import protocol
+
+            newcomer.send(protocol.Hello(protocol.VERSION, bytes(16)))
+            assert isinstance(refused(newcomer.welcome()), BusyError)
+        assert isinstance(peers[0].ask(registration(1, module("acme.First")))[0], Done)
+        for peer in peers:
+            peer.socket.close()
+
+
+# Log lines
+
+
+def test_lines_of_one_kind_have_a_bound_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dspy_registry")
+    budget = LineBudget(3, 10.0)
+    for number in range(50):
+        budget.info("refused %s", number, now=100.0)
+    budget.info("refused %s", "later", now=110.0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:3] == ["refused 0", "refused 1", "refused 2"]
+    assert len(lines) == 4
+    assert "47" in lines[3]

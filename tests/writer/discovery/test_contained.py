@@ -1,0 +1,217 @@
+"""What packages do during discovery stays inside it: processes, reports, and values of the environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dspy_registry.writer.discovery.report import discover
+from tests.support.discovery_packages import PATIENT, Packages, importable, named, reasons
+
+pytestmark = pytest.mark.dspy
+
+
+@pytest.fixture
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packages]:
+    with importable(tmp_path_factory) as write:
+        yield write
+
+
+DAEMON = """
+    import os, sys, time, dspy
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open({path!r}, "w").write(str(os.getpid()))
+            time.sleep(600)
+        os._exit(0)
+    while not os.path.exists({path!r}) or not open({path!r}).read():
+        time.sleep(0.01)
+    {then}
+    class Found(dspy.Predict): ...
+    """
+
+
+def ended(pid: int) -> bool:
+    """Whether no process of this number runs any more, in time."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("then", ["pass", "os.kill(os.getppid(), 9)"])
+def test_what_a_package_starts_in_a_session_of_its_own_does_not_outlive_discovery(
+    packages: Packages, tmp_path: Path, then: str
+) -> None:
+    path = tmp_path / "pid"
+    packages({"strays.py": DAEMON.format(path=str(path), then=then)})
+    discover(["strays"], timeout=PATIENT)
+    assert ended(int(path.read_text()))
+
+
+def test_what_hangs_in_another_session_is_ended_with_the_time(packages: Packages, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    packages({"hangs.py": DAEMON.format(path=str(path), then="time.sleep(600)")})
+    report = discover(["hangs"], timeout=8)
+    assert "hangs" in reasons(report)
+    if path.exists():
+        assert ended(int(path.read_text()))
+
+
+def test_a_value_of_the_environment_is_not_reported(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_DATABASE", "postgres.internal.example")
+    monkeypatch.setenv("ACME_PORT", "54321")
+    packages(
+        {
+            "leaky/__init__.py": """
+                import os, dspy
+                where = os.environ["ACME_DATABASE"]
+                class Leaky(dspy.Predict):
+                    __doc__ = f"Asks {where} for more."
+                    def __init__(self, host=where, url=f"//{where}/x", port=int(os.environ["ACME_PORT"]), size=7): ...
+                """,
+            "leaky/broken.py": "import os; raise ImportError(os.environ['ACME_DATABASE'])",
+        }
+    )
+    report = discover(["leaky"], timeout=PATIENT)
+    shown = repr(report)
+    assert "postgres" not in shown
+    assert "54321" not in shown
+    found = named(report)["leaky.Leaky"].metadata
+    assert found["description"] == "Asks ... for more."
+    assert found["parameters"][3] == {"name": "size", "required": False, "default": 7}
+
+
+def test_a_package_cannot_write_what_another_one_reports(packages: Packages) -> None:
+    forger = """
+        import gc, os, dspy
+        forged = b'{"type": "failed", "name": "honest", "reason": "forged", "absent": false}\\n'
+        for number in range(3, 4096):
+            try:
+                os.write(number, forged)
+            except OSError:
+                pass
+        folders = [at for at in os.listdir("/tmp") if at.startswith("dspy-discovery-")]
+        seen = [text for text in gc.get_objects() if isinstance(text, str) and "dspy-discovery" in text]
+        class Forger(dspy.Predict):
+            __doc__ = f"Knows {len(seen)} folders."
+        """
+    packages({"forger.py": forger, "honest.py": "import dspy\nclass Honest(dspy.Predict): ..."})
+    report = discover(["forger", "honest"], timeout=PATIENT)
+    assert "honest.Honest" in named(report)
+    assert "honest" not in reasons(report)
+
+
+def test_folders_without_init_are_found_and_links_to_such_are_named(packages: Packages, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked.py").write_text("import dspy\nclass Linked(dspy.Predict): ...")
+    module = "import dspy\nclass {}(dspy.Predict): ..."
+    folder = packages(
+        {
+            "spaced/__init__.py": "",
+            "spaced/plain/deep/inner.py": module.format("Inner"),
+            "spaced/plain/outer.py": module.format("Outer"),
+            "spaced/data/readme.txt": "no module",
+            "spaced/tests/test_it.py": "raise RuntimeError('a test was run')",
+            "rootless/part/thing.py": module.format("Thing"),
+        }
+    )
+    (folder / "spaced" / "linked").symlink_to(elsewhere)
+    report = discover(["spaced", "rootless"], timeout=PATIENT)
+    found = named(report)
+    assert {"spaced.plain.deep.inner.Inner", "spaced.plain.outer.Outer", "rootless.part.thing.Thing"} <= found.keys()
+    assert reasons(report).keys() == {"spaced.linked"}
+
+
+def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: Packages) -> None:
+    packages(
+        {
+            "own.py": """
+                import dspy
+                class Answer(dspy.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.search = dspy.ReAct("question -> answer", tools=[])
+                        self.check = dspy.ChainOfThought("answer -> verdict")
+                    def forward(self, question, *, limit=3): ...
+
+                class Opaque(dspy.Module):
+                    def forward(self, text): ...
+                """
+        }
+    )
+    report = discover(["own"], timeout=PATIENT)
+    answer = named(report)["own.Answer"]
+    assert (answer.category, answer.pool_type) == ("reasoning", "general")
+    assert {"tool_use", "step_by_step"} <= set(answer.capabilities)
+    assert answer.estimated_duration == 8000
+    assert answer.metadata["uses"] == ["dspy.ReAct", "dspy.ChainOfThought"]
+    assert answer.metadata["inputs"] == ["question", "limit"]
+    assert [name for name in report.incomplete if name.startswith("own.")] == ["own.Opaque"]
+
+
+SHAPES = {
+    # Shapes of packages that others have published: each file stands for one.
+    "shape_retriever.py": "import dspy\nclass PaperRM(dspy.Retrieve):\n    def forward(self, query, k=3): ...",
+    "shape_agent/__init__.py": "from .core import Agent\n__all__ = ['Agent']",
+    "shape_agent/core.py": """
+        import dspy
+        class Agent(dspy.Module):
+            def __init__(self):
+                super().__init__()
+                self.review = dspy.ChainOfThought("code -> review")
+            def forward(self, code): ...
+        """,
+    "shape_engine.py": """
+        from dspy import Module, Predict
+        class Engine(Module):
+            def __init__(self, max_iterations=5, tools=None, interpreter=None):
+                super().__init__()
+                self.step = Predict("state -> action")
+            def forward(self, **inputs): ...
+        """,
+    "shape_wrapper.py": """
+        import dspy
+        class Wrapper(dspy.Module):
+            def __init__(self, inner):
+                super().__init__()
+                self.inner = inner
+            def forward(self, **inputs): return self.inner(**inputs)
+        """,
+    "shape_optimizer.py": """
+        from dspy.teleprompt import BootstrapFewShot
+        class Tuned(BootstrapFewShot):
+            def compile(self, student, *, trainset): ...
+        """,
+    "shape_needs_more.py": "import a_package_that_is_not_installed",
+}
+
+
+def test_packages_of_published_shapes_are_what_their_subclasses_tell(packages: Packages) -> None:
+    packages(SHAPES)
+    roots = sorted({name.partition("/")[0].removesuffix(".py") for name in SHAPES})
+    report = discover(roots, timeout=PATIENT)
+    found = {name: info for name, info in named(report).items() if name.startswith("shape_")}
+    assert {name: (info.category, info.capabilities) for name, info in found.items()} == {
+        "shape_retriever.PaperRM": ("retrieval", ("semantic_search",)),
+        "shape_agent.Agent": ("reasoning", ("reasoning", "step_by_step", "explanation")),
+        "shape_engine.Engine": (
+            "prediction",
+            ("basic_generation", "structured_output", "tool_use", "code_generation", "iterative"),
+        ),
+        "shape_wrapper.Wrapper": ("unknown", ()),
+        "shape_optimizer.Tuned": ("optimization", found["shape_optimizer.Tuned"].capabilities),
+    }
+    assert "few_shot_learning" in found["shape_optimizer.Tuned"].capabilities
+    assert [name for name in report.incomplete if name in found] == ["shape_wrapper.Wrapper"]
+    assert reasons(report).keys() == {"shape_needs_more"}

@@ -1,0 +1,101 @@
+"""One recorded call: from the unchecked arguments of `record` to values that can be counted. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from dspy_registry.registry_store.layout import LAST_VERSION
+from dspy_registry.registry_store.outcome_kinds import ERROR, KINDS, OK, TIMEOUT
+from dspy_registry.registry_store.usage import LARGEST_COUNT, size_class
+
+Names: TypeAlias = "str | tuple[str, ...]"
+Call: TypeAlias = tuple[Names, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
+"""Name, milliseconds, ok, input characters, tokens in and out, cost, error, version, limit, began, retry after.
+
+These are the arguments of `record`, as they came.
+"""
+
+_KINDS: Final = frozenset(KINDS)
+
+
+class Moment(NamedTuple):
+    """When calls are taken from the queue, and when that was done before: in milliseconds since the epoch.
+
+    `monotonic` is `time.monotonic()` at `now`.
+    """
+
+    now: int
+    before: int
+    monotonic: float
+
+
+class CheckedCall(NamedTuple):
+    """`milliseconds` is the duration of a call that completed, the limit of one that timed out; None: it has no use.
+
+    `cost_usd` None: not known, which is not a price of 0. `began` are two times, in milliseconds since the epoch,
+    between which the call began. `version` 0: the one in force then.
+    """
+
+    kind: str
+    size: str
+    milliseconds: float | None
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float | None
+    version: int
+    began: tuple[int, int]
+
+
+def checked(call: Call, moment: Moment) -> CheckedCall:
+    """What a call counts as. A value that makes no sense counts as not known. May raise what its values raise."""
+    _, duration, ok, input_chars, tokens_in, tokens_out, cost_usd, error, version, limit, began, _ = call
+    kind = kind_told(ok, error)
+    took = float(duration) if _is_number(duration) else None
+    milliseconds = took if kind == OK else None
+    if kind == TIMEOUT:
+        milliseconds = float(limit) if _is_number(limit) and limit > 0 else took
+    return CheckedCall(
+        kind,
+        size_class(int(input_chars) if isinstance(input_chars, int) else None),
+        milliseconds,
+        int(_amount(tokens_in)),
+        int(_amount(tokens_out)),
+        float(cost_usd) if _is_number(cost_usd) and cost_usd >= 0 else None,
+        int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0,
+        _began(began, took, moment),
+    )
+
+
+def plain_name(name: Names) -> Names:
+    """Plain strings: a subclass of the program's may compare and hash in any way, at any later time."""
+    if isinstance(name, tuple):
+        return tuple(str.__str__(each) for each in name)
+    return str.__str__(name)
+
+
+def kind_told(ok: Any, error: Any) -> str:
+    """The kind of outcome that two arguments of `record` tell. May raise what `ok` raises."""
+    if error is None:
+        return OK if ok else ERROR
+    return str(error) if isinstance(error, str) and error in _KINDS else ERROR
+
+
+def _began(began: Any, took: float | None, moment: Moment) -> tuple[int, int]:
+    if _is_number(began):
+        at = moment.now - (moment.monotonic - float(began)) * 1000
+        first = last = int(at)
+    elif took is not None:
+        first, last = int(moment.before - took), int(moment.now - took)
+    else:
+        first, last = 0, moment.now
+    return min(max(0, first), moment.now), min(max(0, last), moment.now)
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a finite number below the largest count."""
+    return isinstance(value, int | float) and abs(value) < LARGEST_COUNT
+
+
+def _amount(value: Any) -> float:
+    """A count or an amount of money. 0 for anything else."""
+    return value if _is_number(value) and value > 0 else 0

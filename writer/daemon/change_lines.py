@@ -1,0 +1,100 @@
+"""The daemon's log: a line for each change that was committed, and bounds for what clients can make it write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from dspy_registry.registry_store.changes import AliasChange, Change, ModuleChange, shown_requester
+
+LINES_OF_A_CHANGE: Final = 20
+"""Of a larger commit the first of its changes have a line, and one more line counts the others."""
+
+_log = logging.getLogger("dspy_registry")
+
+
+class LineBudget:
+    """At most `lines` lines of one kind in `seconds`. The first line after a gap tells how many were left out."""
+
+    def __init__(self, lines: int, seconds: float) -> None:
+        self._lines, self._seconds = lines, seconds
+        self._began = -seconds
+        self._written = self._left_out = 0
+
+    def info(self, message: str, *arguments: object, now: float | None = None) -> None:
+        """Log a line at info, if there is room. `now` is monotonic, in seconds; None: the clock's time."""
+        at = time.monotonic() if now is None else now
+        if at - self._began >= self._seconds:
+            self._began, self._written = at, 0
+        if self._written >= self._lines:
+            self._left_out += 1
+            return
+        self._written += 1
+        left_out, self._left_out = self._left_out, 0
+        more = f" ({left_out} more lines of this kind were left out before)" if left_out else ""
+        _log.info(f"{message}%s", *arguments, more)
+
+
+def log_change(change: Change) -> None:
+    """A line at info for each change of a commit, with its parts as fields for JSON."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    for number, facts in enumerate(_facts(change)):
+        if number == LINES_OF_A_CHANGE:
+            count = len(change.modules) + len(change.aliases)
+            _write({"action": "changed", "revision": change.revision, "further_changes": count - number})
+            return
+        _write(facts)
+
+
+def _facts(change: Change) -> Iterator[dict[str, Any]]:
+    if not (change.modules or change.aliases):
+        action = "everything changed" if change.everything else "implied capabilities changed"
+        yield _fact(change, action, "", change.by[0] if len(change.by) == 1 else None)
+    for module in change.modules:
+        yield _module(change, module)
+    for alias in change.aliases:
+        yield _alias(change, alias)
+
+
+def _module(change: Change, module: ModuleChange) -> dict[str, Any]:
+    fact = _fact(change, module.action, module.source, module.by)
+    return {**fact, "name": module.name, "version": module.version}
+
+
+def _alias(change: Change, alias: AliasChange) -> dict[str, Any]:
+    fact = _fact(change, "alias set" if alias.new else "alias removed", alias.source, alias.by)
+    return {**fact, "alias": alias.alias, "old": alias.old, "new": alias.new}
+
+
+def _fact(change: Change, action: str, source: str, by: Any) -> dict[str, Any]:
+    return {"action": action, "revision": change.revision, "source": source, "by": by}
+
+
+def _write(facts: dict[str, Any]) -> None:
+    shown = " ".join(f"{name}={_shown(name, value)}" for name, value in facts.items() if value not in (None, ""))
+    _log.info("change: %s", shown, extra={"facts": facts})
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value on one line: whatever is no plain word is quoted."""
+    text = shown_requester(value) if name == "by" else str(value)
+    return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
+
+
+class JsonFormatter(logging.Formatter):
+    """Each record as one JSON object on one line: `time`, `level`, `message`, and for a change its parts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({**line, **getattr(record, "facts", {})})
