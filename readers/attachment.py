@@ -1,9 +1,9 @@
 """A registry that is kept open: following its revision word, and opening it again when it was restored or replaced.
 
-Everything here happens inside the gate, which keeps transactions from crossing a fork. The hot paths of `Registry` look
-only at plain attributes that are set here. `_word` and `_valid` are equal as long as everything cached is the newest
-there is. `_valid` equals no word while the cache is empty: a look-up that cannot hit costs more than none.
-`_followed` is the word whose changes the cache has seen.
+Everything here happens inside the gate, so that no transaction crosses a fork. The hot paths of `Registry` look only at
+plain attributes that are set here. `_word` and `_valid` are equal as long as all cached values are the newest. While
+the cache is empty, `_valid` equals no word, so that no time is lost on look-ups that cannot hit. `_followed` is the
+word whose changes the cache has seen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ P = ParamSpec("P")
 
 
 class Attachment(Queries):
-    """What a `Registry` keeps open and follows. Without the reads themselves."""
+    """What a `Registry` keeps open and follows. The reads themselves are in `Registry` and `cold_reads`."""
 
     __slots__ = (
         "_by_arguments",
@@ -197,7 +197,7 @@ class Attachment(Queries):
 
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:
-    """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
+    """Whether the two files belong to one registry. Raises FormatVersionError for a format unknown to this release."""
     with environment.reading() as txn:
         meta = environment.dbs.meta
         version = txn.get(layout.META_FORMAT, None, meta)

@@ -1,4 +1,4 @@
-"""What real calls have shown, used in place of what was declared once there are enough calls. Pure."""
+"""Replaces declared durations by observed ones, once there are enough calls. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASES: Final = (DECLARED, "observed", AUTO)
 
 declared  what the module's record says
 observed  what calls with an input of that size took, once there are enough of them; until then, declared
-auto      as observed, but declared while the record is newer than the last call: those calls ran another version
+auto      as observed, but declared while the record is newer than the last call, which ran another version
 """
 DEFAULT_MIN_OBSERVED_CALLS: Final = 20
 

@@ -29,7 +29,7 @@ class Lease:
         self.path = folder / LEASE_FILE
         file = _open(self.path, group)
         self._descriptor = _Descriptor(file)
-        # Runs once, in any thread and under any lock, and takes no lock. Not at exit, when threads may still write.
+        # Runs once, in any thread and under any lock, so it takes no lock. Not at exit, when threads may still write.
         self._finalizer = weakref.finalize(self, self._descriptor.close)
         self._finalizer.atexit = False
         if not _locked(file):
@@ -54,7 +54,7 @@ class Lease:
 
 
 class _Descriptor:
-    """An open lease file. It is known separately from its lease while it is open, so that a forked child finds it."""
+    """An open lease file. While it is open, it is listed apart from its lease, so that a forked child finds it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -72,9 +72,9 @@ _open_descriptors: set[_Descriptor] = set()
 
 
 def _disown_all() -> None:
-    """In a forked child. Closed, not unlocked: the lock is the parent's."""
+    """In a forked child. It is closed, not unlocked, because the lock is the parent's."""
     inherited = list(_open_descriptors)
-    _open_descriptors.clear()  # first: what is collected meanwhile must not unlock it
+    _open_descriptors.clear()  # first: a lease that is collected meanwhile must not unlock the file
     for descriptor in inherited:
         with contextlib.suppress(OSError):
             os.close(descriptor.number)
@@ -135,6 +135,6 @@ def lease_holder(folder: Path) -> int | None:
         return _pid(os.pread(file, 32, 0)) or 0
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)  # though a child forked meanwhile has the file too
+            fcntl.flock(file, fcntl.LOCK_UN)  # unlocked even if a child forked meanwhile has the file too
         os.close(file)
     return None

@@ -12,7 +12,7 @@ from dspy_registry.registry_store.validation import name_problems
 
 NAMES_KEPT: Final = 512
 BATCH_BYTES: Final = 256 * 1024
-"""A batch ends with the report that takes it past this."""
+"""The report that makes a batch larger than this is its last one."""
 _MOST_DOLLARS: Final = 1e12
 
 Names = str | tuple[str, ...]
@@ -21,7 +21,7 @@ Call = tuple[Names, Any, Any, Any, Any, Any, Any]
 
 
 class Pending:
-    """Calls by module since the last `take`. `lost` counts those that could not be kept."""
+    """Calls by module since the last `take`. `lost` counts the calls that could not be kept."""
 
     def __init__(self) -> None:
         self._modules: dict[Names, _Calls] = {}
@@ -76,7 +76,7 @@ class Pending:
             yield tuple(portion)
 
     def _of(self, name: Names, now: int) -> _Calls | None:
-        """The module's calls. None when this is no name, or when there are too many names."""
+        """The calls of the module. None when `name` is not a name, or when there are too many names."""
         name = _plain(name)
         calls = self._modules.get(name)
         if calls is None and len(self._modules) < NAMES_KEPT and _is_sound(name):

@@ -24,7 +24,7 @@ from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Call, Names, P
 from dspy_registry.writer.client.report_link import ReportLink
 
 QUEUE_LENGTH: Final = 32_768
-"""Calls between two rounds of the thread that are kept with their values. Further calls are only counted."""
+"""The most calls kept with their values between two rounds of the thread. Further calls are only counted."""
 FLUSH_AT_EXIT: Final = 1.0
 """Seconds that a process waits at its end for the daemon to take the last calls."""
 _ANSWER_TIMEOUT: Final = 5.0
@@ -116,7 +116,7 @@ class UsageReporter:
                     counts = self._overflow if call[2] else self._overflow_errors
                     name = call[0] if len(counts) < NAMES_KEPT else _NO_NAME
                     counts[name] = counts.get(name, 0) + 1
-        except Exception:  # a call must not raise in the program, not even for a name that cannot be a key
+        except Exception:  # this must never raise in the program, even for a name that cannot be a key
             with self._lock:
                 self._overflow[_NO_NAME] = self._overflow.get(_NO_NAME, 0) + 1
 
@@ -238,7 +238,7 @@ def _begin_in_child() -> None:
 
 
 def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
-    """Send what every reporter of this process holds; whether all of it was delivered within `timeout` seconds."""
+    """Send the calls of every reporter of this process. True: all were delivered within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     delivered = [reporter.flush(max(0.0, deadline - time.monotonic())) for reporter in list(_reporters)]
     return all(delivered)

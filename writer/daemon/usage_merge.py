@@ -1,4 +1,4 @@
-"""Merging the reports of workers into the rows of `usage`, as part of a draft: they land with the other changes.
+"""Merging the reports of workers into the rows of `usage`, in the same draft as other changes.
 
 A batch is merged once: the number of each reporter's last batch is stored in the same transaction. The values of a
 batch are bounded when it is decoded, so none of them can fail here. A row that cannot be read starts from zero, and
@@ -123,7 +123,7 @@ class _Merge:
 
 
 def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:
-    """When there are more than `kept`, forget the half that was silent for longest: their processes are gone."""
+    """When there are more than `kept`, forget the half silent for longest, whose processes have probably ended."""
     known: list[tuple[int, bytes]] = []
     for key, _ in draft.catalog.usage_rows(usage.LEDGER_PREFIX):
         ledger: Ledger | None = _load(draft, key, usage.ledger_codec)

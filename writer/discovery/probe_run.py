@@ -165,7 +165,7 @@ def _run(command: list[str], timeout: float) -> tuple[int, str, bool]:
         try:
             noise, timed_out = _drain(process.stderr.fileno(), deadline)
         finally:
-            # Before it is waited for: until then no other process or group can have its id.
+            # Before the wait for it: until then no other process or group can have its id.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, noise.decode("utf-8", "replace"), timed_out
@@ -217,7 +217,7 @@ def _bytes(path: Path, budget: int) -> tuple[bytes, str | None]:
         return b"", None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b"", "something that is no regular file"
+            return b"", "something that is not a regular file"
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(budget + 1)
     finally:
