@@ -1,1 +1,1 @@
-"""Measures the registry against what people would use instead. `python -m benchmarks --help`."""
+"""Compares the registry with the stores that people would use instead. `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, show, and write down. No figure decides the exit code."""
+"""`python -m benchmarks`: measure, show the figures, and write them to a file. No figure decides the exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.report import Report, figure_text, load, save, show
 from benchmarks.rows import Result, Row
 from benchmarks.suite import FULL_SIZES, QUICK_SIZES, Clock, bench_of, chosen, file_system, run
 
-_PLAIN_WIDTH = 160  # of a pipe or a file, which has no width
+_PLAIN_WIDTH = 160  # columns, where the output is a pipe or a file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,12 +58,12 @@ def _published(file: Path) -> int:
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that everything works")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: only to see that all rows run")
     parser.add_argument("--sizes", type=_numbers, default=[], help="sizes of registries, such as 6,1000,100000")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="rows to measure")
-    parser.add_argument("--json", type=Path, help="where the raw output goes, unpublished, or comes from")
-    parser.add_argument("--report-only", action="store_true", help=f"no measuring: publish --json, or {RESULTS.name}")
-    parser.add_argument("--folder", type=Path, help="where to work; on a disk (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="file for the raw output, which is then not published")
+    parser.add_argument("--report-only", action="store_true", help=f"only publish --json, or {RESULTS.name}")
+    parser.add_argument("--folder", type=Path, help="folder to work in, on a disk (default: a temporary folder)")
     return parser.parse_args(arguments)
 
 
@@ -82,7 +82,7 @@ def _measured(rows: list[Row], sizes: tuple[int, ...], asked: argparse.Namespace
         with bench_of(sizes, quick=asked.quick, say=clock.say, folder=asked.folder) as bench:
             about = machine(bench.folder, file_system(bench.folder))
             why = refusal(about)
-            if why and _is_full(asked) and not asked.json:  # said before the minutes of measuring
+            if why and _is_full(asked) and not asked.json:  # the user should know before the minutes of measuring
                 console.print(f"This run will not be published: {why}", highlight=False)
             for row in rows:
                 clock.begin(row)

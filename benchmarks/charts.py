@@ -1,4 +1,4 @@
-"""The charts of a run, each as SVG and PNG. A chart whose figures the run did not make is not drawn."""
+"""The charts of a run, each as SVG and PNG. A chart is drawn only if the run measured its figures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:
-    """Draw what can be drawn; caption by name of file, which is there with `.svg` and `.png`."""
+    """Draw all possible charts, as `.svg` and `.png`. Returns captions by file name, without the ending."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -52,7 +52,7 @@ def draw(report: Report, folder: Path) -> dict[str, str]:
 
 
 def _latency(report: Report, axes: Any) -> bool:
-    """Median as a dot, the 99th percentile as the end of a line."""
+    """The median is a dot; the line ends at the 99th percentile."""
     rows = _latency_rows(report)
     if not rows:
         return False
@@ -76,14 +76,14 @@ def _latency(report: Report, axes: Any) -> bool:
     axes.set_xscale("log")
     axes.set_xlim(right=max(row[2] for row in rows) * 4)
     axes.xaxis.set_major_formatter(lambda value, _place: duration(value))
-    axes.set_xlabel("log scale; the dot and its figure are the median, the line ends at the 99th percentile")
+    axes.set_xlabel("log scale; the dot and the number are the median, the line ends at the 99th percentile")
     axes.set_title("One read of a module, by store")
     axes.grid(axis="x")
     return True
 
 
 def _latency_rows(report: Report) -> list[tuple[str, float, float, bool]]:
-    """Label, median, p99, whether it is ours."""
+    """For each store: label, median and p99 in nanoseconds, and whether it is the registry."""
     wanted = [
         ("get_cached", 0, "registry, repeated", True),
         ("get_cached", 1, "plain class with a dict", False),
@@ -178,7 +178,7 @@ def _memory(report: Report, axes: Any) -> bool:
     axes.set_xticks(counts)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("reader processes")
-    axes.set_ylabel("MiB of all together (proportional set size)")
+    axes.set_ylabel("MiB of all processes together (proportional set size)")
     axes.set_title(f"Memory of readers of {found.facts['size']:,} modules")
     axes.grid(axis="y")
     axes.legend(loc="upper left")

@@ -1,4 +1,4 @@
-"""Clients of the writer daemon that register modules as fast as they are answered, alone and in a crowd."""
+"""Clients that register modules through the daemon, one alone or 64 at once. Each waits for every answer."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ PROCESSES: Final = 8
 
 
 class Work(NamedTuple):
-    """Registrations acknowledged per second, and the nanoseconds that each took."""
+    """Registrations acknowledged per second, and how many nanoseconds each took."""
 
     rate: float
     times: list[int]
 
 
 def newcomers(owner: str) -> Iterator[ModuleInfo]:
-    """Modules without end that nobody else has registered: alike but for their names, so that making them is cheap."""
+    """Endless new modules, with names that no other owner uses. Only the names differ, so making them is cheap."""
     (info,) = modules(len(CORE_NAMES) + 1)
     for number in itertools.count():
         yield msgspec.structs.replace(info, name=f"{owner}.Module{number}")
 
 
 def work(client: WriterClient, infos: Iterator[ModuleInfo], seconds: float) -> Work:
-    """What one client gets done that waits for each answer."""
+    """The work of one client in `seconds`. The client waits for each answer."""
     start = now = time.perf_counter()
     times = []
     while now < start + seconds:
@@ -48,13 +48,13 @@ def work(client: WriterClient, infos: Iterator[ModuleInfo], seconds: float) -> W
 
 
 class Crowd(Workers):
-    """64 clients with a connection each, in threads of several processes."""
+    """64 clients in threads of several processes. Each client has its own connection."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(_clients, [(path, number) for number in range(PROCESSES)])
 
     def work(self, seconds: float) -> Work:
-        """What all of them get done together."""
+        """The work of all clients together in `seconds`."""
         parts = [Work(*part) for part in self.ask(seconds)]
         return _together(parts)
 

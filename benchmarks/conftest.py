@@ -12,6 +12,6 @@ from benchmarks.suite import QUICK_SIZES, bench_of
 
 @pytest.fixture(scope="session")
 def bench() -> Iterator[Bench]:
-    """Data sets for the whole session."""
+    """Sizes, folders and data sets, shared by all tests of the session."""
     with bench_of(QUICK_SIZES, quick=False, say=lambda _what, _share: None) as made:
         yield made

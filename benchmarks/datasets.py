@@ -18,7 +18,7 @@ MAP_SIZE = 1 << 36
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder, the names stored in it (core first), how long filling it took, and the bytes of its records."""
+    """A folder, the names stored in it (core first), the seconds that filling it took, and the bytes of its records."""
 
     path: Path
     names: list[str]
@@ -27,11 +27,11 @@ class Dataset:
 
     @property
     def file_bytes(self) -> int:
-        """Size of the data file."""
+        """Size of the data file, in bytes."""
         return (self.path / "data.mdb").stat().st_size
 
     def warm(self) -> None:
-        """Read the data file once, so that what is measured is no disk: a host in use has it in its page cache."""
+        """Read the data file once, so that no disk is measured. On a host in use the file is in the page cache."""
         with (self.path / "data.mdb").open("rb") as file:
             while file.read(1 << 20):
                 pass
@@ -43,7 +43,7 @@ def build(path: Path, size: int, progress: Callable[[float], None] = lambda _sha
 
 
 def build_from(path: Path, infos: list[ModuleInfo], progress: Callable[[float], None]) -> Dataset:
-    """A registry of core and these modules. Opening the writer, which seeds core, is not in `seconds`."""
+    """A registry of core and these modules. `seconds` leaves out opening the writer, which stores core."""
     with RegistryWriter(path) as writer:
         start = time.perf_counter()
         if infos:
@@ -54,13 +54,13 @@ def build_from(path: Path, infos: list[ModuleInfo], progress: Callable[[float], 
 
 
 def core_modules(path: Path) -> list[ModuleInfo]:
-    """The modules of core as a registry holds them."""
+    """The modules of core, as a registry stores them."""
     with Registry(path) as registry:
         return [registry[name] for name in CORE_NAMES]
 
 
 def build_plain(path: Path, registry: Path, size: int) -> Dataset:
-    """A plain LMDB environment: name to encoded record, in key order, which fills its pages."""
+    """A plain LMDB environment: name to encoded record. It is written in key order, so that its pages are full."""
     path.mkdir(parents=True)
     pairs = sorted((info.name.encode(), encode(info)) for info in [*core_modules(registry), *modules(size)])
     env = lmdb.open(str(path), map_size=MAP_SIZE)

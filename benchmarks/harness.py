@@ -1,9 +1,9 @@
-"""Timing: contenders take turns round by round, and are compared within a round.
+"""Timing: contenders take turns in each round, and are compared within the round.
 
-A contender is a statement, as in `timeit`, so that what is timed is the call that a user writes, attribute look-up
-included, and eight of them stand in one turn of the loop, so that the loop itself does not count. Garbage
-collection stays on. Of each round the median of many short batches is taken; a ratio is the median over the
-rounds of the ratios within each. Percentiles are of operations timed one by one, less what the clock costs.
+A contender is a statement, as in `timeit`, so it is timed as a user writes it, attribute look-up included. One turn
+of the loop has eight statements, so that the loop itself hardly counts. Garbage collection stays on. The figure of a
+round is the median of many short batches. A ratio is taken in each round; the result is the median of these ratios.
+Percentiles are of operations timed one by one; the cost of reading the clock is subtracted.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that this share of the sorted values does not exceed."""
+    """The smallest value that is at least as large as `share` (0 to 1) of the sorted values."""
     rank = -(-len(ordered) * share // 1)
     return ordered[max(0, min(len(ordered) - 1, int(rank) - 1))]
 
 
 def summarise(label: str, values: Iterable[float], unit: str = "ns") -> Summary:
-    """Percentiles of values. Raises ValueError when there are none."""
+    """Percentiles of values. Raises ValueError when there are no values."""
     ordered = sorted(values)
     if not ordered:
-        raise ValueError(f"nothing was measured of {label}")
+        raise ValueError(f"no values were measured for {label}")
     median, p90, p99, p999 = (percentile(ordered, share) for share in (0.5, 0.9, 0.99, 0.999))
     return Summary(label, unit, len(ordered), median, p90, p99, p999, ordered[-1])
 
 
 @dataclass
 class Contender:
-    """Something to time. `{}` in `statement` is the argument; `namespace` is called, untimed, before each pass."""
+    """A statement to time. `{}` in it is the argument. `namespace` makes its variables before each pass, untimed."""
 
     label: str
     statement: str
@@ -65,7 +65,7 @@ class Contender:
         self._singles = _compiled(_SINGLES, [self.statement.replace("{}", "a0")])
 
     def batches(self, chunks: Sequence[Sequence[tuple[Any, ...]]], repeats: int) -> list[float]:
-        """Nanoseconds per operation, of each chunk."""
+        """Nanoseconds per operation, one value for each chunk."""
         names = self.namespace()
         clock, run = time.perf_counter_ns, self._batch
         found = []
@@ -77,12 +77,12 @@ class Contender:
         return found
 
     def once(self, chunks: Sequence[Sequence[tuple[Any, ...]]], names: Namespace) -> None:
-        """Run all chunks without timing them, for a caller with another clock."""
+        """Run all chunks without timing them, for a caller that times them itself."""
         for chunk in chunks:
             self._batch(chunk, names)
 
     def singles(self, arguments: Sequence[Any]) -> list[int]:
-        """Nanoseconds of each operation, with the clock's share."""
+        """Nanoseconds of each operation, the cost of reading the clock included."""
         found: list[int] = []
         self._singles(arguments, self.namespace(), found.append, time.perf_counter_ns)
         return found
@@ -102,11 +102,11 @@ def run(arguments, names, append, clock):
         {body}
         append(clock() - start)
 """
-_NEXT_LINE: Final = "\n        "  # and not a semicolon, so that a statement may be a `with` of one line
+_NEXT_LINE: Final = "\n        "  # not joined by semicolons, because a statement may be a `with` of one line
 
 
 def _compiled(template: str, statements: list[str]) -> Callable[..., None]:
-    """What is named in a statement becomes a local variable, as it would be in a worker's loop."""
+    """Make each name of a statement a local variable, as it would be in a worker's loop."""
     code = compile(statements[0], "statement", "exec")
     free = [name for name in code.co_names if name in _BOUND]
     source = template.format(
@@ -124,21 +124,21 @@ _BOUND: Final = frozenset({"store", "lock", "counts"})
 
 
 def timed(call: Callable[[], object]) -> int:
-    """Nanoseconds that a call takes."""
+    """How many nanoseconds one call takes."""
     start = time.perf_counter_ns()
     call()
     return time.perf_counter_ns() - start
 
 
 def clock_cost() -> float:
-    """Nanoseconds that timing one operation adds to it: the median of timing nothing."""
+    """How many nanoseconds the clock adds to a timed operation: the median of timing nothing."""
     nothing = Contender("nothing", "pass", dict)
     return statistics.median(nothing.singles(range(20_000)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure. `milliseconds` is what one contender gets per round, where it can repeat its pass."""
+    """How long to measure. `milliseconds` is the time of one contender in a round, where passes can be repeated."""
 
     rounds: int = 15
     chunk: int = 128
@@ -150,13 +150,13 @@ QUICK: Final = Plan(rounds=3, milliseconds=1.0)
 
 @dataclass
 class Comparison:
-    """What was measured of each contender: a median per round, and single operations."""
+    """The measurements of each contender: a median per round, and single operations."""
 
     medians: dict[str, list[float]]
     singles: dict[str, list[float]]
 
     def ratios(self, label: str, to: str) -> list[float]:
-        """Of each round, how many times as long an operation of `label` takes."""
+        """For each round: the time of an operation of `label`, divided by that of `to`."""
         return [one / other for one, other in zip(self.medians[label], self.medians[to], strict=True)]
 
     def ratio(self, label: str, to: str) -> float:
@@ -164,11 +164,11 @@ class Comparison:
         return statistics.median(self.ratios(label, to))
 
     def facts(self) -> dict[str, float]:
-        """The median of the rounds' medians, in nanoseconds, by contender."""
+        """By contender, the median over all rounds, in nanoseconds."""
         return {f"{label}, ns": round(statistics.median(times), 1) for label, times in self.medians.items()}
 
     def summaries(self) -> list[Summary]:
-        """Percentiles of single operations, by contender."""
+        """By contender, the percentiles of single operations."""
         return [summarise(label, values) for label, values in self.singles.items()]
 
 
@@ -177,10 +177,10 @@ Arguments = Callable[[int], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Contest:
-    """Contenders, ours first, and what they are asked: `arguments(n)` in pass n, by contender where they differ.
+    """Contenders, the registry first, and their arguments: `arguments(n)` for pass n, by contender if they differ.
 
-    Where `repeatable`, a pass may be repeated with the same arguments, and one goes untimed before the first
-    round: what is measured is repetition. Otherwise each pass is made once.
+    If `repeatable`, a pass may be repeated with the same arguments, and an untimed pass comes before the first
+    round, because repeated operations are measured. Otherwise each pass is made once.
     """
 
     contenders: Sequence[Contender]
@@ -188,13 +188,13 @@ class Contest:
     repeatable: bool = True
 
     def asked(self, contender: Contender, turn: int) -> Sequence[Any]:
-        """What a contender is asked in a pass."""
+        """The arguments of one contender in one pass."""
         arguments = self.arguments
         return (arguments[contender.label] if isinstance(arguments, Mapping) else arguments)(turn)
 
 
 def compare(contest: Contest, plan: Plan, tick: Callable[[], None] = lambda: None) -> Comparison:
-    """Let contenders take turns, two passes each in a round: one in batches, one timed operation by operation."""
+    """Let contenders take turns. In a round each makes two passes: one in batches, one timed by single operations."""
     cost = clock_cost()
     repeats = {contender.label: _repeats(contest, contender, plan) for contender in contest.contenders}
     found = Comparison({label: [] for label in repeats}, {label: [] for label in repeats})
@@ -210,7 +210,7 @@ def compare(contest: Contest, plan: Plan, tick: Callable[[], None] = lambda: Non
 
 
 def _repeats(contest: Contest, contender: Contender, plan: Plan) -> int:
-    """How often a pass has to be repeated to take its share of a round."""
+    """How often to repeat a pass, so that it fills its part of a round."""
     if not contest.repeatable:
         return 1
     chunks = chunked(contest.asked(contender, 0), plan.chunk)
@@ -222,7 +222,7 @@ def _repeats(contest: Contest, contender: Contender, plan: Plan) -> int:
 
 
 def chunked(arguments: Sequence[Any], size: int) -> list[list[tuple[Any, ...]]]:
-    """Arguments in chunks of about `size`, each of groups of eight; a remainder of less than eight is left out."""
+    """Arguments in chunks of about `size`, made of groups of eight. Up to seven left over are dropped."""
     groups = list(zip(*[iter(arguments)] * UNROLLED, strict=False))
     if not groups:
         raise ValueError(f"at least {UNROLLED} arguments are needed")

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Describes the machine, the versions and the commit of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
-# What may change a figure. A run writes its results and what documents them, which must not spoil the next run.
+# Files that may change a figure. Results and docs are not among them: a run writes those.
 _MEASURED: Final = (
     "dspy_registry",
     "registry_store",
@@ -26,7 +26,7 @@ _PACKAGES: Final = ("lmdb", "msgspec", "pyroaring", "redis", "hiredis", "diskcac
 
 
 def machine(folder: Path, file_system: str) -> dict[str, Any]:
-    """Processor, memory, disk, and versions of everything involved."""
+    """Processor, memory, disk, commit, and the versions of all libraries involved."""
     import lmdb
 
     return {
@@ -55,7 +55,7 @@ def _processor() -> str:
 
 
 def _sync_ms(folder: Path) -> float:
-    """The median of appending 4 KiB and syncing them: what a durable commit cannot be quicker than."""
+    """Median time to append 4 KiB and sync them. No durable commit can be quicker."""
     import statistics
     import time
 
@@ -79,7 +79,7 @@ def _version(package: str) -> str | None:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit that is checked out, with "-dirty" behind it when what is measured differs from it; None: no git."""
+    """The commit that is checked out; "-dirty" is added if the measured files differ from it. None without git."""
     try:
         found = _git(root, "describe", "--always", "--abbrev=12")
         changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *_MEASURED)

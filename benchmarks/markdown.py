@@ -10,25 +10,25 @@ from benchmarks.stores import OURS, PEERS
 
 
 def compared(result: Result) -> tuple[str, str]:
-    """What the figure is compared with, "" for nothing, and the rest of the note."""
+    """What the figure is compared with ("": nothing), and the rest of the note."""
     first, _, rest = result.note.partition("; ")
-    if first.startswith("times "):  # the figure says so: 1.5 x
+    if first.startswith("times "):  # the figure has the word already: 1.5 x
         return first.removeprefix("times "), rest
     return (first, rest) if first.startswith("more than ") else ("", result.note)
 
 
 def measured(result: Result) -> str:
-    """The figure and what it is compared with, such as `1.50 x a plain class with a dict`; else why there is none."""
+    """Figure and comparison, such as `1.50 x a plain class with a dict`. Without a figure, the note, which says why."""
     return f"{figure_text(result)} {compared(result)[0]}".rstrip() if result.figure is not None else result.note
 
 
 def verdict(result: Result) -> str:
-    """Whether the target was reached; a miss is bold."""
+    """Whether the target was reached. A missed target is bold; "" means that there is no target."""
     return f"**{WORDS[False]}**" if result.reached is False else WORDS[result.reached]
 
 
 def brief_table(results: Iterable[Result]) -> str:
-    """The short table. It gives circumstances only for a row that is not compared with anything."""
+    """The short table. It gives circumstances only for rows without a comparison."""
     lines = ["| what | measured | target | |", "| --- | --- | --- | --- |"]
     for result in results:
         against, rest = compared(result)
@@ -38,7 +38,7 @@ def brief_table(results: Iterable[Result]) -> str:
 
 
 def figures_table(results: Iterable[Result]) -> str:
-    """All that is known of the figures except percentiles, with the names of the rows."""
+    """The full table of figures, with the names of the rows. It has no percentiles."""
     lines = ["| row | what | measured | target | |", "| --- | --- | --- | --- | --- |"]
     for result in results:
         what = result.title if result.figure is None else _with(result.title, compared(result)[1])
@@ -61,7 +61,7 @@ def percentiles_table(results: Iterable[Result]) -> str:
 
 
 def steps_table(result: Result) -> str:
-    """A path's steps, each with what it adds to the ones before; the last line is the registry itself."""
+    """The steps of a read, and the time that each adds to the steps before it. The last line is the registry itself."""
     steps = {label.removesuffix(", ns"): float(taken) for label, taken in result.facts.items()}
     ours = steps.pop(OURS)
     lines = [f"| {result.title} | so far | adds |", "| --- | ---: | ---: |"]
@@ -73,7 +73,7 @@ def steps_table(result: Result) -> str:
 
 
 def peers_table(report: Report) -> str:
-    """What was compared with, in which version, set up how, and how to install it."""
+    """The other stores: version, settings, and how to install them."""
     lines = ["| store | version | settings | to install it |", "| --- | --- | --- | --- |"]
     for peer in PEERS:
         found = report.result(f"peers_cached_{peer.key}")

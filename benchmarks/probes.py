@@ -1,4 +1,4 @@
-"""What has to be measured in a fresh process with nothing else loaded: `python -m benchmarks.probes WHAT …`."""
+"""Measurements that need a fresh process with nothing else loaded: `python -m benchmarks.probes WHAT …`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def probe(*arguments: str) -> float:
 
 @contextmanager
 def holding(*arguments: str) -> Iterator[int]:
-    """A fresh process that has loaded something and keeps it; yields its pid."""
+    """Yield the pid of a fresh process that has read something and keeps it in memory."""
     command = [sys.executable, "-m", "benchmarks.probes", *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ def kibibytes(pid: int | str, field: str) -> int:
 
 
 def _attach(path: str, name: str) -> float:
-    """Nanoseconds from nothing to the first answer."""
+    """Nanoseconds from opening the registry to its first answer."""
     from dspy_registry import Registry
 
     start = time.perf_counter_ns()
@@ -55,7 +55,7 @@ def _attach(path: str, name: str) -> float:
 
 
 def _memory(path: str, asked: str) -> float:
-    """Bytes of anonymous memory after all the reads named in a file."""
+    """Bytes of anonymous memory after reading all names of a file."""
     from dspy_registry import Registry
 
     with Registry(path) as registry:

@@ -18,18 +18,18 @@ from dspy_registry.writer.failpoints import VARIABLE
 
 
 class Readers(Workers):
-    """`count` processes reading the same names from the same store. `rates` lets some of them read at once."""
+    """`count` processes that read the same names from the same store. `rates` lets the first of them read together."""
 
     def __init__(self, opening: Opening, names: Sequence[str], count: int) -> None:
         barriers = {parties: CONTEXT.Barrier(parties) for parties in range(1, count + 1)}
         super().__init__(_read, [(opening, list(names), barriers)] * count)
 
     def rates(self, count: int, seconds: float) -> list[float]:
-        """Reads per second of each of the first `count` processes, all reading for `seconds` from one barrier."""
+        """Reads per second of each of the first `count` processes. They start together and read for `seconds`."""
         return [float(rate) for rate in self.ask(("rate", count, seconds), count)]
 
     def singles(self, count: int, reads: int, pause: float = 0.0) -> list[Summary]:
-        """Percentiles of single reads, by process; `pause` is the time between two reads, in seconds."""
+        """Percentiles of single reads, by process. `pause` is the number of seconds between two reads."""
         return [summary for summary in self.ask(("singles", count, reads, pause), count) if summary]
 
     def __enter__(self) -> Readers:
@@ -54,7 +54,7 @@ def _read(opening: Opening, names: list[str], barriers: dict[int, Any], pipe: Co
 
 
 def rate(contender: Contender, chunks: Sequence[Sequence[tuple[Any, ...]]], seconds: float) -> float:
-    """Operations per second, in whole passes over the chunks until the time is up."""
+    """Operations per second. It makes whole passes over the chunks until `seconds` are over."""
     per_pass = sum(map(len, chunks)) * UNROLLED
     start = time.perf_counter()
     end, done = start + seconds, 0
@@ -80,17 +80,17 @@ def _singles(contender: Contender, names: list[str], reads: int, pause: float) -
 
 
 def _spin(seconds: float) -> None:
-    """Stay busy, as a worker does between two reads: a sleep would measure the scheduler."""
+    """Stay busy, as a worker does between two reads. After a sleep, the scheduler would be measured."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
 
 
 class Writer:
-    """A process that updates modules, one commit each, `per_second` times a second while `resume`d.
+    """A process that updates modules: `per_second` commits a second, of one module each, after `resume` until `pause`.
 
-    `sync_ms`: see `slow_sync`. Every `newcomer_every` commits (0: never) a new module is registered instead, and
-    removed the next time.
+    For `sync_ms` see `slow_sync`. Every `newcomer_every`-th commit (0: none) registers a new module instead, or
+    removes the one registered last.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class Writer:
         return int(self._commits.value)
 
     def resume(self) -> None:
-        """Commit from now on; returns once it does."""
+        """Start committing. Returns when commits are being made."""
         before = self.commits
         self._idle.clear()
         self._go.set()
         self._until(lambda: self.commits >= before + 2)
 
     def pause(self) -> None:
-        """Commit no more; returns once it does not."""
+        """Stop committing. Returns when no commit is made any longer."""
         self._go.clear()
         self._until(self._idle.is_set)
 
@@ -129,7 +129,7 @@ class Writer:
         deadline = time.monotonic() + PATIENCE
         while not reached():
             if time.monotonic() > deadline or not self._process.is_alive():
-                raise RuntimeError("the benchmark's writer died, or does not answer")
+                raise RuntimeError("the benchmark's writer process has died or does not answer")
             time.sleep(0.001)
 
     def __enter__(self) -> Writer:
@@ -144,7 +144,7 @@ class Writer:
 
 
 def slow_sync(milliseconds: float) -> dict[str, str]:
-    """The environment of a process in which each commit takes so much longer, as on a slower disk."""
+    """Environment variables that make each commit of a process this much slower, as on a slower disk."""
     return {VARIABLE: f"before_commit=sleep:{milliseconds:g}" if milliseconds else ""}
 
 
@@ -168,7 +168,7 @@ def _write(
 
 
 def _updates(path: Path, names: list[str], newcomer_every: int, writer: Any) -> Callable[[], None]:
-    """Each call gives the next module another duration, as measured durations come in."""
+    """A function that makes one commit. It gives the next module another duration, or adds or removes a newcomer."""
     import msgspec
 
     from dspy_registry import Registry

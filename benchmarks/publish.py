@@ -19,29 +19,29 @@ PERFORMANCE: Final = "docs/performance.md"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 README_ROWS: Final = ("get_cached", "beside_writer", "peers_cached_redis")
-"""The rows that README shows; all rows are on the page about performance."""
+"""The rows that README shows. docs/performance.md has all rows."""
 README_CHART: Final = "latency-by-store"
 
 
 class UnpublishableError(ValueError):
-    """The code that was measured is in no commit."""
+    """The measured code is not in any commit."""
 
 
 def refusal(machine: Mapping[str, Any]) -> str | None:
     """Why these figures must not be published; None when they may be."""
     commit = machine["commit"]
     if commit is None:
-        return "the code that was measured is not in a git repository, so no commit can be named"
+        return "the measured code is not in a git repository, so it has no commit to name"
     if commit.endswith("-dirty"):
         base = commit.removesuffix("-dirty")
-        return f"the code that was measured differs from commit {base}: commit it, then measure again"
+        return f"the measured code differs from commit {base}: commit it, then measure again"
     return None
 
 
 def publish(report: Report, root: Path = ROOT) -> None:
-    """Draw the charts, and put charts and tables between the markers of README and docs/performance.md.
+    """Draw the charts. Put charts and tables between the markers of README and docs/performance.md.
 
-    Raises UnpublishableError, before anything is written, when the measured code is in no commit.
+    Raises UnpublishableError when the measured code is not in any commit; then nothing is written.
     """
     why = refusal(report.machine)
     if why:
@@ -52,12 +52,12 @@ def publish(report: Report, root: Path = ROOT) -> None:
 
 
 def sections(report: Report, charts: Mapping[str, str]) -> dict[str, str]:
-    """The text between the markers of each page. `charts` are the drawn ones: caption by file name."""
+    """The text between the markers, by page. `charts` has the captions of the drawn charts, by file name."""
     return {README: _readme(report, charts), PERFORMANCE: _performance(report, charts)}
 
 
 def replace_section(page: Path, text: str) -> bool:
-    """Replace the text between the markers of a page; False when there is no page or it has no markers."""
+    """Replace the text between the markers of a page; False if the page or its markers do not exist."""
     if not page.is_file():
         return False
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
@@ -71,7 +71,7 @@ def replace_section(page: Path, text: str) -> bool:
 def _readme(report: Report, charts: Mapping[str, str]) -> str:
     pictures = [_picture(README_CHART, charts[README_CHART], ".")] if README_CHART in charts else []
     shown = [result for name in README_ROWS if (result := report.result(name)) is not None]
-    more = f"All rows, those that missed their target included: [{PERFORMANCE}]({PERFORMANCE}#every-row)."
+    more = f"All rows, also those that missed their target: [{PERFORMANCE}]({PERFORMANCE}#every-row)."
     return "\n\n".join((_circumstances(report), *pictures, brief_table(shown), more))
 
 
@@ -92,7 +92,7 @@ def _performance(report: Report, charts: Mapping[str, str]) -> str:
             figures_table([result for result in report.results if result not in steps]),
             "## Percentiles of single operations",
             percentiles_table(report.results),
-            "## What it is compared with",
+            "## The other stores",
             peers_table(report),
         )
     )
@@ -103,6 +103,6 @@ def _circumstances(report: Report, to_root: str = ".") -> str:
     raw = RESULTS.relative_to(ROOT).as_posix()
     return (
         f"{summary_line(report)} Measured {report.started_at[:10]} at commit {machine['commit']}, "
-        f"{machine['system']}, {machine['file system']}, a sync takes {machine['sync, ms']} ms. "
+        f"{machine['system']}, {machine['file system']}. A sync takes {machine['sync, ms']} ms. "
         f"Raw output: [{raw}]({to_root}/{raw})."
     )

@@ -18,7 +18,7 @@ WORDS: Final = {True: "reached", False: "missed", None: ""}
 
 
 class Report(msgspec.Struct):
-    """One run: when it began, how long it took, on what, and what came out."""
+    """One run: start (UTC), seconds taken, machine and results."""
 
     started_at: str
     seconds: float
@@ -33,7 +33,7 @@ class Report(msgspec.Struct):
 
 
 def save(report: Report, file: Path) -> None:
-    """Write the report as JSON, readable as text, with each result's `target` and `reached` for other readers."""
+    """Write the report as JSON, indented, with the `target` and `reached` of each result for other programs."""
     plain = msgspec.to_builtins(report)
     for result, written in zip(report.results, plain["results"], strict=True):
         written["target"], written["reached"] = result.target, result.reached
@@ -42,12 +42,12 @@ def save(report: Report, file: Path) -> None:
 
 
 def load(file: Path) -> Report:
-    """A report that `save` wrote."""
+    """Read a report that `save` wrote."""
     return msgspec.json.decode(file.read_bytes(), type=Report)
 
 
 def show(report: Report, console: Console) -> None:
-    """The tables: figures against targets, then percentiles."""
+    """Print the tables: figures and targets, then percentiles."""
     console.print(figures_table(report.results))
     console.print(percentiles_table(report.results))
     console.print(summary_line(report))
@@ -105,7 +105,7 @@ def percentiles(summary: Summary) -> tuple[float, ...]:
 
 
 def figure_text(result: Result) -> str:
-    """The figure with its unit, to three digits."""
+    """The figure with its unit, to three digits. "–" means not measured."""
     if result.figure is None:
         return "–"
     if result.figure >= 100 or result.figure == 0 or result.unit == "commits":
@@ -114,7 +114,7 @@ def figure_text(result: Result) -> str:
 
 
 def duration(nanoseconds: float) -> str:
-    """A duration in the unit that suits it."""
+    """A duration in s, ms, µs or ns: the largest unit that gives at least 1."""
     for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if nanoseconds >= size:
             return f"{nanoseconds / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What a row of the report is, and what every row gets to work with."""
+"""The rows of the report, and what they work with."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Bound = Literal["at most", "at least"]
 class Result(msgspec.Struct, frozen=True):
     """One line of the report.
 
-    `figure` is in `unit` ("x": a ratio). It is None when it could not be measured; then `note` says why. Otherwise the
-    note begins with what the figure is compared with ("times a dict", "more than a dict"), if anything; circumstances
-    follow a semicolon. `limit` is None where there is no target. `rounds` are the figures of the single rounds.
+    `figure` is in `unit` ("x": a ratio). None means that it could not be measured; then `note` says why. Otherwise the
+    note begins with the comparison, if there is one ("times a dict", "more than a dict"). Circumstances follow after a
+    semicolon. `limit` None means that there is no target. `rounds` has the figure of each round.
     """
 
     name: str
@@ -38,20 +38,20 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def reached(self) -> bool | None:
-        """Whether the figure is within the limit; None when there is no figure or no limit."""
+        """Whether the figure is within the limit. None: there is no figure or no limit."""
         if self.figure is None or self.limit is None:
             return None
         return self.figure <= self.limit if self.bound == "at most" else self.figure >= self.limit
 
     @property
     def target(self) -> str:
-        """The limit in words."""
+        """The limit in words; "" if there is none."""
         return "" if self.limit is None else f"{self.bound} {self.limit:g} {self.unit}"
 
 
 @dataclass
 class Bench:
-    """What rows share in one run: sizes, folders, data sets built once, progress."""
+    """What all rows of a run share: sizes, folders, progress, and data sets, each built once."""
 
     folder: Path
     sizes: tuple[int, ...]
@@ -62,12 +62,12 @@ class Bench:
 
     @property
     def plan(self) -> Plan:
-        """How long to compare."""
+        """How many rounds to compare, and how long each is."""
         return QUICK if self.quick else Plan()
 
     @property
     def long_plan(self) -> Plan:
-        """For passes that cannot be repeated: more rounds, since each is short."""
+        """For passes that cannot be repeated. It has more rounds, because each is short."""
         return QUICK if self.quick else Plan(rounds=31)
 
     @property
@@ -76,11 +76,11 @@ class Bench:
         return max(self.sizes)
 
     def upto(self, size: int) -> int:
-        """This size, or the largest of this run when that is smaller."""
+        """This size, or the largest size of this run if that is smaller."""
         return min(size, self.largest)
 
     def dataset(self, size: int) -> Dataset:
-        """A registry of `size` modules. Built once; a row that changes it works on a copy."""
+        """A registry of `size` modules. All rows share it; a row that changes modules must work on a copy."""
         key = ("registry", size)
         if key not in self._datasets:
             target = self.folder / f"registry-{size}"
@@ -88,7 +88,7 @@ class Bench:
         return self._datasets[key]
 
     def adopt(self, size: int, dataset: Dataset) -> None:
-        """Use a registry that a row has built as the data set of its size."""
+        """Use this registry, which a row has built, as the data set of its size."""
         self._datasets["registry", size] = dataset
 
     def plain(self, size: int) -> Dataset:
@@ -119,12 +119,12 @@ class Bench:
 
 Measure = Callable[[Bench], Iterator[Result]]
 MakeContest = Callable[[Bench, ExitStack], Contest]
-"""Opens what a contest needs on the stack."""
+"""Opens the stores of a contest. The stack closes them."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A group of results measured together. `results` names all it yields, `seconds` is about what it takes."""
+    """Results that are measured together. `results` has their names. `seconds` is about how long it takes."""
 
     name: str
     results: tuple[str, ...]

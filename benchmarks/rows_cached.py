@@ -1,4 +1,4 @@
-"""Repeated reads, freshness verified on each call, against a plain Python class with a dict."""
+"""Repeated reads, each of which verifies freshness, compared with a plain Python class with a dict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN: Final = "plain class with a dict"
 
 
 class Call(NamedTuple):
-    """A call, what it may cost in times of the plain one, and what its arguments are."""
+    """A call. `limit`: how many times as long as the plain class it may take. `asks`: the kind of its argument."""
 
     result: str
     title: str
@@ -58,7 +58,7 @@ CALLS: Final = (
 
 
 def contest(call: Call, bench: Bench, stack: ExitStack) -> Contest:
-    """The registry and the plain class, asked the same again and again."""
+    """The registry and the plain class, with the same calls repeated."""
     dataset = bench.dataset(bench.upto(SIZE))
     asked = list(CAPABILITIES[:WORKING_SET]) if call.asks == "capability" else shuffled(dataset.names)[:WORKING_SET]
     arguments = (asked * PASS)[:PASS]

@@ -23,12 +23,12 @@ PACE: Final = 50e-6  # seconds between the reads of a paced reader
 
 
 def windows(bench: Bench) -> tuple[int, float]:
-    """Rounds, and the seconds of one window."""
+    """How many rounds there are, and how many seconds each measurement takes."""
     return (3, 0.05) if bench.quick else (11, 0.25)
 
 
 def names_read_and_written(bench: Bench) -> tuple[list[str], list[str]]:
-    """Names that are read, and others that are written."""
+    """The names to read, and other names to write."""
     names = shuffled(bench.dataset(bench.upto(SIZE)).names)
     if len(names) >= WORKING_SET + WRITTEN:
         return names[:WORKING_SET], names[-WRITTEN:]
@@ -63,7 +63,7 @@ def _two_readers(bench: Bench) -> Iterator[Result]:
         "at least",
         1.8,
         statistics.median(ratios),
-        note="times the reads a second of one",
+        note="times the reads a second of one process",
         rounds=ratios,
         facts={
             "one, reads/s": round(statistics.median(alone)),
@@ -133,7 +133,7 @@ def _beside_writer(name: str, sync_ms: float, bench: Bench) -> Iterator[Result]:
         "at most",
         None,
         paced.p999 / max(1.0, paced.median),
-        note="times the median; fewer reads share the cost of a commit, so that more of them show it",
+        note="times the median; each commit slows one read down, and here more of all reads are such reads",
         summaries=[paced],
         facts=facts,
     )

@@ -1,4 +1,4 @@
-"""What the writer daemon adds to a registration, and what it saves by committing in groups."""
+"""How much time the daemon adds to a registration, and how much group commit saves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _group_commit(name: str, sync_ms: float, limit: float, bench: Bench) -> Iter
 
 
 def _turns(path: Path, title: str, bench: Bench) -> tuple[dict[str, list[Work]], list[float]]:
-    """What one client and many get done, in turns, by label; and of each round the registrations in one commit."""
+    """The work of one client and of many, in turns, by label. Then, for each round, the registrations per commit."""
     rounds, seconds = (2, 0.2) if bench.quick else (9, 1.0)
     tick = bench.ticker(title, rounds + 1)
     found: dict[str, list[Work]] = {ONE: [], MANY: []}
@@ -71,7 +71,7 @@ def _turns(path: Path, title: str, bench: Bench) -> tuple[dict[str, list[Work]],
 
 
 def _round_trip(bench: Bench) -> Iterator[Result]:
-    """The same registrations through a daemon and by an embedded writer, turn by turn."""
+    """The same registrations through a daemon and by an embedded writer, in turns."""
     title = "a registration through the daemon, one client"
     rounds, each = (3, 20) if bench.quick else (15, 100)
     tick = bench.ticker(title, rounds)
@@ -99,7 +99,7 @@ def _round_trip(bench: Bench) -> Iterator[Result]:
         250,
         statistics.median(beyond),
         unit="µs",
-        note="more than the same by an embedded writer; the difference of medians",
+        note="more than with an embedded writer; the difference of medians",
         rounds=beyond,
         summaries=[summarise(label, [time for taken in parts for time in taken]) for label, parts in times.items()],
         facts={f"{label}, µs": [round(value, 1) for value in values] for label, values in medians.items()},

@@ -1,4 +1,4 @@
-"""A query of several conditions that nobody has asked before, against SQLite."""
+"""New queries of several conditions, compared with SQLite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SQLITE, DENORMALISED = "SQLite", "SQLite, denormalised"
 
 
 class Query(NamedTuple):
-    """Two capabilities, a pool, and the most memory allowed."""
+    """Two capabilities, a pool, and the highest level of memory allowed."""
 
     capabilities: tuple[str, str]
     pool_type: str
@@ -34,7 +34,7 @@ class Query(NamedTuple):
 
 
 def queries(infos: list[ModuleInfo], count: int) -> list[Query]:
-    """Distinct queries, each with the needs of some module: what is common among modules is asked for often."""
+    """Distinct queries. Each has the values of one module, so common values are asked for often."""
     draw = random.Random(SEED + 2)
     found: dict[Query, None] = {}
     several = [info for info in infos if len(info.capabilities) >= 2]
@@ -67,7 +67,7 @@ WHERE a.word = ? AND b.word = ? AND a.pool = ? AND a.memory <= ? ORDER BY a.modu
 
 
 def fill(path: Path, infos: list[ModuleInfo]) -> None:
-    """The modules in tables, with every index that was found to help."""
+    """The modules in tables, with all indexes that made queries faster."""
     level = {word: rank for rank, word in enumerate(LEVELS)}
     with closing(connect(path)) as connection:
         connection.executescript(_TABLES)
@@ -100,7 +100,7 @@ _CALL: Final = "store.find(capabilities={}[0], pool_type={}[1], max_memory={}[2]
 
 
 def contest(bench: Bench, stack: ExitStack) -> Contest:
-    """A fresh registry, and SQLite with two schemas, asked queries that were never asked before."""
+    """A fresh registry, and SQLite with two schemas. Every query is new."""
     size = bench.upto(SIZE)
     infos = list(modules(size))
     asked = queries(infos, 40 if bench.quick else QUERIES)
@@ -132,7 +132,7 @@ def _find(bench: Bench) -> Iterator[Result]:
 
 
 def _agreed(asked: Sequence[Query], finds: list[Callable[..., tuple[str, ...]]]) -> list[int]:
-    """How many names each query finds, sorted. Raises RuntimeError when stores disagree: one of them is wrong."""
+    """How many names each query finds, sorted. Raises RuntimeError when two stores give different answers."""
     found = []
     for query in asked:
         answers = {tuple(find(query.capabilities, pool_type=query[1], max_memory=query[2])) for find in finds}
@@ -169,7 +169,7 @@ def _results(title: str, found: dict[str, list[list[float]]], facts: dict[str, A
             "at least",
             limit,
             statistics.median(ratios),
-            note=f"times as quick as SQLite {how}; the typical query, none asked before, {size:,} modules",
+            note=f"times as quick as SQLite {how}; a typical new query, {size:,} modules",
             rounds=ratios,
             summaries=summaries if limit else [],
             facts={**facts, "all queries together, times as quick": round(both, 2)},

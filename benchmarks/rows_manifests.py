@@ -1,7 +1,7 @@
-"""How long from a manifest's save until a reader sees it, and whether a checkout is one commit.
+"""How long it takes until a reader sees a saved manifest, and whether a checkout makes only one commit.
 
-A daemon follows a folder. This process saves a file, and then asks its own Registry again and again until the new value
-is there; the time begins when the save has returned.
+A daemon follows a folder. This process saves a file, and then reads its own Registry repeatedly until it has the new
+value. The time begins when the save has returned.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dspy_registry import Registry
 MANY: Final = 1_000
 TARGET_MS: Final = 200
 POLL: Final = 0.0002  # seconds
-LATE: Final = 2.5  # seconds in which a second commit would have come: the daemon looks again every two
+LATE: Final = 2.5  # seconds to wait for a second commit: the daemon looks again every two
 
 
 @contextmanager
 def _followed(tree: Tree) -> Iterator[Registry]:
-    """A reader of a registry whose daemon has taken in the tree, and follows it."""
+    """A reader of a registry whose daemon has loaded the tree and follows its changes."""
     path = tree.folder.with_name(f"{tree.folder.name}-registry")
     with serving(path, "--manifests", str(tree.folder)), Registry(path) as registry:
         _until(lambda: tree.last in registry)
@@ -43,11 +43,11 @@ def _files(wanted: int, bench: Bench) -> int:
 
 
 def _until(condition: Callable[[], bool]) -> int:
-    """Nanoseconds until it is true."""
+    """Wait until the condition holds. Returns the nanoseconds waited. Raises TimeoutError."""
     start = time.perf_counter_ns()
     while not condition():
         if time.perf_counter_ns() - start > PATIENCE * 1e9:
-            raise TimeoutError("the change was not seen")
+            raise TimeoutError("the reader did not see the change in time")
         time.sleep(POLL)
     return time.perf_counter_ns() - start
 
@@ -58,7 +58,7 @@ def _takes(registry: Registry, name: str, duration: int) -> bool:
 
 def _saved(name: str, wanted: int, bench: Bench) -> Iterator[Result]:
     tree = Tree(bench.scratch(name), _files(wanted, bench))
-    title = "a saved manifest, live for readers"
+    title = "from saving a manifest until a reader sees it"
     if tree.files > 1:
         title += f", in a tree of {tree.files:,} files"
     times = _save_times(tree, 3 if bench.quick else 40, bench, title)
@@ -77,7 +77,7 @@ def _saved(name: str, wanted: int, bench: Bench) -> Iterator[Result]:
 
 
 def _save_times(tree: Tree, rounds: int, bench: Bench, title: str) -> dict[str, list[int]]:
-    """Nanoseconds until each save is seen, by way of saving; the ways take turns."""
+    """Nanoseconds until a reader sees each save, by way of saving. The ways take turns."""
     draw = random.Random(SEED + 5)
     tick = bench.ticker(title, rounds)
     times: dict[str, list[int]] = {way: [] for way in SAVES}
@@ -86,7 +86,7 @@ def _save_times(tree: Tree, rounds: int, bench: Bench, title: str) -> dict[str, 
         for _ in range(rounds):
             for way, save in SAVES.items():
                 duration += 1
-                time.sleep(draw.uniform(0.1, 0.2))  # people do not save in step with anything
+                time.sleep(draw.uniform(0.1, 0.2))  # people save at random times
                 save(tree.file(0), tree.text(0, duration))
                 times[way].append(_until(partial(_takes, registry, tree.first, duration)))
             tick()
@@ -95,17 +95,17 @@ def _save_times(tree: Tree, rounds: int, bench: Bench, title: str) -> dict[str, 
 
 def _checkout(bench: Bench) -> Iterator[Result]:
     files = _files(MANY, bench)
-    title = f"commits that a checkout of {files:,} manifests makes"
+    title = f"commits made by a checkout of {files:,} manifests"
     result = partial(Result, "manifest_checkout", title, "at most", 1, unit="commits")
     if shutil.which("git") is None:
-        yield result(None, note="not measured: no git on the path: apt-get install git")
+        yield result(None, note="not measured: git is not on the path (apt-get install git)")
         return
     tree = Tree(bench.scratch("manifest-checkout"), files)
     tree.keep_branches()
     times, commits = _checkouts(tree, bench, title)
     yield result(
         float(max(commits)),
-        note=f"the most of {len(commits)}; the percentiles are from git's end until a reader sees it",
+        note=f"the most of {len(commits)} checkouts; percentiles: time from the end of git until a reader sees it",
         rounds=[float(count) for count in commits],
         summaries=[summarise("git checkout", times)],
         facts={"ms": [round(each / 1e6, 1) for each in times], "commits": commits},
@@ -113,7 +113,7 @@ def _checkout(bench: Bench) -> Iterator[Result]:
 
 
 def _checkouts(tree: Tree, bench: Bench, title: str) -> tuple[list[int], list[int]]:
-    """Nanoseconds until each is seen, and the commits it made."""
+    """For each checkout: nanoseconds until a reader sees it, and the number of commits."""
     rounds, pause = (2, 0.3) if bench.quick else (9, 1.0)
     tick = bench.ticker(title, rounds)
     times, revisions = [], []

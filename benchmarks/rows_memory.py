@@ -39,13 +39,13 @@ def _memory(bench: Bench) -> Iterator[Result]:
         16,
         statistics.median(used[largest]) - statistics.median(used[smallest]),
         unit="MiB",
-        note=f"more than the same with {label_of(smallest)}; {label_of(largest)}, Anonymous of smaps_rollup",
+        note=f"more than with {label_of(smallest)}; {label_of(largest)}, `Anonymous` of smaps_rollup",
         facts={f"{label_of(size)}, MiB": round(statistics.median(found), 1) for size, found in used.items()},
     )
 
 
 def _asked(bench: Bench, size: int) -> Path:
-    """A file with a name per line: a list of them in the process would be memory of the workload, not of the reader."""
+    """A file with one name per line. A list of names in the reader would add to the memory that is measured."""
     names = bench.dataset(size).names
     reads = RANDOM_READS // 20 if bench.quick else RANDOM_READS
     order = shuffled(names)
@@ -55,7 +55,7 @@ def _asked(bench: Bench, size: int) -> Path:
 
 
 def _processes(bench: Bench) -> Iterator[Result]:
-    """Proportional set size of all readers together: a page that eight share counts once."""
+    """Proportional set size of all readers together. A page that eight readers share counts once."""
     size = bench.upto(HELD)
     counts = PROCESSES[:2] if bench.quick else PROCESSES
     asked = _asked(bench, size)
@@ -75,13 +75,13 @@ def _processes(bench: Bench) -> Iterator[Result]:
         "at most",
         None,
         shared[counts[-1]] / copied[counts[-1]],
-        note="times that of a dict in each process; Pss of smaps_rollup",
+        note="times that of a dict in each process; `Pss` of smaps_rollup",
         facts={"size": size, "MiB": used},
     )
 
 
 def _growth(counts: tuple[int, ...], arguments: tuple[str, ...]) -> dict[int, float]:
-    """MiB of all processes, by how many there are."""
+    """MiB of all processes together, by number of processes."""
     found = {}
     with ExitStack() as stack:
         pids: list[int] = []
@@ -129,7 +129,7 @@ def _file_size(bench: Bench) -> Iterator[Result]:
         "at most",
         2,
         dataset.file_bytes / dataset.record_bytes,
-        note="times the encoded modules; without what the registry keeps of each",
+        note="times the encoded modules; what the registry itself adds to each module is not in those",
         facts={"file, bytes": dataset.file_bytes, "records, bytes": dataset.record_bytes, "pages of, bytes": parts},
     )
 

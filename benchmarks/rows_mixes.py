@@ -1,4 +1,4 @@
-"""What a worker does per request, alone and beside a writer: lines that inform, without a target."""
+"""The reads of a typical request, alone and beside a writer. These rows have no target."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def _mix(mix: Mix, bench: Bench) -> Iterator[Result]:
             writer.pause()
             ratios.append(beside[-1] / alone[-1])
             tick()
-    every = f", every {mix.newcomer_every}th a module that comes or goes" if mix.newcomer_every else ""
+    every = f" (every {mix.newcomer_every}th adds or removes a module)" if mix.newcomer_every else ""
     yield Result(
         f"mix_{mix.name}",
         title,
         "at least",
         None,
         statistics.median(ratios),
-        note=f"times the same alone; beside {COMMITS_PER_SECOND:g} commits a second{every}: `{mix.request}`",
+        note=f"times the same alone; {COMMITS_PER_SECOND:g} commits a second{every}; the request: `{mix.request}`",
         rounds=ratios,
         facts={
             "alone, requests/s": round(statistics.median(alone)),

@@ -1,4 +1,4 @@
-"""Reads against what people would use instead: the same records, decoded to the same struct."""
+"""Reads compared with the stores that people would use instead. Records and decoded structs are the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNCACHED: Final = {
 
 @dataclass(frozen=True)
 class Manner:
-    """How stores are asked, and how many times quicker ours has to be."""
+    """A way of reading. `limits`: how many times as quick as each peer the registry must be; None: no target."""
 
     row: str
     title: str
@@ -61,7 +61,7 @@ def _measure(manner: Manner, bench: Bench) -> Iterator[Result]:
             continue
         try:
             yield _compared(manner, bench, peer)
-        except Exception as error:  # one peer that breaks must not take the others along
+        except Exception as error:  # the other peers are still measured
             bench.failed.append(f"{manner.row}_{peer.key}")
             yield _result(manner, peer, None, note=f"failed: {error!r}")
 
@@ -72,7 +72,7 @@ def _result(manner: Manner, peer: Peer, figure: float | None, **more: Any) -> Re
 
 
 def contest(manner: Manner, peer: Peer, bench: Bench, stack: ExitStack) -> Contest:
-    """The registry and a peer that has been filled with the same records."""
+    """The registry and a peer, filled with the same records."""
     size = bench.upto(SIZE)
     dataset = bench.dataset(size)
     records = [(info.name, encode(info)) for info in modules(size)]

@@ -1,4 +1,4 @@
-"""Whether reads stay as quick however many modules there are, and a reader as small."""
+"""How the size of the registry affects reads, attaching and the bounded cache."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def label_of(size: int) -> str:
 
 
 def _cached(bench: Bench) -> Iterator[Result]:
-    """The same six names at every size: they are all that the smallest registry has."""
-    title = "repeated reads, whatever the size"
+    """The same six names at every size, because the smallest registry has only these."""
+    title = "repeated reads, by size of the registry"
     arguments = (list(CORE_NAMES) * PASS)[:PASS]
     datasets = {size: bench.dataset(size) for size in bench.sizes}
     with ExitStack() as stack:
@@ -44,7 +44,7 @@ def _cached(bench: Bench) -> Iterator[Result]:
         "at most",
         1.15,
         max(medians.values()) / min(medians.values()),
-        note=f"times the quickest; the slowest of {', '.join(medians)}",
+        note=f"times the quickest; the slowest size of {', '.join(medians)}",
         summaries=found.summaries(),
         facts=found.facts(),
     )
@@ -80,9 +80,9 @@ def _uncached(bench: Bench) -> Iterator[Result]:
 
 
 def _attach(bench: Bench) -> Iterator[Result]:
-    """In a fresh process each time, as a worker attaches: once."""
+    """Each attach is in a fresh process, because a worker attaches only once."""
     smallest, largest = min(bench.sizes), bench.largest
-    title = f"attach, to the first answer of {label_of(largest)}"
+    title = f"from opening to the first answer, registry of {label_of(largest)}"
     paths = {size: bench.dataset(size).path for size in (smallest, largest)}
     rounds = 3 if bench.quick else 15
     tick = bench.ticker(title, rounds)
@@ -108,7 +108,7 @@ WARM_UP: Final = 8
 
 
 def _bounded(bench: Bench) -> Iterator[Result]:
-    """Four times as many names as the cache holds, at random and in turn, against first reads of the same names."""
+    """Reads of four times as many names as the cache keeps, compared with first reads of these names."""
     size = bench.upto(100_000)
     dataset = bench.dataset(size)
     bound = min(DEFAULT_CACHE_SIZE, size // 8)
@@ -118,7 +118,7 @@ def _bounded(bench: Bench) -> Iterator[Result]:
         title = f"working set of four times the cache, {order}"
         with ExitStack() as stack:
             bounded = stack.enter_context(Registry(dataset.path, cache_size=bound))
-            for name in working_set * WARM_UP:  # until it holds what it is going to hold
+            for name in working_set * WARM_UP:  # until the content of the cache is stable
                 bounded.get_module(name)
             contenders = [
                 Contender("bounded cache", "store.get_module({})", partial(dict, store=bounded)),
@@ -140,7 +140,7 @@ def _bounded(bench: Bench) -> Iterator[Result]:
 
 
 def _in_turn(working_set: list[str]) -> Arguments:
-    """Round and round: the worst order for a cache that forgets what it saw longest ago."""
+    """Cyclic order, which is the worst for a cache that forgets the least recently used entry."""
 
     def arguments(turn: int) -> list[str]:
         start = turn * PASS % len(working_set)

@@ -1,4 +1,4 @@
-"""Reads a second by number of reader processes, alone and beside a writer: what the chart shows."""
+"""Reads a second by number of reader processes, alone and beside a writer. A chart shows this row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEERS: Final[tuple[type[Peer], ...]] = (SQLite, Redis)
 
 
 def _throughput(bench: Bench) -> Iterator[Result]:
-    """Of ours, and of the two that people would share between processes most often."""
+    """The registry, and the two stores that people most often share between processes."""
     size = bench.upto(SIZE)
     read, written = names_read_and_written(bench)
     path = copied(bench, size, "throughput")
@@ -54,7 +54,7 @@ def _throughput(bench: Bench) -> Iterator[Result]:
         None,
         facts[OURS][most] / 1e6,
         unit="million/s",
-        note="two run at a time where there are two cores",
+        note="on two cores, two run at a time",
         facts={"reads/s by processes": facts},
     )
 

@@ -1,4 +1,4 @@
-"""Reads of what is not cached, against the least hand-written py-lmdb and msgspec."""
+"""Reads that no cache answers, compared with the shortest code by hand on py-lmdb and msgspec."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LEAST, CHECKED = "hand-written", "hand-written, with a checksum"
 
 
 class Fresh:
-    """A registry that has never been asked anything, before each pass.
+    """Opens a new registry, with an empty cache, before each pass.
 
-    Another one stays open, as in a worker: the process's LMDB environment is not opened again each time.
+    Another registry stays open, as in a worker, so that the LMDB environment of the process is not opened each time.
     """
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
@@ -39,7 +39,7 @@ class Fresh:
 
 
 class FreshSnapshot(Fresh):
-    """A new snapshot of a new registry, before each pass."""
+    """Takes a snapshot of a new registry before each pass."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         super().__init__(path, stack)
@@ -57,7 +57,7 @@ class FreshSnapshot(Fresh):
 
 
 def distinct(names: list[str], pass_length: int = PASS) -> Arguments:
-    """For pass n the n-th stretch of names: within a pass no name is asked for twice."""
+    """Pass n gets the n-th stretch of the shuffled names. No name comes twice within a pass."""
     order = shuffled(names)
     length = min(pass_length, len(order))
 
@@ -69,7 +69,7 @@ def distinct(names: list[str], pass_length: int = PASS) -> Arguments:
 
 
 def get_contest(bench: Bench, stack: ExitStack) -> Contest:
-    """A fresh registry and the least by hand, asked for each name once."""
+    """A new registry and the shortest code by hand. Each name is read once in a pass."""
     size = bench.upto(SIZE)
     dataset, plain = bench.dataset(size), bench.plain(size)
     by_hand = stack.enter_context(closing(HandWritten(plain.path)))
@@ -85,7 +85,7 @@ def get_contest(bench: Bench, stack: ExitStack) -> Contest:
 
 
 def snapshot_contest(bench: Bench, stack: ExitStack) -> Contest:
-    """A fresh snapshot and one held transaction, asked for each name once."""
+    """A new snapshot and one open transaction. Each name is read once in a pass."""
     size = bench.upto(SIZE)
     dataset, plain = bench.dataset(size), bench.plain(size)
     by_hand = stack.enter_context(closing(HandWritten(plain.path)))
@@ -136,7 +136,7 @@ COMPARED: Final = (
         "snapshot_uncached",
         "get_module inside a snapshot",
         1.4,
-        "get + decode through a held transaction",
+        "get + decode in an open transaction",
         snapshot_contest,
     ),
 )

@@ -1,4 +1,4 @@
-"""What usage statistics cost the request path: `record` against the least that anybody could do instead."""
+"""How much time `record` adds to a request, compared with the least code that counts calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLOOD: Final = 4 * QUEUE_LENGTH
 
 
 class Recording(NamedTuple):
-    """A way of calling `record`; `calls` follow one another without a pause."""
+    """A way of calling `record`. `calls` is how many calls follow one another without a pause."""
 
     name: str
     title: str
@@ -46,7 +46,7 @@ RECORDINGS: Final = (
 
 
 def contest(what: Recording, bench: Bench, stack: ExitStack) -> Contest:
-    """`record` with a daemon that takes what is reported, and the least that anybody could do instead."""
+    """`record` with a daemon that takes the reports, and the least code that counts calls."""
     path = copied(bench, bench.upto(SIZE), what.name)
     stack.enter_context(serving(path))
     reporter = stack.enter_context(UsageReporter(path))
@@ -54,7 +54,7 @@ def contest(what: Recording, bench: Bench, stack: ExitStack) -> Contest:
     names: Namespace = {"store": reporter, "lock": threading.Lock(), "counts": {}}
 
     def emptied() -> Namespace:
-        """What waits is sent before the clock runs."""
+        """Send the pending calls before the clock starts."""
         reporter.flush(PATIENCE)
         return names
 
@@ -64,7 +64,7 @@ def contest(what: Recording, bench: Bench, stack: ExitStack) -> Contest:
 
 
 def _record(what: Recording, bench: Bench) -> Iterator[Result]:
-    # In a flood the whole pass is one batch: the reporter's thread is at work, and its share is to count.
+    # A flood is timed as one batch, so that the work of the reporter's thread counts too.
     chunk = FLOOD if what.calls == FLOOD else bench.plan.chunk
     plan = replace(bench.plan, chunk=chunk, rounds=1 if bench.quick else 15)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What usage statistics cost readers of modules while a worker reports all the time."""
+"""How much usage statistics slow readers down while a worker reports all the time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Reporting(Workers):
         super().__init__(_report, [(path, list(names))])
 
     def switch(self, *, on: bool) -> int:
-        """Report from now on, or no more; how many calls it has reported."""
+        """Start or stop reporting. Returns how many calls were reported so far."""
         return int(self.ask(on)[0])
 
     def __enter__(self) -> Reporting:
@@ -58,13 +58,13 @@ def _report(path: Path, names: list[str], pipe: Connection) -> None:
 
 @dataclass
 class Reads:
-    """Reads per second of each window, and the nanoseconds of single reads."""
+    """Reads per second in each window of time, and the nanoseconds of single reads."""
 
     rates: list[float] = field(default_factory=list)
     singles: list[float] = field(default_factory=list)
 
     def read(self, registry: Registry, names: list[str], seconds: float) -> None:
-        """One window."""
+        """Read for one window of `seconds`."""
         contender = Contender(OURS, "store.get_module({})", lambda: {"store": registry})
         asked = (names * PASS)[:PASS]
         self.rates.append(rate(contender, chunked(asked, PASS), seconds))
@@ -73,7 +73,7 @@ class Reads:
 
 
 def _readers(bench: Bench) -> Iterator[Result]:
-    """Windows with and without reports take turns; a ratio is of two windows beside each other."""
+    """Windows with and without reports take turns. Each ratio compares two neighbouring windows."""
     title = "cached records dropped by statistics every second"
     rounds, seconds = (1, 0.3) if bench.quick else (9, 2.0)
     tick = bench.ticker(title, rounds)
@@ -101,18 +101,18 @@ def _readers(bench: Bench) -> Iterator[Result]:
         0,
         float(dropped),
         unit="records",
-        note=f"by {CALLS_PER_SECOND:,} calls a second of the {len(names)} modules that are read",
+        note=f"a worker reports {CALLS_PER_SECOND:,} calls a second of the {len(names)} modules read",
         facts=facts,
     )
     yield _beside(reads[True], reads[False], facts)
 
 
 def _wait_for_more(registry: Registry, name: str) -> None:
-    """Until reports arrive again. Raises TimeoutError when they do not."""
+    """Wait until new reports arrive. Raises TimeoutError if none arrive."""
     seen, deadline = registry.usage(name).calls, time.monotonic() + PATIENCE
     while registry.usage(name).calls == seen:
         if time.monotonic() > deadline:
-            raise TimeoutError("no usage arrived")
+            raise TimeoutError("the daemon received no usage in time")
         time.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""Durable writes against the same bytes written by hand."""
+"""Durable writes, compared with the same bytes written by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BULK_ROUNDS: Final = 3
 
 
 def newcomers(count: int, *, shared: bool) -> list[ModuleInfo]:
-    """Modules that no data set holds, all with the capability that half of it has, or none of them."""
+    """Modules that are in no data set. All have the shared capability, which half of a data set has, or none."""
     draw = random.Random(SEED + 3)
     found = []
     for number, info in enumerate(modules(count + len(CORE_NAMES))):
@@ -76,7 +76,7 @@ def _register(name: str, wanted: int | None, shared: bool, bench: Bench) -> Iter
 
 
 def _bulk(bench: Bench) -> Iterator[Result]:
-    """Load by hand and with the registry in turn; the last registry becomes the data set of its size."""
+    """Load by hand and with the registry, in turns. The last registry becomes the data set of its size."""
     size = bench.largest
     title = f"register_modules of {size:,} modules"
     infos = list(modules(size))
@@ -97,7 +97,7 @@ def _bulk(bench: Bench) -> Iterator[Result]:
         "at most",
         3,
         statistics.median(ratios),
-        note="times a hand-written bulk load; of the same records and postings, ours reports its progress",
+        note="times a hand-written bulk load; same records and postings, and only the registry reports progress",
         rounds=ratios,
         facts={
             "registry, s": round(statistics.median(ours), 2),

@@ -17,7 +17,7 @@ from dspy_registry import WriterClient, WriterUnavailableError
 
 @contextmanager
 def serving(path: Path, *options: str, sync_ms: float = 0.0) -> Iterator[None]:
-    """A daemon that answers, of the registry in `path`; its log stands beside that folder."""
+    """A running daemon of the registry in `path`. Its log is beside that folder."""
     command = [sys.executable, "-m", "dspy_registry", "serve", "--path", str(path), *options]
     log = path.with_name(f"{path.name}.log")
     with (

@@ -1,4 +1,4 @@
-"""All rows, and running some of them: progress, datasets, one result per line of the report."""
+"""All rows, and how to choose and run them."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
 )
-"""The bulk load comes first. It builds the largest data set, and is fair only while memory holds nothing else."""
+"""The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 
 RESULT_NAMES: Final = tuple(name for row in ROWS for name in row.results)
 
 Say = Callable[[str, float], None]
-"""Called with what is being done, and the share of it that is done."""
+"""Called with a description of the present work, and the share of it that is done (0 to 1)."""
 
 
 def chosen(only: Collection[str]) -> list[Row]:
-    """The rows that `only` names, or whose results it names; all when empty. Raises ValueError for an unknown name."""
+    """The rows that `only` names, by row or by result. Empty: all rows. Raises ValueError for an unknown name."""
     known = {row.name for row in ROWS} | set(RESULT_NAMES)
     unknown = sorted(set(only) - known)
     if unknown:
-        raise ValueError(f"no row is named {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown rows: {', '.join(unknown)}; the rows are {', '.join(sorted(known))}")
     return [row for row in ROWS if not only or row.name in only or set(row.results) & set(only)]
 
 
 def run(rows: list[Row], bench: Bench) -> Iterator[Result]:
-    """The results of rows. A row that fails yields results without a figure that say why."""
+    """The results of rows. If a row fails, its results have no figure, and their notes give the error."""
     for row in rows:
         pending = dict.fromkeys(row.results)
         try:
@@ -84,7 +84,7 @@ def run(rows: list[Row], bench: Bench) -> Iterator[Result]:
 
 @contextmanager
 def bench_of(sizes: tuple[int, ...], *, quick: bool, say: Say, folder: Path | None = None) -> Iterator[Bench]:
-    """What rows work with, in a folder on a disk that is removed in the end."""
+    """A bench for rows, in a folder on a disk. The folder is removed at the end."""
     work = Path(tempfile.mkdtemp(prefix="dspy-registry-bench-", dir=folder or disk_folder()))
     try:
         yield Bench(work, tuple(sorted(sizes)), quick=quick, say=say)
@@ -93,13 +93,13 @@ def bench_of(sizes: tuple[int, ...], *, quick: bool, say: Say, folder: Path | No
 
 
 def disk_folder() -> Path:
-    """A folder for temporary files that is on a disk, since syncing memory would measure nothing."""
+    """A folder for temporary files that is on a disk. A sync of a file system in memory would cost nothing."""
     candidates = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]
     return next((folder for folder in candidates if file_system(folder) not in ("tmpfs", "ramfs")), candidates[-1])
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that a folder is on; "" when it is unknown."""
+    """The type of the file system of a folder; "" when it is unknown."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -115,7 +115,7 @@ def file_system(folder: Path) -> str:
 
 
 class Clock:
-    """Overall progress: the rows done, weighed by about how long they take."""
+    """Overall progress: the rows done, each weighted by its usual duration."""
 
     def __init__(self, rows: list[Row], show: Callable[[float, str], None]) -> None:
         self._rows = rows
@@ -126,11 +126,11 @@ class Clock:
         self.started = time.monotonic()
 
     def say(self, what: str, share: float) -> None:
-        """Part of the current row is done."""
+        """Show that a share (0 to 1) of the current row is done."""
         self._show((self._done + self._current * min(1.0, share)) / self._total, what)
 
     def begin(self, row: Row) -> None:
-        """A row begins; the one before is done."""
+        """Show that a row begins, and that the row before is done."""
         self._done += self._current
         self._current = row.seconds
         self.say(row.name, 0.0)

@@ -1,7 +1,7 @@
 """The rows of one process under pytest-benchmark: `pytest benchmarks/`.
 
-pytest-benchmark times a pass of about a thousand operations of the registry. Before each round the other side makes
-the same pass. `extra_info` holds the registry's time as a multiple of the other's, the median over the rounds.
+pytest-benchmark times a pass of about a thousand operations of the registry. Before each round the other store makes
+the same pass. `extra_info` has the median over the rounds of the registry's time divided by the other's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that take requests over a pipe. All are spawned, not forked, as independent workers are."""
+"""Processes that take requests over a pipe. They are spawned, not forked, to be like independent workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE: Final = 120.0  # seconds that a process may take to start, to answer o
 
 
 class Workers:
-    """One process for each of `arguments`, running `target(*arguments, pipe)`; ready when this returns.
+    """Processes that each run `target(*arguments, pipe)`, one for each of `arguments`. They are ready on return.
 
     A target sends one answer when it is ready, and then one to each of the `requests` of its pipe.
     """
@@ -32,7 +32,7 @@ class Workers:
             _answer(pipe)
 
     def ask(self, request: Any, count: int | None = None) -> list[Any]:
-        """The answers of the first `count` processes (None: all) to a request sent to all of them."""
+        """Send a request to the first `count` processes (None: all). Returns their answers."""
         for pipe in self._pipes[:count]:
             pipe.send(request)
         return [_answer(pipe) for pipe in self._pipes[:count]]
@@ -49,7 +49,7 @@ class Workers:
 
 
 def requests(pipe: Connection) -> Iterator[Any]:
-    """What a worker is asked, until the other end is closed."""
+    """The requests of a pipe, until the other end is closed."""
     while True:
         try:
             yield pipe.recv()

@@ -1,6 +1,6 @@
-"""What is stored and what is asked: modules of a realistic spread, the same for every store and every run.
+"""The stored modules and the queries. They are like those in use, and the same for every store and run.
 
-A module is a function of the seed and its number, so that a million of them need not be kept to be met again.
+A module depends only on the seed and its number, so modules can be made again and need not be kept.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CORE_NAMES: Final = (
     "dspy.MIPROv2",
     "dspy.ColBERTv2",
 )
-"""What every registry holds from its first opening; a registry of size 6 holds nothing else."""
+"""The core modules, which every registry has. A registry of size 6 has no other modules."""
 
 SHARED_CAPABILITY: Final = "text_generation"
-"""Every second module has it: 500 000 of a million."""
+"""Every second module has this capability: 500,000 of a million."""
 
 _CATEGORIES = ("prediction", "reasoning", "retrieval", "optimization", "evaluation", "extraction", "classification")
 _POOLS = ("general", "neural", "optimizer", "batch", "edge")
@@ -39,13 +39,13 @@ CAPABILITIES: Final = (
     "semantic_search",
     *(f"{skill}_{thing}" for thing in OBJECTS for skill in SKILLS),
 )
-"""By popularity: the k-th is asked for in proportion to 1/(k + 3), about as tags are in the wild."""
+"""Capabilities by popularity. The k-th has the weight 1/(k + 3), much as tags have in real use."""
 
 _POPULARITY = tuple(accumulate(1 / (rank + 4) for rank in range(len(CAPABILITIES))))
 
 
 def module_names(count: int) -> Iterator[str]:
-    """Distinct names such as `acme.nlp.SummariseOpenInvoices`, the first `count` of one fixed sequence."""
+    """The first `count` names of a fixed sequence of distinct names, such as `acme.nlp.SummariseOpenInvoices`."""
     draw = random.Random(SEED)
     seen: set[str] = set()
     while len(seen) < count:
@@ -57,7 +57,7 @@ def module_names(count: int) -> Iterator[str]:
 
 
 def modules(count: int) -> Iterator[ModuleInfo]:
-    """The modules a registry of this size holds beside the six of core."""
+    """The modules that a registry of this size has besides the six core modules."""
     draw = random.Random(SEED + 1)
     for number, name in enumerate(module_names(count - len(CORE_NAMES))):
         yield _module(draw, name, number)
@@ -85,9 +85,9 @@ def _module(draw: random.Random, name: str, number: int) -> ModuleInfo:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a worker does per request, as a statement on its registry, and how often a writer's commit is a newcomer.
+    """What a worker does for one request, as a statement. `newcomer_every`: see `processes.Writer`.
 
-    The writer's other commits give a module another duration. `{}` is a capability, drawn by popularity.
+    In the statement, `{}` is a capability, drawn by popularity.
     """
 
     name: str
@@ -111,7 +111,7 @@ MIXES: Final = (
 
 
 def capabilities_asked(infos: Iterable[ModuleInfo], count: int) -> list[str]:
-    """Capabilities that some of these modules have, each as often as modules have it."""
+    """Capabilities of these modules, each drawn as often as modules have it."""
     there = sorted({word for info in infos for word in info.capabilities})
     weights = [1 / (CAPABILITIES.index(word) + 4) if word in CAPABILITIES else 0.25 for word in there]
     return random.Random(SEED + 4).choices(there, weights, k=count)

@@ -48,7 +48,7 @@ P = ParamSpec("P")
 
 
 class Attachment(Queries):
-    """What a `Registry` keeps open and follows. Without the reads themselves."""
+    """What a `Registry` keeps open and follows. The reads themselves are in `Registry` and `cold_reads`."""
 
     __slots__ = (
         "_by_arguments",
@@ -225,7 +225,7 @@ class Attachment(Queries):
 
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:
-    """Whether both are of one registry. Raises FormatVersionError for a format that this release cannot read."""
+    """Whether the two files belong to one registry. Raises FormatVersionError for a format unknown to this release."""
     with environment.reading() as txn:
         meta = environment.dbs.meta
         version = txn.get(layout.META_FORMAT, None, meta)

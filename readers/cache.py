@@ -1,12 +1,11 @@
 """What a reader has decoded and may return again. It is bounded, and a change drops the entries that it names.
 
-A record is kept from its second read on. To keep every record would cost more than reading it again: each needs new
-memory, which is released when the next one takes its place. A name that was read once is marked. When more names were
-read than fit, the marks are given up and one read in sixteen is kept. What is read often is then still kept soon, and a
-working set that does not fit costs no more than having no cache.
+A record is kept from its second read on. Keeping every record would cost more than reading it again, because each needs
+new memory, which is released when another record takes its place. A name that was read once is marked. When more names
+were read than fit, there are no more marks, and one read in sixteen is kept. Records that are read often are then still
+kept soon, and a working set that does not fit costs no more than having no cache.
 
-The bound costs a look-up nothing, because there is no list of recent use. A full cache forgets the half that it kept
-first.
+The bound does not slow look-ups down, because there is no list of recent use. A full cache forgets its older half.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _USAGES_KEPT: Final = 4096
 class Cache:
     """Records by the name that was asked, and results of queries. It has no lock: its owner changes it inside the gate.
 
-    `size` is the most records that it keeps; its results hold at most eight times as many names. 0: nothing is kept.
+    `size` is the most records that it keeps, 0 for none. Its results hold at most eight times as many names.
     Results are kept by capability, by category, and by all the arguments of `find`.
     """
 
@@ -51,7 +50,7 @@ class Cache:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.marks_bound = size  # 0 once they have been given up
+        self.marks_bound = size  # 0: no more marks
         self._declined = 0
         self.records: dict[str, ModuleInfo] = {}
         self.marks: set[str] = set()

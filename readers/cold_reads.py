@@ -1,4 +1,4 @@
-"""The reads of a `Registry` that miss its cache: from LMDB, and into the cache where that is worth it."""
+"""The reads of a `Registry` that miss its cache: from LMDB, and into the cache if that saves time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ColdReads(Attachment):
     __slots__ = ()
 
     def _fetch(self, name: str) -> ModuleInfo | None:
-        """The module of a name. The first read of a full name is written out; `_fetch_again` does the rest.
+        """The module of a name. The code for a first read of a full name is here; `_fetch_again` has all other cases.
 
         This read takes no gate, because it keeps nothing that a change could make untrue. A fork waits for it, because
         it is in flight. The words after `begin` tell whether what it began on was visible: see `visibility`.
@@ -117,7 +117,7 @@ class ColdReads(Attachment):
         return None if value is None else lookup.info_of(value, name)
 
     def _keep(self, word: float, cache: Cache, name: str, info: ModuleInfo) -> None:
-        """Keep a record that was read after `word`, if the cache is still at it: then later changes drop the record."""
+        """Keep a record that was read after `word`, if the cache is still at that word. Later changes then drop it."""
         with self._live().gate:
             if self._followed == word and self._cache is cache and name not in self._freshness.pending:
                 cache.put(name, info)

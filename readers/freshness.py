@@ -1,8 +1,8 @@
 """Keeping a cache up to date with the revision word.
 
-A cache is valid at a word when a reader who sees that word may take all of it for the newest committed values. This
-holds for an odd word too. What the commit under way touches was dropped and is not kept again (`pending`); the rest is
-the same before and after that commit.
+A cache is valid at a word if all its values are the newest committed ones for a reader who sees that word. The word may
+be odd, too: values that the commit under way changes were dropped and are not kept again (`pending`), and all other
+values are the same before and after that commit.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Freshness:
         """Bring the cache up to the word as it is now. Returns the word at which it is valid.
 
         Returns RETIRED when the file was retired, when no writer can have stored the word, or when the word changed
-        faster than it could be followed.
+        too fast to be followed.
         """
         for _ in range(_TRIES):
             word = self._file.word[()]
@@ -67,7 +67,7 @@ class Freshness:
         announced = self._file.announcement(revision)
         if self._file.word[()] != word:
             return False
-        if revision < self._followed_to:  # older files were copied over these: the numbers mean other commits now
+        if revision < self._followed_to:  # older files were copied over these, so the numbers now mean other commits
             self._cache.forget()
             self._followed_to = -1
         self._drop_until(landed, announced)

@@ -1,7 +1,7 @@
 """Taking and giving back one of the calls that a limit allows, without waiting. `limits` waits.
 
-However many processes and threads take part, and whichever of them is killed, stopped or interrupted: never one call
-more than the limit has begun, and what nobody has any more is free at once.
+Any number of processes and threads may take part, and any of them may be killed, stopped or interrupted. There are
+never more calls than the limit, and a call whose holder has ended is free at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dspy_registry.registry_store.lease_file import (
 )
 
 LONGEST_WAIT: Final = 0.25
-"""Seconds after which a waiter looks again: a holder that was killed wakes nobody."""
+"""Seconds after which a waiter looks again, because a holder that was killed wakes no waiter."""
 
 _FEWEST_CELLS: Final = 16
 _ALLOCATION_SECONDS: Final = 5.0
@@ -38,7 +38,7 @@ _PAUSE: Final = 0.0005
 
 
 class Region:
-    """All cells with one key, as this process sees them: of one limit, or of one probe."""
+    """All cells with one key (one limit, or one probe), as this process sees them."""
 
     def __init__(self, file: LeaseFile, first: RegionAt) -> None:
         self.key = first.key
@@ -54,24 +54,24 @@ class Region:
 
     @property
     def widest(self) -> int:
-        """The largest limit that anyone has begun a call under."""
+        """The largest limit under which any call has begun."""
         return self._widest[()]
 
     def add(self, region: RegionAt) -> None:
         """The next cells of this key."""
         view = memoryview(self.file.map)
         for start in range(region.cells_at, region.cells_at + region.cells * CELL_BYTES, CELL_BYTES):
-            if not self.starts or start > self.starts[-1]:  # an exception may have ended this half-way before
+            if not self.starts or start > self.starts[-1]:  # an exception may have interrupted an earlier call of this
                 self._pids[len(self.starts) :] = [view[start : start + 8].cast("Q", shape=[])]
                 self.starts.append(start)
 
     def listen(self) -> None:
-        """Say that somebody waits from now on, before trying once more and again after LONGEST_WAIT."""
-        # Twice as long as the wait: another's earlier number, written later, then still outlasts it.
+        """Announce a waiter. Call this before the next try, and again after LONGEST_WAIT."""
+        # Twice the wait, so that an earlier deadline that another waiter writes later is still late enough.
         self._awaited_until[()] = boot_seconds() + 2 * LONGEST_WAIT
 
     def tell(self) -> None:
-        """Wake one who waits. Costs the system call only where somebody may be waiting."""
+        """Wake one waiter. Makes a system call only if somebody may be waiting."""
         self.word.change()
         if self._awaited_until[()] > boot_seconds():
             self.word.wake_one()
@@ -81,18 +81,18 @@ class Region:
         self._widest[()] = max(calls, self.widest)
 
     def order(self, below: int) -> Iterator[int]:
-        """Indexes of cells, the likeliest to be free first. A cell that says free may be taken, and the reverse."""
+        """Indexes of cells, the likeliest to be free first. A cell may look free and be taken, or the reverse."""
         pids = self._pids
         yield from (index for index in range(below) if not pids[index][()])
         yield from (index for index in range(below) if pids[index][()])
 
     def room(self, calls: int) -> int:
-        """How many of the first cells calls may begin in: all of the limit, unless it was lowered during calls.
+        """How many of the first cells may take a call: `calls`, or fewer if the limit was lowered during calls.
 
-        A call in cell i may begin if all cells up to i, and those held after it, are no more than the limit:
-        then there is never one call too many, whoever begins at the same time.
+        A call in cell i may begin if the cells up to i and the held cells after i are together at most `calls`. So
+        the limit is kept, even if other calls begin at the same time.
         """
-        beyond = range(calls, min(self.widest, len(self.starts)))  # of what was added just now, the next look knows
+        beyond = range(calls, min(self.widest, len(self.starts)))  # the next look has cells that were just added
         first, last = self.starts[beyond[0]], self.starts[beyond[-1]]
         ours = self.file.held
         if not any(self.starts[i] in ours for i in beyond) and not self.file.is_locked_elsewhere(
@@ -113,7 +113,7 @@ class Region:
 
 
 class Lease(Hold):
-    """One call of a limit: `begin` without waiting, `give_back` any number of times."""
+    """One call of a limit. `begin` does not wait. `give_back` may be called any number of times."""
 
     __slots__ = ("region",)
 
@@ -122,7 +122,7 @@ class Lease(Hold):
         self.region = region
 
     def begin(self, calls: int) -> bool:
-        """Whether a call may begin under a limit of this many, and has."""
+        """Begin a call under a limit of `calls`, if one is free. Returns whether it has begun."""
         region = self.region
         if region.widest != calls:
             return self._begin_in(region.order(region.room(calls)))
@@ -137,7 +137,7 @@ class Lease(Hold):
         start = region.starts[index]
         if not self.take(start):
             return False
-        if region.file.is_retired:  # since it was looked up: what is held here counts no more
+        if region.file.is_retired:  # retired since it was looked up: a call in it no longer counts
             self.give_back()
             return False
         region.latest = index
@@ -145,7 +145,7 @@ class Lease(Hold):
         return True
 
     def give_back(self) -> None:
-        """Let the next one begin."""
+        """Let another call begin in its place."""
         start = self.start
         if start < 0:
             return
@@ -160,7 +160,7 @@ _FREE: Final = bytes(8)
 
 @cache
 def own_identity() -> ProcessIdentity:
-    """This process, as cells name it."""
+    """The identity of this process, as it is written to cells."""
     return process_identity()
 
 
@@ -170,7 +170,7 @@ os.register_at_fork(after_in_child=own_identity.cache_clear)
 class _View:
     """One opened file and what was looked up in it.
 
-    Kept together, for two threads may open the file, or its successor, at the same time.
+    Kept together, because two threads may open the file, or its successor, at the same time.
     """
 
     def __init__(self, file: LeaseFile) -> None:
@@ -180,11 +180,11 @@ class _View:
 
     @property
     def is_current(self) -> bool:
-        """Not after a fork, and not when another file has taken its place."""
+        """False after a fork, and when another file has taken its place."""
         return self.file.is_open and not self.file.is_retired
 
     def prepared(self, key: str, calls: int) -> Region:
-        """The cells of a key, allocated as far as need be."""
+        """The cells of a key, allocated if they do not exist yet."""
         allocating = Hold(self.file)
         try:
             _await(allocating, self.file)
@@ -201,7 +201,7 @@ class _View:
             allocating.give_back()
 
     def _look(self) -> None:
-        """Take in the regions that were allocated since the last look. Only while holding ALLOCATING."""
+        """Add the regions that were allocated since the last look. The caller holds ALLOCATING."""
         for at in self.file.regions(self._seen_to):
             region = self.regions.get(at.key)
             if region is None:
@@ -249,12 +249,12 @@ class Leases:
             try:
                 return view.prepared(key, calls)
             except LeaseFileReplacedError:
-                if not view.file.is_retired:  # by hand, which nobody can mend
+                if not view.file.is_retired:  # replaced by hand: trying again cannot help
                     raise
 
 
 def _await(hold: Hold, file: LeaseFile) -> None:
-    """Hold ALLOCATING, which takes others microseconds. Raises StoreError if one of them was stopped with it."""
+    """Take ALLOCATING. Others hold it for microseconds. Raises StoreError if a process was stopped while holding it."""
     end = time.monotonic() + _ALLOCATION_SECONDS
     while not hold.take(ALLOCATING):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Keeping limits: begin a call under all limits that it has, waiting for as long as the caller is patient."""
+"""Keeping limits: begin a call under all its limits, and wait for that as long as the patience lasts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAUSE: Final = 0.0005
 
 
 class Holder(NamedTuple):
-    """Who has one call of a limit: a pid (0: not known), and for how many seconds."""
+    """The holder of one call of a limit: its pid (0: not known), and the seconds since the call began."""
 
     limit: str
     pid: int
@@ -30,10 +30,10 @@ class Holder(NamedTuple):
 
 
 class LimitedCall:
-    """A call under limits, for the length of a `with`. `patience` in seconds; 0: do not wait, None: without end.
+    """A call under limits, for the length of a `with`. `patience` is in seconds; 0: do not wait, None: no end.
 
-    It may be used again, but not twice at once. In a process forked from within, leaving the `with` does nothing:
-    the call is the parent's.
+    It may be used again, but not twice at once. In a process that was forked inside the `with`, leaving the `with` does
+    nothing, because the call is the parent's.
     """
 
     __slots__ = ("_leases", "_limits", "_patience", "_taken")
@@ -60,8 +60,8 @@ class LimitedCall:
         self.end()
 
     def try_to_begin(self) -> Region | None:
-        """None: begun. Else the first limit that does not allow it now; nothing is held then."""
-        for limit in self._limits:  # in the order of their keys, as everybody takes them
+        """Returns None if the call has begun, else the first limit that does not allow it now. Then nothing is held."""
+        for limit in self._limits:  # in the order of their keys, the same in every process
             lease = Lease(self._leases.region(limit.key, limit.calls))
             self._taken.append(lease)
             if not lease.begin(limit.calls):
@@ -90,7 +90,7 @@ class LimitedCall:
         try:
             while True:
                 blocked.listen()
-                seen = blocked.word.value  # before the try: what is given back after it changes the word
+                seen = blocked.word.value  # before the try: a call that is given back after the try changes the word
                 blocked.file.sweep()
                 now_blocked = self.try_to_begin()
                 if now_blocked is None:
@@ -107,7 +107,7 @@ class LimitedCall:
                 else:
                     raise self.refusal(blocked)
         except BaseException:
-            blocked.tell()  # it may have been woken, and another waits
+            blocked.tell()  # it may have been woken instead of another waiter
             raise
 
 

@@ -1,7 +1,7 @@
 """Limits for asyncio: a task that waits blocks neither its loop nor a thread of an executor.
 
-One thread waits for each limit that tasks of this process wait for, and tells all of them. It ends with the last.
-No thread ever takes a lease: a task does, in its loop, so that a cancelled one has nothing to give back.
+For each limit that tasks of this process wait for, one thread waits and tells all these tasks. It ends with the last.
+No thread ever takes a lease. A task does so in its loop, so that a cancelled task has nothing to give back.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class AsyncLimitedCall:
             while True:
                 bell = _bell_of(blocked)
                 blocked.listen()
-                rung = bell.listen(loop)  # before the try: what is given back after it rings
+                rung = bell.listen(loop)  # before the try: a call that is given back after the try rings the bell
                 try:
                     now_blocked = self._call.try_to_begin()
                     if now_blocked is None:
@@ -58,7 +58,7 @@ class AsyncLimitedCall:
                 finally:
                     bell.leave(rung)
         except BaseException:
-            blocked.tell()  # its thread may have been woken for it, and others wait
+            blocked.tell()  # its thread may have been woken instead of another waiter
             raise
 
 
@@ -83,7 +83,7 @@ class _Bell:
         return future
 
     def leave(self, future: asyncio.Future[None]) -> None:
-        """Listen no more."""
+        """Stop listening."""
         with self._lock:
             self._listening.pop(future, None)
         future.cancel()
@@ -117,5 +117,5 @@ def _finish(future: asyncio.Future[None]) -> None:
 
 
 def _bell_of(region: Region) -> _Bell:
-    bell: _Bell = region.__dict__.setdefault("bell", _Bell(region.word))  # atomic: two threads get the same
+    bell: _Bell = region.__dict__.setdefault("bell", _Bell(region.word))  # atomic: two threads get the same bell
     return bell

@@ -15,7 +15,7 @@ _PAUSE: Final = 0.0002
 
 
 class Probe:
-    """The right to try a half-open module version, until `end`, or until its deadline, when anyone may take it."""
+    """The right to try a half-open module version, until `end` or the deadline. Then any process may take it."""
 
     def __init__(self, file: LeaseFile, start: int, written: bytes) -> None:
         self._file = file
@@ -23,17 +23,17 @@ class Probe:
         self._written = written
 
     def end(self) -> None:
-        """Let another process probe. Nothing, where one has done so after the deadline."""
+        """Let another process probe. Does nothing if another process has claimed the probe after the deadline."""
         cell = self._file.map
         if self._file.is_open and cell[self._start : self._start + len(self._written)] == self._written:
             cell[self._start : self._start + CELL_BYTES] = bytes(CELL_BYTES)
 
 
 def claim_probe(leases: Leases, name: str, version: int, seconds: float) -> Probe | None:
-    """The right to probe for this long; None: another process has it. Raises StoreError, StorePermissionError.
+    """The right to probe for `seconds`. None: another process has it. Raises StoreError, StorePermissionError.
 
-    The claim is made under a lock that is held for microseconds. Should a process be stopped within them, the others
-    probe without it: rather one probe too many than none.
+    The claim is made under a lock that is held for microseconds. If a process is stopped while it holds the lock, the
+    others probe without the lock: one probe too many is better than no probe.
     """
     key = f"{PROBE}{name}@{version}"
     for _ in range(_TRIES):

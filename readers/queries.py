@@ -102,7 +102,7 @@ class Queries(Mapping[str, ModuleInfo]):
     def usages(self) -> list[ModuleUsage]:
         """What real calls have shown, of each module that was called, most used first; [] if there were no calls.
 
-        It has modules that were reported and are not registered, too.
+        Modules that were reported but are not registered are in it too.
         """
 
     # By name

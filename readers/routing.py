@@ -1,4 +1,4 @@
-"""Durations, timeouts and costs: pure functions of a module and of the input at hand."""
+"""Durations, timeouts and costs: pure functions of a module and of the input."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ COST_METADATA: Final = "cost_usd_per_call"
 class CostWeights(msgspec.Struct, frozen=True, kw_only=True):
     """What one second on each level of compute costs, in compute-seconds. `gpu` multiplies it if a GPU is needed.
 
-    A compute-second is one second of the cheapest level. Only the ratios between the weights matter, so they may as
-    well be prices.
+    A compute-second is one second of the cheapest level. Only the ratios between the weights matter, so the weights
+    may also be prices.
     """
 
     low: float = 1.0
@@ -71,7 +71,7 @@ def scaled_duration(base: int, input_size: str) -> int:
 
 
 def size_factor(input_size: int | None) -> float:
-    """What the timeout is multiplied by for an input of this many characters. None: not known, as for a small one."""
+    """What the timeout is multiplied by for an input of this many characters. None: unknown, which counts as small."""
     if input_size is None or input_size <= LARGE_INPUT:
         return 1.0
     return 3.0 if input_size > VERY_LARGE_INPUT else 1.5

@@ -161,10 +161,10 @@ class Snapshot(Queries):
         return self._in_transaction(load_all)
 
     def calls_lost(self) -> int:
-        """How many calls no statistics hold, over the registry's life: there was no room to keep them. 0: none."""
+        """How many calls, since the registry was created, the statistics could not hold for lack of room. 0: none."""
         return self._in_transaction(calls_lost)
 
-    # What there is to ask for
+    # Lists of words and names
 
     def words(self, kind: str, start: str = "") -> Iterator[str]:
         """The words of a kind that modules have and that begin with `start`, in alphabetical order, each once.
@@ -207,8 +207,8 @@ class Snapshot(Queries):
     def changes_since(self, revision: int) -> list[Change]:
         """The changes after a revision up to this one, oldest first; [] if there are none.
 
-        A change with `everything` stands for those that the log no longer holds. A `revision` above this one gets just
-        one such change: it is another registry's.
+        A change with `everything` stands for those that the log no longer holds. For a `revision` above this one, which
+        must be of another registry, there is just one such change.
         """
         if revision == self.revision:
             return []
@@ -264,11 +264,11 @@ class Snapshot(Queries):
 
     def _rows(self, database: Database, start: str) -> Iterator[tuple[bytes, bytes]]:
         """The rows whose key begins with `start`, in key order."""
-        prefix = start.encode("utf-8", "surrogatepass")  # a surrogate begins no stored key
+        prefix = start.encode("utf-8", "surrogatepass")  # no stored key begins with a surrogate
         return self._guarded(items_with_prefix(self._live(), database, prefix))
 
     def _guarded(self, items: Iterator[T]) -> Iterator[T]:
-        """What is read from the snapshot's transaction, step by step; an error of ours once the snapshot is closed."""
+        """Items read from the snapshot's transaction one by one. Raises StoreClosedError after `close`."""
         try:
             for item in items:
                 yield item

@@ -25,7 +25,7 @@ class Followed(Protocol):
 
 
 class Follower:
-    """How far a watcher has come, and in which registry: a restored one counts its own revisions."""
+    """How far a watcher has come, and in which registry, because a restored registry counts its own revisions."""
 
     def __init__(self, registry: Followed, since: int | None, timeout: float | None) -> None:
         self._registry = registry
@@ -35,7 +35,7 @@ class Follower:
         self._quiet_since = time.monotonic()
 
     def news(self) -> list[Change]:
-        """The changes since the last look, oldest first. One with `everything` stands for all no longer in the log."""
+        """The changes since the last look, oldest first. One with `everything` stands for all that the log dropped."""
         registry = self._registry
         registry_id = registry.registry_id
         if registry_id == self._registry_id and registry.revision == self._seen:
@@ -56,7 +56,7 @@ class Follower:
 
 
 def _refuse_negative(**numbers: object) -> None:
-    """Called by `watch` itself, not when the first change is read. NaN is refused too: no time ever reaches it."""
+    """`watch` calls this at once, not at the first change. NaN is refused too, because no time ever reaches it."""
     for argument, value in numbers.items():
         if value is not None and not (isinstance(value, int | float) and value >= 0):
             meaning = "a revision" if argument == "since" else "a number of seconds"

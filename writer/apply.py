@@ -1,6 +1,6 @@
 """From a draft to the operations that write it: records, indexes, history and the change log. It reads, and is pure.
 
-All of them follow from what each changed module was and is, so that they cannot disagree (invariant I5).
+All of them are computed from the old and the new state of each changed module, so they agree (invariant I5).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Application:
         self._expired_usage: dict[bytes, None] = {}
         self._alias_changes: list[AliasChange] = []
         self._keys: dict[str, None] = {}
-        # Rows of names that change. A module that is removed and registered in one draft changes them, too: it logs
+        # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
         self._old_words = self._catalog.vocabulary()

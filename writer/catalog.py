@@ -78,7 +78,7 @@ class Catalog:
         return value
 
     def last_version(self, name: str) -> int:
-        """The highest version of a module that is not registered any longer. 0: it never was."""
+        """The highest version of a module that is no longer registered. 0: it never was registered."""
         return next((version for version, _ in past_records(self._txn, self._dbs, name)), 0)
 
     def indexed_parts(self, name: str) -> tuple[int | None, list[str]]:
@@ -131,7 +131,7 @@ class Catalog:
         return self._txn.get(key, None, self._dbs.history) is not None
 
     def layers(self, name: str) -> dict[str, Layer]:
-        """What sources other than clients declare of a module, by source."""
+        """By source, the fields that sources other than clients declare of a module."""
         if not self.has_layers:
             return {}
         prefix = name.encode() + b"\0"

@@ -2,8 +2,8 @@
 
     stage the draft -> write it into the transaction -> odd word -> durable commit -> even word -> acknowledge
 
-Whatever can be refused is refused before the odd word. A commit that fails after it leaves the word odd. Readers stay
-right, and the next commit first finds out what landed.
+All refusals come before the odd word. A commit that fails after the odd word leaves the word odd. Readers still get
+right answers, and the next commit first finds out what landed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Committer:
             return Catalog(txn, self._environment.dbs).state.revision
 
     def close(self) -> None:
-        """Wait for the commit under way, and refuse all later ones: the lease is given up next."""
+        """Wait for the commit under way, and refuse all later commits. The caller gives up the lease next."""
         with self._environment.write_gate:
             self._is_closed = True
 
@@ -189,7 +189,7 @@ def _handle(environment: Environment, name: bytes) -> Any:
 
 
 def _put_all(txn: Any, database: Any, puts: dict[bytes, bytes]) -> None:
-    """In key order. A load larger than what is stored is merged with it and appended: that fills the pages."""
+    """Write in key order. If more is written than is stored, both are merged and appended, which fills the pages."""
     if len(puts) >= _WORTH_REBUILDING and len(puts) > txn.stat(database)["entries"]:
         puts = {**dict(txn.cursor(database)), **puts}
         txn.drop(database, delete=False)

@@ -110,7 +110,7 @@ class Draft:
         self.next_sequence = child.next_sequence
 
     def _with_parents(self) -> Iterator[Draft]:
-        """This draft, then each draft beneath it."""
+        """This draft, its parent, and so on."""
         draft: Draft | None = self
         while draft is not None:
             yield draft
@@ -353,7 +353,7 @@ class Draft:
 
     def _drop(self, name: str, current: Entry | None) -> None:
         if current is not None and self._is_staged(name):
-            # They will be acknowledged: no later version of this name may have one of their numbers.
+            # These versions will be acknowledged, so no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
         self.changed_by[name] = self.by

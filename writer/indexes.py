@@ -11,7 +11,7 @@ from dspy_registry.writer.catalog import Catalog
 
 
 class PostingChanges:
-    """Sequences added to and removed from terms. Its `terms` are all that changed."""
+    """Sequences added to and removed from terms. `terms` has every changed term."""
 
     def __init__(self) -> None:
         self._added: dict[str, list[int]] = defaultdict(list)

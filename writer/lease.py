@@ -63,7 +63,7 @@ class Lease:
 
 
 class _Descriptor:
-    """An open lease file. It is known separately from its lease while it is open, so that a forked child finds it."""
+    """An open lease file. While it is open, it is listed apart from its lease, so that a forked child finds it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -81,9 +81,9 @@ _open_descriptors: set[_Descriptor] = set()
 
 
 def _disown_all() -> None:
-    """In a forked child. Closed, not unlocked: the lock is the parent's."""
+    """In a forked child. It is closed, not unlocked, because the lock is the parent's."""
     inherited = list(_open_descriptors)
-    _open_descriptors.clear()  # first: what is collected meanwhile must not unlock it
+    _open_descriptors.clear()  # first: a lease that is collected meanwhile must not unlock the file
     for descriptor in inherited:
         with contextlib.suppress(OSError):
             os.close(descriptor.number)
@@ -139,6 +139,6 @@ def lease_holder(folder: Path) -> int | None:
         return holder_of(file) or 0
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)  # though a child forked meanwhile has the file too
+            fcntl.flock(file, fcntl.LOCK_UN)  # unlocked even if a child forked meanwhile has the file too
         os.close(file)
     return None

@@ -1,4 +1,4 @@
-"""Restoring a backup: its data replaces the registry's, and readers go on meanwhile.
+"""Restoring a backup: its data replaces the registry's data, and readers go on meanwhile.
 
 At any time data.mdb is the former file or the restored one, as a whole. Live readers use the former file until a writer
 opens the registry. The writer gives it a new identity, and readers notice that at their next read.

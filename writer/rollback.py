@@ -31,7 +31,7 @@ class RolledBack(msgspec.Struct, frozen=True):
 
 
 def read_versions(folder: Path, name: str) -> Versions:
-    """What is kept of a module now. Raises UnknownModuleError, AmbiguousNameError, RegistryNotFoundError."""
+    """The kept versions of a module. Raises UnknownModuleError, AmbiguousNameError, RegistryNotFoundError."""
     environment = attach(folder)
     try:
         with environment.long_read() as txn:
@@ -41,7 +41,7 @@ def read_versions(folder: Path, name: str) -> Versions:
 
 
 def roll_back(writer: RegistryWriter | WriterClient, versions: Versions, version: int | None = None) -> RolledBack:
-    """Register the record of an earlier version again, as a client's, if the module is still as in `versions`.
+    """Register the record of an earlier version again, as a client's, if the module is as `versions` has it.
 
     `version` None means the version before the one in force, or the last one of a module that is not registered. If
     the record in force is equal, there is no new version. Raises UnknownVersionError, CorruptRecordError,

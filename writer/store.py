@@ -88,7 +88,7 @@ class Store:
             _ensure_identity(self._environment)
             revision_file = _own_revision_file(self._environment)
             committer = Committer(self._environment, revision_file, self._lease)
-            if committer.is_unused:  # not "at revision 0": a seeding that was killed may have raised the revision
+            if committer.is_unused:  # not "at revision 0": a killed first start may have raised the revision
                 committer.commit(seed)
             self._committer = committer
         except BaseException:
@@ -184,7 +184,7 @@ def _admit_to_new_folder(folder: Path, group: int | None) -> None:
     try:
         access.admit(folder, group, access.FOLDER)
     except BaseException:
-        folder.rmdir()  # the next writer would believe that somebody chose its owner and mode
+        folder.rmdir()  # else the next writer would take its owner and mode for somebody's choice
         raise
 
 
@@ -224,10 +224,10 @@ def _write_first_head(env: Environment) -> None:
 
 
 def _own_revision_file(env: Environment) -> RevisionFile:
-    """A new revision file of this writer, which says what landed. The former one is retired, whatever it says.
+    """Make a new revision file, which says what landed. The former file is retired in any case.
 
-    The files may have been copied over by older ones since the last writer, and their inodes do not tell. Then a
-    revision that readers have seen comes again with other content. So readers drop their caches when a writer opens.
+    Since the last writer, older files may have been copied over these, and inodes do not show that. Then a revision
+    that readers have seen comes again with other content. So readers drop their caches when a writer opens.
     """
     _refuse_foreign_lock_file(env)
     with env.reading() as txn:

@@ -1,4 +1,4 @@
-"""Ours and what people would use instead, each at its best, behind one small protocol."""
+"""The registry and the stores that people would use instead, each with its best settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PEERS: Final[tuple[type[Peer], ...]] = (
 
 
 def registry_opening(path: Path) -> Opening:
-    """How a process reads our registry."""
+    """How a process opens and reads the registry."""
     return Opening(OURS, partial(Registry, path), "store.get_module({})")
 
 

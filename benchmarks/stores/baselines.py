@@ -1,4 +1,4 @@
-"""The least code by hand: what the registry is compared with where its own cost is in question."""
+"""The shortest code by hand. Comparing it with the registry shows what the registry itself costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from benchmarks.datasets import MAP_SIZE
 from dspy_registry import ModuleInfo
 
-try:  # as the registry does: by hand one would take the quicker one too
+try:  # the quicker module, which the registry uses too
     from isal.isal_zlib import crc32
 except ImportError:
     from zlib import crc32
@@ -50,7 +50,7 @@ class HandWritten:
         return info
 
     def get_checked(self, name: str) -> ModuleInfo:
-        """The same with a CRC-32 taken of the value, as the registry does."""
+        """As `get`, but it also computes a CRC-32 of the value, as the registry does."""
         txn = self._begin()
         value = txn.get(name.encode())
         checksum(value)
@@ -67,7 +67,7 @@ class HandWritten:
 
 
 class Held:
-    """get and decode through a held transaction."""
+    """Get and decode in the open transaction."""
 
     def __init__(self, txn: Any, decode: Any) -> None:
         self._txn = txn

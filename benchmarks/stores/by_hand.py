@@ -1,4 +1,4 @@
-"""Writes by hand: the same bytes with nothing but py-lmdb and msgspec."""
+"""Writes by hand: the same bytes, with py-lmdb and msgspec only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Pairs = list[tuple[bytes, bytes, bytes]]
 
 
 class Commit:
-    """What one commit of the registry deletes and puts."""
+    """The deletes and puts of one commit of the registry."""
 
     def __init__(self, operations: Any) -> None:
         self.deletes = [(database, key) for database, keys in operations.deletes.items() for key in keys]
@@ -43,7 +43,7 @@ class Commit:
 
 @contextmanager
 def captured() -> Iterator[list[Commit]]:
-    """Everything that registries in this process commit meanwhile. What is committed is committed as always."""
+    """Record all commits that registries in this process make meanwhile. The commits are made as usual."""
     from dspy_registry.writer import commit
 
     commits: list[Commit] = []
@@ -58,7 +58,7 @@ def captured() -> Iterator[list[Commit]]:
 
 
 class ByHand:
-    """A registry's data file, opened with the same options, and nothing around it."""
+    """A registry's data file, opened by py-lmdb alone with the same options."""
 
     def __init__(self, path: Path) -> None:
         self._env = lmdb.open(
@@ -77,10 +77,10 @@ class ByHand:
         txn.commit()
 
     def load(self, infos: Iterable[ModuleInfo], before: Sequence[str]) -> None:
-        """A bulk load of records, their order and their postings, after modules of these names, in one transaction.
+        """Load records, their order and their postings in one transaction, after modules of these names.
 
-        As quick as it gets: in key order, so that pages are appended, and nothing validated. Terms and the bytes of a
-        value are made by the functions that define the format, since they are to be the same.
+        It is as quick as possible: it writes in key order, so that pages are appended, and validates nothing. The
+        functions that define the format make the terms and values, because both must be the same.
         """
         modules, sequences, postings = _built(infos, before)
         with self._env.begin(write=True) as txn:
@@ -89,12 +89,12 @@ class ByHand:
                 txn.cursor(self._dbs[name]).putmulti(pairs, append=True)
 
     def contents(self, name: bytes) -> dict[bytes, bytes]:
-        """All of one database."""
+        """All values of one database, by key."""
         with self._env.begin() as txn:
             return dict(txn.cursor(self._dbs[name]))
 
     def bytes_of(self, name: bytes) -> int:
-        """Bytes of the pages of one database."""
+        """How many bytes the pages of one database take."""
         with self._env.begin() as txn:
             stat = txn.stat(self._dbs[name])
         return int(stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
@@ -104,7 +104,7 @@ class ByHand:
 
 
 def _built(infos: Iterable[ModuleInfo], before: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Key and value of every record, row of names and posting block."""
+    """Records, rows of names and posting blocks, each as keys and values."""
     now = time.time_ns() // 1_000_000
     by = os.geteuid(), os.getpid()
     vocabulary = Vocabulary(CORE_IMPLICATIONS)

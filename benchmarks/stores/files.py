@@ -1,4 +1,4 @@
-"""Alternatives that are a file: SQLite, diskcache, RocksDB."""
+"""Stores in a file: SQLite, diskcache, RocksDB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CACHE_KIB = 256 * 1024
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """As SQLite's documentation advises for many readers beside a writer: WAL, memory-mapped, a page cache for all."""
+    """Settings that SQLite's documentation advises for many readers and a writer: WAL, mmap, a large page cache."""
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
@@ -27,7 +27,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 class SQLiteReads:
-    """One cursor kept, one prepared statement found again in the connection's cache."""
+    """Keeps one cursor. The prepared statement is in the connection's cache."""
 
     def __init__(self, path: Path) -> None:
         self._connection = connect(path)
@@ -44,7 +44,7 @@ class SQLiteReads:
 
 
 class SQLite(Peer):
-    """A table of records keyed by name, stored in the key's own tree."""
+    """A table of records by name, WITHOUT ROWID: the records are in the tree of the key."""
 
     key = "sqlite"
     label = "SQLite (WAL, mmap)"
@@ -82,7 +82,7 @@ _DISKCACHE: dict[str, Any] = {
 
 
 def open_diskcache(folder: str) -> ByGet:
-    """Records inside the database, no eviction to keep account of, no statistics."""
+    """Keeps records inside the database, without eviction and without statistics."""
     import diskcache
 
     cache = diskcache.Cache(folder, **_DISKCACHE)
@@ -114,7 +114,7 @@ class DiskCache(Peer):
 
 
 class RocksReads:
-    """Reads of the process that owns the database: another one would have to catch up before each read."""
+    """Reads in the process that owns the database. Any other process would have to catch up before each read."""
 
     def __init__(self, folder: str) -> None:
         import rocksdict

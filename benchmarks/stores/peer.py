@@ -1,4 +1,4 @@
-"""What an alternative is to the benchmark, and how a store is opened in any process."""
+"""The interface of a peer, a store that people would use instead, and how any process opens a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ decode: Callable[[bytes], ModuleInfo] = msgspec.msgpack.Decoder(ModuleInfo).deco
 
 @dataclass(frozen=True)
 class Opening:
-    """How a process comes by a store: picklable, so that any process can.
+    """How a process opens a store. It can be pickled and sent to any process.
 
     `open` returns an object on which `statement` reads the module whose name stands for `{}`.
     """
@@ -29,10 +29,10 @@ class Opening:
 
 
 class Peer(ABC):
-    """An alternative. `start` fills it once, `opening` lets a process read it, `stop` frees what it holds.
+    """A peer. `start` fills the store once, `opening` lets a process read it, `stop` frees its resources.
 
-    Every read returns the same frozen struct as ours, decoded from the same bytes, and sees the newest write of any
-    process, as ours does: peers that keep no copies in the process ask their store each time.
+    As in the registry, every read returns a frozen struct decoded from the same bytes, and sees the newest write of
+    any process. So a peer that keeps no copies in the process asks its store each time.
     """
 
     key: ClassVar[str]
@@ -42,26 +42,26 @@ class Peer(ABC):
     settings: ClassVar[str]
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here, None when it can."""
+        """Why it cannot be measured here. None: it can."""
         try:
             importlib.import_module(self.module)
-        except Exception as error:  # not there, or not for this Python
+        except Exception as error:  # not installed, or not for this Python
             return f"{error}: {self.install}"
         return None
 
     @abstractmethod
     def start(self, folder: Path, records: Iterable[tuple[str, bytes]]) -> None:
-        """Fill it with names and encoded records, in an empty folder that it alone uses."""
+        """Fill the store with names and encoded records. Only this store uses the empty folder."""
 
     @abstractmethod
     def opening(self) -> Opening:
-        """How to read it."""
+        """How a process opens and reads the store."""
 
     def stop(self) -> None:  # noqa: B027
-        """Free what `start` took. Does nothing when it was not started; a file needs nothing."""
+        """Free what `start` took. Does nothing if it was not started. A store in a file has nothing to free."""
 
     def version(self) -> str:
-        """Of the library, and of the server where there is one."""
+        """The version of the library, and of the server if there is one."""
         from importlib.metadata import version
 
         return version(self.module)

@@ -1,4 +1,4 @@
-"""Alternatives that are a server of their own: Redis, and the standard library's manager process."""
+"""Stores in a separate process: Redis, and the standard library's manager."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ByGet:
 
 
 def open_redis(socket: str) -> ByGet:
-    """One kept connection over the Unix socket, without a pool, with the C parser of hiredis."""
+    """Keeps one connection over the Unix socket, without a pool. The C parser of hiredis reads the answers."""
     import redis
 
     client = redis.Redis(unix_socket_path=socket, single_connection_client=True)
@@ -38,13 +38,13 @@ def open_redis(socket: str) -> ByGet:
 
 
 class Redis(Peer):
-    """A private server, persistence off."""
+    """A private Redis server, with persistence off."""
 
     key = "redis"
     label = "Redis (Unix socket)"
     install = "apt-get install redis-server; pip install redis hiredis"
     module = "redis"
-    settings = "Unix socket, no persistence, one kept connection, hiredis parser"
+    settings = "Unix socket, no persistence, one connection kept open, hiredis parser"
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
@@ -52,7 +52,7 @@ class Redis(Peer):
 
     def missing(self) -> str | None:
         if shutil.which("redis-server") is None:
-            return f"no redis-server on the path: {self.install}"
+            return f"redis-server is not on the path ({self.install})"
         return super().missing()
 
     def start(self, folder: Path, records: Iterable[tuple[str, bytes]]) -> None:
@@ -102,13 +102,13 @@ def open_manager(proxy: Any) -> ByGet:
 
 
 class Manager(Peer):
-    """`multiprocessing.Manager().dict`, holding the encoded records: quicker than pickled structs."""
+    """`multiprocessing.Manager().dict` of encoded records, which are quicker than pickled structs."""
 
     key = "manager"
     label = "multiprocessing.Manager"
     install = "part of Python"
     module = "multiprocessing"
-    settings = "one dict of encoded records, proxy kept"
+    settings = "one dict of encoded records, proxy kept open"
 
     def __init__(self) -> None:
         self._manager: SyncManager | None = None

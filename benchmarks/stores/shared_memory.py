@@ -1,4 +1,4 @@
-"""UltraDict: a dict in each process, kept in step through shared memory."""
+"""UltraDict: a dict in each process; changes reach the others through shared memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BUFFER_BYTES = 64 << 20
 
 
 class Encoded:
-    """Reads that decode, as of every other store."""
+    """Reads that decode the record, as with every other store."""
 
     def __init__(self, name: str) -> None:
         self._dict = _attach(name)
@@ -27,7 +27,7 @@ class Encoded:
 
 
 class Structs:
-    """Reads of structs that each process has unpickled once."""
+    """Reads of structs. Each process has unpickled them once."""
 
     def __init__(self, name: str) -> None:
         self._dict = _attach(name)
@@ -47,7 +47,7 @@ def _attach(name: str) -> Any:
 
 
 class UltraDictPeer(Peer):
-    """`UltraDict`, its buffer large enough that it never spills."""
+    """`UltraDict` with a buffer that is large enough for all records."""
 
     key = "ultradict"
     label = "UltraDict"
@@ -60,7 +60,7 @@ class UltraDictPeer(Peer):
         self._dict: Any = None
 
     def value(self, record: bytes) -> object:
-        """What is stored for a record."""
+        """The stored form of an encoded record."""
         return record
 
     def start(self, folder: Path, records: Iterable[tuple[str, bytes]]) -> None:
@@ -80,11 +80,11 @@ class UltraDictPeer(Peer):
 
 
 class UltraDictStructs(UltraDictPeer):
-    """The same holding ready structs, which every process pickles and unpickles in full."""
+    """As `UltraDictPeer`, but with decoded structs, which every process pickles and unpickles in full."""
 
     key = "ultradict_structs"
     label = "UltraDict (structs)"
-    settings = "one buffer for all, without a shared lock, pickled structs: nothing is decoded on a read"
+    settings = "one buffer for all, without a shared lock, pickled structs, so that a read decodes nothing"
     reads = Structs
 
     def value(self, record: bytes) -> object:

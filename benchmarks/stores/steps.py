@@ -1,4 +1,4 @@
-"""The two paths of a read rebuilt step by step, each class doing what the one before does and one thing more."""
+"""The two paths of a read, rebuilt step by step. Each class does one thing more than the class before it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dspy_registry.registry_store.revision import RevisionFile
 
 
 class Call:
-    """Nothing but the call."""
+    """Only the call."""
 
     def get(self, name: str) -> str:
         return name
 
 
 class Lookup:
-    """And a look-up in a dict."""
+    """Adds a look-up in a dict."""
 
     def __init__(self, records: dict[str, ModuleInfo]) -> None:
         self._records = records
@@ -32,7 +32,7 @@ class Lookup:
 
 
 class Verified:
-    """And the shared revision word compared with the one at which the dict is valid."""
+    """Adds a comparison of the shared revision word with the word at which the dict is valid."""
 
     def __init__(self, records: dict[str, ModuleInfo], folder: Path) -> None:
         self._records = records
@@ -53,7 +53,7 @@ class Encoded:
 
 
 class Begun:
-    """And a read transaction begun and aborted, from LMDB's spare ones."""
+    """Adds beginning and aborting a read transaction. LMDB reuses a spare one."""
 
     def __init__(self, folder: Path) -> None:
         self._env = lmdb.open(str(folder), map_size=MAP_SIZE, readonly=True, max_spare_txns=4, readahead=False)
@@ -67,14 +67,14 @@ class Begun:
         return key
 
     def got(self, name: str) -> object:
-        """And the value looked up and copied out."""
+        """Adds looking up the value and copying it out."""
         txn = self._begin()
         value = txn.get(name.encode())
         txn.abort()
         return value
 
     def checked(self, name: str) -> object:
-        """And its checksum taken."""
+        """Adds computing the checksum."""
         txn = self._begin()
         value = txn.get(name.encode())
         checksum(value)
@@ -82,7 +82,7 @@ class Begun:
         return value
 
     def decoded(self, name: str) -> ModuleInfo:
-        """And the record decoded."""
+        """Adds decoding the record."""
         txn = self._begin()
         value = txn.get(name.encode())
         checksum(value)

@@ -134,7 +134,7 @@ class AsyncWriterClient:
 
 
 _clients: weakref.WeakSet[AsyncWriterClient] = weakref.WeakSet()
-# Closing an inherited transport would take the connection out of the parent's epoll, which the child shares.
+# The child shares the parent's epoll: closing an inherited transport would take the connection out of it.
 _inherited: list[AsyncSession] = []
 
 

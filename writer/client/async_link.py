@@ -24,7 +24,7 @@ class Listener(Protocol):
 
 
 class Link(asyncio.Protocol):
-    """A connection. `greeted` is done when the daemon admits it, or has its refusal. `lost` is done at its end."""
+    """A connection. `greeted` is done when the daemon has admitted or refused it. `lost` is done at its end."""
 
     def __init__(self, client: bytes, listener: Listener) -> None:
         loop = asyncio.get_running_loop()

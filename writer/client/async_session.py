@@ -135,12 +135,12 @@ class AsyncSession:
         self._abandoned = [kept for kept in self._abandoned if kept.requests[-1] > self._last - protocol.WINDOW]
 
     def _forget(self, request: _Request) -> None:
-        """Do not send it again, and expect no answer."""
+        """Do not send the request again, and expect no answer."""
         if self._pending.pop(request.id, None) is not None:
             self._slots.give_back()
 
     def _send(self, link: Link, request: _Request) -> None:
-        # Not writelines: in CPython 3.12 and 3.13 it registers the file of a connection that was lost meanwhile,
+        # Not writelines: in CPython 3.12 and 3.13 it registers the file number of a connection that was lost meanwhile,
         # whose number the next connection then bears.
         link.transport.write(b"".join(request.call.frames(request.id, self._oldest(request), request.repeats)))
 
@@ -171,7 +171,7 @@ class AsyncSession:
         if request is None:
             if isinstance(answer, Failed) and not answer.id:
                 raise wire_errors.unpack(answer)
-            raise ProtocolError(f"the daemon answered request {answer.id}, which was not asked.")
+            raise ProtocolError(f"the daemon answered request {answer.id}, which this client did not send.")
         if isinstance(answer, BatchProgress):
             request.deadline.restart()
             if request.call.progress is not None:
@@ -184,7 +184,7 @@ class AsyncSession:
                 request.waiter.set_result(answer)
 
     def _renumber(self, request: _Request) -> None:
-        """Give it a new id: it did not reach the daemon, and later requests did."""
+        """Give the request a new id, because it did not reach the daemon and later requests did."""
         del self._pending[request.id]
         self._last += 1
         request.id = self._last

@@ -88,7 +88,7 @@ class Call:
 
     @property
     def fails_when_repeated(self) -> bool:
-        """Whether a second one fails because the first succeeded. Any other call can be repeated."""
+        """Whether a repetition fails because the first call succeeded. Any other call can be repeated."""
         if self.kind is Register:
             return self.arguments[1] is not None
         return self.kind in (Unregister, RemoveAlias, Rename)
@@ -244,4 +244,4 @@ def told_status(answer: Answer) -> DaemonStatus:
 def _unexpected(answer: Answer) -> Exception:
     if isinstance(answer, Failed):
         return wire_errors.unpack(answer)
-    return ProtocolError(f"the daemon answered with {type(answer).__name__}, which does not fit the question.")
+    return ProtocolError(f"the daemon answered with {type(answer).__name__}, which is not an answer to this request.")

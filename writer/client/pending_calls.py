@@ -16,7 +16,7 @@ from dspy_registry.writer.client.recorded_call import Call, CheckedCall, Moment,
 NAMES_KEPT: Final = 512
 """Modules and versions, of which calls are kept until the next batch."""
 BATCH_BYTES: Final = 256 * 1024
-"""A batch ends with the report that takes it past this."""
+"""The report that makes a batch larger than this is its last one."""
 _MOST_DOLLARS: Final = 1e12
 
 

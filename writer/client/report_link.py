@@ -50,7 +50,7 @@ class ReportLink:
             raise unavailable(self._folder, lost=True) from error
 
     def close(self) -> None:
-        """End the connection, if there is one. In a forked child, the parent's connection goes on."""
+        """End the connection, if there is one. In a forked child, the parent keeps its connection."""
         session, self._session = self._session, None
         if session is not None:
             session.close()

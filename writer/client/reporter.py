@@ -28,7 +28,7 @@ from dspy_registry.writer.client.report_link import ReportLink
 from dspy_registry.writer.client.told_calls import ToldCalls
 
 QUEUE_LENGTH: Final = 32_768
-"""Calls between two rounds of the thread that are kept with their values. Further calls are only counted."""
+"""The most calls kept with their values between two rounds of the thread. Further calls are only counted."""
 FLUSH_AT_EXIT: Final = 1.0
 """Seconds that a process waits at its end for the daemon to take the last calls."""
 _ANSWER_TIMEOUT: Final = 5.0
@@ -305,7 +305,7 @@ def _begin_in_child() -> None:
 
 
 def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
-    """Send what every reporter of this process holds; whether all of it was delivered within `timeout` seconds."""
+    """Send the calls of every reporter of this process. True: all were delivered within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     delivered = [reporter.flush(max(0.0, deadline - time.monotonic())) for reporter in list(_reporters)]
     return all(delivered)

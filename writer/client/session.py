@@ -45,7 +45,7 @@ def check_timeout(seconds: float | None) -> float | None:
 
 
 class Deadline:
-    """A time limit in seconds from now. None means no limit. A limit too long for system calls means the same."""
+    """A time limit in seconds from now. None means no limit. A limit too long for system calls also means no limit."""
 
     __slots__ = ("_at", "_seconds")
 
@@ -164,7 +164,7 @@ class Session:
             if isinstance(answer, Failed) and answer.id == 0:
                 raise wire_errors.unpack(answer)
             if answer.id != request:
-                raise ProtocolError(f"the daemon answered request {answer.id} when {request} was asked.")
+                raise ProtocolError(f"the daemon answered request {answer.id}, although request {request} was sent.")
             if not isinstance(answer, BatchProgress):
                 return answer
             self._progressed(call, answer, deadline)

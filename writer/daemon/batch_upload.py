@@ -10,11 +10,11 @@ from dspy_registry.writer.daemon.limits import Limits
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.group_commit import GroupCommit
 
-_MODULE_BYTES = 48  # of memory, for each module beside its encoded bytes
+_MODULE_BYTES = 48  # memory for each module, beside its encoded bytes
 
 
 class BatchUpload:
-    """What one connection has sent of a batch. A batch beyond the limits is dropped, and `take` raises why."""
+    """What one connection has sent of a batch. A batch beyond the limits is dropped, and `take` raises the reason."""
 
     def __init__(self, queue: GroupCommit, limits: Limits) -> None:
         self._queue = queue
@@ -63,7 +63,7 @@ class BatchUpload:
         if problem:
             error = InvalidModuleError("a batch", (problem,))
         elif self._queue.held_bytes > self._limits.held_bytes:
-            error = BusyError("the writer daemon has too much waiting to take this batch.")
+            error = BusyError("too many requests wait in the writer daemon, so it cannot take this batch.")
         if error is not None:
             count = self._count
             self.drop()

@@ -79,7 +79,7 @@ class Connection(asyncio.BufferedProtocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the client, or refuse it once it has greeted: before that it does not read."""
+        """Admit the client, or refuse it after its greeting, because it reads nothing before."""
         self._transport = cast("asyncio.Transport", transport)
         limits, count = self._service.limits, len(self._connections.open) + 1
         self._connections.open.add(self)
@@ -130,15 +130,15 @@ class Connection(asyncio.BufferedProtocol):
         return -1.0 if is_at_work else now - self._heard
 
     def close_if_silent(self, now: float) -> None:
-        """Close a connection that has kept the daemon waiting. An idle one is told no reason: it waits for nothing."""
+        """Close one that has kept the daemon waiting. An idle client waits for nothing and gets no reason."""
         limits = self._service.limits
         if not self._client and now - self._opened > limits.handshake:
             self.refuse(ProtocolError(f"no greeting within {limits.handshake:g} s."))
         elif self._frame_began is not None and now - self._frame_began > limits.unfinished:
-            self.refuse(ProtocolError(f"a message was begun and not ended within {limits.unfinished:g} s."))
+            self.refuse(ProtocolError(f"a message was begun but not complete within {limits.unfinished:g} s."))
         elif now - self._heard > limits.idle and not self._requests.unanswered:
             if self._is_write_paused:
-                self.abort()  # a client that has not read for so long would keep it open for ever
+                self.abort()  # a client that does not read would keep it open for ever
             else:
                 self.close()
 
@@ -154,7 +154,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
 
     def stop_reading(self) -> None:
-        """Take no more requests from it."""
+        """Take no more requests from this client."""
         if not self._is_closing:
             self._transport.pause_reading()
 

@@ -1,4 +1,4 @@
-"""One group: several requests staged on one draft, each to succeed or fail alone."""
+"""One group: several requests staged on one draft. Each succeeds or fails alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Work:
         raise NotImplementedError
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
-        """Whether staging failed with `error` only because an equal request was carried out, and still is in force."""
+        """Whether staging failed with `error` only because the effect of an equal request is already in force."""
         return False
 
     def success(self, revision: int) -> Any:
@@ -57,7 +57,7 @@ class Work:
 
 @dataclass
 class _Staged:
-    """What a client sent within this group: its works, and its answers before this group."""
+    """One client within this group: its works, and its answers from before this group."""
 
     before: tuple[Effect, ...]
     works: list[Work] = field(default_factory=list)

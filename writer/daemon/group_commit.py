@@ -29,7 +29,7 @@ from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 
-# How long a group waits to become as large as the last one. Clients that were answered together come back together.
+# How long a group waits to become as large as the last one. Clients answered together send together again.
 _PATIENCE: Final = 0.5  # of the last commit's duration
 _MOST_PATIENT: Final = 0.003  # seconds in all
 _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
@@ -90,7 +90,7 @@ class GroupCommit:
 
     @property
     def is_hanging(self) -> bool:
-        """Whether one commit has taken so long that it may never end."""
+        """Whether the present commit has taken so long that it may never end."""
         began = self._began
         return began is not None and time.monotonic() - began > self._limits.hanging
 
@@ -117,7 +117,7 @@ class GroupCommit:
             while group := self._next_group():
                 try:
                     self._commit(group)
-                except BaseException as error:  # a bug here: it is not known what was committed
+                except BaseException as error:  # a bug in this code: it is not known what was committed
                     _log.exception("the commit thread failed")
                     self._fail(group, error)
                     self._give_up(StoreError(f"internal error in the writer daemon: {type(error).__name__}: {error}."))
@@ -166,7 +166,7 @@ class GroupCommit:
             self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)
 
     def _commit_apart(self, works: list[Work], error: Exception) -> None:
-        """Commit each work alone: one of them cannot be written, and it is not known which."""
+        """Commit each work alone, because one of them cannot be written and it is not known which."""
         if len(works) > 1:
             for work in works:
                 self._commit([work])
@@ -186,7 +186,7 @@ class GroupCommit:
 
 
 def is_disk_failure(error: StoreError) -> bool:
-    """Whether LMDB may be wrong about what is on the disk. Then only a restart finds out.
+    """Whether LMDB may be wrong about the content of the disk. Then only a restart can tell.
 
     After a failed sync the next one may report success, although the pages of the first are lost.
     """

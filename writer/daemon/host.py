@@ -1,4 +1,4 @@
-"""What an extension may use of the daemon: manifests, discovery and usage are typed against `Host` alone."""
+"""The part of the daemon that extensions may use. Manifests, discovery and usage know only `Host`."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Host(Protocol):
         """Commit a change of the daemon in one group with the changes of clients.
 
         `stage` is called in the commit thread, with a draft that holds all changes accepted before. It may be called
-        more than once, so it must not depend on earlier calls. An exception of `stage` is raised here, and nothing
-        of it is changed. Returns when the change is durable and visible.
+        more than once, so it must not depend on earlier calls. An exception of `stage` is raised here, and its
+        changes are dropped. Returns when the change is durable and visible.
         """
 
     def add_task(self, coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -1,6 +1,6 @@
 """The writer daemon: opens the registry, serves clients over a Unix socket, commits in groups.
 
-Other parts of the product extend it through what `host.Host` lists.
+Extensions use it only through `host.Host`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ async def maintain(
 
 
 async def _stay_reachable(server: Server) -> None:
-    """Listen again where a clean-up removed the socket as forgotten."""
+    """Listen again if somebody has removed the socket, taking it for a forgotten file."""
     if not server.is_reachable:
         try:
             await server.listen()

@@ -1,4 +1,4 @@
-"""The reply cache: the last answers to each client, so that a request sent twice has the effect of once.
+"""The reply cache: the last answers to each client, so that a request that is sent twice takes effect once.
 
 A client sends a request again when its answer was lost with the connection or with a killed daemon. So an answer is
 stored in the same transaction as its effect, and this cache holds it in memory. Answers to requests that changed
@@ -31,9 +31,9 @@ from dspy_registry.registry_store.protocol import (
 from dspy_registry.registry_store.wording import first_of
 
 CLIENTS_KEPT: Final = 4096
-"""Clients whose answers are kept. Beyond that, the client silent for longest is forgotten."""
+"""The most clients whose answers are kept. For one more, the client silent for longest is forgotten."""
 BYTES_KEPT: Final = 64 * 1024 * 1024
-"""Memory for answers. Beyond that, too, the client silent for longest is forgotten."""
+"""Memory for answers. If it is full, the client silent for longest is forgotten."""
 _NAMES_KEPT: Final = 100  # of each kind, in the answer to a discovery report
 _ANSWER_BYTES: Final = 256  # of memory, for an answer beside its texts
 _TEXT_BYTES: Final = 64  # of memory, for a text beside its characters
@@ -110,7 +110,7 @@ def _texts(answer: Effect) -> Iterable[str]:
 
 
 def cached_reply(answers: tuple[Effect, ...], request: int) -> Effect | None:
-    """The answer already given to a request, or an answer that it came too late. None when the request is new."""
+    """The answer given before to this request, or the error that it came too late. None: the request is new."""
     if not answers or request > answers[-1].id:
         return None
     for answer in answers:
@@ -126,7 +126,7 @@ def overtaken(request: int, later: int) -> Failed:
 
 
 def following(answers: Iterable[Effect], oldest: int, added: Iterable[Effect]) -> tuple[Effect, ...]:
-    """A client's answers and the added ones, without those that it will not ask for."""
+    """A client's answers and the added ones, without answers that the client will not ask for."""
     kept = [answer for answer in answers if answer.id >= oldest]
     kept.extend(map(_shortened, added))
     return tuple(kept[-WINDOW:])

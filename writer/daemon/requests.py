@@ -98,7 +98,7 @@ class SingleRequest(ClientRequest):
         stage_message(draft, self._message)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
-        """Whether the registry already is as the message asks, given that staging it failed."""
+        """Whether the registry already has the effect of this message, whose staging has failed."""
         match self._message:
             case Register():
                 return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
@@ -161,7 +161,7 @@ class UsageReport:
 
 
 class EncodedModules(Sequence[ModuleInfo]):
-    """The modules of a batch, decoded one at a time, so that at most one is in memory in both forms."""
+    """The modules of a batch, decoded one by one, so that at most one is in memory both encoded and decoded."""
 
     def __init__(self, encoded: Sequence[bytes]) -> None:
         self._encoded = encoded

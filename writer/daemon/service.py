@@ -108,7 +108,7 @@ class Requests:
             self._send(wire_errors.pack(message.id, error))
 
     def tell_progress(self, now: float, may_send: Callable[[], bool]) -> bool:
-        """Tell the client how far each unanswered request is, or that it still waits. False when there is none.
+        """Tell the client the progress of each unanswered request. False when no request is unanswered.
 
         A client's time limit counts silence, and its request may wait behind slow ones.
         """

@@ -1,4 +1,4 @@
-"""Merging the reports of workers into the rows of `usage`, as part of a draft: they land with the other changes.
+"""Merging the reports of workers into the rows of `usage`, in the same draft as other changes.
 
 Every call counts in the lifetime totals of its name. It counts for a version too when the module is registered, the
 version is kept, and all calls of its report were of that version. A mixture must not become a version's statistics.
@@ -166,7 +166,7 @@ class _Merge:
 
 
 def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:
-    """When there are more than `kept`, forget the half that was silent for longest: their processes are gone."""
+    """When there are more than `kept`, forget the half silent for longest, whose processes have probably ended."""
     known: list[tuple[int, bytes]] = []
     for key, _ in draft.catalog.usage_rows(usage_rows.LEDGER_PREFIX):
         ledger: Ledger | None = _load(draft, key, usage_rows.ledger_codec)

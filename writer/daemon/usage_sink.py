@@ -1,4 +1,4 @@
-"""Usage in the writer daemon: batches that arrive within a moment are merged by one work of the group commit.
+"""Usage in the writer daemon: batches that arrive at nearly the same time are merged by one work of the group commit.
 
 A batch is acknowledged when it is durable. So a reporter whose daemon was killed sends it again.
 """

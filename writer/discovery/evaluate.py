@@ -41,7 +41,7 @@ class Evaluation(msgspec.Struct):
 def evaluate(root: str, traces: Sequence[Trace], cut_short: str) -> Evaluation:
     """What was found under `root`. `cut_short` is the reason for parts that were not finished."""
     ended = next((i for i, trace in enumerate(traces) if _has(trace, End)), None)
-    # Attempts after one that came to its end leave out more than it did.
+    # Attempts after a complete one left out more modules.
     counted = traces if ended is None else traces[: ended + 1]
     failures, stuck, absent = _failures(root, counted, cut_short)
     for trace in counted:
@@ -66,7 +66,7 @@ def _has(trace: Trace, kind: type) -> bool:
 def _failures(root: str, traces: Iterable[Trace], cut_short: str) -> tuple[dict[str, str], dict[str, str], bool]:
     """What failed, where attempts stopped, and whether the root is not installed.
 
-    A part that failed in one attempt and not in another is no failure: it depended on what was left out.
+    A part that failed in one attempt but not in another is not a failure: it depended on the modules left out.
     """
     failed: dict[str, str] = {}
     stuck: dict[str, str] = {}

@@ -291,7 +291,7 @@ def _parameter(parameter: inspect.Parameter) -> Facts:
 
 
 def _may_be_secret(parameter: inspect.Parameter) -> bool:
-    """`api_key=os.environ["ACME_KEY"]` is common, and all readers see what is reported here."""
+    """Whether to hide a default: `api_key=os.environ["ACME_KEY"]` is common, and all readers see the report."""
     if not isinstance(parameter.default, str):
         return False
     return "@" in parameter.default or any(word in parameter.name.lower() for word in SECRETS)

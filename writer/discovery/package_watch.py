@@ -85,7 +85,7 @@ class DiscoveryWatch:
         self._wake.set()
 
     async def _sleep(self) -> None:
-        """Until a notice and the quiet after it, or until it is time to look without one."""
+        """Wait for a notice and then for quiet, or until it is time to look without a notice."""
         loop = asyncio.get_running_loop()
         alarm = loop.call_later(_RESCAN_SECONDS, self._wake.set)
         await self._wake.wait()

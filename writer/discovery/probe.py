@@ -232,7 +232,7 @@ def _stop_later(live: list[Attempt], ended: Attempt) -> None:
 
 
 def _end_by_alarm(deadline: float) -> None:
-    """End by a signal in case that the process that started this, and would kill it, is gone."""
+    """Make a signal end this process later, in case the process that started it, and would kill it, has ended."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     signal.alarm(math.ceil(deadline - time.monotonic()) + 2)

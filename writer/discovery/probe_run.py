@@ -250,7 +250,7 @@ def _bytes(path: Path, budget: int) -> tuple[bytes, str | None]:
         return b"", None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b"", "something that is no regular file"
+            return b"", "something that is not a regular file"
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(budget + 1)
     finally:

@@ -64,9 +64,9 @@ def _come_and_gone(txn: Transaction, dbs: Databases, since: int, until: int) -> 
 
 
 def _is_wrong(txn: Transaction, dbs: Databases, declared: DeclaredAlias) -> bool:
-    """Whether a full name shadows it, or it is gone although it could be declared.
+    """Whether a full name shadows the alias, or the alias is gone although it could be declared.
 
-    It may stay away while a client has unregistered a module that manifests declare.
+    The alias may stay away while its module, which manifests declare, is unregistered by a client.
     """
 
     def is_registered(name: str) -> bool:

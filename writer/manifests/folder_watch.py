@@ -141,7 +141,7 @@ class ManifestWatch:
         self._wake.set()
 
     async def _sleep(self) -> None:
-        """Until a notice, or until it is time to read without one."""
+        """Wait for a notice, or until it is time to read without one."""
         seconds = self._busy or (_UNNOTICED_SECONDS if self._notices.failure else RESCAN_SECONDS)
         alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         await self._wake.wait()

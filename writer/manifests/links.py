@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-_MOST_LINKS: Final = 40  # as the kernel has it
+_MOST_LINKS: Final = 40  # the same as in the kernel
 
 
 class LinkedPaths:

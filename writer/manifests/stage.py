@@ -108,7 +108,7 @@ class _Staging:
         self._errors.append(self._tree.files[file].error(path, error.message))
 
     def _implications(self) -> None:
-        """Remove all old implications before setting new ones: so there is no cycle halfway if the result has none."""
+        """Remove all old implications before setting new ones. So a cycle exists halfway only if the result has one."""
         changed = {
             file: self._effective.get(file, NOTHING).implications
             for file in {**self._old, **self._effective}

@@ -87,7 +87,7 @@ def _claims(tree: Tree, in_force: Mapping[str, Declarations], retained: set[str]
 
 
 def _conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str]) -> Iterator[ManifestError]:
-    """What several files declare, and aliases that are names: an error of each file that is not yet retained."""
+    """Find what several files declare, and aliases that are full names: errors of all files not yet retained."""
     modules: dict[str, list[str]] = defaultdict(list)
     aliases: dict[str, list[str]] = defaultdict(list)
     for file, declared in claims.items():

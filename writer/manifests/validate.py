@@ -26,7 +26,7 @@ _PART: Final = re.compile(r"[^.\[\]]+")
 
 
 class Problem(NamedTuple):
-    """One error of a document. `first` is where the same was declared before, None: it was not."""
+    """One error of a document. `first` is the place of an earlier equal declaration; None: there is none."""
 
     path: Path
     message: str

@@ -94,7 +94,7 @@ def _refuse_depth(text: str, max_depth: int) -> None:
             if depth > max_depth:
                 raise _too_deep(max_depth, event.start_mark)
     except yaml.MarkedYAMLError as error:
-        # LibYAML has a limit for brackets, and reads ahead: it may meet its limit before this meets ours.
+        # LibYAML reads ahead and has a limit for brackets, which it may reach before `max_depth` is reached.
         mark = error.problem_mark
         if mark is not None and _open_brackets(text[: mark.index]) > max_depth:
             raise _too_deep(max_depth, mark) from error
@@ -128,7 +128,7 @@ class _Construction:
             raise _problem(f"more than {MAX_NODES} values, aliases resolved", node)
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
-        if depth > self._max_depth:  # an alias inside what it names
+        if depth > self._max_depth:  # an alias inside the value that it names
             raise _too_deep(self._max_depth, node.start_mark)
         kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if node.tag != f"{_TAG}{kind}":
@@ -194,7 +194,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         if kind == "float":
             return float(re.sub(r"\.(inf|nan)", r"\1", value.lower()))
     except (ValueError, KeyError) as error:
-        raise _problem(f"{value[:60]!r} is no {kind}", node) from error
+        raise _problem(f"{value[:60]!r} is not a valid {kind}", node) from error
     raise _problem(f"the tag {node.tag} is not supported", node)
 
 
