@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tests.support import ROOT
-
-_START = """
-import importlib, json, sys
-sys.path.insert(0, sys.argv[1])
-function = getattr(importlib.import_module(sys.argv[2]), sys.argv[3])
-function(*json.loads(sys.argv[4]))
-"""
-
+from tests.support.fork_server import WHAT_MOST_NEED, start
 
 class Process:
     """A child that runs `module.function(*arguments)`; `tell` writes a line to it, `hear` reads one of its answers."""
 
+    imports = WHAT_MOST_NEED
+
     def __init__(self, module: str, function: str, *arguments: Any, **environment: str) -> None:
         given = json.dumps(arguments, default=os.fspath)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(ROOT), module, function, given],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
+        self._process = start(module, function, given, {**os.environ, **environment}, self.imports)
 
     @property
     def pid(self) -> int:
