@@ -16,8 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import textwrap
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +34,12 @@ WHAT_MOST_NEED: Final = (
     "dspy_registry.writer.registry_writer",
     "dspy_registry.writer.client.async_client",
     "dspy_registry.writer.client.reporter",
+    "dspy_registry.cli.program",
+    "dspy_registry.cli.serve",
+    "dspy_registry.cli.manifests",
+    "watchfiles",
 )
+WITH_DSPY: Final = (*WHAT_MOST_NEED, "dspy", "tests.support.dspy_program_costs")
 _START: Final = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -46,26 +55,41 @@ _SET_CHILD_SUBREAPER: Final = 36
 class Forked:
     """What of `subprocess.Popen` the tests use, for a process that the server has forked."""
 
-    def __init__(self, pid: int, stdin: int, stdout: int) -> None:
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int | None) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self.stdin: Any = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout: Any = os.fdopen(stdout, encoding="utf-8")
+        self.stderr: Any = None if stderr is None else os.fdopen(stderr, encoding="utf-8")
 
     def poll(self) -> int | None:
         """The exit status; negative: the signal that killed it; None: it runs."""
         return self._wait(os.WNOHANG)
 
-    def wait(self) -> int:
-        """The same, once it has ended."""
-        status = self._wait(0)
-        assert status is not None
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, once it has ended. Raises TimeoutExpired."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while (status := self._wait(0 if until is None else os.WNOHANG)) is None:
+            if until is not None and time.monotonic() > until:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            time.sleep(0.005)
         return status
 
-    def kill(self) -> None:
+    def send_signal(self, number: int) -> None:
         """Does nothing to a process that was waited for: its number may be another's."""
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the pipes."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
 
     def _wait(self, options: int) -> int | None:
         if self.returncode is None and (ended := os.waitpid(self.pid, options))[0]:
@@ -105,20 +129,60 @@ _lock: Final = threading.Lock()
 
 
 def start(
-    module: str, function: str, arguments: str, environment: Mapping[str, str], imports: tuple[str, ...]
+    module: str,
+    function: str,
+    *arguments: Any,
+    environment: Mapping[str, str] | None = None,
+    imports: tuple[str, ...] = WHAT_MOST_NEED,
+    folder: Path | None = None,
+    stderr: int | None = None,
 ) -> Forked:
-    """A process that calls `module.function` with arguments in JSON, talking over pipes."""
-    order = json.dumps([module, function, arguments, dict(environment), str(Path.cwd()), _umask()]).encode()
+    """A process that calls `module.function`, talking over pipes.
+
+    `environment` None and `folder` None: as here. `stderr` is a file, or PIPE; None: as here.
+    """
+    given = json.dumps(arguments, default=os.fspath)
+    there = dict(os.environ if environment is None else environment)
+    order = json.dumps([module, function, given, there, str(folder or Path.cwd()), _umask()]).encode()
     assert len(order) < _LONGEST_ORDER
     stdin, to_stdin = os.pipe()
     from_stdout, stdout = os.pipe()
+    from_stderr, errors = os.pipe() if stderr == subprocess.PIPE else (None, 2 if stderr is None else stderr)
     with _lock:
         key = os.getpid(), imports
         server = _servers.get(key) or _servers.setdefault(key, _Server(imports))
-        pid = server.fork(order, [stdin, stdout, 2])
+        pid = server.fork(order, [stdin, stdout, errors])
     os.close(stdin)
     os.close(stdout)
-    return Forked(pid, to_stdin, from_stdout)
+    if from_stderr is not None:
+        os.close(errors)
+    return Forked(pid, to_stdin, from_stdout, from_stderr)
+
+
+def start_code(code: str, *arguments: object, **options: Any) -> Forked:
+    """The same for a program, as `python -c` runs it."""
+    return start(__name__, "execute", textwrap.dedent(code), *map(str, arguments), **options)
+
+
+def run_code(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; what it said."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = start_code(code, *arguments, stderr=errors.fileno(), **options)
+        try:
+            process.stdin.close()
+            stdout = process.stdout.read()
+            status = process.wait()
+        finally:
+            process.kill()
+            process.close()
+        errors.seek(0)
+        return subprocess.CompletedProcess([*map(str, arguments)], status, stdout, errors.read())
+
+
+def execute(code: str, *arguments: str) -> None:
+    """In the child."""
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
 
 
 def _umask() -> int:
@@ -178,6 +242,7 @@ def _become(order: list[Any], files: list[int]) -> Callable[[], None]:
     os.environ.update(environment)
     os.chdir(folder)
     os.umask(umask)
+    sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep) if environment.get("PYTHONPATH") else []
     sys.argv = ["-c", str(ROOT), module, function, arguments]
     from dspy_registry.writer import failpoints
 

@@ -6,19 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from tests.support.fork_server import WHAT_MOST_NEED, start
+from tests.support.fork_server import start
+
 
 class Process:
     """A child that runs `module.function(*arguments)`; `tell` writes a line to it, `hear` reads one of its answers."""
 
-    imports = WHAT_MOST_NEED
-
     def __init__(self, module: str, function: str, *arguments: Any, **environment: str) -> None:
-        given = json.dumps(arguments, default=os.fspath)
-        self._process = start(module, function, given, {**os.environ, **environment}, self.imports)
+        self._process = start(module, function, *arguments, environment={**os.environ, **environment})
 
     @property
     def pid(self) -> int:
@@ -73,10 +71,7 @@ def child(module: str, function: str, *arguments: Any, **environment: str) -> It
     finally:
         process._process.kill()
         process._process.wait()
-        for stream in (process._process.stdin, process._process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        process._process.close()
 
 
 def run(module: str, function: str, *arguments: Any, **environment: str) -> list[Any]:
