@@ -24,10 +24,10 @@ from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
-from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.roles import Groups
@@ -64,14 +64,14 @@ class Daemon:
         *,
         group: str | int | None = None,
         report_group: str | int | None = None,
-        limits: Limits | None = None,
+        bounds: Bounds | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
-        self._limits = limits or Limits()
+        self._bounds = bounds or Bounds()
         self._extensions = tuple(extensions)
         self._sections: dict[str, Callable[[], Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +97,7 @@ class Daemon:
         raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
         with contextlib.closing(Store(self.folder, self._groups.of_files)) as self._store:
-            _allow_files(self._limits.connections + _FILES_BESIDE_CONNECTIONS)
+            _allow_files(self._bounds.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
             raise StoreError(
@@ -181,8 +181,8 @@ class Daemon:
         self._started = time.monotonic()
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
-        self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage)
+        self._queue = GroupCommit(self.store.committer, replies, self._bounds, self._failed)
+        service = Service(self._queue, self._bounds, self._groups, self.status, self._take_usage)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         laggards = Laggards()
@@ -260,8 +260,8 @@ def serve(
     ready: Callable[[Daemon], None] | None = None,
     group: str | int | None = None,
     report_group: str | int | None = None,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     extensions: Sequence[Extension] = (),
 ) -> None:
     """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry"."""
-    Daemon(path, group=group, report_group=report_group, limits=limits, extensions=extensions).run(ready)
+    Daemon(path, group=group, report_group=report_group, bounds=bounds, extensions=extensions).run(ready)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the daemon's memory and patience. Sizes are in bytes, times in seconds.
 
     `requests` and `held_bytes` bound the requests of all clients that are received and not yet answered. Beyond them a
