@@ -19,7 +19,7 @@ import msgspec
 
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import State
-from dspy_registry.registry_store.disk import sync, write_refusals
+from dspy_registry.registry_store.disk import make_folder_durably, sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
 from dspy_registry.registry_store.opening import create_lock_file
@@ -74,7 +74,9 @@ def _partial(target: Path) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise InvalidArgumentError(f"{target} is not a folder.", remedy=_EMPTY_FOLDER)
     is_new = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
+    if is_new:
+        with suppress(FileExistsError):  # another process was quicker
+            make_folder_durably(target)
     try:
         with _made(target / PARTIAL) as partial:
             _refuse_other_content(target)

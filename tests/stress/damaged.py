@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ CAPABILITIES: Final = ("reasoning", "x", "y", "z")
 CATEGORIES: Final = ("mine", "one", "two", "unknown")
 MISSING: Final = "nothing"
 _ERROR: Final = "error "
+_LOSS: Final = "Acknowledged changes are missing"
+"""The word shows that a commit is gone: `check` and the writer say so. What is read is then the state before it."""
 
 Answers = dict[str, str]
 
@@ -106,6 +109,8 @@ def look(folder: Path) -> dict[str, Any]:
     read = answers(folder, problems)
     named = _check(folder, problems)
     told: dict[str, Any] = {"read": read, "named": named}
+    log = Logged()
+    logging.getLogger("dspy_registry").addHandler(log)
     try:
         with RegistryWriter(folder) as writer:
             writer.register_module(ModuleInfo(AFTERWARDS))
@@ -118,7 +123,19 @@ def look(folder: Path) -> dict[str, Any]:
     told["read after"] = answers(folder, problems)
     told["named after"] = _check(folder, problems)
     told["problems"] = problems
+    told["is loss told"] = any(_LOSS in line for line in named) and any(_LOSS in line for line in log.errors)
     return told
+
+
+class Logged(logging.Handler):
+    """The errors that a writer logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.errors.append(record.getMessage())
 
 
 def _check(folder: Path, problems: list[str]) -> list[str]:
@@ -155,6 +172,8 @@ def judged(folder: Path, sound: Answers, *, may_end: bool = False, may_miss: boo
     if ended:
         return _ended(folder, ended, may_end)
     problems: list[str] = list(told["problems"])
+    if told["is loss told"]:
+        return problems, "a lost commit is told"
     for when in ("", " after"):
         read, named = told[f"read{when}"], told[f"named{when}"]
         wrong, missing = wrong_answers(read, sound), missing_answers(read, sound)
