@@ -95,7 +95,9 @@ def is_unfinished_first_write(content: bytes, page_bytes: int) -> bool:
     pages = (content[:page_bytes], content[page_bytes : 2 * page_bytes])
     is_whole = all(map(_is_first_meta, pages))
     return (
-        len(content) <= FIRST_PAGES * page_bytes and not is_whole and all(not any(p) or _is_first_meta(p) for p in pages)
+        len(content) <= FIRST_PAGES * page_bytes
+        and not is_whole
+        and all(not any(p) or _is_first_meta(p) for p in pages)
     )
 
 

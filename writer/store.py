@@ -37,7 +37,7 @@ from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.leftovers import remove_leftovers
-from dspy_registry.writer.recovery import recover_word
+from dspy_registry.writer.recovery import recover_word, tell_what_is_missing
 
 _REVISION_FILE_MODE = 0o644
 _FILES = (layout.DATA_FILE, layout.LOCK_FILE, layout.REVISION_FILE, layout.LEASE_FILE)
@@ -234,6 +234,8 @@ def _own_revision_file(env: Environment) -> RevisionFile:
         if belongs and recover_word(env, file):
             create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
             return RevisionFile(env.folder, writable=True)
+        if file.registry_id == registry_id and not belongs:  # both were copied, or data.mdb was
+            tell_what_is_missing(env, file)
     except (RegistryNotFoundError, DamagedStoreError):  # none, or not a sound one
         pass
     return _new_identity(env)

@@ -122,7 +122,9 @@ class Modules:
     def _declared(self, name: str, best: Candidate | None) -> Candidate | None:
         """What the layers make of a module, unless its record was a client's, or it is what was found."""
         revision, logged = self._logged.get(name, (0, None))
-        client = logged.source == CLIENT if logged and logged.source else best and best.stored.provenance.source == CLIENT
+        client = (
+            logged.source == CLIENT if logged and logged.source else best and best.stored.provenance.source == CLIENT
+        )
         if client or not self.layers.get(name):
             return None
         info, source = merge(name, self.layers[name].values())
