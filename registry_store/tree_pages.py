@@ -2,7 +2,7 @@
 
 What is read here is of LMDB 0.9's format, little-endian:
 
-    page   0    number, 8                 node   0    size of the value, 4 (in a branch: child's number, with the next 2)
+    page   0    number, 8                 node   0    size of the value, 4 (branch: child's number, with the next 2)
            10   flags, 2                         4    flags, 2;  size of the key, 2;  key
            12   end of pointers, 2                    value, or the number of its overflow page
            16   pointers, 2 each
@@ -71,7 +71,7 @@ class TreePages:
         return self._rows(root, _DEEPEST, set())
 
     def leaves(self, pages: int) -> Iterator[Row]:
-        """The rows of all leaf pages below this number, whichever tree they were of, and whether or not they still are."""
+        """The rows of all leaf pages below this number, whichever tree they are or were of."""
         for number in range(pages):
             try:
                 page = self._read(number * self._page_bytes, self._page_bytes)

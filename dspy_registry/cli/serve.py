@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dspy_registry.cli import console
+from dspy_registry.cli import console, operations
 from dspy_registry.cli.manifests import watch_options, watching
 
 if TYPE_CHECKING:
@@ -22,13 +22,14 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
+@operations.options
 @click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
 @click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
 @console.path_option
 def serve(
-    group: str | None, report_group: str | None, log_level: str, log_format: str, path: Path | None, **watched: Any
+    group: str | None, report_group: str | None, log_level: str, log_format: str, path: Path | None, **chosen: Any
 ) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
@@ -38,9 +39,10 @@ def serve(
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
-    extension = watching(**watched)
+    at_work = operations.extension(chosen)
+    extension = watching(**chosen)
     _log_to_stderr(log_level, log_format)
-    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension])
+    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension, at_work])
     logging.getLogger("dspy_registry").info("ended")
 
 

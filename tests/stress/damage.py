@@ -18,7 +18,7 @@ _LIVE_EVERY = 20
 """Cases with processes that read or write meanwhile take longer than the others."""
 
 
-def _case(plan: Plan, key: str, base: Path, sound: Answers, names: list[str], earlier: frozenset[str]) -> Case:
+def _case(plan: Plan, key: str, base: Path, sound: Answers, names: list[str], earlier: list[str]) -> Case:
     number, chance = int(key), plan.chance(key)
     folder = plan.folder("case")
     if number % _LIVE_EVERY == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,10 +163,10 @@ def missing_answers(read: Answers, sound: Answers) -> dict[str, str]:
     return {key: answer for key, answer in read.items() if answer == MISSING and answer != sound.get(key)}
 
 
-def earlier_records(folder: Path) -> frozenset[str]:
+def earlier_records(folder: Path) -> list[str]:
     """The answers that records gave before they were replaced."""
     with Registry(folder) as registry:
-        return frozenset(repr(stored) for name in NAMES for stored in registry.history(name))
+        return [repr(stored) for name in NAMES for stored in registry.history(name)]
 
 
 def judged(
@@ -175,7 +175,7 @@ def judged(
     *,
     may_end: bool = False,
     may_miss: bool = False,
-    earlier: frozenset[str] = frozenset(),
+    earlier: Sequence[str] = (),
 ) -> tuple[list[str], str]:
     """The problems, and what became of it in a word. `may_end`: LMDB's pages are damaged, which may end a process.
 

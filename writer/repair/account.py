@@ -8,7 +8,7 @@ import msgspec
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A row that is not as the newest state has it. `where` is its database and key, `origin` what it was taken from."""
+    """A row that the newest state does not have. `where` is its database and key, `origin` what it was taken from."""
 
     where: str
     origin: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+import msgspec
 
 from dspy_registry.registry_store.changes import Alias, Change, ModuleChange, State, alias_codec, change_codec
 from dspy_registry.registry_store.codec import encode, open_record, seal_record
@@ -184,7 +186,8 @@ class Modules:
 
     def _keep_run(self, name: str, last: int) -> None:
         """Keep the versions up to `last` that have no gap between them."""
-        rows, kept = self._history.get(name, {}), {}
+        rows = self._history.get(name, {})
+        kept: dict[int, bytes] = {}
         number = last
         while number in rows and len(kept) < HISTORY_VERSIONS:
             kept[number] = rows[number]
@@ -218,8 +221,6 @@ class Modules:
 
 
 def _changed(stored: StoredModule, **fields: int) -> StoredModule:
-    import msgspec
-
     return StoredModule(stored.info, msgspec.structs.replace(stored.provenance, **fields))
 
 
@@ -270,6 +271,3 @@ def _named_version(key: bytes) -> tuple[str, int]:
 
 def _text(key: bytes) -> str:
     return key.decode("utf-8", "backslashreplace")
-
-
-Named = Mapping[str, StoredModule]

@@ -33,9 +33,9 @@ Reading = Callable[[int, int], None]
 class Found:
     """The sound rows of a data.mdb, by database and key.
 
-    `origin` says where a row came from that is not of the newest state. `unsound` says what was wrong with the rows that
-    no place had sound. `broken` are the databases of which pages cannot be read. `entries` is how many rows the newest
-    state says that a database has.
+    `origin` says where a row came from that is not of the newest state. `unsound` says what was wrong with the rows
+    that no place had sound. `broken` are the databases of which pages cannot be read. `entries` is how many rows the
+    newest state says that a database has.
     """
 
     def __init__(self) -> None:
