@@ -29,7 +29,6 @@ from tests.stress.oracle import contents
 from tests.support import TESTS
 from tests.support.raw_access import flipped, folder, opened
 
-
 __all__ = ["folder"]
 
 PAGE = 4096
@@ -218,8 +217,7 @@ def test_whatever_happens_to_pages_the_new_registry_is_sound_and_tells(folder: P
     damage_data(folder, list(PAGES)[seed % len(PAGES)], chance)
     try:
         done = repair(folder, tmp_path / "new")
-    except StoreError as error:
-        assert "no module can be read" in str(error)
+    except StoreError:
         assert not (tmp_path / "new").exists()
         return
     assert violations(tmp_path / "new") == []
