@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,9 +14,11 @@ import click
 
 from dspy_registry.cli import console, operations
 from dspy_registry.cli.manifests import watch_options, watching
+from dspy_registry.cli.waiting import VARIABLE, wait_seconds
 
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.lifecycle import Daemon
+    from dspy_registry.writer.daemon.limits import Limits
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
@@ -42,8 +46,24 @@ def serve(
     at_work = operations.extension(chosen)
     extension = watching(**chosen)
     _log_to_stderr(log_level, log_format)
-    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension, at_work])
+    with suppress(OSError):  # a standard error that is no file
+        faulthandler.enable()  # a data file that is cut short while it is mapped is a SIGBUS, which says nothing
+    run(
+        path,
+        ready=_say_ready,
+        group=group,
+        report_group=report_group,
+        limits=_limits(),
+        extensions=[extension, at_work],
+    )
     logging.getLogger("dspy_registry").info("ended")
+
+
+def _limits() -> Limits:
+    """Those of the daemon; how long it waits for a reader slot may be set as for other commands."""
+    from dspy_registry.writer.daemon.limits import Limits
+
+    return Limits(slot_patience=wait_seconds()) if os.environ.get(VARIABLE) else Limits()
 
 
 def _log_to_stderr(level: str, form: str) -> None:

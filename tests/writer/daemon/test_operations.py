@@ -185,3 +185,21 @@ def test_wrong_options_are_refused_before_anything_is_done(registry_folder: Path
     done = run("serve", "--path", registry_folder, *options)
     assert done.returncode == 2
     assert not registry_folder.exists()
+
+
+def test_a_data_file_that_is_cut_short_under_the_daemon_is_named(seeded_registry: Path) -> None:
+    process = subprocess.Popen([*COMMAND, "serve", "--path", str(seeded_registry)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        assert "serves" in process.stderr.readline()
+        time.sleep(1.5)  # until it has looked at the size once
+        data = seeded_registry / "data.mdb"
+        os.truncate(data, data.stat().st_size - 4096)
+        told = process.stderr.read()
+        assert process.wait(PATIENT) == 1
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert f"{data} was cut short" in told
+    assert "repair" in told or "restore" in told
