@@ -82,10 +82,10 @@ def partial_folder(target: Path) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise InvalidArgumentError(f"{target} is not a folder.", remedy=_EMPTY_FOLDER)
     is_new = not target.exists()
-    if is_new:
-        with suppress(FileExistsError):  # another process was quicker
-            make_folder_durably(target)
     try:
+        if is_new:
+            with suppress(FileExistsError):  # another process was quicker
+                make_folder_durably(target)
         with _made(target / PARTIAL) as partial:
             _refuse_other_content(target)
             yield partial

@@ -93,7 +93,7 @@ def is_unfinished_first_write(content: bytes, page_bytes: int) -> bool:
     LMDB does not sync it before it writes the one page of transaction 1, so that page may be there without the two.
     """
     pages = (content[:page_bytes], content[page_bytes : 2 * page_bytes])
-    is_whole = all(map(_is_first_meta, pages))
+    is_whole = len(content) >= 2 * page_bytes and all(map(_is_first_meta, pages))
     return (
         len(content) <= FIRST_PAGES * page_bytes
         and not is_whole
