@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import RegistryError, StoreError
+from dspy_registry.registry_store.errors import NoReaderSlotError, RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
@@ -42,6 +42,7 @@ T = TypeVar("T")
 Extension = Callable[["Daemon"], None]
 
 _FILES_BESIDE_CONNECTIONS = 200
+_SLOT_PAUSE = 0.1  # seconds
 _LOOK = "Look for disk errors in the system log."
 
 _log = logging.getLogger("dspy_registry")
@@ -96,7 +97,7 @@ class Daemon:
         WriterLockedError when there is another writer, and StoreError when the registry cannot be opened. It also
         raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
-        with contextlib.closing(Store(self.folder, self._groups.of_files)) as self._store:
+        with contextlib.closing(self._opened()) as self._store:
             _allow_files(self._bounds.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
@@ -104,6 +105,21 @@ class Daemon:
                 f"the writer daemon has stopped, because it cannot write any longer: {self._failure.message}",
                 remedy=f"{self._failure.remedy or _LOOK} Run `dspy-registry check`, then start the daemon again.",
             ) from self._failure
+
+    def _opened(self) -> Store:
+        """The open registry. While no reader slot is free, it is tried again: a restart would meet the same."""
+        deadline = time.monotonic() + self._bounds.slot_patience
+        is_told = False
+        while True:
+            try:
+                return Store(self.folder, self._groups.of_files)
+            except NoReaderSlotError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not is_told:
+                    _log.warning("waiting up to %.0f s for a reader slot: %s", self._bounds.slot_patience, error)
+                is_told = True
+            time.sleep(_SLOT_PAUSE)
 
     def stop(self) -> None:
         """Make `run` finish what was accepted and return. Any thread may call it. Does nothing when it does not run."""
