@@ -24,7 +24,7 @@ from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
-from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.group_commit import Committed, GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.limits import Limits
@@ -137,6 +137,10 @@ class Daemon:
     def revision(self) -> int:
         """See `Host.revision`."""
         return self.queue.revision
+
+    def observe_commits(self, observer: Callable[[Committed], None]) -> None:
+        """See `Host.observe_commits`."""
+        self.queue.observers.append(observer)
 
     async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
         """See `Host.submit`."""
