@@ -17,7 +17,7 @@ from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import USAGE, versioned_key
+from dspy_registry.registry_store.layout import USAGE, versioned_key, versioned_prefix
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
@@ -155,7 +155,7 @@ def load_versions_of(txn: Transaction, dbs: Databases, name: str, most: int) -> 
     """The usage of the newest `most` versions of a module that have some, oldest first. A damaged one is left out."""
     if not has_versions(dbs):
         return []
-    prefix = versioned_key(name, 0)[: 1 - _VERSION_BYTES]
+    prefix = versioned_prefix(name)
     keys = [key for key, _ in items_with_prefix(txn, dbs.usage, prefix) if version_of_key(key) is not None]
     found = []
     for key in keys[-most:]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
 
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.writer.daemon.host import Host
@@ -43,6 +43,7 @@ def attach_metrics(host: Host, address: Address, *, modules: int = MODULES_SHOWN
     Call it from an extension of the daemon. At most `modules` modules have series of their own: those called most.
     Raises InvalidArgumentError when the address cannot be listened at.
     """
+    disable_created_metrics()
     registry = CollectorRegistry()
     host.observe_commits(CommitFigures(registry).observe)
     registry.register(Figures(host, asyncio.get_running_loop(), modules))

@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -60,17 +60,13 @@ class Figures(Collector):
         failed = GaugeMetricFamily(
             "dspy_registry_scrape_failed", "1 for a part that could not be read at this scrape.", labels=("part",)
         )
-        for part, read in (
-            ("store", self._store),
-            ("daemon", self._daemon),
-            ("usage", self._usage),
-            ("health", self._health),
-        ):
+        parts = {"store": self._store, "daemon": self._daemon, "usage": self._usage, "health": self._health}
+        for part, read in parts.items():
             found: list[Metric] = []
             try:
                 found = list(read())
             except (RegistryError, OSError, concurrent.futures.TimeoutError, RuntimeError) as error:
-                _log.warning("metrics: the part %s cannot be read: %s", part, error or type(error).__name__)
+                _log.warning("metrics: the part %s cannot be read: %s: %s", part, type(error).__name__, error)
             failed.add_metric((part,), int(not found and part != "health"))
             yield from found
         yield failed
@@ -111,7 +107,10 @@ class Figures(Collector):
         rows: list[Row] = []
         versions: list[VersionUsage] = []
         for name in self._choice(txn, dbs):
-            row = _or_none(lambda: load_row(txn, dbs, name))  # noqa: B023 - called at once
+            try:
+                row = load_row(txn, dbs, name)
+            except CorruptRecordError:  # it has no series; `check` tells of it
+                continue
             if row is not None:
                 rows.append(row)
                 versions += load_versions_of(txn, dbs, name, VERSIONS_SHOWN)
@@ -133,11 +132,3 @@ class Figures(Collector):
         except RegistryError:
             found = []
         yield from health_families.families(found)
-
-
-def _or_none(load: Callable[[], Row | None]) -> Row | None:
-    """A row that is damaged has no series; `check` tells of it."""
-    try:
-        return load()
-    except CorruptRecordError:
-        return None

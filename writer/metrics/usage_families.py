@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from dspy_registry.registry_store.duration_buckets import by_key, value_of
-from dspy_registry.registry_store.outcome_kinds import KINDS, OK
+from dspy_registry.registry_store.outcome_kinds import FAILED, KINDS
 from dspy_registry.registry_store.usage import Buckets, ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import Row
 
@@ -43,20 +43,14 @@ _Labelled = Iterable[tuple[tuple[str, ...], ModuleUsage | VersionUsage]]
 def _counted(prefix: str, labels: tuple[str, ...], usages: _Labelled) -> Iterator[Metric]:
     of = "a module" if len(labels) == 1 else "a version"
     calls = CounterMetricFamily(f"{prefix}_calls", f"Calls of {of}, failed ones included.", labels=labels)
-    failures = CounterMetricFamily(
-        f"{prefix}_call_errors",
-        f"Failed calls of {of}, by kind; kinds 'caller' and 'cancelled' are no failures."
-        if of == "a module"
-        else f"Calls of {of} that did not succeed, by kind.",
-        labels=(*labels, "kind"),
-    )
+    failures = CounterMetricFamily(f"{prefix}_call_errors", f"Failed calls of {of}, by kind.", labels=(*labels, "kind"))
     tokens = CounterMetricFamily(f"{prefix}_tokens", f"Tokens of calls of {of}.", labels=(*labels, "direction"))
     cost = CounterMetricFamily(f"{prefix}_cost_dollars", f"Cost of the priced calls of {of}.", labels=labels)
     priced = CounterMetricFamily(f"{prefix}_priced_calls", f"Calls of {of} that told their cost.", labels=labels)
     for values, usage in usages:
         calls.add_metric(values, usage.calls)
         for kind, count in zip(KINDS, usage.kinds, strict=False):
-            if kind != OK and count:
+            if kind in FAILED and count:
                 failures.add_metric((*values, kind), count)
         tokens.add_metric((*values, "in"), usage.tokens_in)
         tokens.add_metric((*values, "out"), usage.tokens_out)
@@ -78,7 +72,7 @@ def _durations(rows: Iterable[Row]) -> HistogramMetricFamily:
 
 
 def histogram(durations: Mapping[str, Buckets]) -> tuple[list[tuple[str, float]], float]:
-    """Calls up to each of BOUNDS and in all, of all sizes of input together; and the sum of all durations in seconds."""
+    """Calls up to each of BOUNDS and in all, over all sizes of input, and the sum of all durations in seconds."""
     per_bound = [0] * (len(BOUNDS) + 1)
     total = 0.0
     for buckets in durations.values():
@@ -106,12 +100,12 @@ def _last_use(rows: Iterable[Row]) -> GaugeMetricFamily:
 def _window(versions: Iterable[VersionUsage]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "dspy_registry_version_duration_seconds",
-        "Quantiles of the last 1,024 to 2,048 durations of a version, by size of input.",
-        labels=("module", "version", "size", "quantile"),
+        "Percentiles of the last 1,024 to 2,048 durations of a version, by size of input.",
+        labels=("module", "version", "size", "percentile"),
     )
     for usage in versions:
         for size, standing in usage.standing.items():
             for quantile in _QUANTILES:
                 value = getattr(standing, quantile) / 1000
-                family.add_metric((usage.name, str(usage.version), size, f"0.{quantile[1:]}"), value)
+                family.add_metric((usage.name, str(usage.version), size, quantile[1:]), value)
     return family
