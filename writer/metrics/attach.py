@@ -43,7 +43,7 @@ def attach_metrics(host: Host, address: Address, *, modules: int = MODULES_SHOWN
     Call it from an extension of the daemon. At most `modules` modules have series of their own: those called most.
     Raises InvalidArgumentError when the address cannot be listened at.
     """
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     host.observe_commits(CommitFigures(registry).observe)
     registry.register(Figures(host, asyncio.get_running_loop(), modules))
