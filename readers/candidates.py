@@ -59,6 +59,16 @@ class Terms(NamedTuple):
     minute: int
 
 
+class Moment(NamedTuple):
+    """What a decision rests on: a revision, a usage word and a health word. `minute` is counted since the epoch."""
+
+    revision: int
+    usage_word: int
+    health_word: int
+    minute: int
+    enough: int
+
+
 class Candidates(NamedTuple):
     """What is ranked, and what it was made of, by full name."""
 

@@ -14,13 +14,14 @@ from dspy_registry.readers.asked import Asked
 from dspy_registry.readers.candidates import (
     Candidates,
     Known,
+    Moment,
     Terms,
     candidates_of,
     load_candidates,
     load_full_names,
 )
 from dspy_registry.readers.health_view import HealthView
-from dspy_registry.readers.route import Advise, Moment, Route, decide
+from dspy_registry.readers.route import Advise, Route, decide
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.revision import RETIRED

@@ -6,23 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from dspy_registry.readers.asked import Accept, Asked
-from dspy_registry.readers.candidates import Candidates, Known
+from dspy_registry.readers.candidates import Candidates, Known, Moment
 from dspy_registry.readers.ranking import Filter, Limits, Order, Ranked, Ranking, Reason, Unit, rank
+from dspy_registry.readers.route_explained import explained
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.errors import NoCandidateError
 
 Advise = Callable[[Known, Asked], Recommendation]
 """The recommendation for one candidate, from what was read for the decision."""
-
-
-class Moment(NamedTuple):
-    """What a decision rests on: a revision, a usage word and a health word. `minute` is counted since the epoch."""
-
-    revision: int
-    usage_word: int
-    health_word: int
-    minute: int
-    enough: int
 
 
 class Exclusion(NamedTuple):
@@ -164,8 +155,6 @@ class Route:
 
     def explain(self) -> str:
         """For a person: each candidate's numbers, where they come from, the formula, every exclusion."""
-        from dspy_registry.readers.route_explained import explained
-
         return explained(self._ranking, self._candidates, self._asked, self._moment)
 
 

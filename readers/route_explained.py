@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dspy_registry.readers.asked import Asked
-from dspy_registry.readers.candidates import Candidates, Known, is_observed, life_of
+from dspy_registry.readers.candidates import Candidates, Known, Moment, is_observed, life_of
 from dspy_registry.readers.ranking import (
     LARGEST_RATE,
     LEAST_COST,
@@ -16,7 +16,6 @@ from dspy_registry.readers.ranking import (
     Ranked,
     Ranking,
 )
-from dspy_registry.readers.route import Moment
 
 _FORMULAS = {
     "balanced": "√d × √c / (1 - f)",
