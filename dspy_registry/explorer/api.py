@@ -10,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from dspy_registry.cli.console import encode_json
 from dspy_registry.explorer import access
+from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.changes import SHOWN
 from dspy_registry.explorer.filters import AskedQuery
 from dspy_registry.explorer.reported_calls import ReportedCalls, record
@@ -60,6 +61,14 @@ def _reading(router: APIRouter, site: Site) -> None:
         `name` is a full name, an alias or a short name; of an unregistered module, its full name.
         """
         return Json(site.module(name))
+
+    @router.get("/route", summary="Which module to call")
+    def route(question: QuestionQuery) -> Json:
+        """Candidates best first, with their numbers, and exclusions with their reasons: what `Registry.route` answers.
+
+        `chosen` is null when nothing is left.
+        """
+        return Json(site.route(question))
 
     @router.get("/changes", summary="The newest changes")
     def changes(count: Annotated[int, Query(ge=1, le=SHOWN)] = SHOWN) -> Json:

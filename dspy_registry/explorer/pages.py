@@ -15,10 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from dspy_registry.cli.console import encode_json
 from dspy_registry.explorer import access, charts, filters
+from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.filters import Asked, AskedQuery
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.site import Site
-from dspy_registry.registry_store.usage import SIZES
+from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.vocabulary import LEVELS
 
 _HERE: Final = Path(__file__).parent
@@ -119,6 +120,17 @@ def _reading(router: APIRouter, site: Site, page: Page) -> None:
         found = site.module(name)
         return page("module.html", found["name"], f"/api/v1/modules/{found['name']}", module=found, chart=_chart(found))
 
+    @router.get("/ask")
+    def ask(asked: QuestionQuery, request: Request) -> HTMLResponse:
+        found, problem, query = None, "", str(request.url.query)
+        if query:
+            try:
+                found = site.route(asked)
+            except RegistryError as error:
+                problem = f"{error.message} {error.remedy}".strip()
+        json = f"/api/v1/route?{query}" if found else "/api/v1/openapi.json"
+        return page("ask.html", "Ask the registry", json, asked=asked, found=found, problem=problem, levels=LEVELS)
+
     @router.get("/changes")
     def changes() -> HTMLResponse:
         return page("changes.html", "Live changes", "/api/v1/changes", found=site.changes())
@@ -160,8 +172,8 @@ def _chart(module: dict[str, Any]) -> charts.DurationChart | None:
             return charts.duration_chart(
                 [
                     (size, *(kept[key] for key in _STANDING), limits[size])
-                    for size, kept in used["standing"].items()
-                    if size in SIZES
+                    for size, kept in used["standing"].items()  # in the order of SIZES
+                    if size in limits
                 ]
             )
     usage = module["usage"] or {"durations": {}}

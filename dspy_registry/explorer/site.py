@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.explorer import changes, one_module
+from dspy_registry.explorer import ask, changes, one_module
 from dspy_registry.explorer.events import Events
 from dspy_registry.explorer.filters import PAGE, Asked
 from dspy_registry.explorer.health import Health
@@ -118,6 +118,10 @@ class Site:
         """The newest changes, newest first."""
         with self.registry.snapshot() as snapshot:
             return {"revision": snapshot.revision, "changes": changes.newest(snapshot, count)}
+
+    def route(self, question: ask.Question) -> dict[str, Any]:
+        """The decision. Raises InvalidArgumentError, UnknownModuleError, AmbiguousNameError."""
+        return ask.answer(self.registry, question, self.shown_folder)
 
     def store(self) -> dict[str, Any]:
         """Readers, snapshots and the data file, as they were seen last."""
