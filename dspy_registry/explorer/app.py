@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +84,20 @@ def _all_that_is_wrong(error: RequestValidationError) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server. Its streams see that it is to end; else it would wait for each browser that listens."""
+    """uvicorn's server, which says when it can be asked.
+
+    Its streams see that it is to end. Else it would wait for each browser that listens.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and then it is told."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     @property
     def is_ending(self) -> bool:
@@ -118,12 +132,11 @@ def serve(
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    server = Server(config)
+    listener = config.bind_socket()
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+    server = Server(config, lambda: ready(url))
     site = Site(folder, token=token, shown_folder=shown_folder, is_ending=lambda: server.is_ending)
     config.app = create_app(site, names)
-    listener = config.bind_socket()
-    bound = listener.getsockname()[1]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{bound}/")
     with _signals_ignored_afterwards():
         server.run([listener])
 
