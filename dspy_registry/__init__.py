@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
+    from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        NoCandidateError,
         NoReaderSlotError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
         RegistryNotFoundError,
+        RouteFailedError,
         StoreClosedError,
         StoreError,
         StorePermissionError,
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     )
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
+    from dspy_registry.router.attempt import Attempt, Result
+    from dspy_registry.router.router import Router
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -58,6 +63,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Snapshot",
     "Recommendation",
     "CostWeights",
+    # Routing
+    "Route",
+    "Candidate",
+    "Exclusion",
+    "Router",
+    "Result",
+    "Attempt",
     # Writing and reporting
     "RegistryWriter",
     "WriterClient",
@@ -97,6 +109,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoreClosedError",
     "ForkedSnapshotError",
     "DiscoveryError",
+    "NoCandidateError",
+    "RouteFailedError",
     "WriterLockedError",
     "WriterUnavailableError",
     "WriterTimeoutError",
@@ -113,6 +127,12 @@ _HOMES: Final = {
     "Snapshot": "readers.snapshot",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
+    "Route": "readers.route",
+    "Candidate": "readers.route",
+    "Exclusion": "readers.route",
+    "Router": "router.router",
+    "Result": "router.attempt",
+    "Attempt": "router.attempt",
     "RegistryWriter": "writer.registry_writer",
     "WriterClient": "writer.client.client",
     "AsyncWriterClient": "writer.client.async_client",

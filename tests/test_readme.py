@@ -25,7 +25,7 @@ PACKAGES = (
     "registry_store",
     "writer",
     "readers",
-    *(f"dspy_registry/{part}" for part in ("cli", "demo", "explorer", "integrations")),
+    *(f"dspy_registry/{part}" for part in ("cli", "demo", "explorer", "integrations", "router")),
 )
 MODULES = [
     path.relative_to(ROOT).with_suffix("")
@@ -37,6 +37,7 @@ MODULES = [
         "dspy_registry/demo",
         "dspy_registry/explorer",
         "dspy_registry/integrations",
+        "dspy_registry/router",
     )
     for path in sorted((ROOT / package).rglob("*.py"))
     if path.name not in ("__init__.py", "__main__.py")
