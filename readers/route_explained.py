@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from dspy_registry.readers.asked import Asked
 from dspy_registry.readers.candidates import Candidates, Known, Moment, is_observed, life_of
 from dspy_registry.readers.ranking import (
+    COMPUTE_SECONDS,
     LARGEST_RATE,
     LEAST_COST,
     LEAST_MS,
@@ -17,13 +19,14 @@ from dspy_registry.readers.ranking import (
     Ranking,
 )
 
-_FORMULAS = {
+_FORMULAS: Final = {
     "balanced": "√d × √c / (1 - f)",
     "latency": "d / (1 - f)",
     "cost": "c / (1 - f)",
     "reliability": "f, then d",
 }
-_UNITS = {USD: "US dollars", "compute_seconds": "compute-seconds"}
+UNITS: Final = {USD: "US dollars", COMPUTE_SECONDS: "compute-seconds"}
+"""What a person reads for each unit of cost."""
 
 
 def explained(ranking: Ranking, candidates: Candidates, asked: Asked, moment: Moment) -> str:
@@ -40,7 +43,7 @@ def _lines(ranking: Ranking, candidates: Candidates, asked: Asked, moment: Momen
     )
     prefer = asked.prefer if isinstance(asked.prefer, str) else ""
     formula = _FORMULAS.get(prefer, "a function of the caller; score: " + _FORMULAS["balanced"])
-    yield f"ordered by {prefer or 'prefer'}: {formula}; lower is better; c in {_UNITS[ranking.unit]}"
+    yield f"ordered by {prefer or 'prefer'}: {formula}; lower is better; c in {UNITS[ranking.unit]}"
     for place, ranked in enumerate(ranking.ranked, 1):
         yield from _candidate(place, ranked, ranking, candidates.known[ranked.facts.name], asked, moment)
     for facts, reason, detail in ranking.excluded:
@@ -57,7 +60,7 @@ def _candidate(
     origin = f"observed of version {facts.version}" if observed else "declared"
     yield f"     d = {facts.expected_ms:g} ms, {origin}"
     where = known.usd[1] if ranking.unit == USD else f"compute weight × {facts.expected_ms / 1000:g} s, {origin}"
-    yield f"     c = {ranked.cost:.4g} {_UNITS[ranking.unit]}, {where}"
+    yield f"     c = {ranked.cost:.4g} {UNITS[ranking.unit]}, {where}"
     failed, counted = life_of(known.found.usage)
     prior = (
         f"{failed} of {counted} calls of version {facts.version} over its life"

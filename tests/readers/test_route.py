@@ -211,7 +211,7 @@ def test_an_explanation_says_every_number_and_where_it_comes_from(writer: Regist
         assert number in told
 
 
-def test_i31_a_decision_rests_on_one_revision_and_says_which(writer: RegistryWriter, registry: Registry) -> None:
+def test_a_decision_rests_on_one_revision_and_says_which(writer: RegistryWriter, registry: Registry) -> None:
     """Two modules always change together; a decision never sees one of them old and the other new."""
     stop = threading.Event()
 
