@@ -24,8 +24,20 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
-@click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
-@click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
+@click.option(
+    "--group",
+    metavar="NAME",
+    envvar="DSPY_REGISTRY_GROUP",
+    show_envvar=True,
+    help="Also let members of this Unix group change the registry.",
+)
+@click.option(
+    "--report-group",
+    metavar="NAME",
+    envvar="DSPY_REGISTRY_REPORT_GROUP",
+    show_envvar=True,
+    help="Let members of this Unix group report calls, and no more.",
+)
 @click.option(
     "--metrics",
     metavar="HOST:PORT",
@@ -33,8 +45,22 @@ LOG_FORMATS: Final = ("text", "json")
     show_envvar=True,
     help="Answer Prometheus there, as in 127.0.0.1:9464. Needs the extra [metrics].",
 )
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="info",
+    show_default=True,
+    envvar="DSPY_REGISTRY_LOG_LEVEL",
+    show_envvar=True,
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    show_default=True,
+    envvar="DSPY_REGISTRY_LOG_FORMAT",
+    show_envvar=True,
+)
 @console.path_option
 def serve(
     group: str | None,

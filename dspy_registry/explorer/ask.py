@@ -118,10 +118,20 @@ def as_command(arguments: dict[str, Any], folder: str | None) -> str:
     """The command that asks the same."""
     conditions = {field: value for field, value in arguments.items() if field in Conditions.model_fields}
     words = ["dspy-registry", "route", *arguments.get("names", ()), *command(conditions)]
-    for field in ("input_size", "prefer", "deadline_ms", "max_cost_usd", "basis"):
+    for field, option in _OPTIONS.items():
         if field in arguments:
             value = arguments[field]
-            words += (f"--{field.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))
+            words += (option, f"{value:g}" if isinstance(value, float) else str(value))
     for name in arguments.get("exclude", ()):
         words += ("--exclude", name)
+    words.append("--explain")
     return shlex.join([*words, *(("--path", folder) if folder is not None else ())])
+
+
+_OPTIONS: Final = {
+    "input_size": "--input-size",
+    "prefer": "--prefer",
+    "deadline_ms": "--deadline",
+    "max_cost_usd": "--max-cost",
+    "basis": "--basis",
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,9 @@ def test_asking_gives_candidates_exclusions_and_the_same_in_python(site: Explore
     assert found["chosen"]["name"] == found["candidates"][0]["name"]
     assert [each["reason"] for each in found["excluded"]] == ["exclude"]
     assert found["python"] == "registry.route(capabilities=('reasoning',), exclude=('dspy.ReAct',))"
+    done = run(*shlex.split(found["command"])[1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(found["chosen"]["name"])
     none = site.json("/api/v1/route?capabilities=reasoning&deadline_ms=1")
     assert none["chosen"] is None
     assert {each["reason"] for each in none["excluded"]} == {"deadline"}

@@ -98,7 +98,7 @@ def test_a_question_is_the_same_in_python_and_as_a_command() -> None:
         "registry.route(capabilities=('reasoning',), exclude=('a.B',), input_size=1800, deadline_ms=8000.0)"
     )
     assert as_command(arguments, None) == (
-        "dspy-registry route --capability reasoning --input-size 1800 --deadline-ms 8000 --exclude a.B"
+        "dspy-registry route --capability reasoning --input-size 1800 --deadline 8000 --exclude a.B --explain"
     )
 
 
