@@ -25,7 +25,7 @@ MODULES = (
     # name, capabilities, pool, declared ms, calls, median ms, share that fails
     ("acme.Answer", ("question_answering",), "general", 1200, 900, 980, 0.02),
     ("acme.Summarise", ("summarisation",), "general", 2500, 420, 1900, 0.004),
-    ("acme.Rerank", ("semantic_search",), "neural", 300, 380, 210, 0.16),
+    ("acme.Rerank", ("semantic_search",), "neural", 300, 380, 210, 0.3),
     ("acme.Extract", ("extraction", "structured_output"), "general", 1500, 160, 1600, 0.0),
     ("acme.Plan", ("reasoning", "tool_use"), "optimizer", 6000, 90, 5200, 0.03),
     ("dspy.ChainOfThought", (), "", 0, 140, 2700, 0.01),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ pytest.importorskip("httpx")
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, UsageReporter, WriterClient
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.metrics.attach import Address, attach_metrics
+from tests.support import ROOT
 from tests.support.command import run
 from tests.support.daemon_process import daemon_of, ready
 from tests.support.metrics import Measured, measured_daemon, parsed
@@ -38,6 +41,8 @@ def measured(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with measured_daemon(registry, "--manifests", str(manifests)) as found:
         with WriterClient(registry) as client, UsageReporter(registry) as reporter:
             client.register_module(ModuleInfo("acme.Qa"))
+            while not client.status().sections["manifests"]["errors"]:  # the folder is read beside the start
+                time.sleep(0.02)
             for call in range(40):
                 kind = "timeout" if call % 10 == 0 else None
                 reporter.record("acme.Qa", 300.0, kind is None, 500, 10, 2, 0.25, error=kind, version=1, limit_ms=300.0)
@@ -151,3 +156,13 @@ def test_a_wrong_address_makes_no_registry(address: str, tmp_path: Path) -> None
     done = run("serve", "--path", tmp_path / "none", "--metrics", address)
     assert done.returncode == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_every_metric_is_on_its_page_and_the_other_way_round(measured: Measured) -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(dspy_registry_\w+)` \|", page, re.MULTILINE))
+    shown = set(re.findall(r"^# TYPE (dspy_registry_\w+) ", measured.text(), re.MULTILINE))
+    assert documented - shown == {
+        f"dspy_registry_{name}" for name in ("discovery_failed", "discovery_failures", "discovered_modules")
+    }
+    assert shown <= documented
