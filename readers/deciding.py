@@ -1,18 +1,21 @@
-"""`Registry.route`: decisions that are kept, and the reads behind those that are not."""
+"""Decisions and advice that a registry keeps, and the reads behind those that it does not."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
 from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, begun
 from dspy_registry.readers.health_view import ALL_HEALTHY, NO_WORD, HealthView
-from dspy_registry.readers.observed import AUTO
+from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
+from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.revision import is_retired
@@ -28,18 +31,21 @@ _PLAIN: Final = frozenset((type(None), str, tuple, frozenset))
 class Deciding(ColdReads):
     """What `Registry` keeps of its decisions."""
 
-    __slots__ = ("_decisions", "_health_word")
+    __slots__ = ("_advice", "_decisions", "_health_word")
 
+    _advice: AdviceKept
     _decisions: Decisions
     _health_word: memoryview[float]
 
     def _open(self) -> None:
+        self._advice = NOTHING_ADVISED
         self._decisions = NOTHING_DECIDED
         self._health_word = NO_WORD
         super()._open()
 
     def close(self) -> None:
         super().close()
+        self._advice = NOTHING_ADVISED
         self._decisions = NOTHING_DECIDED
 
     def route(
@@ -136,10 +142,39 @@ class Deciding(ColdReads):
                     revision = lookup.load_state(txn, environment.dbs).revision
                     decisions = self._new_decisions(words, health, revision)
                 decisions.load(txn, environment.dbs, asked)
-            if words[0] % 2 == 0:  # while it is odd, a commit may land at any moment
+            if words[0] % 2 == 0 and self._cache.size:  # while it is odd, a commit may land at any moment
                 self._decisions = decisions
             return decisions
 
     def _new_decisions(self, words: tuple[float, float], health: HealthView, revision: int) -> Decisions:
         sources = Sources(self._weights, self._min_observed_calls, self._advise)
         return begun(*words, revision, health, sources, self._decisions)
+
+    def _estimate_and_keep(self, name: str, input_size: str, basis: str) -> int:
+        words = self._word[()], self._usage_word[()]
+        milliseconds = super().estimate_duration(name, input_size, basis)
+        if self._may_keep(words):
+            self._advice_at(words).estimates[name, input_size, basis] = milliseconds
+        return milliseconds
+
+    def _recommend_and_keep(
+        self, name: str, input_size: int | None, size: Any, optimize_latency: bool, basis: str
+    ) -> Recommendation:
+        words = self._word[()], self._usage_word[()]
+        told = (self._own.told(),) if basis != DECLARED and self._own.has_tellers else ()
+        advised = super().routing_recommendation(name, input_size, optimize_latency, basis)
+        if self._may_keep(words):
+            key = (name, size, optimize_latency, basis, *told)
+            with suppress(TypeError):  # what cannot be a key
+                self._advice_at(words).recommendations[key] = advised
+        return advised
+
+    def _may_keep(self, words: tuple[float, float]) -> bool:
+        """Whether what was read after these words may be kept: a commit under way may land at any moment."""
+        return self._cache.size > 0 and words[0] % 2 == 0
+
+    def _advice_at(self, words: tuple[float, float]) -> AdviceKept:
+        kept = self._advice
+        if (kept.word, kept.usage_word) != words or kept.is_full:
+            kept = self._advice = AdviceKept(*words)
+        return kept

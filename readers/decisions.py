@@ -101,7 +101,7 @@ class Decisions:
     def _keep(self, asked: Asked, candidates: Candidates) -> None:
         self._room -= len(candidates.known) + 1
         if self._room < 0:
-            self._sets, self._room = {}, _MOST_FACTS
+            self._sets, self._known, self._room = {}, {}, _MOST_FACTS
         self._sets[asked.among] = candidates
 
 

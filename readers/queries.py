@@ -291,7 +291,6 @@ class Queries(Mapping[str, ModuleInfo]):
     def routing_recommendation(
         self,
         name: str,
-        *,
         input_size: int | None = None,
         optimize_latency: bool = False,
         basis: str = DECLARED,
