@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        LimitReachedError,
         NoReaderSlotError,
         ProtocolError,
         RegistryError,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
         WriterTimeoutError,
         WriterUnavailableError,
     )
+    from dspy_registry.registry_store.health_file import HealthEntry
+    from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
     from dspy_registry.writer.client.async_client import AsyncWriterClient
@@ -74,6 +77,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "VersionUsage",
     "Durations",
     "Standing",
+    # Health and limits
+    "Policy",
+    "HealthEntry",
     # Errors
     "errors",
     "RegistryError",
@@ -101,6 +107,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "WriterUnavailableError",
     "WriterTimeoutError",
     "BusyError",
+    "LimitReachedError",
     "ProtocolError",
 ]
 
@@ -127,6 +134,8 @@ _HOMES: Final = {
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
     "Standing": "registry_store.advice",
+    "Policy": "registry_store.policy",
+    "HealthEntry": "registry_store.health_file",
 }
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from dspy_registry.readers import routing, watch
 from dspy_registry.readers.arguments import plain_name
-from dspy_registry.readers.cold_reads import ColdReads
+from dspy_registry.readers.host import HostReads
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
@@ -38,7 +38,7 @@ _PAUSE: Final = 0.02  # seconds between two attempts to open a registry that is 
 _FACTORS: Final = routing.INPUT_SIZES
 
 
-class Registry(ColdReads):
+class Registry(HostReads):
     """A registry open for reading. Threads may share it; after fork it works in parent and child.
 
     `path` is the registry's folder. None means $DSPY_REGISTRY; if that is empty or not set, `dspy-registry` in the
