@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
 from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
-from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, begun
-from dspy_registry.readers.health_view import ALL_HEALTHY, NO_WORD, HealthView
+from dspy_registry.readers.host import HostReads
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.host_health import HostHealth, Known
 from dspy_registry.registry_store.revision import is_retired
 from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
@@ -28,19 +28,19 @@ _PLAIN: Final = frozenset((type(None), str, tuple, frozenset))
 """Types of arguments that name several things and always say the same."""
 
 
-class Deciding(ColdReads):
+class Deciding(HostReads):
     """What `Registry` keeps of its decisions."""
 
-    __slots__ = ("_advice", "_decisions", "_health_word")
+    __slots__ = ("_advice", "_decisions", "_health")
 
     _advice: AdviceKept
     _decisions: Decisions
-    _health_word: memoryview[float]
+    _health: HostHealth
 
     def _open(self) -> None:
         self._advice = NOTHING_ADVISED
         self._decisions = NOTHING_DECIDED
-        self._health_word = NO_WORD
+        self._health = self._own.health
         super()._open()
 
     def close(self) -> None:
@@ -83,11 +83,14 @@ class Deciding(ColdReads):
         others = (category, pool_type, native, gpu, max_memory, max_compute, any_capabilities, without_capabilities)
         if others != _NO_OTHERS:
             key = (*key, *others)
-        kept = self._decisions
+        kept, health = self._decisions, self._health
         if (
             self._word[()] == kept.word
             and self._usage_word[()] == kept.usage_word
-            and self._health_word[()] == kept.health_word
+            and health.known is kept.health
+            and (
+                health.word[()] == kept.health_word or kept.health_word != kept.health_word
+            )  # unequal to itself: no file
             and _clock(_BOOT_TIME) < kept.ends
         ):
             try:
@@ -116,15 +119,12 @@ class Deciding(ColdReads):
             decisions.keep(key, route)
         return route
 
-    def _health(self) -> HealthView:
-        return ALL_HEALTHY
-
     def _are_valid(self, decisions: Decisions) -> bool:
         """Whether what they rest on is unchanged."""
         return (
             self._word[()] == decisions.word
             and self._usage_word[()] == decisions.usage_word
-            and self._health_word[()] == decisions.health_word
+            and self._health.current() is decisions.health
             and boot_seconds() < decisions.ends
         )
 
@@ -132,13 +132,13 @@ class Deciding(ColdReads):
         """Decisions that hold what `asked` needs, all read in one transaction. Call it inside the gate."""
         environment = self._live()
         while True:
-            health = self._health()
+            health = self._health.current()
             words = self._word[()], self._usage_word[()]
             with environment.reading() as txn:
                 if (self._word[()], self._usage_word[()]) != words and not is_retired(words[0]):
                     continue
                 decisions = self._decisions
-                if not self._are_valid(decisions) or health.word != decisions.health_word:
+                if not self._are_valid(decisions) or health is not decisions.health:
                     revision = lookup.load_state(txn, environment.dbs).revision
                     decisions = self._new_decisions(words, health, revision)
                 decisions.load(txn, environment.dbs, asked)
@@ -146,7 +146,7 @@ class Deciding(ColdReads):
                 self._decisions = decisions
             return decisions
 
-    def _new_decisions(self, words: tuple[float, float], health: HealthView, revision: int) -> Decisions:
+    def _new_decisions(self, words: tuple[float, float], health: Known, revision: int) -> Decisions:
         sources = Sources(self._weights, self._min_observed_calls, self._advise)
         return begun(*words, revision, health, sources, self._decisions)
 

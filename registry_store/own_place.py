@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from weakref import ReferenceType, WeakValueDictionary
 
+from dspy_registry.registry_store.host_health import HostHealth
 from dspy_registry.registry_store.own_calls import NOTHING, Own, OwnCalls
 
 
@@ -26,9 +27,11 @@ class Teller(Protocol):
 class OwnPlace:
     """What this process saw itself of one registry's modules. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_calls", "_count", "_lock", "_tellers")
+    __slots__ = ("__weakref__", "_calls", "_count", "_lock", "_tellers", "health")
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.health = HostHealth(folder)
+        """Which of its modules are not healthy on this host."""
         self._calls = OwnCalls()
         self._count = 0
         self._tellers: tuple[ReferenceType[Teller], ...] = ()
@@ -36,6 +39,7 @@ class OwnPlace:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # re-entered by a signal's handler that asks; each step is harmless twice
+        self.health.begin()
 
     def add_teller(self, teller: Teller) -> None:
         """Let it tell before each answer. It may go at any time."""
@@ -95,7 +99,7 @@ def own_place(folder: Path) -> OwnPlace:
     with _places_lock:
         place = _places.get(key)
         if place is None:
-            place = _places[key] = OwnPlace()
+            place = _places[key] = OwnPlace(folder)
         return place
 
 
