@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        LimitReachedError,
         NoCandidateError,
         NoReaderSlotError,
         ProtocolError,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
         WriterTimeoutError,
         WriterUnavailableError,
     )
+    from dspy_registry.registry_store.health_file import HealthEntry
+    from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
     from dspy_registry.router.attempt import Attempt, Result
@@ -86,6 +89,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "VersionUsage",
     "Durations",
     "Standing",
+    # Health and limits
+    "Policy",
+    "HealthEntry",
     # Errors
     "errors",
     "RegistryError",
@@ -115,6 +121,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "WriterUnavailableError",
     "WriterTimeoutError",
     "BusyError",
+    "LimitReachedError",
     "ProtocolError",
 ]
 
@@ -147,6 +154,8 @@ _HOMES: Final = {
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
     "Standing": "registry_store.advice",
+    "Policy": "registry_store.policy",
+    "HealthEntry": "registry_store.health_file",
 }
 
 

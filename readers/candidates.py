@@ -14,6 +14,7 @@ from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.advice import Standing
 from dspy_registry.registry_store.circuit import state_at
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.outcome_kinds import CALLER, KINDS
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.usage import MINUTES_KEPT, Ring, VersionUsage
@@ -23,7 +24,7 @@ _NOTHING_SEEN: Final = Standing()
 _CALLER_AT: Final = KINDS.index(CALLER)
 
 
-class Known(NamedTuple):
+class KnownModule(NamedTuple):
     """A module as `asked`, with the usage of its version in force.
 
     `life_usd` is the mean cost of a call of the module over its life, in US dollars; None: no call told its cost.
@@ -47,14 +48,14 @@ class Known(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What the numbers of candidates depend on beside the candidates: `until` are deadlines of circuits that opened.
+    """What the numbers of candidates depend on beside the candidates.
 
     `now` is on the boot-time clock, `minute` since the epoch.
     """
 
     weights: Mapping[str, float]
     enough: int
-    until: Mapping[tuple[str, int], float]
+    health: Health
     now: float
     minute: int
 
@@ -73,10 +74,10 @@ class Candidates(NamedTuple):
     """What is ranked, and what it was made of, by full name."""
 
     field: Field
-    known: Mapping[str, Known]
+    known: Mapping[str, KnownModule]
 
 
-def load_candidates(txn: Transaction, dbs: Databases, asked: Asked, seen: dict[str, Known]) -> list[Known]:
+def load_candidates(txn: Transaction, dbs: Databases, asked: Asked, seen: dict[str, KnownModule]) -> list[KnownModule]:
     """The candidates in the order that decides ties. `seen` has those that were read at the same revision and usage.
 
     Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError.
@@ -90,12 +91,12 @@ def load_candidates(txn: Transaction, dbs: Databases, asked: Asked, seen: dict[s
     return list({each.found.info.name: each for each in reversed(known)}.values())[::-1]
 
 
-def _load(txn: Transaction, dbs: Databases, name: str, seen: dict[str, Known]) -> Known:
+def _load(txn: Transaction, dbs: Databases, name: str, seen: dict[str, KnownModule]) -> KnownModule:
     known = seen.get(name)
     if known is None:
         found = load_in_force(txn, dbs, name)
         life = load_usage(txn, dbs, found.info.name)
-        known = seen[name] = Known(name, found, None if life is None else life.cost_usd_per_call)
+        known = seen[name] = KnownModule(name, found, None if life is None else life.cost_usd_per_call)
     return known
 
 
@@ -106,17 +107,17 @@ def load_full_names(txn: Transaction, dbs: Databases, asked: Iterable[str], seen
             seen[name] = lookup.resolve(txn, dbs, name)
 
 
-def candidates_of(known: Iterable[Known], size: str, basis: str, terms: Terms) -> Candidates:
+def candidates_of(known: Iterable[KnownModule], size: str, basis: str, terms: Terms) -> Candidates:
     """The numbers of each candidate, in the same order."""
     by_name = {each.found.info.name: each for each in known}
     return Candidates(Field(_facts(each, size, basis, terms) for each in by_name.values()), by_name)
 
 
-def _facts(known: Known, size: str, basis: str, terms: Terms) -> Facts:
+def _facts(known: KnownModule, size: str, basis: str, terms: Terms) -> Facts:
     info, usage = known.found.info, known.found.usage
     duration = expected_ms(info, usage, size, basis, terms.enough)
     failed, counted = last_hour(usage, terms.minute)
-    until = terms.until.get((info.name, usage.version), 0.0)
+    until = terms.health.until(info.name, usage.version)
     return Facts(
         info.name,
         usage.version,

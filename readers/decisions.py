@@ -7,32 +7,35 @@ word changes, when the minute ends (failure rates count minutes), and when a cir
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from math import inf, isnan, nan
 from typing import Any, Final, NamedTuple
 
 from dspy_registry.readers.asked import Asked
 from dspy_registry.readers.candidates import (
     Candidates,
-    Known,
+    KnownModule,
     Moment,
     Terms,
     candidates_of,
     load_candidates,
     load_full_names,
 )
-from dspy_registry.readers.health_view import HealthView
 from dspy_registry.readers.route import Advise, Route, decide
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.revision import RETIRED
 
 _MOST_ROUTES: Final = 4096
 _MOST_FACTS: Final = 65_536
 _SECONDS_A_MINUTE: Final = 60
+_LOOK_FOR_HEALTH_EVERY: Final = 1.0
+"""Seconds that decisions last while there is no health file: no word says when there is one."""
 
 
 class Decisions:
-    """What was decided while the words are `word`, `usage_word` and `health_word`, and until `ends`.
+    """What was decided while the words are `word` and `usage_word` and health is `health`, and until `ends`.
 
     `ends` is on the boot-time clock. Change it only inside the gate, except for adding a route.
     """
@@ -46,19 +49,21 @@ class Decisions:
         "_sets",
         "_terms",
         "ends",
+        "health",
         "health_word",
         "routes",
         "usage_word",
         "word",
     )
 
-    def __init__(self, word: float, usage_word: float, health_word: float, ends: float) -> None:
+    def __init__(self, word: float, usage_word: float, health: Health, ends: float) -> None:
         self.word = word
         self.usage_word = usage_word
-        self.health_word = health_word
+        self.health = health
+        self.health_word = health.word
         self.ends = ends
         self.routes: dict[Any, Route] = {}
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownModule] = {}
         self._full_names: dict[str, str | None] = {}
         self._sets: dict[tuple[object, ...], Candidates] = {}
         self._room = _MOST_FACTS
@@ -101,7 +106,7 @@ class Decisions:
     def _keep(self, asked: Asked, candidates: Candidates) -> None:
         self._room -= len(candidates.known) + 1
         if self._room < 0:
-            self._sets, self._room = {}, _MOST_FACTS
+            self._sets, self._known, self._room = {}, {}, _MOST_FACTS
         self._sets[asked.among] = candidates
 
 
@@ -114,21 +119,23 @@ class Sources(NamedTuple):
 
 
 def begun(
-    word: float, usage_word: float, revision: int, health: HealthView, sources: Sources, former: Decisions
+    word: float, usage_word: float, revision: int, health: Health, sources: Sources, former: Decisions
 ) -> Decisions:
     """New decisions at these words, and the present time."""
     now, unix = boot_seconds(), time.time()
-    decisions = Decisions(word, usage_word, health.word, ends_at(now, unix, health.until.values()))
-    terms = Terms(sources.weights, sources.enough, health.until, now, int(unix // _SECONDS_A_MINUTE))
-    moment = Moment(revision, int(usage_word), int(health.word), terms.minute, sources.enough)
+    decisions = Decisions(word, usage_word, health, ends_at(now, unix, health))
+    terms = Terms(sources.weights, sources.enough, health, now, int(unix // _SECONDS_A_MINUTE))
+    health_word = 0 if isnan(health.word) else int(health.word)
+    moment = Moment(revision, int(usage_word), health_word, terms.minute, sources.enough)
     decisions.begin(terms, moment, sources.advise, former)
     return decisions
 
 
-NOTHING_DECIDED: Final = Decisions(RETIRED, RETIRED, RETIRED, 0.0)
-
-
-def ends_at(now: float, unix: float, deadlines: Iterable[float]) -> float:
-    """When decisions made now end, on the boot-time clock: `now` and `deadlines` are on it, `unix` is the Unix time."""
+def ends_at(now: float, unix: float, health: Health) -> float:
+    """When decisions made now end, on the boot-time clock, which says `now`. `unix` is the Unix time."""
     minute_ends = now + _SECONDS_A_MINUTE - unix % _SECONDS_A_MINUTE
-    return min((minute_ends, *(until for until in deadlines if until > now)))
+    look_again = now + _LOOK_FOR_HEALTH_EVERY if isnan(health.word) else inf
+    return min(minute_ends, look_again, health.next_change(now))
+
+
+NOTHING_DECIDED: Final = Decisions(RETIRED, RETIRED, Health(nan), 0.0)

@@ -9,7 +9,7 @@ from typing import Any, Final, overload
 from dspy_registry.readers import observed, routing
 from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.asked import Accept, Asked, Preference
-from dspy_registry.readers.candidates import Known
+from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.route import Route
@@ -291,7 +291,6 @@ class Queries(Mapping[str, ModuleInfo]):
     def routing_recommendation(
         self,
         name: str,
-        *,
         input_size: int | None = None,
         optimize_latency: bool = False,
         basis: str = DECLARED,
@@ -319,7 +318,7 @@ class Queries(Mapping[str, ModuleInfo]):
         enough = self._min_observed_calls
         return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
 
-    def _advise(self, known: Known, asked: Asked) -> Recommendation:
+    def _advise(self, known: KnownModule, asked: Asked) -> Recommendation:
         """The recommendation for a candidate of a route, from what was read for the decision."""
         found, size = known.found, asked.size
         declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from dspy_registry.readers.asked import Accept, Asked
-from dspy_registry.readers.candidates import Candidates, Known, Moment
+from dspy_registry.readers.candidates import Candidates, KnownModule, Moment
 from dspy_registry.readers.ranking import Filter, Limits, Order, Ranked, Ranking, Reason, Unit, rank
 from dspy_registry.readers.route_explained import explained
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.errors import NoCandidateError
 
-Advise = Callable[[Known, Asked], Recommendation]
+Advise = Callable[[KnownModule, Asked], Recommendation]
 """The recommendation for one candidate, from what was read for the decision."""
 
 
@@ -35,7 +35,7 @@ class Candidate:
 
     __slots__ = ("_advise", "_asked", "_known", "_ranked", "cost_unit", "name", "version")
 
-    def __init__(self, ranked: Ranked, unit: Unit, known: Known, asked: Asked, advise: Advise) -> None:
+    def __init__(self, ranked: Ranked, unit: Unit, known: KnownModule, asked: Asked, advise: Advise) -> None:
         self.name = ranked.facts.name
         self.version = ranked.facts.version
         self.cost_unit: Unit = unit

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from dspy_registry.readers.asked import Asked
-from dspy_registry.readers.candidates import Candidates, Known, Moment, is_observed, life_of
+from dspy_registry.readers.candidates import Candidates, KnownModule, Moment, is_observed, life_of
 from dspy_registry.readers.ranking import (
     COMPUTE_SECONDS,
     LARGEST_RATE,
@@ -51,7 +51,7 @@ def _lines(ranking: Ranking, candidates: Candidates, asked: Asked, moment: Momen
 
 
 def _candidate(
-    place: int, ranked: Ranked, ranking: Ranking, known: Known, asked: Asked, moment: Moment
+    place: int, ranked: Ranked, ranking: Ranking, known: KnownModule, asked: Asked, moment: Moment
 ) -> Iterator[str]:
     facts = ranked.facts
     probe = "; its circuit is half-open, so it comes last and is a probe" if ranked.is_probe else ""

@@ -8,7 +8,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from dspy_registry.readers.asked import Accept, Preference, asked_for
 from dspy_registry.readers.decisions import Decisions, Sources, begun
-from dspy_registry.readers.health_view import ALL_HEALTHY, HealthView
 from dspy_registry.readers.observed import AUTO
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.route import Route
@@ -65,12 +64,9 @@ class DecidingSnapshot(Queries):
             if route is not None:
                 return route
 
-    def _health(self) -> HealthView:
-        return ALL_HEALTHY
-
     def _decisions_now(self) -> Decisions:
-        health, decisions = self._health(), self._decisions
-        if health.word != decisions.health_word or boot_seconds() >= decisions.ends:
+        health, decisions = self._own.health.current(), self._decisions
+        if health is not decisions.health or boot_seconds() >= decisions.ends:
             sources = Sources(self._weights, self._min_observed_calls, self._advise)
             word = committed(self.revision)
             decisions = self._decisions = begun(word, self._usage_word, self.revision, health, sources, decisions)

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_registry import ModuleInfo, NoCandidateError, Registry, RegistryWriter, Requirements
-from dspy_registry.readers.deciding import Deciding
-from dspy_registry.readers.health_view import HealthView
-from dspy_registry.readers.snapshot_route import DecidingSnapshot
 from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.circuit import CircuitRow
+from dspy_registry.registry_store.health_file import ensure_health_file
 from dspy_registry.registry_store.outcome_kinds import KINDS
 from tests.support import route_model
 from tests.support.route_model import Module
@@ -115,18 +114,14 @@ def answered(reader: Any, asked: dict[str, Any]) -> Any:
 @given(found=modules(), asked=ASKED, until=HEALTH)
 def test_a_route_is_what_the_model_says(found: list[Module], asked: dict[str, Any], until: dict[str, float]) -> None:
     asked["names"] = asked["names"] and [name for name in asked["names"] if name in {each.name for each in found}]
-    now = boot_seconds()
-    view = HealthView(7.0, {(name, 1): now + seconds for name, seconds in until.items()})
-    word = memoryview(bytearray(8)).cast("d", shape=[])
-    word[()] = 7.0
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+    with TemporaryDirectory() as folder:
         path = Path(folder)
         filled(path, found)
-        patched.setattr(Deciding, "_health", lambda self: view)
-        patched.setattr(DecidingSnapshot, "_health", lambda self: view)
+        if until:
+            now = boot_seconds()
+            rows = [CircuitRow(name, 1, now - 10, now + seconds, 1, 1, 5, "error") for name, seconds in until.items()]
+            ensure_health_file(path).publish(rows)
         with Registry(path) as registry:
-            registry._health_word = word
-
             for each in found:
                 ended = [call for call in each.calls if call[1] != "cancelled"]
                 assert registry.usage(each.name, 1).calls == len(ended)
