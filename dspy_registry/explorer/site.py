@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from dspy_registry.explorer import ask, changes, one_module
+from dspy_registry.explorer.concurrency import limits_of_module
 from dspy_registry.explorer.events import Events
 from dspy_registry.explorer.filters import PAGE, Asked
 from dspy_registry.explorer.health import Health
@@ -112,7 +113,8 @@ class Site:
             found = one_module.one_module(snapshot, name, self.shown_folder)
             revision = snapshot.revision
         health = [msgspec.structs.asdict(each) for each in self.health.read() if each.name == found["name"]]
-        return {"at_revision": revision, **found, "health": health}
+        limits = limits_of_module(self.registry, found["name"]) if found["registered"] else []
+        return {"at_revision": revision, **found, "health": health, "concurrency": limits}
 
     def changes(self, count: int = changes.SHOWN) -> dict[str, Any]:
         """The newest changes, newest first."""

@@ -208,7 +208,7 @@ class asking:
             assert self._changed.wait_for(lambda: self._answers >= answers or self._stopping.is_set(), 100)
 
     def _ask(self) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=60, headers={"connection": "close"}) as client:  # a worker waits for open ones to end
             while not self._stopping.is_set():
                 try:
                     status = client.get(self._url).status_code

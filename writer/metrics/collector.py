@@ -21,6 +21,8 @@ from dspy_registry.registry_store.errors import CorruptRecordError, RegistryErro
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.health_file import HealthFile, entries
 from dspy_registry.registry_store.layout import DATA_FILE
+from dspy_registry.registry_store.limits_in_use import limit_of, limits_in_use, module_of
+from dspy_registry.registry_store.policy_rows import load_policies
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.registry_store.usage import VersionUsage
 from dspy_registry.registry_store.usage_rows import Row, calls_lost, load_all, load_row, load_versions_of
@@ -60,14 +62,20 @@ class Figures(Collector):
         failed = GaugeMetricFamily(
             "dspy_registry_scrape_failed", "1 for a part that could not be read at this scrape.", labels=("part",)
         )
-        parts = {"store": self._store, "daemon": self._daemon, "usage": self._usage, "health": self._health}
+        parts = {
+            "store": self._store,
+            "daemon": self._daemon,
+            "usage": self._usage,
+            "health": self._health,
+            "limits": self._limits,
+        }
         for part, read in parts.items():
             found: list[Metric] = []
             try:
                 found = list(read())
             except (RegistryError, OSError, concurrent.futures.TimeoutError, RuntimeError) as error:
                 _log.warning("metrics: the part %s cannot be read: %s: %s", part, type(error).__name__, error)
-            failed.add_metric((part,), int(not found and part != "health"))
+            failed.add_metric((part,), int(not found))
             yield from found
         yield failed
 
@@ -132,3 +140,18 @@ class Figures(Collector):
         except RegistryError:
             found = []
         yield from health_families.families(found)
+
+    def _limits(self) -> Iterator[Metric]:
+        environment = self._host.environment
+        used = limits_in_use(environment.folder)
+        with environment.long_read() as txn:
+            dbs = environment.dbs
+            declarations = load_policies(txn, dbs) if used else []
+            pools = {name: _pool(txn, dbs, name) for each in used if (name := module_of(each.key))}
+        found = [(each.key, each.calls, limit_of(each.key, declarations, pools)) for each in used]
+        yield from health_families.limit_families(found)
+
+
+def _pool(txn: Transaction, dbs: Databases, name: str) -> str:
+    info = lookup.find_info(txn, dbs, name)
+    return "" if info is None else info.pool_type

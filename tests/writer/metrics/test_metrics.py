@@ -85,8 +85,8 @@ def test_the_daemon_and_its_files_are_measured(measured: Measured, registry: Pat
     assert value("sync_duration_seconds_count") == value("commit_duration_seconds_count")
     assert value("data_file_bytes") == (registry / "data.mdb").stat().st_size
     assert value("lost_calls_total") == 0
-    assert {part: value("scrape_failed", part=part) for part in ("store", "daemon", "usage", "health")} == {
-        "store": 0, "daemon": 0, "usage": 0, "health": 0,
+    assert {part: value("scrape_failed", part=part) for part in ("store", "daemon", "usage", "health", "limits")} == {
+        "store": 0, "daemon": 0, "usage": 0, "health": 0, "limits": 0,
     }  # fmt: skip
 
 
