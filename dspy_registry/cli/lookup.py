@@ -23,7 +23,13 @@ _WORDS_COMPARED: Final = 10_000
 
 
 def _filters(command: Decorated) -> Decorated:
-    """The conditions of `list` and `find`, named as the arguments of `Registry.find`."""
+    """The conditions of `list` and `find`, and `--names`."""
+    names = click.option("--names", is_flag=True, help="Print only the names, one per line.")
+    return conditions(names(command))
+
+
+def conditions(command: Decorated) -> Decorated:
+    """Options named as the arguments of `Registry.find`."""
     level = click.Choice(LEVELS)
     for option in reversed(
         (
@@ -60,7 +66,6 @@ def _filters(command: Decorated) -> Decorated:
             click.option("--gpu/--no-gpu", default=None, help="Needs a GPU, or needs none."),
             click.option("--max-memory", type=level, help="Needs at most this much memory."),
             click.option("--max-compute", type=level, help="Needs at most this much compute."),
-            click.option("--names", is_flag=True, help="Print only the names, one per line."),
         )
     ):
         command = option(command)

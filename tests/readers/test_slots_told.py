@@ -15,9 +15,9 @@ from dspy_registry import NoReaderSlotError, Registry, RegistryWriter, Snapshot
 from dspy_registry.registry_store.opening import create
 from dspy_registry.registry_store.reader_table import Slot, holders, parse_lock_file, read_without_slot
 from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.laggards import FAR_BEHIND, LONG, Laggards
 from dspy_registry.writer.daemon.lifecycle import Daemon
-from dspy_registry.writer.daemon.bounds import Bounds
 from tests.readers.test_dead_readers import rewrite
 from tests.support.command import run_process
 from tests.support.daemon_process import PATIENT, daemon, module

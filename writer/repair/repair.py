@@ -23,13 +23,13 @@ from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.revision import missing_commits, newest_word
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.registry_store.wording import listed
-from dspy_registry.writer.writer_lock import lock_holder
 from dspy_registry.writer.manifests.folder import ManifestFolder
 from dspy_registry.writer.manifests.stage import stage_tree
 from dspy_registry.writer.registry_writer import RegistryWriter
 from dspy_registry.writer.repair.account import Account, Lost, Repaired, Taken
 from dspy_registry.writer.repair.reading import Found, Rows, read
 from dspy_registry.writer.repair.rebuilding import counted, rebuilt
+from dspy_registry.writer.writer_lock import lock_holder
 
 _NO_ROOM: Final = "Nothing is left of the new registry. Free disk space, or name another folder."
 _OTHER: Final = "Name a folder that this user may write to."
