@@ -84,7 +84,7 @@ class Register(Message, frozen=True, tag=1):
 
 
 class Part(Message, frozen=True, tag=2):
-    """Encoded modules of a batch upload; its request follows. Not answered."""
+    """Encoded modules of a batch upload, or pieces of a program; its request follows. Not answered."""
 
     modules: list[bytes]
 
@@ -159,6 +159,20 @@ class Rename(Message, frozen=True, tag=13):
     repeats: Repeats = ()
 
 
+class Publish(Message, frozen=True, tag=19):
+    """Publish a program. The `count` pieces of its document came as parts before; 0: it is stored already.
+
+    `publication` is an encoded Publication; `expected_version` None means any.
+    """
+
+    id: int
+    oldest: int
+    count: int
+    publication: bytes
+    expected_version: int | None = None
+    repeats: Repeats = ()
+
+
 class ReadStatus(Message, frozen=True, tag=9):
     """The state of the daemon: its pid, revision, queue lengths and errors."""
 
@@ -192,6 +206,7 @@ ChangeRequest: TypeAlias = (
     | ResetUsage
     | Release
     | Rename
+    | Publish
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 
@@ -227,6 +242,14 @@ class Applied(Message, frozen=True, tag=3):
     declared: tuple[str, ...] = ()
     withdrawn: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+
+
+class Versioned(Message, frozen=True, tag=19):
+    """What Publish did: this version has the program, visible from `revision` on."""
+
+    id: int
+    revision: int
+    version: int
 
 
 class BatchProgress(Message, frozen=True, tag=4):
@@ -271,7 +294,7 @@ class Status(Message, frozen=True, tag=5):
     status: DaemonStatus
 
 
-Effect: TypeAlias = Done | Failed | Applied
+Effect: TypeAlias = Done | Failed | Applied | Versioned
 """The answers to a change. The reply cache holds them, so that a request that arrives twice gets the same answer."""
 Answer: TypeAlias = Effect | BatchProgress | Status
 

@@ -5,7 +5,7 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from dspy_registry.registry_store import layout
@@ -30,6 +30,7 @@ from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, stor
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
+from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft, Entry
 from dspy_registry.writer.indexes import PostingChanges
 
@@ -38,12 +39,14 @@ from dspy_registry.writer.indexes import PostingChanges
 class Operations:
     """The puts and deletes of each named database, and the change for the log.
 
-    `change` is None when no reader can see a difference. Then there is no new revision.
+    `change` is None when no reader can see a difference. Then there is no new revision. `references` says by how much
+    more or less often each program is named.
     """
 
     puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
     deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     change: Change | None = None
+    references: Counter[bytes] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
         return any(self.puts.values()) or any(self.deletes.values())
@@ -94,6 +97,7 @@ class _Application:
         self._reindex_for_vocabulary()
         self._aliases()
         self._layers()
+        self._programs()
         self._blocks()
         self._rows_of_names()
         self._conclude()
@@ -140,7 +144,7 @@ class _Application:
         return (kept.version, kept.sequence) == (entry.version, entry.sequence)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
         return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
@@ -242,6 +246,16 @@ class _Application:
             self._result.deletes[database].append(key)
         else:
             self._result.puts[database][key] = value
+
+    def _programs(self) -> None:
+        staged, result = self._draft.programs, self._result
+        has_versions = any(
+            result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY)
+        )
+        if staged or (has_versions and self._catalog.has_programs):
+            rows, gone, result.references = program_rows(staged, result.puts, result.deletes, self._catalog)
+            result.puts[layout.PROGRAMS].update(rows)
+            result.deletes[layout.PROGRAMS] += gone
 
     # Aliases, layers, log
 

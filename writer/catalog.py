@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, lru_cache
 
@@ -30,16 +30,18 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
+from dspy_registry.registry_store.program_rows import is_stored, keys_of, load_program, program_of, stored_digests
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
 from dspy_registry.writer.classes import ClassIndex
+from dspy_registry.writer.program_index import ProgramIndex
 
 
 class Catalog:
-    """Reads of one transaction. `aliases` and `classes` are indexes kept from earlier commits; None: new ones."""
+    """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones."""
 
     def __init__(
         self,
@@ -47,16 +49,19 @@ class Catalog:
         dbs: Databases,
         aliases: AliasIndex | None = None,
         classes: ClassIndex | None = None,
+        programs: ProgramIndex | None = None,
     ) -> None:
         self._txn = txn
         self._dbs = dbs
         self._provenances: dict[str, Provenance | None] = {}
         self._alias_index = aliases or AliasIndex()
         self._class_index = classes or ClassIndex()
+        self._program_index = programs or ProgramIndex()
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
+        self.has_programs = dbs.programs is not None and self._has_entries(dbs.programs)
         self.is_empty = not self._has_entries(dbs.modules)
 
     @property
@@ -129,6 +134,53 @@ class Catalog:
         """Whether this version is kept in the history."""
         key = versioned_key(name, version)
         return self._txn.get(key, None, self._dbs.history) is not None
+
+    def row(self, database: bytes, key: bytes) -> bytes | None:
+        """The stored bytes of a row, or None."""
+        value: bytes | None = self._txn.get(key, None, getattr(self._dbs, database.decode()))
+        return value
+
+    # Programs
+
+    def has_program(self, digest: bytes) -> bool:
+        """Whether the document of this digest is stored."""
+        return self.has_programs and is_stored(self._txn, self._dbs, digest)
+
+    def has_whole_program(self, digest: bytes) -> bool:
+        """Whether the document of this digest is stored and intact. Reads all of it."""
+        if not self.has_program(digest):
+            return False
+        with suppress(CorruptRecordError):
+            return bool(load_program(self._txn, self._dbs, digest))
+        return False
+
+    def past_versions(self, name: str) -> Iterator[StoredModule]:
+        """The replaced versions of a full name that can be read, newest first."""
+        for _, record in past_records(self._txn, self._dbs, name):
+            with suppress(CorruptRecordError):
+                yield open_record(record, name)
+
+    def program_keys(self, digest: bytes) -> list[bytes]:
+        """The keys of all rows of a document."""
+        return keys_of(self._txn, self._dbs, digest)
+
+    def program_references(self) -> Mapping[bytes, int]:
+        """How many kept versions name each document, by digest; 0: none does."""
+        if not self.has_programs:
+            return {}
+        index = self._program_index
+        return index.references(self.state.revision, self._named_programs, self._stored_programs)
+
+    def forget_program_references(self) -> None:
+        """Read them again: a damaged record is replaced, and it is not known what it named."""
+        self._program_index.forget()
+
+    def _named_programs(self) -> Iterator[bytes]:
+        for database in (self._dbs.modules, self._dbs.history):
+            yield from filter(None, (program_of(record) for _, record in self._txn.cursor(database)))
+
+    def _stored_programs(self) -> Iterator[bytes]:
+        return stored_digests(self._txn, self._dbs)
 
     def layers(self, name: str) -> dict[str, Layer]:
         """By source, the fields that sources other than clients declare of a module."""

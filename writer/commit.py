@@ -31,6 +31,7 @@ from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.ownership import Ownership
+from dspy_registry.writer.program_index import ProgramIndex
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
@@ -53,6 +54,7 @@ class Committer:
         """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
+        self._programs = ProgramIndex()
 
     @property
     def revision(self) -> int:
@@ -90,7 +92,7 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 number = self._ownership.verify(txn)
-                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs)
                 draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
@@ -102,6 +104,7 @@ class Committer:
                 self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
+                    self._programs.follow(catalog.state.revision, operations.change.revision, operations.references)
             except lmdb.Error as error:
                 txn.abort()
                 self._is_disk_broken = error.code == errno.EIO

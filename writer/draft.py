@@ -6,7 +6,7 @@ of the group's draft, which is absorbed when the whole request has succeeded. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -47,7 +47,7 @@ _SHADOWED = "a module has this full name, and full names always win"
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
 
-    `by` is whoever changed it last. None: not known.
+    `by` is whoever changed it last. None: not known. `program` is the digest of its program. Empty: it has none.
     """
 
     info: ModuleInfo
@@ -57,6 +57,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     sequence: int
     past: tuple[Entry, ...] = ()
     by: By | None = None
+    program: bytes = b""
 
 
 class Draft:
@@ -76,13 +77,14 @@ class Draft:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
+        self.programs: dict[bytes, Sequence[bytes]] = {}
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
-        return bool(self.modules or self.layers or self.usage or self.aliases) or is_declared
+        return bool(self.modules or self.layers or self.usage or self.aliases or self.programs) or is_declared
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -104,6 +106,7 @@ class Draft:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
+        self.programs.update(child.programs)
         self.aliases.absorb(child.aliases)
         self.implications = child.implications if child.implications is not None else self.implications
         self.defaults = child.defaults if child.defaults is not None else self.defaults
@@ -127,7 +130,9 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, by=kept.by)
+        return Entry(
+            stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, (), kept.by, kept.program
+        )
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -190,6 +195,20 @@ class Draft:
         if expected_version is not None and expected_version != version:
             raise ConflictError(info.name, expected_version, version)
         self._put(info, encoded, CLIENT, current)
+
+    def put_version(self, info: ModuleInfo, encoded: bytes, source: str, program: bytes) -> Entry:
+        """Put a version in force that has this program; empty: none. What is in force already makes no new version.
+
+        `info` is validated, and `encoded` are its bytes. Returns the version in force.
+        """
+        self._put(info, encoded, source, self.module(info.name), program)
+        entry = self.module(info.name)
+        assert entry is not None
+        return entry
+
+    def has_program(self, digest: bytes) -> bool:
+        """Whether a document is stored, or staged."""
+        return any(digest in draft.programs for draft in self._with_parents()) or self.catalog.has_program(digest)
 
     def unregister(self, name: str) -> None:
         """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
@@ -328,16 +347,21 @@ class Draft:
             names.update(draft.layers)
         return sorted(name for name in names if DISCOVERED in self.layers_of(name))
 
-    def _put(self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None) -> None:
+    def _put(
+        self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None, program: bytes | None = None
+    ) -> None:
+        """Put a version in force. `program` None: it keeps the program of the version that it replaces."""
+        if program is None:
+            program = current.program if current else b""
         if current is None:
             self._refuse_when_full()
             version = _after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, by=self.by)
+            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, (), self.by, program)
             self.next_sequence += 1
-        elif current.encoded != encoded:
+        elif (current.encoded, current.program) != (encoded, program):
             past = (*current.past, current) if self._is_staged(info.name) else ()
             version = _after(info.name, current.version)
-            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
+            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by, program)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
             self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
 from dspy_registry.writer import overrides, reconcile
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.programs import Publication, Published, check_publication, publish
 from dspy_registry.writer.store import Store
 
 if TYPE_CHECKING:
@@ -90,6 +92,25 @@ class RegistryWriter:
         discovery declare the module: they would bring the old name back.
         """
         return self._commit(lambda draft: overrides.rename(draft, name, new_name))
+
+    def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """Publish a program as a version of a module, and set its label, in one commit.
+
+        `document` are the bytes of a ProgramDocument; empty: the document of this digest is stored already. `publish`
+        of `dspy_registry.integrations.dspy` makes both from a program. With `expected_version` the call succeeds only
+        if that is the version in force; 0: if the module is not registered; None: in any case. Raises
+        InvalidProgramError, InvalidModuleError, ConflictError, UpgradeRequiredError.
+        """
+        check_publication(publication, len(document), expected_version)
+        pieces, version = cut(document), 0
+
+        def stage(draft: Draft) -> None:
+            nonlocal version
+            version = publish(draft, publication, pieces, expected_version)
+
+        return Published(self._commit(stage), publication.name, version, publication.digest.hex())
 
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.

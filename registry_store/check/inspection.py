@@ -27,6 +27,7 @@ HISTORY: Final = "I8"
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
 DAMAGE: Final = "I23"
+PROGRAMS: Final = "I28"
 HEAD: Final = VALUES
 
 

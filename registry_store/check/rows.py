@@ -24,7 +24,6 @@ from dspy_registry.registry_store.layout import (
     HISTORY_VERSIONS,
     LABELS,
     POLICIES,
-    PROGRAMS,
     REQUESTS,
     USAGE,
 )
@@ -222,7 +221,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
     """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
-    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
+    for database in (REQUESTS, USAGE, LABELS, POLICIES):
         seal = database_seal(database)
         for key, value in head.rows(getattr(head.dbs, text(database))):
             where = f"{text(database)}/{text(key)}"

@@ -21,6 +21,7 @@ from dspy_registry.writer.client.session import check_timeout
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
     from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.programs import Publication, Published
     from dspy_registry.writer.reconcile import Outcome
 
 
@@ -71,6 +72,13 @@ class AsyncWriterClient:
     async def rename_module(self, name: str, new_name: str) -> int:
         """See WriterClient.rename_module."""
         return calls.visible_in(await self._call(calls.rename(name, new_name)))
+
+    async def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """See WriterClient.publish_program."""
+        call = calls.publish(publication, document, expected_version)
+        return calls.published(await self._call(call), publication)
 
     async def set_alias(self, alias: str, name: str) -> int:
         """See WriterClient.set_alias."""

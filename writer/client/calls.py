@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dspy_registry.registry_store import wire_errors
+from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
+from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -19,6 +21,7 @@ from dspy_registry.registry_store.protocol import (
     Failed,
     Part,
     Progress,
+    Publish,
     ReadStatus,
     Register,
     RegisterMany,
@@ -31,6 +34,7 @@ from dspy_registry.registry_store.protocol import (
     SetImplications,
     Status,
     Unregister,
+    Versioned,
     frame,
 )
 from dspy_registry.registry_store.records import ModuleInfo
@@ -44,6 +48,7 @@ from dspy_registry.registry_store.validation import (
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.programs import Publication, Published, check_publication
 from dspy_registry.writer.reconcile import Outcome
 from dspy_registry.writer.registry_writer import refuse_batch
 
@@ -89,8 +94,8 @@ class Call:
     @property
     def fails_when_repeated(self) -> bool:
         """Whether a repetition fails because the first call succeeded. Any other call can be repeated."""
-        if self.kind is Register:
-            return self.arguments[1] is not None
+        if self.kind in (Register, Publish):
+            return self.arguments[-1] is not None
         return self.kind in (Unregister, RemoveAlias, Rename)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
@@ -136,6 +141,13 @@ def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Cal
     refuse_batch(len(modules), problems)
     _refuse_too_large(modules)
     return Call(RegisterMany, (len(modules),), modules, progress)
+
+
+def publish(publication: Publication, document: bytes, expected_version: int | None = None) -> Call:
+    """The document is sent before it, in pieces; empty: it is stored already. Raises what `check_publication` does."""
+    check_publication(publication, len(document), expected_version)
+    pieces = cut(document)
+    return Call(Publish, (len(pieces), encode(publication), expected_version), pieces)
 
 
 def unregister(name: str) -> Call:
@@ -231,6 +243,13 @@ def outcome(answer: Answer) -> Outcome:
     """What a discovery report changed. Raises the daemon's error."""
     if isinstance(answer, Applied):
         return Outcome(answer.revision, list(answer.declared), list(answer.withdrawn), list(answer.refused))
+    raise _unexpected(answer)
+
+
+def published(answer: Answer, publication: Publication) -> Published:
+    """What a publication did. Raises the daemon's error."""
+    if isinstance(answer, Versioned):
+        return Published(answer.revision, publication.name, answer.version, publication.digest.hex())
     raise _unexpected(answer)
 
 

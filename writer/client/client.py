@@ -18,6 +18,7 @@ from dspy_registry.writer.client.session import Session, check_timeout
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
     from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.programs import Publication, Published
     from dspy_registry.writer.reconcile import Outcome
 
 
@@ -88,6 +89,13 @@ class WriterClient:
     def rename_module(self, name: str, new_name: str) -> int:
         """Give a client's module another name. See RegistryWriter.rename_module."""
         return calls.visible_in(self._call(calls.rename(name, new_name)))
+
+    def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """Publish a program as a version of a module, in one commit. See RegistryWriter.publish_program."""
+        call = calls.publish(publication, document, expected_version)
+        return calls.published(self._call(call), publication)
 
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.

@@ -16,6 +16,7 @@ from dspy_registry.registry_store.protocol import (
     DaemonStatus,
     Done,
     Part,
+    Publish,
     ReadStatus,
     RegisterMany,
     ReportUsage,
@@ -25,6 +26,7 @@ from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
@@ -71,6 +73,7 @@ class Requests:
             Part: lambda message: self._upload.add(message.modules),
             RegisterMany: self._take_batch,
             ApplyDiscovery: self._take_batch,
+            Publish: self._take_publication,
             ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
             ReportUsage: self._take_usage,
         }
@@ -132,6 +135,11 @@ class Requests:
         self._service.queue.refuse_if_full()
         modules, held = self._upload.take(message.count)
         self._accept(batch_request(self._client, message, modules, self._reply, held))
+
+    def _take_publication(self, message: Publish) -> None:
+        self._service.queue.refuse_if_full()
+        pieces, held = self._upload.take(message.count)
+        self._accept(PublicationRequest(self._client, message, pieces, self._reply, held + self._size))
 
     def _accept(self, request: ClientRequest) -> None:
         request.by = self.by
