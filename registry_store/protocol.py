@@ -181,6 +181,15 @@ class ResetUsage(Message, frozen=True, tag=11):
     version: int | None = None
 
 
+class SetLabels(Message, frozen=True, tag=16):
+    """Set, move and remove labels in one commit. `updates` is an encoded tuple of LabelUpdate."""
+
+    id: int
+    oldest: int
+    updates: bytes
+    repeats: Repeats = ()
+
+
 ChangeRequest: TypeAlias = (
     Register
     | RegisterMany
@@ -192,6 +201,7 @@ ChangeRequest: TypeAlias = (
     | ResetUsage
     | Release
     | Rename
+    | SetLabels
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
 

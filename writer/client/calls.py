@@ -9,6 +9,7 @@ import msgspec
 
 from dspy_registry.registry_store import wire_errors
 from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -29,6 +30,7 @@ from dspy_registry.registry_store.protocol import (
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetLabels,
     Status,
     Unregister,
     frame,
@@ -42,6 +44,7 @@ from dspy_registry.registry_store.validation import (
     validate_encoded,
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
+from dspy_registry.writer import labels
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.reconcile import Outcome
@@ -91,7 +94,7 @@ class Call:
         """Whether a repetition fails because the first call succeeded. Any other call can be repeated."""
         if self.kind is Register:
             return self.arguments[1] is not None
-        return self.kind in (Unregister, RemoveAlias, Rename)
+        return self.kind in (Unregister, RemoveAlias, Rename, SetLabels)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
         """The messages to send, framed. `repeats` (see the protocol) is for calls that fail when repeated."""
@@ -172,6 +175,11 @@ def rename(old: str, new: str) -> Call:
     if problems:
         raise InvalidModuleError(f"{old!r} as {new!r}", problems)
     return Call(Rename, (old, new))
+
+
+def set_labels(updates: Iterable[LabelUpdate]) -> Call:
+    """Raises one InvalidArgumentError naming what is wrong with every update by itself."""
+    return Call(SetLabels, (msgspec.msgpack.encode(labels.checked(updates)),))
 
 
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
