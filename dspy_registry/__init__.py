@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
     from dspy_registry.registry_store.advice import Standing
-    from dspy_registry.registry_store.changes import Change, ModuleChange
+    from dspy_registry.registry_store.changes import Change, LabelChange, ModuleChange
     from dspy_registry.registry_store.errors import (
         AmbiguousNameError,
         BusyError,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        LabelConflictError,
         NoReaderSlotError,
         ProtocolError,
         RegistryError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         StoreError,
         StorePermissionError,
         UnknownAliasError,
+        UnknownLabelError,
         UnknownModuleError,
         UnknownVersionError,
         UpgradeRequiredError,
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
         WriterTimeoutError,
         WriterUnavailableError,
     )
+    from dspy_registry.registry_store.labels import Label, LabelUpdate
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
+    from dspy_registry.registry_store.selection import Resolved
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
@@ -70,6 +74,10 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoredModule",
     "Change",
     "ModuleChange",
+    "LabelChange",
+    "Label",
+    "LabelUpdate",
+    "Resolved",
     "ModuleUsage",
     "VersionUsage",
     "Durations",
@@ -79,6 +87,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "RegistryError",
     "UnknownModuleError",
     "UnknownVersionError",
+    "UnknownLabelError",
     "UpgradeRequiredError",
     "UnknownAliasError",
     "AmbiguousNameError",
@@ -86,6 +95,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "InvalidModuleError",
     "VocabularyError",
     "ConflictError",
+    "LabelConflictError",
     "StoreError",
     "RegistryNotFoundError",
     "RegistryFullError",
@@ -123,6 +133,10 @@ _HOMES: Final = {
     "StoredModule": _RECORDS,
     "Change": "registry_store.changes",
     "ModuleChange": "registry_store.changes",
+    "LabelChange": "registry_store.changes",
+    "Label": "registry_store.labels",
+    "LabelUpdate": "registry_store.labels",
+    "Resolved": "registry_store.selection",
     "ModuleUsage": "registry_store.usage",
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",

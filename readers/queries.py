@@ -12,9 +12,16 @@ from dspy_registry.readers.observed import DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, default_ceiling
-from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
+from dspy_registry.registry_store.errors import (
+    AmbiguousNameError,
+    UnknownLabelError,
+    UnknownModuleError,
+    UnknownVersionError,
+)
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage, size_class
 from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
@@ -75,8 +82,25 @@ class Queries(Mapping[str, ModuleInfo]):
         """
 
     @abstractmethod
+    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
+        """The full name and the version that a name means: `acme.Qa`, `acme.Qa@3`, `acme.Qa@live`, `acme.Qa@latest`.
+
+        The part before the last @ is a full name, an alias or a short name. Without an @, and for `@latest`, it is the
+        version in force. Of a label with weights, the same key gives the same version in every process; None: the
+        version with the largest weight. Raises UnknownModuleError, AmbiguousNameError, UnknownVersionError and
+        UnknownLabelError, which list what there is, and TypeError for a name or key that is not a string.
+        """
+
+    @abstractmethod
+    def labels(self, name: str) -> dict[str, Label]:
+        """The labels of a module, by label, in alphabetical order; {} if it has none. A copy.
+
+        `name` is a full name, an alias or a short name. Raises UnknownModuleError, AmbiguousNameError.
+        """
+
+    @abstractmethod
     def history(self, name: str) -> tuple[StoredModule, ...]:
-        """The versions kept of a module, newest first: the one in force, and the last 16 that were replaced.
+        """The versions kept of a module, newest first: the one in force, the last 16 replaced, and every labelled one.
 
         `name` is a full name, an alias or a short name. The versions of an unregistered module are found by its full
         name. Raises UnknownModuleError when nothing is kept, AmbiguousNameError, and CorruptRecordError, which names
@@ -110,9 +134,10 @@ class Queries(Mapping[str, ModuleInfo]):
     def get_module(self, name: str) -> ModuleInfo:
         """The module of a full name, an alias or a short name (`predict`, `Predict`).
 
-        The record is shared with others who ask in this process: do not change its `metadata`. Raises
-        UnknownModuleError (a KeyError) with the closest names, AmbiguousNameError with the candidates, and TypeError
-        for a name that is not a string.
+        After an @ stands a version or a label: `acme.Qa@3`, `acme.Qa@champion`. Without one, it is the version in
+        force. The record is shared with others who ask in this process: do not change its `metadata`. Raises
+        UnknownModuleError (a KeyError) with the closest names, AmbiguousNameError with the candidates,
+        UnknownVersionError and UnknownLabelError with what there is, and TypeError for a name that is not a string.
         """
         info = self._fetch(name)
         if info is None:
@@ -149,7 +174,7 @@ class Queries(Mapping[str, ModuleInfo]):
             return None
         try:  # as a dict: what equals a key is found
             info = self._fetch(plain_name(name))
-        except AmbiguousNameError:  # so it is a short name, and not a key
+        except (AmbiguousNameError, UnknownVersionError, UnknownLabelError):  # so it is not a full name
             return None
         return info if info is not None and info.name == name else None
 
@@ -268,7 +293,7 @@ class Queries(Mapping[str, ModuleInfo]):
         found = self._in_force(name)
         declared = self._declared(found.info, input_size, optimize_latency)
         size = size_class(input_size)
-        own = self._own.seen(found.names, found.usage.version, size, in_force=True)
+        own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
         ceiling = default_ceiling(declared.timeout)
         enough = self._min_observed_calls

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from dspy_registry.readers import routing, watch
-from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.arguments import check_text, plain_name
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
@@ -27,9 +27,11 @@ from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
+from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
 
 DEFAULT_CACHE_SIZE: Final = 8192
@@ -110,6 +112,15 @@ class Registry(ColdReads):
         if info is None:
             raise self._unknown(name)
         return info
+
+    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
+        check_text("key", key)
+        if self._word[()] == self._valid:
+            try:
+                return self._selections[name].choose(key)
+            except KeyError:
+                pass
+        return self._select(name).choose(key)
 
     def get_pool_type(self, name: str) -> str:
         if self._word[()] == self._valid:
@@ -260,6 +271,11 @@ class Registry(ColdReads):
         name = plain_name(name)
         self._catch_up()
         return self._in_transaction(lookup.load_stored, name)
+
+    def labels(self, name: str) -> dict[str, Label]:
+        name = plain_name(name)
+        self._catch_up()
+        return self._in_transaction(lookup.load_labels, name)
 
     def implied_capabilities(self, name: str) -> tuple[str, ...]:
         with self._brief_snapshot() as snapshot:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import groupby
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
-from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.arguments import check_text, plain_name
 from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
@@ -18,11 +19,13 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, share
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import (
@@ -123,6 +126,21 @@ class Snapshot(Queries):
 
     def describe(self, name: str) -> StoredModule:
         return self._in_transaction(lookup.load_stored, plain_name(name))
+
+    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
+        check_text("key", key)
+        return self._in_transaction(lookup.select, plain_name(name)).choose(key)
+
+    def labels(self, name: str) -> dict[str, Label]:
+        return self._in_transaction(lookup.load_labels, plain_name(name))
+
+    def labelled_modules(self, start: str = "") -> Iterator[str]:
+        """The full names that begin with `start` of modules that have labels, in alphabetical order.
+
+        The iterator reads on as it is used: use it while the snapshot is open.
+        """
+        names = (key.partition(b"\0")[0].decode() for key, _ in self._rows(self._dbs.labels, start))
+        return (name for name, _ in groupby(names))
 
     def explain(self, name: str) -> dict[str, str]:
         """The source of each field of a module, by field; a new dict.

@@ -85,6 +85,23 @@ class UnknownVersionError(RegistryError, KeyError):
         return type(self), (self.name, self.version, self.kept)
 
 
+class UnknownLabelError(RegistryError, KeyError):
+    """A module has no label of this name. `labels` lists those that it has."""
+
+    def __init__(self, name: str, label: str, labels: Iterable[str] = ()) -> None:
+        self.name = name
+        self.label = label
+        self.labels = tuple(labels)
+        shown = ", ".join((*self.labels[:16], "…") if len(self.labels) > 16 else self.labels)
+        super().__init__(
+            f"{name} has no label {label!r}.",
+            remedy=f"It has {shown or 'none'}; see `dspy-registry label list {name}`.",
+        )
+
+    def __reduce__(self) -> tuple[type[UnknownLabelError], tuple[str, str, tuple[str, ...]]]:
+        return type(self), (self.name, self.label, self.labels)
+
+
 class InvalidArgumentError(RegistryError, ValueError):
     """An argument is not allowed; the message says what is."""
 
@@ -174,6 +191,26 @@ class ConflictError(RegistryError, ValueError):
 
     def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, int]]:
         return type(self), (self.name, self.expected_version, self.current_version)
+
+
+class LabelConflictError(RegistryError, ValueError):
+    """A label does not name what was expected.
+
+    `expected` and `current` are as `label list` shows them; "-": the label is not set.
+    """
+
+    def __init__(self, name: str, label: str, expected: str, current: str) -> None:
+        self.name = name
+        self.label = label
+        self.expected = expected
+        self.current = current
+        super().__init__(
+            f"the label {label} of {name} names {current}, not {expected}.",
+            remedy="Read the label again, then repeat the change.",
+        )
+
+    def __reduce__(self) -> tuple[type[LabelConflictError], tuple[str, str, str, str]]:
+        return type(self), (self.name, self.label, self.expected, self.current)
 
 
 class LimitReachedError(RegistryError, TimeoutError):

@@ -12,6 +12,7 @@ from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import MERGED_FIELDS
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
 from dspy_registry.registry_store.scan import groups_with_prefix
+from dspy_registry.registry_store.selection import decode_version, past_records, split
 
 
 class KeptVersion(NamedTuple):
@@ -23,13 +24,7 @@ class KeptVersion(NamedTuple):
 
     def load(self) -> StoredModule:
         """The record. Raises CorruptRecordError naming the version."""
-        stored = decode_record(self.record, f"{self.name}, version {self.version},")
-        found = stored.info.name, stored.provenance.version
-        if found != (self.name, self.version):
-            raise CorruptRecordError(
-                f"version {self.version} of {self.name} holds version {found[1]} of {found[0]} instead."
-            )
-        return stored
+        return decode_version(self.record, self.name, self.version)
 
 
 class Versions(NamedTuple):
@@ -43,10 +38,11 @@ class Versions(NamedTuple):
 def load_versions(txn: Transaction, dbs: Databases, asked: str) -> Versions:
     """The versions kept of a full name, an alias or a short name. An unregistered module is found by its full name.
 
-    Records are not decoded yet, so `KeptVersion.load` finds a damaged one. Raises UnknownModuleError when nothing is
-    kept, AmbiguousNameError.
+    What follows an @ is left out. Records are not decoded yet, so `KeptVersion.load` finds a damaged one. Raises
+    UnknownModuleError when nothing is kept, AmbiguousNameError.
     """
-    name = lookup.resolve(txn, dbs, asked) or (asked if lookup.is_askable(asked) else "")
+    name = lookup.resolve(txn, dbs, asked) or lookup.resolve(txn, dbs, split(asked)[0])
+    name = name or (asked if lookup.is_askable(asked) else "")
     past = tuple(KeptVersion(name, *row) for row in past_records(txn, dbs, name)) if name else ()
     record = txn.get(name.encode(), None, dbs.modules) if name else None
     if record is not None:
@@ -63,17 +59,6 @@ def _version_of(record: bytes, last: int) -> int:
         return decode_record(record, "").provenance.version
     except CorruptRecordError:
         return last + 1
-
-
-def past_records(txn: Transaction, dbs: Databases, name: str) -> Iterator[tuple[int, bytes]]:
-    """(version, record) of the replaced versions of a full name, newest first."""
-    prefix = name.encode() + b"\0"
-    cursor = txn.cursor(dbs.history)
-    after = cursor.set_range(prefix[:-1] + b"\1")  # no name holds a control character
-    found = cursor.prev() if after else cursor.last()
-    while found and cursor.key()[:-4] == prefix:
-        yield int.from_bytes(cursor.key()[-4:], "big"), cursor.value()
-        found = cursor.prev()
 
 
 def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:

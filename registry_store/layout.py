@@ -125,3 +125,8 @@ def versioned_prefix(name: str) -> bytes:
 def layer_key(name: str, source: str) -> bytes:
     """Key of `layers`: all sources of one name are adjacent."""
     return name.encode() + b"\0" + source.encode()
+
+
+def label_key(name: str, label: str) -> bytes:
+    """Key of `labels`: all labels of one name are adjacent."""
+    return name.encode() + b"\0" + label.encode()

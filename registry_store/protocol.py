@@ -13,12 +13,13 @@ these two are added at the end only.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.daemon_status import DaemonStatus as DaemonStatus
 from dspy_registry.registry_store.errors import ProtocolError
 from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
 
@@ -195,6 +196,15 @@ class ResetUsage(Message, frozen=True, tag=11):
     version: int | None = None
 
 
+class SetLabels(Message, frozen=True, tag=16):
+    """Set, move and remove labels in one commit. `updates` is an encoded tuple of LabelUpdate."""
+
+    id: int
+    oldest: int
+    updates: bytes
+    repeats: Repeats = ()
+
+
 ChangeRequest: TypeAlias = (
     Register
     | RegisterMany
@@ -206,6 +216,7 @@ ChangeRequest: TypeAlias = (
     | ResetUsage
     | Release
     | Rename
+    | SetLabels
     | Publish
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
@@ -265,26 +276,6 @@ class BatchProgress(Message, frozen=True, tag=4):
 
 Progress: TypeAlias = Callable[[int, int], None]
 """A function that is called with how much is done and the total. It is called often, so it must be quick."""
-
-
-class DaemonStatus(msgspec.Struct, frozen=True):
-    """The writer daemon at work.
-
-    `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
-    `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
-    what further parts of the daemon say of themselves, by the name of the part. `hanging`: a commit takes so
-    long that it may never end.
-    """
-
-    pid: int
-    revision: int
-    uptime: float
-    connections: int
-    queued: int
-    requests: int
-    groups: int
-    sections: dict[str, Any] = {}
-    hanging: bool = False
 
 
 class Status(Message, frozen=True, tag=5):

@@ -17,7 +17,7 @@ from dspy_registry.registry_store.changes import (
 from dspy_registry.registry_store.codec import decode_record, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.history import past_records
+from dspy_registry.registry_store.labels import Label, label_codec, labels_of
 from dspy_registry.registry_store.layers import DISCOVERED, Defaults, Layer, defaults_codec, layer_codec
 from dspy_registry.registry_store.layout import (
     META_DEFAULTS,
@@ -33,6 +33,7 @@ from dspy_registry.registry_store.postings import BitMap, block_of, load_block, 
 from dspy_registry.registry_store.program_rows import is_stored, keys_of, load_program, program_of, stored_digests
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix
+from dspy_registry.registry_store.selection import load_version, past_records
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
@@ -62,6 +63,7 @@ class Catalog:
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
         self.has_programs = dbs.programs is not None and self._has_entries(dbs.programs)
+        self.has_labels = dbs.labels is not None and self._has_entries(dbs.labels)
         self.is_empty = not self._has_entries(dbs.modules)
 
     @property
@@ -181,6 +183,25 @@ class Catalog:
 
     def _stored_programs(self) -> Iterator[bytes]:
         return stored_digests(self._txn, self._dbs)
+
+    # Labels and layers
+
+    def past_version(self, name: str, version: int) -> StoredModule:
+        """A version of a registered module. Raises UnknownVersionError, CorruptRecordError."""
+        return load_version(self._txn, self._dbs, name, version)
+
+    def labels(self, name: str) -> dict[str, Label]:
+        """The labels of a module. Damaged ones name nothing: they can be set again or removed."""
+        return labels_of(self._txn, self._dbs, name, are_damages_told=False) if self.has_labels else {}
+
+    def labels_from(self, source_prefix: str) -> Iterator[tuple[str, str, Label]]:
+        """(name, label, what it names) of every label that can be read and whose source begins with `source_prefix`."""
+        for key, value in items_with_prefix(self._txn, self._dbs.labels, b""):
+            with suppress(CorruptRecordError):
+                found = label_codec.load(value, key, self.format)
+                if found.source.startswith(source_prefix):
+                    name, _, label = key.decode().partition("\0")
+                    yield name, label, found
 
     def layers(self, name: str) -> dict[str, Layer]:
         """By source, the fields that sources other than clients declare of a module."""
@@ -306,10 +327,13 @@ class Catalog:
     def _past_at(self, name: str, time: int, current: Provenance) -> Provenance:
         """The version that was in force at a time, else the oldest one that is kept."""
         found = current
+        after = current.version
         for version, record in past_records(self._txn, self._dbs, name):
-            if version < current.version and found.updated_at > time:
-                with suppress(CorruptRecordError):
-                    found = open_record(record, name).provenance
+            if found.updated_at <= time or version != after - 1:  # a gap: only labels keep what is older
+                break
+            after = version
+            with suppress(CorruptRecordError):
+                found = open_record(record, name).provenance
         return found
 
     def registered_name(self, asked: str) -> str | None:

@@ -17,13 +17,16 @@ from dspy_registry.registry_store.errors import (
     InvalidModuleError,
     InvalidProgramError,
 )
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.program_document import decode_document, digest_of, refuse_size
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.usage_rows import VersionRow, version_codec
 from dspy_registry.registry_store.validation import check_expected_version, name_problems, validate_encoded
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
+from dspy_registry.writer.labels import checked, set_labels
 
 
 class Publication(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +66,8 @@ def check_publication(publication: Publication, size: int, expected_version: int
             raise InvalidModuleError(repr(publication.name), (f"info.name: is {publication.info.name!r}",))
         validate_encoded(publication.info)
     refuse_size(publication.name, size)
+    if publication.label:
+        checked((LabelUpdate(publication.name, publication.label, 1),))
 
 
 def publish(
@@ -84,13 +89,22 @@ def publish(
     source = CLIENT if current is None or publication.info is not None else current.source
     info, encoded = validate_encoded(publication.info or (current.info if current else ModuleInfo(name)))
     if current is None or publication.is_in_force:
-        return draft.put_version(info, encoded, source, publication.digest).version
-    kept = _equal_version(draft, current, encoded, publication.digest)
+        published = draft.put_version(info, source, publication.digest).version
+    else:
+        published = _beside(draft, current, info, encoded, source, publication.digest)
+    if publication.label:
+        set_labels(draft, (LabelUpdate(name, publication.label, published),))
+    return published
+
+
+def _beside(draft: Draft, current: Entry, info: ModuleInfo, encoded: bytes, source: str, program: bytes) -> int:
+    """The version that has the program. The one in force stays what it was."""
+    kept = _equal_version(draft, current, encoded, program)
     if kept is not None:
         return kept
-    published = draft.put_version(info, encoded, source, publication.digest)
-    back = draft.put_version(current.info, current.encoded, current.source, current.program)
-    _carry_statistics(draft, name, current.version, back.version)
+    published = draft.put_version(info, source, program)
+    back = draft.put_version(current.info, current.source, current.program)
+    _carry_statistics(draft, info.name, current.version, back.version)
     return published.version
 
 

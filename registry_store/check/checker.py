@@ -32,7 +32,7 @@ from dspy_registry.registry_store.check.inspection import (
 )
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.programs import programs
-from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.check.rows import aliases, changes, history, labels, layers, sealed_rows
 from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
@@ -55,7 +55,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("layers", layers),
     ("history", history),
     ("changes", changes),
-    ("requests, usage, labels, policies", sealed_rows),
+    ("labels", labels),
+    ("requests, usage, policies", sealed_rows),
     ("programs", programs),
 )
 

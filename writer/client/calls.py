@@ -10,6 +10,7 @@ import msgspec
 from dspy_registry.registry_store import wire_errors
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
@@ -32,6 +33,7 @@ from dspy_registry.registry_store.protocol import (
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetLabels,
     Status,
     Unregister,
     Versioned,
@@ -46,6 +48,7 @@ from dspy_registry.registry_store.validation import (
     validate_encoded,
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
+from dspy_registry.writer import labels
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.programs import Publication, Published, check_publication
@@ -96,7 +99,7 @@ class Call:
         """Whether a repetition fails because the first call succeeded. Any other call can be repeated."""
         if self.kind in (Register, Publish):
             return self.arguments[-1] is not None
-        return self.kind in (Unregister, RemoveAlias, Rename)
+        return self.kind in (Unregister, RemoveAlias, Rename, SetLabels)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
         """The messages to send, framed. `repeats` (see the protocol) is for calls that fail when repeated."""
@@ -184,6 +187,11 @@ def rename(old: str, new: str) -> Call:
     if problems:
         raise InvalidModuleError(f"{old!r} as {new!r}", problems)
     return Call(Rename, (old, new))
+
+
+def set_labels(updates: Iterable[LabelUpdate]) -> Call:
+    """Raises one InvalidArgumentError naming what is wrong with every update by itself."""
+    return Call(SetLabels, (msgspec.msgpack.encode(labels.checked(updates)),))
 
 
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:

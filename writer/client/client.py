@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
 from dspy_registry.registry_store.records import ModuleInfo
@@ -107,6 +108,20 @@ class WriterClient:
     def remove_alias(self, alias: str) -> int:
         """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return calls.visible_in(self._call(calls.remove_alias(alias)))
+
+    def set_label(
+        self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
+    ) -> int:
+        """Let a label name a version, or several with weights. See RegistryWriter.set_label."""
+        return self.set_labels((label_update(name, label, versions, expected),))
+
+    def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
+        """Set, move and remove several labels in one commit, or none. See RegistryWriter.set_labels."""
+        return calls.visible_in(self._call(calls.set_labels(updates)))
+
+    def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
+        """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
+        return self.set_labels((label_update(name, label, None, expected),))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare. See RegistryWriter.set_implications."""

@@ -11,10 +11,13 @@ from dspy_registry.registry_store import wire_errors
 from dspy_registry.registry_store.errors import (
     ConflictError,
     InvalidModuleError,
+    LabelConflictError,
     ProtocolError,
     RegistryError,
+    UnknownLabelError,
     UnknownModuleError,
 )
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
 from dspy_registry.registry_store.nesting import MANY, excess
@@ -35,18 +38,21 @@ from dspy_registry.registry_store.protocol import (
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetLabels,
     Unregister,
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import overrides, reconcile
+from dspy_registry.writer import labels, overrides, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
+from dspy_registry.writer.usage_reset import reset_usage
 
 if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
+_decode_labels = msgspec.msgpack.Decoder(tuple[LabelUpdate, ...]).decode
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 Reply = Callable[["ClientRequest", Answer], None]
@@ -90,7 +96,7 @@ class SingleRequest(ClientRequest):
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         super().__init__(client, message, reply, held_bytes)
         self._message = message
-        if isinstance(message, Register | Unregister | RemoveAlias | Rename):
+        if isinstance(message, Register | Unregister | RemoveAlias | Rename | SetLabels):
             self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
@@ -107,6 +113,9 @@ class SingleRequest(ClientRequest):
             case Rename():
                 is_there = draft.module(self._message.new_name) is not None
                 return isinstance(error, UnknownModuleError) and is_there
+            case SetLabels():
+                is_of_labels = isinstance(error, LabelConflictError | UnknownLabelError)
+                return is_of_labels and labels.is_in_force(draft, decode_labels(self._message.updates))
         return False
 
 
@@ -195,6 +204,14 @@ def decode_module(encoded: bytes) -> ModuleInfo:
         raise ProtocolError(f"a module is not understood: {error}.") from error
 
 
+def decode_labels(encoded: bytes) -> tuple[LabelUpdate, ...]:
+    """Changes of labels as a client sent them, not validated. Raises ProtocolError."""
+    try:
+        return _decode_labels(encoded)
+    except UNREADABLE as error:
+        raise ProtocolError(f"changes of labels are not understood: {error}.") from error
+
+
 def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     """A discovery report together with its modules, which came separately. Raises ProtocolError."""
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -234,7 +251,9 @@ def stage_message(draft: Draft, message: ChangeRequest) -> None:
         case Rename():
             overrides.rename(draft, message.name, message.new_name)
         case ResetUsage():
-            draft.reset_usage(message.name, message.version)
+            reset_usage(draft, message.name, message.version)
+        case SetLabels():
+            labels.set_labels(draft, decode_labels(message.updates))
         case SetImplications():
             draft.set_implications(CLIENT, message.implications)
         case _:

@@ -149,6 +149,8 @@ def test_every_error_crosses_the_socket(kind: type[RegistryError]) -> None:
         "UnknownModuleError": ("acme.m", ("acme.n",)),
         "AmbiguousNameError": ("m", ("acme.m", "other.m")),
         "UnknownVersionError": ("acme.m", 9, (3, 2)),
+        "UnknownLabelError": ("acme.m", "live", ("champion",)),
+        "LabelConflictError": ("acme.m", "live", "3", "-"),
         "InvalidModuleError": ("acme.m", ("name: bad", "category: bad")),
         "ConflictError": ("acme.m", 1, 2),
         "LimitReachedError": ("module:acme.m", 2, ("process 7, for 3 s",)),
