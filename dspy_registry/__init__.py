@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from dspy_registry.readers.programs import Programs
     from dspy_registry.readers.registry import Registry
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        InvalidProgramError,
         LabelConflictError,
+        NoProgramError,
         NoReaderSlotError,
+        ProgramRefusedError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
@@ -60,6 +64,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Reading
     "Registry",
     "Snapshot",
+    "Programs",
     "Recommendation",
     "CostWeights",
     # Writing and reporting
@@ -93,6 +98,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "AmbiguousNameError",
     "InvalidArgumentError",
     "InvalidModuleError",
+    "InvalidProgramError",
+    "ProgramRefusedError",
+    "NoProgramError",
     "VocabularyError",
     "ConflictError",
     "LabelConflictError",
@@ -121,6 +129,7 @@ _RECORDS: Final = "registry_store.records"
 _HOMES: Final = {
     "Registry": "readers.registry",
     "Snapshot": "readers.snapshot",
+    "Programs": "readers.programs",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
     "RegistryWriter": "writer.registry_writer",

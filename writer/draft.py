@@ -36,7 +36,7 @@ from dspy_registry.registry_store.validation import (
     validate_encoded,
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary
-from dspy_registry.writer.aliases import StagedAliases
+from dspy_registry.writer.aliases import StagedAliases, aliases_after
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.entry import Entry, after
 
