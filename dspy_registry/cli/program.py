@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "history": ("history", "history"),
     "list": ("lookup", "list_modules"),
     "manifests": ("manifests", "manifests"),
+    "program": ("programs", "program"),
     "register": ("register", "register"),
     "release": ("rename", "release"),
     "rename": ("rename", "rename"),

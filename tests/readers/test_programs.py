@@ -27,7 +27,7 @@ from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.program_document import MAX_PROGRAM_BYTES
 from dspy_registry.writer.restore import restore
 from tests.support.compiled_programs import ALLOW, NAME, Qa, compiled, plain_document, publication
-from tests.support.daemon_process import running_daemon
+from tests.support.daemon_process import daemon
 
 LIVE = f"{NAME}@live"
 
@@ -55,9 +55,8 @@ def instructions_of(program: Any) -> str:
 
 def wait_for_builds(programs: Programs) -> None:
     """Until no program is being built. A failed test ends by its time limit."""
-    while any(status.is_building for status in programs.status()):
-        for build in list(programs._builds.values()):
-            build.done.wait()
+    for build in list(programs._builds.values()):
+        build.done.wait()
 
 
 def test_a_program_is_given_by_version_label_and_name(writer: RegistryWriter, programs: Programs) -> None:
@@ -194,7 +193,7 @@ def test_look_ups_of_records_do_not_read_programs(writer: RegistryWriter, regist
 
 
 def test_forked_workers_follow_the_daemon(registry_folder: Path) -> None:
-    with running_daemon(registry_folder) as served, served.client() as client:
+    with daemon(registry_folder) as served, served.client() as client:
         send(client, "one")
         with Registry(registry_folder) as registry:
             programs = Programs(registry, ALLOW)
@@ -219,9 +218,8 @@ class _Worker:
     def _serve(self, programs: Programs) -> None:
         status = 1
         try:
-            os.close(self._ask)
             with dspy.context(lm=None):
-                while wanted := os.read(self._ask_from, 64).decode():
+                while (wanted := os.read(self._ask_from, 64).decode()) != "end":
                     found = instructions_of(programs[LIVE])
                     while wanted != "now" and found != wanted:
                         wait_for_builds(programs)
@@ -236,5 +234,5 @@ class _Worker:
         return os.read(self._told, 64).decode()
 
     def end(self) -> int:
-        os.close(self._ask)
+        os.write(self._ask, b"end")
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

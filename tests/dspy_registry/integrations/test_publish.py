@@ -57,6 +57,7 @@ def not_published(program: Any, origin: str | None = None) -> str:
 # Loaded as published
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:dspy")
 @pytest.mark.parametrize("kind", sorted(PREDICTORS))
 def test_i28_every_predictor_type_comes_back_with_what_was_learned(kind: str, registry_folder: Path) -> None:
     student = PREDICTORS[kind]()
@@ -146,7 +147,7 @@ def test_a_state_that_dspy_does_not_load_is_refused() -> None:
 
 def test_what_would_be_lost_is_not_published() -> None:
     program = compiled(Qa())
-    program.qa.demos[0]["when"] = datetime.date(2026, 1, 1)
+    program.qa.demos = [dspy.Example(question="?", when=datetime.date(2026, 1, 1))]
     assert "qa.demos[0].when: is a date" in not_published(program)
     program = compiled(Qa())
     program.qa.config["temperature"] = 0.5
