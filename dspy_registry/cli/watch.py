@@ -13,6 +13,7 @@ from dspy_registry.cli import console
 from dspy_registry.cli.tables import printable
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import Change, shown_requester
+from dspy_registry.registry_store.labels import shown_versions
 from dspy_registry.registry_store.records import By
 
 
@@ -44,7 +45,7 @@ def _show(change: Change, as_json: bool) -> None:
 def _lines(change: Change) -> Iterator[str]:
     if change.everything:
         yield "older changes are no longer logged: reload everything"
-    elif not (change.modules or change.aliases):
+    elif not (change.modules or change.aliases or change.labels or change.policies):
         yield f"aliases or implied capabilities changed{''.join(map(_by, change.by))}"
     for module in change.modules:
         source = f"  {printable(module.source)}" if module.source else ""
@@ -52,6 +53,13 @@ def _lines(change: Change) -> Iterator[str]:
     for alias in change.aliases:
         meaning = f"{alias.old or '-'} -> {alias.new or '-'}"
         yield f"{'alias':<12}  {alias.alias}  {meaning}  {printable(alias.source)}{_by(alias.by)}"
+    for label in change.labels:
+        meaning = f"{shown_versions(dict(label.old))} -> {shown_versions(dict(label.new))}"
+        yield f"{'label':<12}  {label.name}@{label.label}  {meaning}  {printable(label.source)}{_by(label.by)}"
+    for name in change.overrides:
+        yield f"{'override':<12}  {name}  begins or ends"
+    for pattern in change.policies:
+        yield f"{'policy':<12}  {printable(pattern)}{''.join(map(_by, change.by))}"
 
 
 def _by(by: By | None) -> str:
@@ -65,6 +73,9 @@ def _plain(change: Change) -> dict[str, Any]:
         "committed_at": change.committed_at,
         "modules": [msgspec.structs.asdict(module) for module in change.modules],
         "aliases": [msgspec.structs.asdict(alias) for alias in change.aliases],
+        "labels": [msgspec.structs.asdict(label) for label in change.labels],
+        "policies": change.policies,
+        "overrides": change.overrides,
         "by": change.by,
         "everything": change.everything,
     }
