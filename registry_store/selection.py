@@ -112,6 +112,18 @@ def _past_record(txn: Transaction, dbs: Databases, name: str, version: int) -> b
     return record
 
 
+def version_record(txn: Transaction, dbs: Databases, name: str, version: int) -> StoredModule | None:
+    """A version of a full name, registered or not. None: it is not kept, or damaged."""
+    past, current = _past_record(txn, dbs, name, version), txn.get(name.encode(), None, dbs.modules)
+    try:
+        if past is not None:
+            return decode_version(past, name, version)
+        stored = None if current is None else open_record(current, name)
+    except CorruptRecordError:
+        return None
+    return stored if stored is not None and stored.provenance.version == version else None
+
+
 def decode_version(record: bytes, name: str, version: int) -> StoredModule:
     """The record of a replaced version. Raises CorruptRecordError, for another version's record too."""
     stored = decode_record(record, f"{name}, version {version},")

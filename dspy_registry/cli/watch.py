@@ -19,14 +19,24 @@ from dspy_registry.registry_store.records import By
 
 @click.command("watch", short_help="Print changes as they are committed.")
 @click.option("--since", type=click.IntRange(min=0), metavar="REVISION", help="Begin after this revision, not now.")
+@click.option(
+    "--names", multiple=True, metavar="PATTERN", help="Only what concerns such names: 'acme.*'. Repeated: any of them."
+)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after SECONDS without a change.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N changes.")
 @console.path_option
 @console.json_option
-def watch(since: int | None, timeout: float | None, count: int | None, path: Path | None, as_json: bool) -> None:
+def watch(
+    since: int | None,
+    names: tuple[str, ...],
+    timeout: float | None,
+    count: int | None,
+    path: Path | None,
+    as_json: bool,
+) -> None:
     """Print each change as it is committed, until interrupted; with --json, one object per line."""
     with open_registry(path) as registry:
-        changes = registry.watch(since, timeout=timeout)
+        changes = registry.watch(since, names=names or None, timeout=timeout)
         for number, change in enumerate(changes, 1):
             _show(change, as_json)
             if number == count:
