@@ -140,7 +140,6 @@ class ColdReads(Attachment):
         return info
 
     def _select(self, name: str) -> Selection:
-        """What was asked, resolved as far as it can be without a key."""
         return self._in_gate(partial(self._find_selection, plain_name(name)))
 
     def _find_selection(self, name: str) -> Selection:

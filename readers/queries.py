@@ -7,7 +7,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
-from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.arguments import check_text, plain_name
 from dspy_registry.readers.observed import DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.routing import Recommendation
@@ -21,7 +21,7 @@ from dspy_registry.registry_store.errors import (
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
-from dspy_registry.registry_store.selection import Resolved
+from dspy_registry.registry_store.selection import Resolved, Selection
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage, size_class
 from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
@@ -82,6 +82,9 @@ class Queries(Mapping[str, ModuleInfo]):
         """
 
     @abstractmethod
+    def _select(self, name: str) -> Selection:
+        """What was asked, resolved as far as it can be without a key."""
+
     def resolve(self, name: str, *, key: str | None = None) -> Resolved:
         """The full name and the version that a name means: `acme.Qa`, `acme.Qa@3`, `acme.Qa@live`, `acme.Qa@latest`.
 
@@ -90,6 +93,8 @@ class Queries(Mapping[str, ModuleInfo]):
         version with the largest weight. Raises UnknownModuleError, AmbiguousNameError, UnknownVersionError and
         UnknownLabelError, which list what there is, and TypeError for a name or key that is not a string.
         """
+        check_text("key", key)
+        return self._select(name).choose(key)
 
     @abstractmethod
     def labels(self, name: str) -> dict[str, Label]:
@@ -238,23 +243,29 @@ class Queries(Mapping[str, ModuleInfo]):
     @overload
     def usage(self, name: str, version: None = None) -> ModuleUsage: ...
     @overload
-    def usage(self, name: str, version: int) -> VersionUsage: ...
-    def usage(self, name: str, version: int | None = None) -> ModuleUsage | VersionUsage:
+    def usage(self, name: str, version: int | str) -> VersionUsage: ...
+    def usage(self, name: str, version: int | str | None = None) -> ModuleUsage | VersionUsage:
         """What real calls have shown of a module: how many, how long, at what cost. All zero: there were no calls.
 
-        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. With
-        `version`, it is what calls of that version have shown, as long as the version is kept; None: of all together,
-        over the module's life. Raises UnknownModuleError for any other name, AmbiguousNameError, and
-        InvalidArgumentError for what is no version.
+        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. `version` is
+        a version or a label: then it is what calls of that version have shown, as long as the version is kept. None:
+        of all together, over the module's life. `acme.Qa@live` and `acme.Qa@3` are as the name with that version.
+        Raises UnknownModuleError for any other name, AmbiguousNameError, UnknownLabelError, and InvalidArgumentError
+        for what is no version.
         """
+        if isinstance(version, str):
+            version = self.resolve(f"{name}@{version}").version
         check_version(version)
         info = self._fetch(name)
+        if info is not None and version is None and "@" in name:
+            found = self._select(name)
+            version = found.choose(None).version if found.is_of_version else None
         if info is not None and version is not None:
             return self._version_usage(info.name, version)
-        found = self._usage_of(name if info is None else info.name)
-        if info is None and not found.calls:
+        usage = self._usage_of(name if info is None else info.name)
+        if info is None and not usage.calls:
             raise self._unknown(name)
-        return found if version is None else VersionUsage(name, version)
+        return usage if version is None else VersionUsage(name, version)
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
         """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input: x 0.5, 1, 2, 5.

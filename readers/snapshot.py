@@ -9,7 +9,7 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
-from dspy_registry.readers.arguments import check_text, plain_name
+from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
@@ -25,7 +25,7 @@ from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
-from dspy_registry.registry_store.selection import Resolved
+from dspy_registry.registry_store.selection import Selection, version_record
 from dspy_registry.registry_store.sharing import defer, detach, share
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import (
@@ -127,9 +127,8 @@ class Snapshot(Queries):
     def describe(self, name: str) -> StoredModule:
         return self._in_transaction(lookup.load_stored, plain_name(name))
 
-    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
-        check_text("key", key)
-        return self._in_transaction(lookup.select, plain_name(name)).choose(key)
+    def _select(self, name: str) -> Selection:
+        return self._in_transaction(lookup.select, plain_name(name))
 
     def labels(self, name: str) -> dict[str, Label]:
         return self._in_transaction(lookup.load_labels, plain_name(name))
@@ -171,6 +170,10 @@ class Snapshot(Queries):
         `name` and errors are as for `history`, CorruptRecordError aside.
         """
         return self._in_transaction(load_versions, plain_name(name))
+
+    def version_record(self, name: str, version: int) -> StoredModule | None:
+        """A version of a full name, registered or not. None: it is not kept, or damaged."""
+        return self._in_transaction(version_record, name, version)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         return tuple(kept.load() for kept in self.versions(name).kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.codec import decode_record, encode
@@ -70,14 +70,27 @@ def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
 
 def changed_fields(before: ModuleInfo, after: ModuleInfo) -> tuple[str, ...]:
     """The fields that differ; for requirements and metadata the keys, as in `requirements.memory`."""
+    return tuple(changed_values(before, after))
+
+
+def changed_values(before: ModuleInfo, after: ModuleInfo) -> dict[str, tuple[Any, Any]]:
+    """The old and the new value of each field that differs. None: the key is not there, or it is null."""
     old, new = _flat(before), _flat(after)
-    return tuple(field for field in {**new, **old} if old.get(field) != new.get(field))
+    return {
+        field: (old.get(field), new.get(field))
+        for field in {**new, **old}
+        if _encoded(old, field) != _encoded(new, field)
+    }
 
 
-def _flat(info: ModuleInfo) -> dict[str, bytes]:
+def _encoded(flat: dict[str, Any], field: str) -> bytes | None:
     """Encoded, because 1 equals True but its bytes differ."""
+    return encode(flat[field]) if field in flat else None
+
+
+def _flat(info: ModuleInfo) -> dict[str, Any]:
     flat = {}
     for field, value in to_plain(info).items():
         keyed = {f"{field}.{key}": part for key, part in value.items()} if field in MERGED_FIELDS else {field: value}
-        flat.update({key: encode(part) for key, part in keyed.items()})
+        flat.update(keyed)
     return flat

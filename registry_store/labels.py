@@ -50,6 +50,11 @@ class Label(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return dict(sorted(buckets.shares(self.runs).items()))
 
     @property
+    def percents(self) -> dict[str, float]:
+        """The share of each version in percent, by version as text, for JSON; a new dict."""
+        return {str(version): 100 * count / BUCKETS for version, count in self.versions.items()}
+
+    @property
     def heaviest(self) -> int:
         """The version that the label means without a key."""
         return buckets.heaviest(self.runs)

@@ -37,11 +37,17 @@ class Resolved(NamedTuple):
 
 
 class Selection:
-    """What was asked, resolved as far as it can be without a key. `choose` gives the version for a key."""
+    """What was asked, resolved as far as it can be without a key. `choose` gives the version for a key.
 
-    __slots__ = ("_begun", "_chosen", "_ends", "_of_runs")
+    `is_of_version`: a version or a label was asked for. False: the module, whose version in force this is.
+    """
 
-    def __init__(self, name: str, version: int, label: str = "", runs: tuple[Run, ...] = ()) -> None:
+    __slots__ = ("_begun", "_chosen", "_ends", "_of_runs", "is_of_version")
+
+    def __init__(
+        self, name: str, version: int, label: str = "", runs: tuple[Run, ...] = (), *, is_of_version: bool = True
+    ) -> None:
+        self.is_of_version = is_of_version
         self._chosen = Resolved(name, version, label)
         self._ends = tuple(accumulate(length for _, length in runs))
         self._of_runs = tuple(Resolved(name, version, label) for version, _ in runs)
@@ -72,7 +78,7 @@ def select(txn: Transaction, dbs: Databases, name: str, selector: str) -> Select
     if selector.isascii() and selector.isdigit() and len(selector) <= _MOST_DIGITS:
         return Selection(name, load_version(txn, dbs, name, int(selector)).provenance.version)
     if selector in ("", LATEST):
-        return Selection(name, version_in_force(txn, dbs, name))
+        return Selection(name, version_in_force(txn, dbs, name), is_of_version=bool(selector))
     label = load_label(txn, dbs, name, selector)
     if label is None:
         raise UnknownLabelError(name, selector, label_names(txn, dbs, name))
@@ -104,6 +110,18 @@ def _past_record(txn: Transaction, dbs: Databases, name: str, version: int) -> b
         return None
     record: bytes | None = txn.get(layout.versioned_key(name, version), None, dbs.history)
     return record
+
+
+def version_record(txn: Transaction, dbs: Databases, name: str, version: int) -> StoredModule | None:
+    """A version of a full name, registered or not. None: it is not kept, or damaged."""
+    past, current = _past_record(txn, dbs, name, version), txn.get(name.encode(), None, dbs.modules)
+    try:
+        if past is not None:
+            return decode_version(past, name, version)
+        stored = None if current is None else open_record(current, name)
+    except CorruptRecordError:
+        return None
+    return stored if stored is not None and stored.provenance.version == version else None
 
 
 def decode_version(record: bytes, name: str, version: int) -> StoredModule:

@@ -337,11 +337,15 @@ class Catalog:
         return found
 
     def registered_name(self, asked: str) -> str | None:
-        """The full name of the one registered module that `asked` means. None: it means no module, or several."""
+        """The full name of the one registered module that `asked` means. None: it means no module, or several.
+
+        What follows an @ is left out.
+        """
         try:
-            return lookup.resolve(self._txn, self._dbs, asked)
+            found = lookup.resolve_selector(self._txn, self._dbs, asked)
         except AmbiguousNameError:
             return None
+        return found[0] if found else None
 
     def unknown(self, asked: object) -> UnknownModuleError:
         """The error for a name that no module has, with the closest known names."""

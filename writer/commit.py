@@ -32,6 +32,7 @@ from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.ownership import Ownership
 from dspy_registry.writer.program_index import ProgramIndex
+from dspy_registry.writer.ringer import Ringer
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
@@ -45,6 +46,7 @@ class Committer:
         self._environment = environment
         self._lease = lease
         self._revision_file = revision_file
+        self._ringer = Ringer(revision_file)
         self._ownership = Ownership(environment, revision_file, lease)
         self._is_word_right = True  # the word says what landed
         self._is_disk_broken = False
@@ -66,6 +68,7 @@ class Committer:
         """Wait for the commit under way, and refuse all later commits. The caller gives up the lease next."""
         with self._environment.write_gate:
             self._is_closed = True
+        self._ringer.end()
 
     @property
     def is_lost(self) -> bool:
@@ -128,6 +131,7 @@ class Committer:
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
+            self._ringer.ring()
         if change is None or layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
             self._revision_file.count_silent_commit()
         self._ownership.confirm()

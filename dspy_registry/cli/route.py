@@ -37,7 +37,7 @@ def route(
     with open_registry(path) as registry:
         module = registry.get_module(name)
         recommended = registry.routing_recommendation(
-            module.name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
+            name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
         )
     fields = {"name": module.name, **msgspec.structs.asdict(recommended)}
     if as_json:

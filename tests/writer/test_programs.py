@@ -57,7 +57,7 @@ def publish(writer: RegistryWriter, document: bytes, **given: object) -> int:
     return writer.publish_program(publication(document, **given), document).version
 
 
-def test_i28_a_program_is_stored_once_and_comes_back_byte_for_byte(
+def test_i29_a_program_is_stored_once_and_comes_back_byte_for_byte(
     writer: RegistryWriter, registry_folder: Path
 ) -> None:
     documents = [plain_document("a"), plain_document("b", PIECE_BYTES * 3), plain_document("c", PIECE_BYTES)]
@@ -97,7 +97,7 @@ def test_a_program_in_force_is_a_version_and_a_later_record_keeps_it(
     assert program_of(registry_folder) == digest_of(document)
 
 
-def test_i28_a_state_goes_with_the_last_version_that_names_it(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i29_a_state_goes_with_the_last_version_that_names_it(writer: RegistryWriter, registry_folder: Path) -> None:
     shared, alone = plain_document("shared"), plain_document("alone")
     publish(writer, shared, is_in_force=True, label="champion")
     publish(writer, alone, is_in_force=True)
@@ -150,7 +150,7 @@ def test_a_renamed_module_takes_its_programs_along(writer: RegistryWriter, regis
     assert program_of(registry_folder, "acme.New") == digest_of(document)
 
 
-def test_i28_a_refused_publication_leaves_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i29_a_refused_publication_leaves_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
     writer.register_module(ModuleInfo(NAME))
     document = plain_document()
     for given, bytes_sent, error in (
@@ -213,7 +213,7 @@ def lose(folder: Path, key_length: int) -> None:
 
 
 @pytest.mark.parametrize(("key_length", "words"), [(36, "is missing"), (0, "is missing")])
-def test_i28_check_finds_a_missing_piece_and_publishing_again_mends_it(
+def test_i29_check_finds_a_missing_piece_and_publishing_again_mends_it(
     registry_folder: Path, key_length: int, words: str
 ) -> None:
     document = plain_document("x", PIECE_BYTES * 2)
@@ -226,7 +226,7 @@ def test_i28_check_finds_a_missing_piece_and_publishing_again_mends_it(
     assert stored(registry_folder) == {digest_of(document): document}
 
 
-def test_i28_check_finds_a_program_that_is_gone_and_one_that_nobody_names(registry_folder: Path) -> None:
+def test_i29_check_finds_a_program_that_is_gone_and_one_that_nobody_names(registry_folder: Path) -> None:
     document = plain_document()
     with RegistryWriter(registry_folder) as writer:
         publish(writer, document)
