@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.program_document import MAX_PROGRAM_BYTES, digest_of
 from dspy_registry.registry_store.program_rows import PIECE_BYTES, cut, load_program, rows_of, stored_digests
 from dspy_registry.registry_store.sharing import attach, detach
+from dspy_registry.writer.failpoints import NAMES
 from dspy_registry.writer.restore import restore
 from dspy_registry.writer.rollback import read_versions, roll_back
 from dspy_registry.writer.upgrade import upgrade
 from tests.conftest import violations
 from tests.registry_store.test_release_fixtures import RELEASE
 from tests.support.compiled_programs import NAME, plain_document, publication
+from tests.support.processes import child, say
 
 
 @pytest.fixture
@@ -199,6 +202,31 @@ def test_format_1_names_the_upgrade_and_takes_programs_after_it(registry_folder:
     with RegistryWriter(registry_folder) as writer:
         publish(writer, document)
     assert set(stored(registry_folder)) == {digest_of(document)}
+
+
+def publish_once(folder: str, size: int) -> None:
+    with RegistryWriter(folder) as opened:
+        say("ready")
+        say(publish(opened, plain_document("killed", size), label="live"))
+
+
+@pytest.mark.parametrize("failpoint", NAMES)
+def test_i29_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothing(
+    registry_folder: Path, failpoint: str
+) -> None:
+    with RegistryWriter(registry_folder) as opened:
+        kept = publish(opened, plain_document("kept"), label="live")
+    document = plain_document("killed", PIECE_BYTES * 20)
+    with child(
+        __name__, "publish_once", registry_folder, PIECE_BYTES * 20, DSPY_REGISTRY_FAILPOINTS=f"{failpoint}=kill"
+    ) as writing:
+        assert writing.heard() == ["ready"]
+        assert writing.wait() == -signal.SIGKILL
+    with RegistryWriter(registry_folder), Registry(registry_folder) as registry:
+        found = registry.resolve(f"{NAME}@live").version
+    whole = {digest_of(document)} if found != kept else set()
+    assert set(stored(registry_folder)) == {digest_of(plain_document("kept")), *whole}
+    assert (found != kept) == (failpoint in ("before_even_word", "before_acknowledgement"))
 
 
 def lose(folder: Path, key_length: int) -> None:
