@@ -29,14 +29,14 @@ from dspy_registry.registry_store.errors import (
 from dspy_registry.registry_store.handles import translated
 from dspy_registry.registry_store.layers import CORE, Layer
 from dspy_registry.registry_store.own_files import refuse_others, refuse_unsafe_folder
-from dspy_registry.registry_store.records import to_plain
+from dspy_registry.registry_store.records import ModuleInfo, to_plain
 from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
 from dspy_registry.writer.commit import Committer, closed
 from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.leftovers import remove_leftovers
-from dspy_registry.writer.recovery import recover_word
+from dspy_registry.writer.recovery import recover_word, tell_what_is_missing
 from dspy_registry.writer.writer_lock import WriterLock
 
 _REVISION_FILE_MODE = 0o644
@@ -157,7 +157,7 @@ def make_folder(folder: Path, group: int | None = None) -> None:
     if folder.is_dir():
         return
     try:
-        _make_durably(folder)
+        disk.make_folder_durably(folder, access.mode_for_umask(access.FOLDER))
     except FileExistsError as error:
         if not folder.is_dir():  # else another writer was quicker
             raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
@@ -169,15 +169,6 @@ def make_folder(folder: Path, group: int | None = None) -> None:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     else:
         _admit_to_new_folder(folder, group)
-
-
-def _make_durably(folder: Path) -> None:
-    """Make the folder and its missing parents, and sync the entry of each."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
-    for made in missing:
-        with suppress(PermissionError):  # a parent that this user may enter, not read
-            disk.sync(made.parent)
 
 
 def _admit_to_new_folder(folder: Path, group: int | None) -> None:
@@ -202,8 +193,13 @@ def _has_its_lock_file(folder: Path) -> bool:
 def seed(draft: Draft) -> None:
     """Declare the core modules."""
     for info in CORE_MODULES:
-        fields = {key: value for key, value in to_plain(info).items() if key not in ("name", "examples", "metadata")}
-        draft.declare(info.name, Layer(CORE, fields))
+        draft.declare(info.name, core_layer(info))
+
+
+def core_layer(info: ModuleInfo) -> Layer:
+    """What the core declares of one of its modules."""
+    fields = {key: value for key, value in to_plain(info).items() if key not in ("name", "examples", "metadata")}
+    return Layer(CORE, fields)
 
 
 def _ensure_identity(env: Environment) -> None:
@@ -238,6 +234,8 @@ def _own_revision_file(env: Environment) -> RevisionFile:
         if belongs and recover_word(env, file):
             create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
             return RevisionFile(env.folder, writable=True)
+        if file.registry_id == registry_id and not belongs:  # both were copied, or data.mdb was
+            tell_what_is_missing(env, file)
     except (RegistryNotFoundError, DamagedStoreError):  # none, or not a sound one
         pass
     return _new_identity(env)

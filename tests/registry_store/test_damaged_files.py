@@ -195,6 +195,14 @@ def first_write() -> bytes:
     return content
 
 
+def next_page() -> bytes:
+    """What LMDB writes before it syncs its first write."""
+    with tempfile.TemporaryDirectory() as path:
+        with lmdb.open(path, max_dbs=2) as env:
+            env.open_db(b"meta")
+        return (Path(path) / DATA_FILE).read_bytes()[2 * PAGE :]
+
+
 UNFINISHED: dict[str, Callable[[], bytes]] = {
     "no bytes": lambda: b"",
     "one page of zeros": lambda: bytes(PAGE),
@@ -203,6 +211,10 @@ UNFINISHED: dict[str, Callable[[], bytes]] = {
     "the first page and zeros": lambda: first_write()[:PAGE] + bytes(PAGE),
     "the second page": lambda: bytes(PAGE) + first_write()[PAGE:],
     "both pages": first_write,
+    "both pages but the last sector": lambda: first_write()[:-512],
+    "the page of the next transaction before both": lambda: bytes(2 * PAGE) + next_page(),
+    "the second page and that of the next transaction": lambda: bytes(PAGE) + first_write()[PAGE:] + next_page(),
+    "the first page and a sector of that of the next": lambda: first_write()[:PAGE] + bytes(2 * PAGE - 512) + b"x" * 9,
 }
 
 

@@ -179,7 +179,9 @@ class Observation:
             self.states.append(self.schedule.states[self._done])
 
     def _landed(self) -> bool:
-        """Whether the first unacknowledged commit is there."""
+        """Whether the first unacknowledged commit is there. When all are acknowledged, there is none."""
+        if self.is_done:
+            return False
         with Registry(self.folder) as registry, registry.snapshot() as snapshot:
             found = dict(snapshot)
         now, then = self.schedule.states[self._done], self.schedule.states[min(self._done + 1, self._commits)]
