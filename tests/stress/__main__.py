@@ -143,7 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"faults, with commas between them: {', '.join(FAULTS)}")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     parser.add_argument("--case", help="repeat this one case, with the seed that was printed")
-    parser.add_argument("--small", action="store_true", help="the counts of `make test`")
+    parser.add_argument("--small", action="store_true", help="the counts of `make test-full`")
     parser.add_argument("--count", type=int, help="how much of each fault instead")
     parser.add_argument("--output", type=Path, default=Path("build/stress.json"), help="where the raw results go")
     arguments = parser.parse_args()
