@@ -11,12 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from dspy_registry.readers.programs import Programs
     from dspy_registry.readers.registry import Registry
+    from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
     from dspy_registry.registry_store.advice import Standing
-    from dspy_registry.registry_store.changes import Change, ModuleChange
+    from dspy_registry.registry_store.changes import Change, LabelChange, ModuleChange
     from dspy_registry.registry_store.errors import (
         AmbiguousNameError,
         BusyError,
@@ -28,15 +30,23 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        InvalidProgramError,
+        LabelConflictError,
+        LimitReachedError,
+        NoCandidateError,
+        NoProgramError,
         NoReaderSlotError,
+        ProgramRefusedError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
         RegistryNotFoundError,
+        RouteFailedError,
         StoreClosedError,
         StoreError,
         StorePermissionError,
         UnknownAliasError,
+        UnknownLabelError,
         UnknownModuleError,
         UnknownVersionError,
         UpgradeRequiredError,
@@ -45,8 +55,14 @@ if TYPE_CHECKING:
         WriterTimeoutError,
         WriterUnavailableError,
     )
+    from dspy_registry.registry_store.health_file import HealthEntry
+    from dspy_registry.registry_store.labels import Label, LabelUpdate
+    from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
+    from dspy_registry.registry_store.selection import Resolved
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
+    from dspy_registry.router.attempt import Attempt, Result
+    from dspy_registry.router.router import Router
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -56,8 +72,16 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Reading
     "Registry",
     "Snapshot",
+    "Programs",
     "Recommendation",
     "CostWeights",
+    # Routing
+    "Route",
+    "Candidate",
+    "Exclusion",
+    "Router",
+    "Result",
+    "Attempt",
     # Writing and reporting
     "RegistryWriter",
     "WriterClient",
@@ -70,22 +94,34 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoredModule",
     "Change",
     "ModuleChange",
+    "LabelChange",
+    "Label",
+    "LabelUpdate",
+    "Resolved",
     "ModuleUsage",
     "VersionUsage",
     "Durations",
     "Standing",
+    # Health and limits
+    "Policy",
+    "HealthEntry",
     # Errors
     "errors",
     "RegistryError",
     "UnknownModuleError",
     "UnknownVersionError",
+    "UnknownLabelError",
     "UpgradeRequiredError",
     "UnknownAliasError",
     "AmbiguousNameError",
     "InvalidArgumentError",
     "InvalidModuleError",
+    "InvalidProgramError",
+    "ProgramRefusedError",
+    "NoProgramError",
     "VocabularyError",
     "ConflictError",
+    "LabelConflictError",
     "StoreError",
     "RegistryNotFoundError",
     "RegistryFullError",
@@ -97,10 +133,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoreClosedError",
     "ForkedSnapshotError",
     "DiscoveryError",
+    "NoCandidateError",
+    "RouteFailedError",
     "WriterLockedError",
     "WriterUnavailableError",
     "WriterTimeoutError",
     "BusyError",
+    "LimitReachedError",
     "ProtocolError",
 ]
 
@@ -111,8 +150,15 @@ _RECORDS: Final = "registry_store.records"
 _HOMES: Final = {
     "Registry": "readers.registry",
     "Snapshot": "readers.snapshot",
+    "Programs": "readers.programs",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
+    "Route": "readers.route",
+    "Candidate": "readers.route",
+    "Exclusion": "readers.route",
+    "Router": "router.router",
+    "Result": "router.attempt",
+    "Attempt": "router.attempt",
     "RegistryWriter": "writer.registry_writer",
     "WriterClient": "writer.client.client",
     "AsyncWriterClient": "writer.client.async_client",
@@ -123,10 +169,16 @@ _HOMES: Final = {
     "StoredModule": _RECORDS,
     "Change": "registry_store.changes",
     "ModuleChange": "registry_store.changes",
+    "LabelChange": "registry_store.changes",
+    "Label": "registry_store.labels",
+    "LabelUpdate": "registry_store.labels",
+    "Resolved": "registry_store.selection",
     "ModuleUsage": "registry_store.usage",
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
     "Standing": "registry_store.advice",
+    "Policy": "registry_store.policy",
+    "HealthEntry": "registry_store.health_file",
 }
 
 

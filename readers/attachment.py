@@ -16,6 +16,8 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
+from dspy_registry.readers.leases import Leases, leases_in
+from dspy_registry.readers.policies import PolicyCache
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.environment import Environment
@@ -35,6 +37,7 @@ from dspy_registry.registry_store.revision import (
     is_retired,
     missing_commits,
 )
+from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
 
 _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
@@ -60,10 +63,13 @@ class Attachment(Queries):
         "_followed",
         "_freshness",
         "_is_new",
+        "_leases",
         "_look_again_at",
         "_min_observed_calls",
         "_own",
+        "_policies",
         "_records",
+        "_selections",
         "_usage",
         "_usage_seen",
         "_usage_word",
@@ -78,6 +84,7 @@ class Attachment(Queries):
     _valid: float
     _followed: float
     _records: dict[str, ModuleInfo]
+    _selections: dict[str, Selection]
     _by_capability: Results
     _by_category: Results
     _by_arguments: Results
@@ -86,6 +93,8 @@ class Attachment(Queries):
     _min_observed_calls: int
     _usage: UsageCache
     _own: OwnPlace
+    _policies: PolicyCache
+    _leases: Leases
     _usage_seen: float
     _is_new: bool
     _usage_word: memoryview[float]
@@ -97,6 +106,7 @@ class Attachment(Queries):
         self._cache = Cache(cache_size)
         self._environment: Environment | None = None
         self._own = own_place(path)
+        self._leases = leases_in(path)
         self._open()
 
     def close(self) -> None:
@@ -207,6 +217,7 @@ class Attachment(Queries):
         self._file = file
         self._freshness = Freshness(environment, file, cache)
         self._records = cache.records
+        self._selections = cache.selections
         self._by_capability = cache.by_capability
         self._by_category = cache.by_category
         self._by_arguments = cache.by_arguments
@@ -214,6 +225,7 @@ class Attachment(Queries):
         self._valid = self._followed = RETIRED
         self._word = file.word
         self._usage = UsageCache()
+        self._policies = PolicyCache()
         self._usage_word = file.usage_word
         self._usage_seen = file.usage_word[()]
         self._is_new = True

@@ -13,32 +13,35 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, overload
 
 import msgspec
 
-from dspy_registry.readers import routing, watch
-from dspy_registry.readers.arguments import plain_name
-from dspy_registry.readers.cold_reads import ColdReads
+from dspy_registry.readers import watch
+from dspy_registry.readers.arguments import check_text, plain_name
+from dspy_registry.readers.deciding import Deciding
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.readers.watched import ChangeWithRecords
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
+from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
+from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
 DEFAULT_CACHE_SIZE: Final = 8192
 
 _PAUSE: Final = 0.02  # seconds between two attempts to open a registry that is waited for
-_FACTORS: Final = routing.INPUT_SIZES
 
 
-class Registry(ColdReads):
+class Registry(Deciding):
     """A registry open for reading. Threads may share it; after fork it works in parent and child.
 
     `path` is the registry's folder. None means $DSPY_REGISTRY; if that is empty or not set, `dspy-registry` in the
@@ -111,6 +114,15 @@ class Registry(ColdReads):
             raise self._unknown(name)
         return info
 
+    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
+        check_text("key", key)
+        if self._word[()] == self._valid:
+            try:
+                return self._selections[name].choose(key)
+            except KeyError:
+                pass
+        return self._select(name).choose(key)
+
     def get_pool_type(self, name: str) -> str:
         if self._word[()] == self._valid:
             try:
@@ -129,41 +141,40 @@ class Registry(ColdReads):
         return info is not None and info.native_available
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
-        if basis != DECLARED:
-            return super().estimate_duration(name, input_size, basis)
-        if self._word[()] == self._valid:
+        kept = self._advice
+        if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
             try:
-                return int(self._records[name].estimated_duration * _FACTORS[input_size] + 0.5)
+                return kept.estimates[name, input_size, basis]
             except (KeyError, TypeError):
                 pass
-        return routing.scaled_duration(self.get_module(name).estimated_duration, input_size)
+        return self._estimate_and_keep(name, input_size, basis)
 
     def routing_recommendation(
         self,
         name: str,
-        *,
+        # Give these by name. They are not keyword-only, because filling those in takes as long as half of all the rest.
         input_size: int | None = None,
         optimize_latency: bool = False,
         basis: str = DECLARED,
     ) -> Recommendation:
-        if basis != DECLARED:
-            return super().routing_recommendation(
-                name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
-            )
-        try:
-            info = self._records[name] if self._word[()] == self._valid else self.get_module(name)
-        except KeyError:
-            info = self.get_module(name)
-        known = self._usage
-        cost: float | None
-        try:
-            cost = known.costs[info.name] if self._usage_word[()] == known.word else self._cost_of(info.name)
-        except KeyError:
-            cost = self._cost_of(info.name)
-        return routing.recommend(info, input_size, optimize_latency, self._weights, cost)
-
-    def _cost_of(self, name: str) -> float | None:
-        return self._usage_of(name).cost_usd_per_call
+        # It depends on the size class of the input only, so it is kept by the largest input of that class.
+        if input_size is None:
+            size: Any = LARGE_INPUT
+        elif type(input_size) is not int or input_size < 0:
+            size = input_size  # refused when it is computed
+        elif input_size > LARGE_INPUT:
+            size = VERY_LARGE_INPUT if input_size <= VERY_LARGE_INPUT else VERY_LARGE_INPUT + 1
+        else:
+            size = LARGE_INPUT if input_size > SMALL_INPUT else SMALL_INPUT
+        kept = self._advice
+        if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
+            try:
+                if basis == DECLARED or not self._own.has_tellers:
+                    return kept.recommendations[name, size, optimize_latency, basis]
+                return kept.recommendations[name, size, optimize_latency, basis, self._own.told()]
+            except (KeyError, TypeError):
+                pass
+        return self._recommend_and_keep(name, input_size, size, optimize_latency, basis)
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
         if self._word[()] == self._valid:
@@ -241,25 +252,66 @@ class Registry(ColdReads):
         with shared_lock:  # nobody lets go of the environment before the snapshot has it
             return Snapshot(self._live(), self._weights, self._min_observed_calls)
 
-    def watch(self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01) -> Iterator[Change]:
+    @overload
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: Literal[False] = False,
+        timeout: float | None = None,
+        poll: float = 0.01,
+    ) -> Iterator[Change]: ...
+    @overload
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: Literal[True],
+        timeout: float | None = None,
+        poll: float = 0.01,
+    ) -> Iterator[ChangeWithRecords]: ...
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: bool = False,
+        timeout: float | None = None,
+        poll: float = 0.01,
+    ) -> Iterator[Any]:
         """Every change after revision `since`, as it is committed. None: from now on; 0: all that the log holds.
 
-        It ends when nothing has changed for `timeout` seconds (None: never). It looks at the revision word every `poll`
-        seconds. A change with `everything` stands for all that the log no longer holds. Raises InvalidArgumentError
-        for a negative number and for what is not a number.
+        It ends when nothing has changed for `timeout` seconds (None: never). `names` are full names, in which `*`, `?`
+        and `[abc]` are as in file names: only what concerns such names is told (None: everything). With `records`, a
+        change also has the records that it made. The writer wakes the watcher; where there is no futex it looks at the
+        revision word every `poll` seconds. A change with `everything` stands for all that the log no longer holds.
+        Raises InvalidArgumentError for a negative number and for what is not a number, TypeError for other names.
         """
-        return watch.changes(self, since, timeout, poll)
+        return watch.changes(watch.follower(self, since, names, records, timeout, poll))
 
     def watch_async(
-        self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: bool = False,
+        timeout: float | None = None,
+        poll: float = 0.01,
     ) -> AsyncIterator[Change]:
-        """`watch` for asyncio, with the same arguments and errors."""
-        return watch.changes_async(self, since, timeout, poll)
+        """`watch` for asyncio, with the same arguments and errors. It needs no thread for each watcher."""
+        return watch.changes_async(watch.follower(self, since, names, records, timeout, poll))
 
     def describe(self, name: str) -> StoredModule:
         name = plain_name(name)
         self._catch_up()
         return self._in_transaction(lookup.load_stored, name)
+
+    def labels(self, name: str) -> dict[str, Label]:
+        name = plain_name(name)
+        self._catch_up()
+        return self._in_transaction(lookup.load_labels, name)
 
     def implied_capabilities(self, name: str) -> tuple[str, ...]:
         with self._brief_snapshot() as snapshot:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import groupby
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
 from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.decisions import NOTHING_DECIDED
 from dspy_registry.readers.plan import Plan, execute
-from dspy_registry.readers.queries import Queries
+from dspy_registry.readers.snapshot_route import DecidingSnapshot
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
 from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, key_text, misplaced
@@ -18,11 +20,13 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.selection import Selection, version_record
 from dspy_registry.registry_store.sharing import defer, detach, share
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import (
@@ -39,7 +43,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Snapshot(Queries):
+class Snapshot(DecidingSnapshot):
     """The registry at one revision; get one from `Registry.snapshot`. Close it soon: it keeps disk space from reuse.
 
     `revision` is the number of its commit. `len`, iteration and every query are of that revision. Use it from one
@@ -67,12 +71,13 @@ class Snapshot(Queries):
         self._weights = weights
         self._min_observed_calls = min_observed_calls
         self._own = own_place(environment.folder)
+        self._decisions = NOTHING_DECIDED
         self._environment = share(environment)
         try:
             with environment.gate:
                 environment.open()
                 self._generation = environment.generation
-                txn, self._view = _begin_both(environment)
+                txn, self._view, self._usage_word = _begin_both(environment)
                 self._dbs = environment.dbs
                 self._txn = txn  # from here on, `close` gives all of it back
         except BaseException as error:
@@ -124,6 +129,20 @@ class Snapshot(Queries):
     def describe(self, name: str) -> StoredModule:
         return self._in_transaction(lookup.load_stored, plain_name(name))
 
+    def _select(self, name: str) -> Selection:
+        return self._in_transaction(lookup.select, plain_name(name))
+
+    def labels(self, name: str) -> dict[str, Label]:
+        return self._in_transaction(lookup.load_labels, plain_name(name))
+
+    def labelled_modules(self, start: str = "") -> Iterator[str]:
+        """The full names that begin with `start` of modules that have labels, in alphabetical order.
+
+        The iterator reads on as it is used: use it while the snapshot is open.
+        """
+        names = (key.partition(b"\0")[0].decode() for key, _ in self._rows(self._dbs.labels, start))
+        return (name for name, _ in groupby(names))
+
     def explain(self, name: str) -> dict[str, str]:
         """The source of each field of a module, by field; a new dict.
 
@@ -153,6 +172,10 @@ class Snapshot(Queries):
         `name` and errors are as for `history`, CorruptRecordError aside.
         """
         return self._in_transaction(load_versions, plain_name(name))
+
+    def version_record(self, name: str, version: int) -> StoredModule | None:
+        """A version of a full name, registered or not. None: it is not kept, or damaged."""
+        return self._in_transaction(version_record, name, version)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         return tuple(kept.load() for kept in self.versions(name).kept)
@@ -292,12 +315,16 @@ class Snapshot(Queries):
         return self._in_transaction(execute, plan)
 
 
-def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
-    """Two transactions on one commit. One copies values, which is quicker for small ones; the other gives views."""
+def _begin_both(environment: Environment) -> tuple[Transaction, Transaction, float]:
+    """Two transactions on one commit, and its usage word.
+
+    One copies values, which is quicker for small ones; the other gives views.
+    """
     while True:
+        words = environment.visibility.words()
         txn, view = environment.begin_long_read(), environment.begin_long_read(buffers=True)
-        if txn.id() == view.id():
-            return txn, view
+        if txn.id() == view.id() and environment.visibility.is_still(words):
+            return txn, view, words[1] if words else 0.0
         environment.end_long_read(environment.generation, txn, view)
 
 

@@ -95,7 +95,7 @@ def refuse_loss(folder: Path) -> None:
 def refuse_freed_root(folder: Path) -> None:
     """Raises DamagedStoreError where the main root is a free page: an old one, as in a copy made under a writer.
 
-    It leads to pages that were used again since. For a writer with the lease, and for `check`: it reads the whole list
+    It leads to pages that were used again since. For the writer, and for `check`: it reads the whole list
     of free pages.
     """
     with _opened(folder) as descriptor:

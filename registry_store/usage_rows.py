@@ -8,17 +8,20 @@ name 00 version         what advice is made of; only in format 2, and only of ve
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import USAGE, versioned_key
+from dspy_registry.registry_store.layout import USAGE, versioned_key, versioned_prefix
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.scan import items_from
+from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.selection import split, version_in_force
 from dspy_registry.registry_store.statistics import Kept
 from dspy_registry.registry_store.usage import Buckets, ModuleUsage, VersionUsage
 
@@ -120,19 +123,25 @@ def load_version_usage(txn: Transaction, dbs: Databases, name: str, version: int
 
 
 class InForce(NamedTuple):
-    """A module and the usage of its version in force. `names` are those that its calls may have been reported by."""
+    """A module and the usage of its version in force, or of the version that was asked for.
+
+    `names` are those that its calls may have been reported by.
+    """
 
     info: ModuleInfo
     usage: VersionUsage
     names: tuple[str, ...]
+    is_in_force: bool = True
 
 
 def load_in_force(txn: Transaction, dbs: Databases, asked: str) -> InForce:
-    """By a full name, an alias or a short name. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
+    """By a full name, an alias or a short name, and the version after an @. Raises as `lookup.load_stored`."""
     stored = lookup.load_stored(txn, dbs, asked)
-    name = stored.info.name
-    usage = load_version_usage(txn, dbs, name, stored.provenance.version)
-    return InForce(stored.info, usage, tuple(dict.fromkeys((name, asked, *lookup_keys(name)))))
+    name, version = stored.info.name, stored.provenance.version
+    usage = load_version_usage(txn, dbs, name, version)
+    names = tuple(dict.fromkeys((name, asked, split(asked)[0], *lookup_keys(name))))
+    is_in_force = "@" not in asked or version == version_in_force(txn, dbs, name)
+    return InForce(stored.info, usage, names, is_in_force)
 
 
 def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
@@ -140,6 +149,26 @@ def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     rows = items_from(txn, dbs.usage, FIRST_NAME)
     found = [usage_in(value, key, dbs.format) for key, value in rows if version_of_key(key) is None]
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
+
+
+def load_row(txn: Transaction, dbs: Databases, name: str) -> Row | None:
+    """A module's whole row, with the counted durations; None when nothing is stored. Raises CorruptRecordError."""
+    key = name.encode()
+    value = txn.get(key, None, dbs.usage)
+    return None if value is None else row_codec.load(value, key, dbs.format)
+
+
+def load_versions_of(txn: Transaction, dbs: Databases, name: str, most: int) -> list[VersionUsage]:
+    """The usage of the newest `most` versions of a module that have some, oldest first. A damaged one is left out."""
+    if not has_versions(dbs):
+        return []
+    prefix = versioned_prefix(name)
+    keys = [key for key, _ in items_with_prefix(txn, dbs.usage, prefix) if version_of_key(key) is not None]
+    found = []
+    for key in keys[-most:]:
+        with contextlib.suppress(CorruptRecordError):
+            found.append(_version_head_codec.load(txn.get(key, None, dbs.usage), key, dbs.format).usage)
+    return found
 
 
 def calls_lost(txn: Transaction, dbs: Databases) -> int:

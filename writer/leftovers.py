@@ -31,7 +31,7 @@ _CERTAINLY_LEFT: Final = 60.0
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Call it with the lease: then no writer that is alive has such a file."""
+    """Call it with the writer lock: then no writer that is alive has such a file."""
     now = time.time()
     for path in folder.iterdir():
         is_left = _OF_WRITERS.fullmatch(path.name) is not None

@@ -15,9 +15,9 @@ from dspy_registry import NoReaderSlotError, Registry, RegistryWriter, Snapshot
 from dspy_registry.registry_store.opening import create
 from dspy_registry.registry_store.reader_table import Slot, holders, parse_lock_file, read_without_slot
 from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.laggards import FAR_BEHIND, LONG, Laggards
 from dspy_registry.writer.daemon.lifecycle import Daemon
-from dspy_registry.writer.daemon.limits import Limits
 from tests.readers.test_dead_readers import rewrite
 from tests.support.command import run_process
 from tests.support.daemon_process import PATIENT, daemon, module
@@ -131,7 +131,7 @@ def serve_in_time(path: str) -> None:
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("dspy_registry").addHandler(handler)
-    served = Daemon(path, limits=Limits(slot_patience=PATIENT))
+    served = Daemon(path, bounds=Bounds(slot_patience=PATIENT))
     served.run(lambda _: (say("serves"), served.stop()))
 
 

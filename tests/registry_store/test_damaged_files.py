@@ -19,7 +19,7 @@ from dspy_registry import DamagedStoreError, ModuleInfo, Registry, RegistryError
 from dspy_registry.registry_store import data_file, meta_pages
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.check.checker import check, check_apart
-from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LEASE_FILE, LOCK_FILE, REVISION_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LOCK_FILE, REVISION_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
 from tests.support.command import run_process
@@ -39,8 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What the folder holds, but for the reader table and the lease, in which whoever opens them leaves its pid."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (LOCK_FILE, LEASE_FILE)}
+    """What the folder holds, but for the reader table and writer.lock, in which whoever opens them leaves its pid."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (LOCK_FILE, WRITER_LOCK_FILE)}
 
 
 def metas(content: bytes) -> list[tuple[int, meta_pages.MetaPage]]:

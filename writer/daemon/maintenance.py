@@ -20,7 +20,7 @@ from dspy_registry.writer.daemon.server import Server
 _SECONDS: Final = 1.0
 _REAP_EVERY: Final = 5  # rounds
 # Looked at, never opened: closing lock.mdb anywhere in a process drops the locks that LMDB holds on it.
-_FILES: Final = (layout.DATA_FILE, layout.REVISION_FILE, layout.LEASE_FILE, layout.LOCK_FILE)
+_FILES: Final = (layout.DATA_FILE, layout.REVISION_FILE, layout.WRITER_LOCK_FILE, layout.LOCK_FILE)
 
 _log = logging.getLogger("dspy_registry")
 

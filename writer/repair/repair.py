@@ -23,13 +23,13 @@ from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.revision import missing_commits, newest_word
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.registry_store.wording import listed
-from dspy_registry.writer.lease import lease_holder
 from dspy_registry.writer.manifests.folder import ManifestFolder
 from dspy_registry.writer.manifests.stage import stage_tree
 from dspy_registry.writer.registry_writer import RegistryWriter
 from dspy_registry.writer.repair.account import Account, Lost, Repaired, Taken
 from dspy_registry.writer.repair.reading import Found, Rows, read
 from dspy_registry.writer.repair.rebuilding import counted, rebuilt
+from dspy_registry.writer.writer_lock import lock_holder
 
 _NO_ROOM: Final = "Nothing is left of the new registry. Free disk space, or name another folder."
 _OTHER: Final = "Name a folder that this user may write to."
@@ -80,7 +80,7 @@ def _refuse_places(folder: Path, into: Path) -> None:
     if into.resolve() == folder.resolve() or folder.resolve() in into.resolve().parents:
         raise InvalidArgumentError(f"{into} is in {folder} itself.", remedy="Name a new folder elsewhere.")
     with explained(folder):
-        holder = lease_holder(folder)
+        holder = lock_holder(folder)
     if holder is not None:
         raise StoreError(
             f"{folder} has a writer: {f'process {holder}' if holder else 'another process'}.",
