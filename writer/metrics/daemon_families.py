@@ -100,7 +100,20 @@ def _usage(section: Any, now: float) -> Iterator[Metric]:
     yield _counter("usage_merges", "Merges of such batches since the daemon began.", section.get("merges", 0))
 
 
-_SECTIONS = {"manifests": _manifests, "discovery": _discovery, "readers": _readers, "usage": _usage}
+def _health(section: Any, now: float) -> Iterator[Metric]:
+    section = _mapping(section)
+    yield _counter(
+        "health_outcomes", "Outcomes that health was told since the daemon began.", section.get("outcomes", 0)
+    )
+    moved = CounterMetricFamily(
+        "dspy_registry_circuit_transitions", "Circuits that opened or closed since the daemon began.", labels=("to",)
+    )
+    for state, key in (("open", "opened"), ("closed", "closed")):
+        moved.add_metric((state,), section.get(key, 0))
+    yield moved
+
+
+_SECTIONS = {"manifests": _manifests, "discovery": _discovery, "readers": _readers, "usage": _usage, "health": _health}
 
 
 def _errors(section: dict[str, Any]) -> int:

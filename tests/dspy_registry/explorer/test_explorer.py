@@ -16,13 +16,15 @@ import pytest
 pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("jinja2")
+pytest.importorskip("prometheus_client")
 
 import httpx
 
-from dspy_registry import ModuleInfo, RegistryWriter, Requirements, UsageReporter, WriterClient
+from dspy_registry import ModuleInfo, Policy, Registry, RegistryWriter, Requirements, UsageReporter, WriterClient
 from dspy_registry.explorer.access import POLICY
 from tests.support.command import daemon, run
 from tests.support.explorer import Explorer, explorer
+from tests.support.metrics import measured_daemon
 from tests.support.reporting import calls
 
 pytestmark = pytest.mark.xdist_group("explorer")
@@ -218,6 +220,47 @@ def test_changes_come_as_events_and_missed_ones_again(registry_folder: Path) -> 
         with contextlib.closing(events(site, **{"Last-Event-ID": "1"})) as heard:
             told = [next(heard) for _ in range(3)]
             assert [change["revision"] for _, change in told] == [3, 2, 3]
+
+
+def test_what_is_not_healthy_and_what_is_limited_is_shown_and_told(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder):
+        pass
+    with (
+        measured_daemon(registry_folder) as measured,
+        explorer(registry_folder) as site,
+        WriterClient(registry_folder) as client,
+        Registry(registry_folder) as reader,
+        contextlib.closing(events(site)) as heard,
+    ):
+        assert next(heard)[0] == "hello"
+        client.set_policy("dspy.Predict", Policy(max_concurrency=3))
+        assert next(heard)[1]["policies"] == ["dspy.Predict"]
+        client.open_circuit("dspy.Predict", 60.0)
+        kind, entries = next(heard)
+        assert (kind, entries[0]["name"], entries[0]["state"]) == ("health", "dspy.Predict", "open")
+        state = site.json("/api/v1/state")
+        assert (state["circuit_count"], state["circuits"][0]["name"]) == (1, "dspy.Predict")
+        (row,) = site.json("/api/v1/modules?q=predict")["modules"]
+        assert row["health"][0]["state"] == "open"
+        assert "version 1 open" in site.get("/?q=predict").text
+        with reader.limit("dspy.Predict", patience=0):
+            found = site.json("/api/v1/modules/dspy.Predict")
+            assert found["concurrency"] == [{"limit": "module:dspy.Predict", "most": 3, "calls": 1}]
+            assert "1 of 3 calls under way" in site.get("/modules/dspy.Predict").text
+            values = measured.values()
+
+        def value(metric: str, **labels: str) -> float:
+            return values[f"dspy_registry_{metric}", frozenset(labels.items())]
+
+        assert value("limit_calls", limit="module:dspy.Predict") == 1
+        assert value("limit_calls_max", limit="module:dspy.Predict") == 3
+        assert value("circuits", state="open") == 1
+        assert value("circuit_not_closed", module="dspy.Predict", version="1", state="open") == 1
+        assert value("circuit_transitions_total", to="open") == 1
+        excluded = site.json("/api/v1/route?names=dspy.Predict+dspy.ReAct")["excluded"]
+        assert [(each["name"], each["reason"]) for each in excluded] == [("dspy.Predict", "health")]
+        client.reset_circuit("dspy.Predict")
+        assert next(heard) == ("health", [])
 
 
 def test_it_goes_on_while_the_daemon_is_down_and_says_so(site: Explorer) -> None:
