@@ -105,7 +105,7 @@ class Events:
 
 
 def is_same(before: Sequence[HealthEntry], after: Sequence[HealthEntry]) -> bool:
-    """Whether two lists tell the same. A deadline is computed from two clocks at each reading, so it varies a little."""
+    """Whether two lists tell the same. Deadlines are computed from two clocks, so they vary a little."""
     if len(before) != len(after):
         return False
     return all(
