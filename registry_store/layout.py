@@ -14,7 +14,7 @@ FIRST_FORMAT: Final = 1  # the oldest that it reads and writes
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
 REVISION_FILE: Final = "revision"
-LEASE_FILE: Final = "writer.lock"
+WRITER_LOCK_FILE: Final = "writer.lock"
 SOCKET_FILE: Final = "writer.sock"
 
 # Named databases.
@@ -130,3 +130,8 @@ def layer_key(name: str, source: str) -> bytes:
 def policy_key(source: str, pattern: str) -> bytes:
     """Key of `policies`: all patterns of one source are adjacent."""
     return source.encode() + b"\0" + pattern.encode()
+
+
+def label_key(name: str, label: str) -> bytes:
+    """Key of `labels`: all labels of one name are adjacent."""
+    return name.encode() + b"\0" + label.encode()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dspy_registry.cli import console
+from dspy_registry.cli import console, operations
 from dspy_registry.cli.manifests import watch_options, watching
+from dspy_registry.cli.waiting import VARIABLE, wait_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.bounds import Bounds
     from dspy_registry.writer.daemon.lifecycle import Daemon
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -24,6 +28,7 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
+@operations.options
 @click.option(
     "--group",
     metavar="NAME",
@@ -69,7 +74,7 @@ def serve(
     log_level: str,
     log_format: str,
     path: Path | None,
-    **watched: Any,
+    **chosen: Any,
 ) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
@@ -79,9 +84,19 @@ def serve(
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
-    extensions = [watching(**watched), *([] if metrics is None else [measuring(metrics)])]
+    at_work = operations.extension(chosen)
+    extensions = [watching(**chosen), at_work, *([] if metrics is None else [measuring(metrics)])]
     _log_to_stderr(log_level, log_format)
-    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=extensions)
+    with suppress(OSError):  # a standard error that is no file
+        faulthandler.enable()  # a data file that is cut short while it is mapped is a SIGBUS, which says nothing
+    run(
+        path,
+        ready=_say_ready,
+        group=group,
+        report_group=report_group,
+        bounds=_bounds(),
+        extensions=extensions,
+    )
     logging.getLogger("dspy_registry").info("ended")
 
 
@@ -101,6 +116,13 @@ def measuring(address: str) -> Callable[[Daemon], None]:
         logging.getLogger("dspy_registry").info("metrics are at http://%s/metrics", bound)
 
     return attach
+
+
+def _bounds() -> Bounds:
+    """Those of the daemon; how long it waits for a reader slot may be set as for other commands."""
+    from dspy_registry.writer.daemon.bounds import Bounds
+
+    return Bounds(slot_patience=wait_seconds()) if os.environ.get(VARIABLE) else Bounds()
 
 
 def _log_to_stderr(level: str, form: str) -> None:

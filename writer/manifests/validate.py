@@ -15,10 +15,18 @@ from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
+from dspy_registry.registry_store.wording import shown_value
 from dspy_registry.writer.manifests.declarations import ERRORS_SOUGHT, Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
-from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
+from dspy_registry.writer.manifests.schema import (
+    DefaultManifest,
+    LabelManifest,
+    Manifest,
+    ModuleManifest,
+    keys_of,
+)
 from dspy_registry.writer.manifests.text import Document
+from dspy_registry.writer.manifests.validate_labels import declared_labels, label_entry_problems, with_text_keys
 
 _LONGEST_COMPARED: Final = 64  # characters
 
@@ -38,7 +46,8 @@ def validate_document(file: str, document: Document) -> LoadedFile:
     problems = list(islice(_problems(document.data), ERRORS_SOUGHT))
     if not problems:
         try:
-            msgspec.convert(document.data, Manifest)
+            labels = with_text_keys(document.data.get("labels", ()))
+            msgspec.convert({**document.data, "labels": labels}, Manifest)
         except msgspec.ValidationError as error:
             problems.append(Problem((), str(error)))
     if problems:
@@ -54,6 +63,7 @@ def _declarations(data: Mapping[str, Any]) -> Declarations:
         aliases=dict(data.get("aliases", {})),
         implications={word: tuple(implied) for word, implied in data.get("implications", {}).items() if implied},
         defaults=tuple(Default(entry["match"], _without(entry, "match")) for entry in data.get("defaults", ())),
+        labels=declared_labels(data.get("labels", ())),
     )
 
 
@@ -81,6 +91,7 @@ def _problems(data: Any) -> Iterator[Problem]:
     yield from _alias_problems(data.get("aliases", {}))
     yield from _implication_problems(data.get("implications", {}))
     yield from _default_problems(data.get("defaults", []))
+    yield from _label_problems(data.get("labels", []))
 
 
 def _module_problems(entries: Any) -> Iterator[Problem]:
@@ -107,6 +118,23 @@ def _default_problems(entries: Any) -> Iterator[Problem]:
         return
     for index, entry in enumerate(entries):
         yield from _entry_problems(("defaults", index), entry, DefaultManifest, "match")
+
+
+def _label_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("labels",), "a list of labels", entries)
+        return
+    seen: dict[tuple[str, str], Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("labels", index)
+        if not isinstance(entry, dict):
+            yield _wrong_type(path, f"a mapping with {_listed(keys_of(LabelManifest))}", entry)
+            continue
+        yield from _unknown_keys(path, entry, keys_of(LabelManifest))
+        yield from (Problem(place, message) for place, message in label_entry_problems(path, entry))
+        declared = str(entry.get("module")), str(entry.get("label"))
+        if seen.setdefault(declared, path) != path:
+            yield Problem((*path, "label"), f"{'@'.join(declared)} is declared twice in this file", seen[declared])
 
 
 def _alias_problems(aliases: Any) -> Iterator[Problem]:
@@ -138,7 +166,7 @@ def _implication_problems(implications: Any) -> Iterator[Problem]:
 
 def _capability_problems(path: Path, word: Any) -> Iterator[Problem]:
     if not is_capability(word):
-        yield Problem(path, f"{_shown(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
+        yield Problem(path, f"{shown_value(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
 
 
 def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: str) -> Iterator[Problem]:
@@ -177,13 +205,8 @@ def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]
 
 
 def _wrong_type(path: Path, expected: str, value: Any) -> Problem:
-    return Problem(path, f"expected {expected}, not {_shown(value)}")
+    return Problem(path, f"expected {expected}, not {shown_value(value)}")
 
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(word for word in words if not word.startswith("$"))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
