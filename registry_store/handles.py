@@ -45,6 +45,7 @@ class Databases(NamedTuple):
     labels: Database
     programs: Database
     policies: Database
+    cluster: Database
     format: int
 
     def need_format_2(self, what: str) -> None:

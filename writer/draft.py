@@ -47,7 +47,7 @@ _SHADOWED = "a module has this full name, and full names always win"
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
 
-    `by` is whoever changed it last. None: not known.
+    `by` is whoever changed it last. None: not known. `global_revision` is the cluster's; 0: it is of this host.
     """
 
     info: ModuleInfo
@@ -57,6 +57,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     sequence: int
     past: tuple[Entry, ...] = ()
     by: By | None = None
+    global_revision: int = 0
 
 
 class Draft:
@@ -76,13 +77,16 @@ class Draft:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
+        self.cluster: dict[bytes, bytes | None] = {}  # rows of `cluster`
+        self.position: bytes | None = None  # how far the cluster is followed; None: as before. b"": no longer
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
-        return bool(self.modules or self.layers or self.usage or self.aliases) or is_declared
+        is_global = bool(self.cluster) or self.position is not None
+        return bool(self.modules or self.layers or self.usage or self.aliases) or is_declared or is_global
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -104,6 +108,8 @@ class Draft:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
+        self.cluster.update(child.cluster)
+        self.position = child.position if child.position is not None else self.position
         self.aliases.absorb(child.aliases)
         self.implications = child.implications if child.implications is not None else self.implications
         self.defaults = child.defaults if child.defaults is not None else self.defaults
@@ -127,7 +133,8 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, by=kept.by)
+        given = kept.version, kept.source, kept.sequence
+        return Entry(stored.info, encode(stored.info), *given, by=kept.by, global_revision=kept.global_revision)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -142,6 +149,13 @@ class Draft:
             if key in draft.usage:
                 return draft.usage[key]
         return self.catalog.usage_row(key)
+
+    def cluster_row(self, key: bytes) -> bytes | None:
+        """The row of `cluster` under a key, or None."""
+        for draft in self._with_parents():
+            if key in draft.cluster:
+                return draft.cluster[key]
+        return self.catalog.cluster_row(key)
 
     def all_aliases(self) -> dict[str, Alias]:
         """All aliases: reads every one."""
@@ -322,6 +336,25 @@ class Draft:
 
     # How modules change
 
+    def adopt(self, entry: Entry, *, is_new: bool) -> None:
+        """Take over a client's module as a cluster has it, with its version. Its sequence is given here.
+
+        `is_new`: the module was registered anew since this host saw it last, so it goes to the end of the order.
+        """
+        name = entry.info.name
+        current = self.module(name)
+        if current is not None and current.source == CLIENT and is_new and current.encoded != entry.encoded:
+            self._drop(name, current)
+            current = None
+        if current is None:
+            self._refuse_when_full()
+            self.modules[name] = msgspec.structs.replace(entry, sequence=self.next_sequence)
+            self.next_sequence += 1
+        else:
+            past = (*current.past, current) if self._is_staged(name) else ()
+            self.modules[name] = msgspec.structs.replace(entry, sequence=current.sequence, past=past)
+        self.changed_by[name] = entry.by
+
     def _discovered(self) -> list[str]:
         names = {name for name, _ in self.catalog.layers_from(DISCOVERED)}
         for draft in self._with_parents():
@@ -340,7 +373,7 @@ class Draft:
             self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
-            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)
+            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by, global_revision=0)
         else:
             return
         self.changed_by[info.name] = self.by

@@ -54,7 +54,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("layers", layers),
     ("history", history),
     ("changes", changes),
-    ("requests, usage, labels, programs, policies", sealed_rows),
+    ("requests, usage, labels, programs, policies, cluster", sealed_rows),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
 from dspy_registry.registry_store.check.inspection import (
@@ -21,6 +21,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
 from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
+    CLUSTER,
     HISTORY_VERSIONS,
     LABELS,
     POLICIES,
@@ -110,10 +111,11 @@ def history(head: Head) -> Iterator[Violation]:
     """What is wrong with the versions kept of each module."""
     for name, keys in groupby(_history_rows(head), key=lambda row: row[0]):
         versions: list[int] = []
+        taken_over: set[int] = set()
         for _, version, value in keys:
             versions.append(version)
-            yield from _past_version(text(name), version, value)
-        yield from _versions(head, text(name), versions)
+            yield from _past_version(text(name), version, value, taken_over)
+        yield from _versions(head, text(name), versions, taken_over)
 
 
 def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
@@ -121,25 +123,31 @@ def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
         yield key[:-5], int.from_bytes(key[-4:], "big"), value
 
 
-def _past_version(name: str, version: int, value: bytes) -> Iterator[Violation]:
+def _past_version(name: str, version: int, value: bytes, taken_over: set[int]) -> Iterator[Violation]:
     where = f"history/{name}/{version}"
     try:
         stored = decode_record(value, name)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
+    if stored.provenance.global_revision:
+        taken_over.add(version)
     if (stored.info.name, stored.provenance.version) != (name, version):
         yield Violation(HISTORY, where, f"holds version {stored.provenance.version} of {stored.info.name}")
 
 
-def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]:
+def _versions(head: Head, name: str, versions: list[int], taken_over: set[int]) -> Iterator[Violation]:
+    """Versions follow each other, but for those taken over from a cluster: a host that was away has not seen all."""
     where = f"history/{name}"
     if len(versions) > HISTORY_VERSIONS:
         yield Violation(HISTORY, where, f"keeps {len(versions)} versions, {HISTORY_VERSIONS} are allowed")
-    if versions != list(range(versions[0], versions[0] + len(versions))):
+    if any(after != before + 1 and after not in taken_over for before, after in pairwise(versions)):
         yield Violation(HISTORY, where, f"keeps versions {versions}, which are not consecutive")
     stored = head.module(name)
-    if stored is not None and versions[-1] != stored.provenance.version - 1:
+    if stored is None:
+        return
+    is_next = versions[-1] == stored.provenance.version - 1
+    if not is_next and not (stored.provenance.global_revision and versions[-1] < stored.provenance.version):
         yield Violation(HISTORY, where, f"ends with version {versions[-1]}, in force is {stored.provenance.version}")
 
 
@@ -222,7 +230,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
     """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
-    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
+    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES, CLUSTER):
         seal = database_seal(database)
         for key, value in head.rows(getattr(head.dbs, text(database))):
             where = f"{text(database)}/{text(key)}"

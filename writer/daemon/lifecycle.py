@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
@@ -36,6 +37,7 @@ from dspy_registry.writer.daemon.service import Service
 from dspy_registry.writer.daemon.service_manager import ServiceManager
 from dspy_registry.writer.daemon.usage_sink import collect_usage
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.member import refuse_member
 from dspy_registry.writer.store import Store
 
 T = TypeVar("T")
@@ -70,6 +72,7 @@ class Daemon:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
+        self.change_taker: Callable[[Work], bool] | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
         self._limits = limits or Limits()
         self._extensions = tuple(extensions)
@@ -182,7 +185,7 @@ class Daemon:
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
         self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage)
+        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage, self._take_change)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         laggards = Laggards()
@@ -190,6 +193,8 @@ class Daemon:
         try:
             for extension in (collect_usage, *self._extensions):
                 extension(self)
+            if self.change_taker is None:
+                refuse_member(self.environment)
             await server.listen()
             self.add_task(lambda: maintain(server, self.environment, file_guard, laggards, self._failed))
             queue = self._queue
@@ -227,6 +232,9 @@ class Daemon:
         if self.usage_sink is None:
             raise RegistryError("this writer daemon takes no reports of usage.")
         return self.usage_sink(batch)
+
+    def _take_change(self, request: Work) -> bool:
+        return self.change_taker is not None and self.change_taker(request)
 
     def _failed(self, error: StoreError) -> None:
         _log.critical("nothing more is written: %s", error)
