@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "alias": ("alias", "alias"),
     "backup": ("backup", "backup"),
     "check": ("check", "check"),
+    "cluster": ("cluster", "cluster"),
     "demo": ("demo", "demo"),
     "discover": ("discover", "discover"),
     "find": ("lookup", "find"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.cli.cluster import chosen, cluster_options, following
 from dspy_registry.cli.manifests import watch_options, watching
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
+@cluster_options
 @click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
 @click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
@@ -38,9 +40,13 @@ def serve(
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
-    extension = watching(**watched)
+    named = {key: watched.pop(key) for key in tuple(watched) if key.startswith("cluster")}
+    extensions = [watching(**watched)]
+    options = chosen(**named)
+    if options is not None:
+        extensions.append(following(options))
     _log_to_stderr(log_level, log_format)
-    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension])
+    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=extensions)
     logging.getLogger("dspy_registry").info("ended")
 
 
