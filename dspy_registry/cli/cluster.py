@@ -173,4 +173,7 @@ def _needed(named: dict[str, Any]) -> ClusterOptions:
 def _print(said: str, done: Any, as_json: bool) -> None:
     import msgspec
 
-    console.print_done(said, msgspec.structs.asdict(done), as_json=as_json)
+    if as_json:
+        console.print_json(msgspec.structs.asdict(done))
+    else:
+        console.say(f"this registry {said}")

@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 
 
 class LossyProxy:
-    """Forwards connections. `lose` is a text: the reply to the next request that holds it is lost, that many times."""
+    """Forwards connections.
+
+    `lose` says of how many requests that hold a text the reply is lost, with the connection. While it `is_mute`, no reply
+    gets through, and no connection ends.
+    """
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
@@ -20,6 +24,7 @@ class LossyProxy:
         self.lose: dict[bytes, int] = {}
         self.lost = 0
         self.is_cut = False
+        self.is_mute = False
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -60,6 +65,8 @@ class LossyProxy:
                 elif loses.is_set():
                     self.lost += 1
                     break
+                elif self.is_mute:
+                    continue
                 target.sendall(data)
         for one in (source, target):
             self._open.discard(one)

@@ -143,7 +143,7 @@ async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[Ow
             f"the cluster has other records of {', '.join(map(str, taken[:8]))}.",
             remedy="`dspy-registry cluster join --discard` takes over what the cluster has.",
         )
-    number = head_codec.load(head.value).number if head is not None else 0
+    number = head_codec.load(head.value or b"").number if head is not None else 0
     revision = head.revision if head is not None else 0
     for part in _parts(missing):
         number += 1

@@ -9,7 +9,7 @@ import socket
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from dspy_registry.registry_store.errors import ClusterUnavailableError, RegistryError
+from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.writer.cluster.engine import Engine, LeaseGoneError
 from dspy_registry.writer.cluster.keys import Keys, Presence, encode_presence
 from dspy_registry.writer.cluster.mirror import Mirror
@@ -17,6 +17,7 @@ from dspy_registry.writer.cluster.mirror import Mirror
 PERIOD: Final = 1.0
 _LEASE_SECONDS: Final = 10  # a host that says nothing for about so long is gone
 _BEATS_OF_A_LEASE: Final = 3
+_TOLD_AFTER: Final = 3  # beats that fail one after the other
 
 _log = logging.getLogger("dspy_registry")
 
@@ -30,7 +31,7 @@ def own_release() -> str:
 
 
 class Beacon:
-    """Puts this host's presence. Belongs to the daemon's loop. `error` is what the last beat failed of; "": nothing."""
+    """Puts this host's presence. Belongs to the daemon's loop. `error` is why the last beats failed; "": they did not."""
 
     def __init__(self, engine: Engine, keys: Keys, mirror: Mirror) -> None:
         self._engine = engine
@@ -41,17 +42,18 @@ class Beacon:
 
     async def run(self) -> None:
         """Until cancelled."""
-        beats = 0
+        beats = failed = 0
         while True:
             try:
                 await self._beat(beats)
-                self.error = ""
+                self.error, failed = "", 0
             except LeaseGoneError:
                 self._lease = 0
             except RegistryError as error:
-                if not isinstance(error, ClusterUnavailableError) and error.message != self.error:
+                failed += 1
+                if failed == _TOLD_AFTER:
                     _log.warning("this host cannot say that it is alive: %s", error)
-                self.error = error.message
+                    self.error = error.message
             beats += 1
             await asyncio.sleep(PERIOD)
 
