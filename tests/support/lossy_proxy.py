@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 class LossyProxy:
     """Forwards connections.
 
-    `lose` says of how many requests that hold a text the reply is lost, with the connection. While it `is_mute`, no reply
-    gets through, and no connection ends.
+    `lose` says of how many requests that hold a text the reply is lost, with the connection. While it `is_mute`, no
+    reply gets through, and no connection ends.
     """
 
     def __init__(self, target: str) -> None:

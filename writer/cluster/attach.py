@@ -32,7 +32,7 @@ from dspy_registry.writer.daemon.host import Host
 
 _PAUSE: Final = 0.5  # seconds
 _LAST_CHANGES: Final = 3.0  # seconds that accepted changes have at the stop
-_CUT_OFF: Final = 3.0  # seconds of lag from which on the status calls it an error
+_CUT_OFF: Final = 3.0  # seconds without a word, from which on the status calls it an error
 _SHOWN: Final = 100  # records set aside that the status names
 
 _log = logging.getLogger("dspy_registry")
@@ -77,7 +77,7 @@ class Cluster:
     def status(self) -> dict[str, Any]:
         """What an operator wants to know. Nothing secret is in it."""
         mirror, position = self.mirror, self.mirror.position
-        lag = mirror.lag
+        lag = mirror.silent
         cut_off = f"cut off: {mirror.error or 'the watch is silent'}" if lag > _CUT_OFF else ""
         return {
             "cluster": position.cluster or None,
@@ -86,7 +86,7 @@ class Cluster:
             "applied": position.revision,
             "newest": max(mirror.newest, position.revision),
             "changes": position.number,
-            "lag_seconds": None if lag == float("inf") else round(lag, 3),
+            "lag_seconds": round(lag, 3),
             "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.items())},
             "own_changes": self.origin.changes,
             "waiting": self.origin.waiting,

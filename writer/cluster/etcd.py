@@ -56,6 +56,7 @@ class Etcd:
         check_options(options)
         self._endpoints = tuple(endpoint.rstrip("/") for endpoint in options.endpoints)
         self._at = 0  # of the endpoints, the one that is asked next
+        self._prefix = options.prefix.encode()  # a user need not be allowed to read more
         self._user, self._password = options.user, options.password
         self._token = ""
         self._http = httpx.AsyncClient(
@@ -75,7 +76,7 @@ class Etcd:
 
     async def cluster_id(self) -> str:
         """See `Engine.cluster_id`."""
-        answer = await self._ask("/v3/kv/range", {"key": text(b"\0"), "count_only": True})
+        answer = await self._ask("/v3/kv/range", {"key": text(self._prefix), "count_only": True})
         return f"{number(answer['header'], 'cluster_id'):x}"
 
     async def transact(

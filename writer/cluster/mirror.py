@@ -54,7 +54,8 @@ class Mirror:
         self._keys = keys
         self.position = position
         self.newest = position.revision  # of the cluster, as far as it is known
-        self.heard_at = 0.0  # on the monotonic clock, when the watch last said anything. 0: never
+        self.heard_at: float | None = None  # on the monotonic clock, when the watch last said anything. None: never
+        self._began = time.monotonic()
         self.hosts: dict[str, Presence] = {}
         self.aside: dict[tuple[bytes, bytes], str] = self._set_aside_before()
         self.reconnects = 0
@@ -67,12 +68,9 @@ class Mirror:
         self._looked_at = 0  # the local revision at which what was set aside was last looked at
 
     @property
-    def lag(self) -> float:
-        """Seconds for which this host may have missed changes; 0: it is up to date, inf: it never was in this run."""
-        if self.heard_at == 0.0:
-            return float("inf")
-        silent = time.monotonic() - self.heard_at
-        return silent if silent > _PAUSE * 10 else 0.0
+    def silent(self) -> float:
+        """For how many seconds nothing was heard of the cluster: this host may have missed changes for so long."""
+        return time.monotonic() - (self._began if self.heard_at is None else self.heard_at)
 
     async def passed(self, revision: int) -> int:
         """Wait until readers see everything up to a global revision. Returns this host's revision then."""

@@ -31,7 +31,7 @@ def own_release() -> str:
 
 
 class Beacon:
-    """Puts this host's presence. Belongs to the daemon's loop. `error` is why the last beats failed; "": they did not."""
+    """Puts this host's presence. Belongs to the daemon's loop. `error`: why the last beats failed; "": they did not."""
 
     def __init__(self, engine: Engine, keys: Keys, mirror: Mirror) -> None:
         self._engine = engine
