@@ -93,6 +93,9 @@ class Mirror:
                 await self._relist()
             except RegistryError as error:
                 self._failed(error)
+            except Exception as error:
+                _log.exception("the mirror of the cluster failed, and begins again")
+                self._failed(RegistryError(f"internal error in the mirror: {type(error).__name__}: {error}."))
             await asyncio.sleep(_PAUSE)
 
     async def _relist(self) -> None:

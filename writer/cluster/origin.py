@@ -62,6 +62,8 @@ CONFLICT_SECONDS: Final = 2.0
 UNAVAILABLE_SECONDS: Final = 5.0
 """A leader that was killed is replaced within about two seconds, so writes wait for longer than that."""
 _SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accepted
+_MOST_WAITING: Final = 4096  # requests
+_MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
 _GROUP: Final = 48  # requests that are tried in one transaction
 _ANSWERS_KEPT: Final = 2 * 3600  # seconds
 _PAUSE: Final = 0.1  # seconds
@@ -98,6 +100,7 @@ class Origin:
         self._keys = keys
         self._mirror = mirror
         self._waiting: deque[GlobalRequest] = deque()
+        self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
         self._aliases = AliasIndex()
@@ -117,7 +120,13 @@ class Origin:
                 return False
         elif not isinstance(request, BatchRequest):
             return False
-        self._waiting.append(GlobalRequest(request))
+        work = GlobalRequest(request)
+        if len(self._waiting) >= _MOST_WAITING or self._held > _MOST_HELD:
+            self._held += work.held_bytes
+            self._answer(work, work.failure(BusyError(f"{len(self._waiting)} changes wait for the cluster.")))
+            return True
+        self._held += work.held_bytes
+        self._waiting.append(work)
         self._arrived.set()
         return True
 
@@ -168,6 +177,7 @@ class Origin:
         if work.is_answered:
             return
         work.is_answered = True
+        self._held -= work.held_bytes
         try:
             work.resolve(answer)
         except Exception:

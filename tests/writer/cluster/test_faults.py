@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -83,6 +84,28 @@ def test_a_daemon_that_was_killed_between_transaction_and_apply_answers_as_befor
             (again,) = peer.ask(registration(2, module("acme.One", estimated_duration=2), 1))
             assert isinstance(again, Done)
             assert shown(a.path)["acme.One"][1] == 2
+    assert violations(tmp_path / "a") == []
+
+
+def test_a_full_quota_is_told_by_name_and_nothing_is_lost(tmp_path: Path) -> None:
+    """What an operator does then is docs/cluster.md's remedy: compact, defragment, disarm."""
+    with ExitStack() as stack:
+        quota = "--quota-backend-bytes", str(8 * 1024 * 1024)
+        cluster = stack.enter_context(etcd(tmp_path / "etcd", options=quota))
+        a = stack.enter_context(host(tmp_path / "a", cluster))
+        client = stack.enter_context(a.client())
+        client.register_module(module("acme.One"))
+        with suppress(HTTPError):
+            while True:
+                cluster.put(b"/others", bytes(1024 * 1024))
+        with pytest.raises(errors.ClusterFullError, match="disarm"):
+            client.register_module(module("acme.Two"))
+        cluster.compact()
+        cluster.post("/v3/maintenance/defragment", {})
+        for alarm in cluster.post("/v3/maintenance/alarm", {"action": "GET"})["alarms"]:
+            cluster.post("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarm})
+        client.register_module(module("acme.Two"))
+        assert list(shown(a.path)) == ["acme.One", "acme.Two"]
     assert violations(tmp_path / "a") == []
 
 
