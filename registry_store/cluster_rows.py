@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dspy_registry.registry_store.codec import Sealed
-from dspy_registry.registry_store.layout import CLUSTER, META
+from dspy_registry.registry_store.layout import META, META_GLOBAL
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -45,15 +45,15 @@ class GlobalRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 position_codec: Final = Sealed(Position, "the position in the cluster", META)
-global_row_codec: Final = Sealed(GlobalRow, "what is known of a global record", CLUSTER)
+global_row_codec: Final = Sealed(GlobalRow, "what is known of a global record", META)
 
 
 def row_key(kind: bytes, key: bytes) -> bytes:
-    """Key of `cluster`: the kind of record, and its key among those."""
-    return kind + b"\0" + key
+    """Key in `meta`: the kind of record, and its key among those. An empty kind begins all of them."""
+    return META_GLOBAL + kind + b"\0" * bool(kind) + key
 
 
 def split_row_key(key: bytes) -> tuple[bytes, bytes]:
     """The reverse: kind and key."""
-    kind, _, rest = key.partition(b"\0")
+    kind, _, rest = key[len(META_GLOBAL) :].partition(b"\0")
     return kind, rest

@@ -45,7 +45,6 @@ class Databases(NamedTuple):
     labels: Database
     programs: Database
     policies: Database
-    cluster: Database
     format: int
 
     def need_format_2(self, what: str) -> None:

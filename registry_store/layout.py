@@ -31,7 +31,6 @@ USAGE: Final = b"usage"  # name -> lifetime totals; name, version -> statistics 
 LABELS: Final = b"labels"  # name, label -> versions
 PROGRAMS: Final = b"programs"  # SHA-256, piece -> state of a program
 POLICIES: Final = b"policies"  # source, pattern -> limits of calls
-CLUSTER: Final = b"cluster"  # kind, key -> what this host knows of a global record
 DATABASES_OF_FORMAT_1: Final = (
     META,
     MODULES,
@@ -44,7 +43,7 @@ DATABASES_OF_FORMAT_1: Final = (
     REQUESTS,
     USAGE,
 )
-DATABASES: Final = (*DATABASES_OF_FORMAT_1, LABELS, PROGRAMS, POLICIES, CLUSTER)
+DATABASES: Final = (*DATABASES_OF_FORMAT_1, LABELS, PROGRAMS, POLICIES)
 SEALED_ALONE: Final = (MODULES, HISTORY)  # records hold their name and version
 
 
@@ -54,6 +53,7 @@ META_ID: Final = b"id"
 META_STATE: Final = b"state"
 META_VOCABULARY: Final = b"vocabulary"
 META_CLUSTER: Final = b"cluster"  # how far this host has followed a cluster; absent: it belongs to none
+META_GLOBAL: Final = b"cluster\0"  # and kind, key: what this host knows of a global record
 META_DEFAULTS: Final = b"defaults"  # rules for discovered modules; absent until some are declared
 
 # Limits of what may be registered.

@@ -322,7 +322,7 @@ class _Application:
     def _cluster(self) -> None:
         """What this host knows of global records, in the commit that shows them."""
         for key, row in self._draft.cluster.items():
-            self._put_or_delete(layout.CLUSTER, key, row)
+            self._put_or_delete(layout.META, key, row)
         if self._draft.position is not None:
             self._put_or_delete(layout.META, layout.META_CLUSTER, self._draft.position or None)
 

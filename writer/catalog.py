@@ -207,12 +207,12 @@ class Catalog:
         return items_with_prefix(self._txn, self._dbs.modules, b"")
 
     def cluster_row(self, key: bytes) -> bytes | None:
-        """The row of `cluster` under a key, or None."""
-        return value_at(self._txn, self._dbs.cluster, key)
+        """What is known of a global record, by its key in `meta`, or None."""
+        return value_at(self._txn, self._dbs.meta, key)
 
     def cluster_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of each row of `cluster` whose key begins with `prefix`."""
-        return items_with_prefix(self._txn, self._dbs.cluster, prefix)
+        """(key, value) of each row of a global record whose key begins with `prefix`."""
+        return items_with_prefix(self._txn, self._dbs.meta, prefix)
 
     @property
     def position(self) -> bytes | None:

@@ -77,7 +77,7 @@ class Draft:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
-        self.cluster: dict[bytes, bytes | None] = {}  # rows of `cluster`
+        self.cluster: dict[bytes, bytes | None] = {}  # rows of global records, by their keys in `meta`
         self.position: bytes | None = None  # how far the cluster is followed; None: as before. b"": no longer
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
@@ -151,7 +151,7 @@ class Draft:
         return self.catalog.usage_row(key)
 
     def cluster_row(self, key: bytes) -> bytes | None:
-        """The row of `cluster` under a key, or None."""
+        """The row of a global record under a key, or None."""
         for draft in self._with_parents():
             if key in draft.cluster:
                 return draft.cluster[key]
@@ -336,25 +336,6 @@ class Draft:
 
     # How modules change
 
-    def adopt(self, entry: Entry, *, is_new: bool) -> None:
-        """Take over a client's module as a cluster has it, with its version. Its sequence is given here.
-
-        `is_new`: the module was registered anew since this host saw it last, so it goes to the end of the order.
-        """
-        name = entry.info.name
-        current = self.module(name)
-        if current is not None and current.source == CLIENT and is_new and current.encoded != entry.encoded:
-            self._drop(name, current)
-            current = None
-        if current is None:
-            self._refuse_when_full()
-            self.modules[name] = msgspec.structs.replace(entry, sequence=self.next_sequence)
-            self.next_sequence += 1
-        else:
-            past = (*current.past, current) if self._is_staged(name) else ()
-            self.modules[name] = msgspec.structs.replace(entry, sequence=current.sequence, past=past)
-        self.changed_by[name] = entry.by
-
     def _discovered(self) -> list[str]:
         names = {name for name, _ in self.catalog.layers_from(DISCOVERED)}
         for draft in self._with_parents():
@@ -363,12 +344,11 @@ class Draft:
 
     def _put(self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None) -> None:
         if current is None:
-            self._refuse_when_full()
+            sequence = self.take_sequence()
             version = _after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, by=self.by)
-            self.next_sequence += 1
+            self.modules[info.name] = Entry(info, encoded, version, source, sequence, by=self.by)
         elif current.encoded != encoded:
-            past = (*current.past, current) if self._is_staged(info.name) else ()
+            past = (*current.past, current) if self.is_staged(info.name) else ()
             version = _after(info.name, current.version)
             self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
         elif source != current.source:
@@ -378,14 +358,17 @@ class Draft:
             return
         self.changed_by[info.name] = self.by
 
-    def _refuse_when_full(self) -> None:
+    def take_sequence(self) -> int:
+        """The next place in the order of registration. Raises RegistryFullError."""
         if self.next_sequence > LAST_SEQUENCE:
             raise RegistryFullError(
                 f"all {LAST_SEQUENCE + 1} registration sequences are used, and no sequence is used twice."
             )
+        self.next_sequence += 1
+        return self.next_sequence - 1
 
     def _drop(self, name: str, current: Entry | None) -> None:
-        if current is not None and self._is_staged(name):
+        if current is not None and self.is_staged(name):
             # These versions will be acknowledged, so no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
@@ -393,7 +376,8 @@ class Draft:
         for alias in tuple(self.aliases_of(name)):
             self.aliases.put(alias, self.alias(alias), None, self.by)
 
-    def _is_staged(self, name: str) -> bool:
+    def is_staged(self, name: str) -> bool:
+        """Whether this draft, or one below it, changes the module."""
         return any(name in draft.modules for draft in self._with_parents())
 
     def _dropped(self, name: str) -> tuple[Entry, ...]:
@@ -403,7 +387,7 @@ class Draft:
         dropped = self._dropped(name)
         if dropped:
             return dropped[-1].version
-        stored = self.catalog.module(name) if self._is_staged(name) else None
+        stored = self.catalog.module(name) if self.is_staged(name) else None
         if stored is not None:  # dropped and registered again within one draft
             return stored.provenance.version
         return self.catalog.last_version(name) if self.catalog.has_history else 0

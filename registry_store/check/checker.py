@@ -31,7 +31,7 @@ from dspy_registry.registry_store.check.inspection import (
     load_head,
 )
 from dspy_registry.registry_store.check.modules import postings_and_modules
-from dspy_registry.registry_store.check.rows import aliases, changes, history, layers, sealed_rows
+from dspy_registry.registry_store.check.rows import aliases, changes, global_rows, history, layers, sealed_rows
 from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
@@ -54,7 +54,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("layers", layers),
     ("history", history),
     ("changes", changes),
-    ("requests, usage, labels, programs, policies, cluster", sealed_rows),
+    ("requests, usage, labels, programs, policies", sealed_rows),
+    ("meta", global_rows),
 )
 
 

@@ -16,14 +16,15 @@ from dspy_registry.registry_store.check.inspection import (
     Violation,
     text,
 )
+from dspy_registry.registry_store.cluster_rows import global_row_codec, position_codec
 from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
 from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
-    CLUSTER,
     HISTORY_VERSIONS,
     LABELS,
+    META_CLUSTER,
     POLICIES,
     PROGRAMS,
     REQUESTS,
@@ -31,6 +32,7 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
 
@@ -230,7 +232,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
     """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
-    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES, CLUSTER):
+    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
         seal = database_seal(database)
         for key, value in head.rows(getattr(head.dbs, text(database))):
             where = f"{text(database)}/{text(key)}"
@@ -242,6 +244,16 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
                     yield from _usage(head, where, key, value)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
+
+
+def global_rows(head: Head) -> Iterator[Violation]:
+    """What is wrong with what a host keeps of a cluster."""
+    format = head.dbs.format
+    for key, value in items_with_prefix(head.txn, head.dbs.meta, META_CLUSTER):
+        try:
+            (position_codec if key == META_CLUSTER else global_row_codec).load(value, key, format)
+        except CorruptRecordError as error:
+            yield Violation(VALUES, f"meta/{text(key)}", str(error))
 
 
 def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:

@@ -15,6 +15,7 @@ from dspy_registry.registry_store.errors import ClusterMembershipError
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.attach import new_host_id
+from dspy_registry.writer.cluster.batches import PLACES_OF_A_CHANGE
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.following import load_position
@@ -31,7 +32,6 @@ from dspy_registry.writer.cluster.membership import (
 )
 from dspy_registry.writer.cluster.options import ClusterOptions
 from dspy_registry.writer.cluster.records import KINDS, GlobalModule
-from dspy_registry.writer.cluster.staging import PLACES_OF_A_CHANGE
 from dspy_registry.writer.store import Store
 
 _KEYS_AT_ONCE: Final = 90

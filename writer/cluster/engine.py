@@ -72,10 +72,13 @@ class Engine(Protocol):
         reads: Sequence[bytes] = (),
         *,
         leased: Mapping[bytes, int] | None = None,
+        below: Mapping[bytes, int] | None = None,
+        removed: Sequence[bytes] = (),
     ) -> Outcome:
         """Put all, if each key of `expected` was last written at that revision (0: it does not exist). Else read.
 
-        `leased` has the leases of puts. Raises UnknownOutcomeError when it was sent and may have been carried out,
+        Each key of `below` must have been written before that revision. `leased` has the leases of puts, `removed` the
+        prefixes of what is deleted. Raises UnknownOutcomeError when it was sent and may have been carried out,
         LeaseGoneError.
         """
 

@@ -86,9 +86,11 @@ class Etcd:
         reads: Sequence[bytes] = (),
         *,
         leased: Mapping[bytes, int] | None = None,
+        below: Mapping[bytes, int] | None = None,
+        removed: Sequence[bytes] = (),
     ) -> Outcome:
         """See `Engine.transact`. It is asked of one node: the caller repeats it, and knows what a repetition means."""
-        body = transaction(expected, puts, reads, leased or {})
+        body = transaction(expected, puts, reads, leased or {}, below or {}, removed)
         try:
             answer = await self._ask_one("/v3/kv/txn", body)
         except httpx.ConnectError as error:

@@ -41,18 +41,25 @@ def range_end(prefix: bytes) -> bytes:
 
 
 def transaction(
-    expected: Mapping[bytes, int], puts: Mapping[bytes, bytes], reads: Sequence[bytes], leased: Mapping[bytes, int]
+    expected: Mapping[bytes, int],
+    puts: Mapping[bytes, bytes],
+    reads: Sequence[bytes],
+    leased: Mapping[bytes, int],
+    below: Mapping[bytes, int],
+    removed: Sequence[bytes],
 ) -> dict[str, Any]:
     """The body of a transaction."""
     return {
         "compare": [
-            {"key": text(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
-            for key, revision in expected.items()
+            {"key": text(key), "target": "MOD", "result": result, "mod_revision": str(revision)}
+            for result, keys in (("EQUAL", expected), ("LESS", below))
+            for key, revision in keys.items()
         ],
         "success": [
             {"request_put": {"key": text(key), "value": text(value), "lease": str(leased.get(key, 0))}}
             for key, value in puts.items()
-        ],
+        ]
+        + [{"request_delete_range": {"key": text(prefix), "range_end": text(range_end(prefix))}} for prefix in removed],
         "failure": [{"request_range": {"key": text(key)}} for key in reads],
     }
 

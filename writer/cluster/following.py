@@ -154,7 +154,7 @@ def lost_aliases(draft: Draft) -> Iterator[str]:
 
 def rows(catalog: Catalog, kind: bytes = b"") -> Iterator[tuple[bytes, GlobalRow]]:
     """(key, row) of what this host knows of global records, of one kind or of all. Damaged rows are left out."""
-    for place, stored in catalog.cluster_rows(row_key(kind, b"") if kind else b""):
+    for place, stored in catalog.cluster_rows(row_key(kind, b"")):
         try:
             yield place, global_row_codec.load(stored, place, catalog.format)
         except CorruptRecordError:

@@ -45,6 +45,9 @@ class Keys:
         self.watched = root + b"d/"
         self.head = self.watched + b"head"
         self.records = self.watched + b"r/"
+        self.host = host.encode()
+        self.batches = self.watched + b"b/"
+        self.pieces = root + b"b/"
         self.hosts = self.watched + b"h/"
         self.presence = self.hosts + host.encode()
         self.answers = root + b"a/" + host.encode() + b"/"
@@ -53,6 +56,10 @@ class Keys:
     def record(self, kind: bytes, key: bytes) -> bytes:
         """The key of a global record."""
         return self.records + kind + b"/" + key
+
+    def batch_of(self, key: bytes) -> bytes | None:
+        """Host and id of the batch whose marker this key is. None: it is another key."""
+        return key[len(self.batches) :] if key.startswith(self.batches) else None
 
     def split_record(self, key: bytes) -> tuple[bytes, bytes] | None:
         """Kind and key of a global record. None: it is another key."""

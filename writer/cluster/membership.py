@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.registry_store.cluster_rows import Position, row_key
 from dspy_registry.registry_store.codec import decode_record, encode
 from dspy_registry.registry_store.errors import ClusterMembershipError, CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.batches import expanded, newest
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.following import set_position
 from dspy_registry.writer.cluster.keys import Keys
@@ -69,13 +70,14 @@ def _own_modules(catalog: Catalog) -> Iterator[tuple[int, OwnRecord]]:
 
 async def read_all(engine: Engine, keys: Keys) -> tuple[dict[bytes, KeyValue], KeyValue | None]:
     """Every global record by its key, and the head, at one revision."""
-    found: dict[bytes, KeyValue] = {}
+    items: list[KeyValue] = []
     after, revision, more = b"", 0, True
     while more:
         page = await engine.range_at(keys.watched, after, revision)
         revision, more = page.revision, page.more
-        found.update({item.key: item for item in page.items})
+        items += await expanded(engine, keys, page.items, revision)
         after = page.items[-1].key if page.items else after
+    found = {item.key: item for item in newest(items)}
     return {key: item for key, item in found.items() if key.startswith(keys.records)}, found.get(keys.head)
 
 
@@ -124,6 +126,6 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
 
 def stage_leave(draft: Draft) -> None:
     """Follow the cluster no longer. What was taken over stays, as records of this host."""
-    for place, _ in draft.catalog.cluster_rows(b""):
+    for place, _ in draft.catalog.cluster_rows(row_key(b"", b"")):
         draft.cluster[place] = None
     draft.position = b""

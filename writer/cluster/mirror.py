@@ -17,11 +17,12 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position, position_codec, split_row_key
+from dspy_registry.registry_store.cluster_rows import Position, position_codec, row_key, split_row_key
 from dspy_registry.registry_store.errors import ClusterUnavailableError, RegistryError
 from dspy_registry.registry_store.layout import META_CLUSTER
 from dspy_registry.registry_store.scan import value_at
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.batches import expanded, newest
 from dspy_registry.writer.cluster.engine import CompactedError, Engine, Events, KeyValue
 from dspy_registry.writer.cluster.following import (
     Applied,
@@ -157,6 +158,7 @@ class Mirror:
         of_hosts = [change for change in changes if change.key.startswith(self._keys.hosts)]
         for change in of_hosts:
             self._note_host(change)
+        changes = await expanded(self._engine, self._keys, changes)
         is_global = len(of_hosts) < len(changes)
         if is_global or until - self.position.revision >= _QUIET_REVISIONS:
             keys, start = self._keys, self.position
@@ -203,11 +205,12 @@ class Mirror:
             page = await self._engine.range_at(self._keys.watched, after, revision)
             revision, more = page.revision, page.more
             head = next((item for item in page.items if item.key == self._keys.head), head)
-            different += self._differing(page.items)
-            seen.update(item.key for item in page.items)
+            items = await expanded(self._engine, self._keys, page.items, revision)
+            different += self._differing(items)
+            seen.update(item.key for item in items)
             after = page.items[-1].key if page.items else after
         position = self._listed(revision, head)
-        gone = self._gone(seen)
+        gone, different = self._gone(seen), newest(different)
         keys = self._keys
         await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone))
         self._next = revision + 1
@@ -225,7 +228,7 @@ class Mirror:
 
     def _gone(self, seen: set[bytes]) -> list[bytes]:
         with self._host.environment.reading() as txn:
-            stored = Catalog(txn, self._host.environment.dbs).cluster_rows(b"")
+            stored = Catalog(txn, self._host.environment.dbs).cluster_rows(row_key(b"", b""))
             return [place for place, _ in stored if self._keys.record(*split_row_key(place)) not in seen]
 
     def _set_aside_before(self) -> dict[tuple[bytes, bytes], str]:

@@ -24,9 +24,9 @@ from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterMembershipError,
     ClusterUnavailableError,
-    InvalidArgumentError,
     RegistryError,
 )
+from dspy_registry.registry_store.layout import MODULES
 from dspy_registry.registry_store.protocol import (
     Effect,
     Failed,
@@ -43,7 +43,8 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.catalog import Catalog
-from dspy_registry.writer.cluster.engine import Engine, LeaseGoneError, Outcome, UnknownOutcomeError
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
+from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError, Outcome, UnknownOutcomeError
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
 from dspy_registry.writer.cluster.mirror import Mirror
@@ -83,12 +84,14 @@ class Staged:
     puts: dict[bytes, bytes]
     answers: dict[bytes, bytes]
     is_repeated: bool
+    records: dict[tuple[bytes, bytes], bytes]
+    expected: dict[bytes, int]
 
     @property
     def is_too_large(self) -> bool:
         """Whether one transaction cannot hold it."""
         size = sum(len(key) + len(value) for part in (self.puts, self.answers) for key, value in part.items())
-        return self.is_repeated or len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES
+        return len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES
 
 
 class Origin:
@@ -190,6 +193,7 @@ class Origin:
         if self._replies is not None:
             return
         await _within(self._mirror.is_listed.wait(), UNAVAILABLE_SECONDS, "this host has not seen the cluster yet.")
+        await tidy(self._engine, self._keys)
         replies = ReplyCache()
         stored: list[tuple[bytes, Remembered]] = []
         after, more = b"", True
@@ -221,17 +225,19 @@ class Origin:
         began = time.monotonic()
         while True:
             staged = await asyncio.to_thread(self._stage, works)
-            if staged.is_too_large and len(works) > 1:
+            if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
                 await self._carry_out(works[: len(works) // 2])
                 await self._carry_out(works[len(works) // 2 :])
                 return
-            if staged.is_too_large:
-                self._answer_all(works, _too_large(staged))
-                return
+            marker = await self._put_aside(staged) if staged.is_too_large else None
             outcome = await self._decide(staged)
             if outcome.succeeded:
                 self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
+                if marker is not None:
+                    await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
                 return
+            if marker is not None:
+                await tidy(self._engine, self._keys)
             self.conflicts += 1
             if time.monotonic() - began > CONFLICT_SECONDS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
@@ -247,10 +253,33 @@ class Origin:
             draft = Draft(catalog)
             group = Group(works, self._replies)
             group.stage(draft)
-            found = global_changes(draft, position.number + 1)
+            found = global_changes(draft)
             answers = {client: dump(position.number + 1) for client, dump in draft.requests.items() if dump is not None}
-        puts = {self._keys.record(*place): value for place, value in found.puts.items()}
-        return Staged(position, group, os.urandom(16), puts, answers, found.is_repeated)
+        number = position.number + 1
+        puts = {
+            self._keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
+            for (kind, key), value in found.puts.items()
+        }
+        return Staged(position, group, os.urandom(16), puts, answers, found.is_repeated, found.puts, {})
+
+    async def _put_aside(self, staged: Staged) -> bytes:
+        """Put the records of a large change aside; a marker is to show them. Returns its key."""
+        name = staged.change.hex().encode()
+        pieces = in_pieces(staged.records)
+        prefix = self._keys.pieces + self._keys.host + b"/" + name + b"/"
+        staged.expected.update(await upload(self._engine, prefix, pieces))
+        marker = self._keys.batches + self._keys.host + b"/" + name
+        staged.puts.clear()
+        staged.puts[marker] = batch_codec.dump(Batch(len(pieces), staged.position.number + 1))
+        return marker
+
+    async def _copy_out(self, marker: KeyValue) -> None:
+        """Nothing is lost when this fails: the pieces are read instead, and the next start tries again."""
+        try:
+            await copy_out(self._engine, self._keys, marker)
+        except RegistryError as error:
+            _log.warning("a batch stays in pieces: %s", error)
+            self._replies = None
 
     def _conclude(self, staged: Staged, revision: int) -> None:
         self.changes += bool(staged.puts)
@@ -285,7 +314,7 @@ class Origin:
             await asyncio.sleep(_PAUSE)
 
     async def _transact(self, staged: Staged) -> Outcome:
-        keys, expected = self._keys, {self._keys.head: staged.position.head}
+        keys, expected = self._keys, {self._keys.head: staged.position.head, **staged.expected}
         if not staged.puts:  # nothing to write: only whether it was decided on the newest state
             outcome = await self._engine.transact(expected, {}, (keys.head,))
             return outcome if outcome.succeeded else _conflict(outcome, keys)
@@ -334,10 +363,3 @@ def _visible(answer: Effect, revision: int) -> Effect:
 
 def _stopping() -> ClusterUnavailableError:
     return ClusterUnavailableError("the writer daemon is stopping, and the change may have been made.")
-
-
-def _too_large(staged: Staged) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        f"a change of a cluster is at most {MOST_KEYS - 3} records of 1 MiB together, and this has {len(staged.puts)}.",
-        remedy="Send it in smaller batches.",
-    )

@@ -30,12 +30,14 @@ class GlobalModule(msgspec.Struct, frozen=True, array_like=True):
     """A module that clients registered. `info` is the encoded record; None: it is unregistered, `version` was its last.
 
     `order` is its place in the cluster's order of registration. `by` asked for the change, on the host that made it.
+    `revision` is the global revision that showed it, where it is not the one that wrote the record (0): see `batches`.
     """
 
     version: int
     order: int
     info: bytes | None = None
     by: By | None = None
+    revision: int = 0
 
 
 class GlobalAlias(msgspec.Struct, frozen=True, array_like=True):
@@ -68,8 +70,27 @@ def _apply_module(draft: Draft, name: str, module: GlobalModule, known: GlobalRo
     info, encoded = validate_encoded(_decode_info(module.info), is_registered=True)
     if info.name != name:
         raise CorruptRecordError(f"under {name} the cluster has the record of {info.name}.")
-    entry = Entry(info, encoded, module.version, CLIENT, 0, (), module.by, revision)
-    draft.adopt(entry, is_new=known is not None and known.order != module.order)
+    entry = Entry(info, encoded, module.version, CLIENT, 0, (), module.by, module.revision or revision)
+    _adopt(draft, entry, is_new=known is not None and known.order != module.order)
+
+
+def _adopt(draft: Draft, entry: Entry, *, is_new: bool) -> None:
+    """Take over a client's module with its version. `is_new`: it was unregistered since this host saw it last.
+
+    Then it goes to the end of the order, unless this host itself declares it, too.
+    """
+    name = entry.info.name
+    current = draft.module(name)
+    is_clients = current is not None and current.source == CLIENT and not draft.layers_of(name)
+    if current is not None and is_new and is_clients and current.encoded != entry.encoded:
+        draft.unregister(name)
+        current = None
+    if current is None:
+        draft.modules[name] = msgspec.structs.replace(entry, sequence=draft.take_sequence())
+    else:
+        past = (*current.past, current) if draft.is_staged(name) else ()
+        draft.modules[name] = msgspec.structs.replace(entry, sequence=current.sequence, past=past)
+    draft.changed_by[name] = entry.by
 
 
 def withdraw(draft: Draft, name: str) -> None:
@@ -141,8 +162,10 @@ def take_over(draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int
         if of_kind is None:
             raise CorruptRecordError(f"records of the kind {kind.decode('ascii', 'replace')} are of another release.")
         record = of_kind.codec.load(value)
-        of_kind.apply(child, key.decode(), record, known, revision)
         row = of_kind.row(record, revision)
+        is_copy = kind == MODULES and known == msgspec.structs.replace(row, revision=known.revision if known else 0)
+        if not is_copy:  # a version is given once, so its record is in force already
+            of_kind.apply(child, key.decode(), record, known, revision)
         row = msgspec.structs.replace(row, value=value) if of_kind.keeps_value else row
     except (RegistryError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         reason = error.message if isinstance(error, RegistryError) else str(error)

@@ -6,7 +6,7 @@ Both are pure: a draft goes in, global records come out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -26,9 +26,6 @@ from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModul
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, decode_module, stage_message
 from dspy_registry.writer.draft import Draft, Entry
-
-PLACES_OF_A_CHANGE: Final = 128
-"""Places in the order of registration that each change of the cluster has: more than a transaction has keys."""
 
 
 class GlobalRequest(Work):
@@ -133,11 +130,11 @@ class GlobalChanges:
     is_repeated: bool
 
 
-def global_changes(draft: Draft, number: int) -> GlobalChanges:
-    """Read off a draft what the change of this number is to write to the cluster."""
+def global_changes(draft: Draft) -> GlobalChanges:
+    """Read off a draft what is to be written to the cluster. New modules have their place within this change."""
     puts: dict[tuple[bytes, bytes], bytes] = {}
     for place, (name, entry) in enumerate(draft.modules.items()):
-        module = _module(draft, name, entry, number * PLACES_OF_A_CHANGE + place)
+        module = _module(draft, name, entry, place)
         if module is not None:
             puts[MODULES, name.encode()] = KINDS[MODULES].codec.dump(module)
     for alias, meaning in draft.aliases.meanings.items():

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import ConflictError, Registry, UnknownModuleError, errors
+from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.protocol import Done, SetAlias
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, in_pieces
+from dspy_registry.writer.cluster.keys import Keys
+from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule
 from tests.conftest import violations
 from tests.support.daemon_process import module, registration
 from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
@@ -123,9 +127,58 @@ def test_what_this_release_cannot_read_is_reported_and_the_last_good_record_stay
     assert violations(tmp_path / "a") == []
 
 
-def test_an_alias_waits_for_its_module(tmp_path: Path, cluster: EtcdCluster) -> None:
-    from dspy_registry.writer.cluster.records import KINDS, GlobalAlias
+def test_a_batch_above_one_transaction_is_one_change(tmp_path: Path, cluster: EtcdCluster) -> None:
+    with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
+        at_a.register_module(module("acme.M5"))
+        batch = [module(f"acme.M{number}", metadata={"text": "x" * 600}) for number in range(3000)]
+        at_a.register_modules(batch)
+        in_step(a, b)
+        found = {name: kept[:2] for name, kept in shown(a.path).items()}
+        assert found == {name: kept[:2] for name, kept in shown(b.path).items()}
+        assert (len(found), found["acme.M5"][1], found["acme.M6"][1]) == (3000, 2, 1)
+        with Registry(b.path) as registry, registry.snapshot() as snapshot:
+            assert max(len(change.modules) for change in snapshot.changes_since(0)) == 3000
+        patient(lambda: not cluster.keys(b"/dspy-registry/b/") and not cluster.keys(b"/dspy-registry/d/b/"))
+        at_b.register_module(module("acme.M7"), expected_version=1)
+        in_step(b, a)
+        with host(tmp_path / "late", cluster) as late:
+            in_step(b, late)
+            names = ["acme.M5", *(info.name for info in batch if info.name != "acme.M5")]
+            assert list(shown(late.path)) == list(shown(a.path)) == names
+    for name in ("a", "b", "late"):
+        assert violations(tmp_path / name) == []
 
+
+def test_a_batch_that_was_not_copied_out_is_read_from_its_pieces(tmp_path: Path, cluster: EtcdCluster) -> None:
+    """Its host was killed behind the marker. What changed one of its modules since stays."""
+    with host(tmp_path / "a", cluster) as a, a.client() as at_a:
+        at_a.register_module(module("acme.M1"))
+        position = section(a)
+    keys = Keys("/dspy-registry/", position["host"])
+    records = {
+        (b"modules", f"acme.M{number}".encode()): KINDS[b"modules"].codec.dump(
+            GlobalModule(2, number, encode(module(f"acme.M{number}", pool_type="neural")))
+        )
+        for number in range(1, 4)
+    }
+    name = keys.host + b"/id"
+    cluster.put(keys.pieces + name + b"/000000", in_pieces(records)[0])
+    cluster.put(keys.batches + name, batch_codec.dump(Batch(1, 2)))
+    cluster.put(keys.pieces + keys.host + b"/unseen/000000", b"never shown")
+    cluster.put(keys.record(b"modules", b"acme.M3"), KINDS[b"modules"].codec.dump(GlobalModule(3, 5, None)))
+    with host(tmp_path / "b", cluster) as b:
+        patient(lambda: set(shown(b.path)) == {"acme.M1", "acme.M2"})
+        with host(tmp_path / "a", cluster) as a, a.client() as at_a:
+            at_a.set_alias("two", "acme.M2")
+            assert set(shown(a.path)) == {"acme.M1", "acme.M2"}
+            assert not cluster.keys(keys.pieces)
+            assert not cluster.keys(keys.batches)
+        assert {name: kept[:2] for name, kept in shown(tmp_path / "a").items()} == {
+            name: kept[:2] for name, kept in shown(b.path).items()
+        }
+
+
+def test_an_alias_waits_for_its_module(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         at_a.register_module(module("acme.One"))
         value = KINDS[b"aliases"].codec.dump(GlobalAlias("acme.Later"))
