@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
+    from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        LimitReachedError,
+        NoCandidateError,
         NoReaderSlotError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
         RegistryNotFoundError,
+        RouteFailedError,
         StoreClosedError,
         StoreError,
         StorePermissionError,
@@ -45,8 +49,12 @@ if TYPE_CHECKING:
         WriterTimeoutError,
         WriterUnavailableError,
     )
+    from dspy_registry.registry_store.health_file import HealthEntry
+    from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
+    from dspy_registry.router.attempt import Attempt, Result
+    from dspy_registry.router.router import Router
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -58,6 +66,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Snapshot",
     "Recommendation",
     "CostWeights",
+    # Routing
+    "Route",
+    "Candidate",
+    "Exclusion",
+    "Router",
+    "Result",
+    "Attempt",
     # Writing and reporting
     "RegistryWriter",
     "WriterClient",
@@ -74,6 +89,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "VersionUsage",
     "Durations",
     "Standing",
+    # Health and limits
+    "Policy",
+    "HealthEntry",
     # Errors
     "errors",
     "RegistryError",
@@ -97,10 +115,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoreClosedError",
     "ForkedSnapshotError",
     "DiscoveryError",
+    "NoCandidateError",
+    "RouteFailedError",
     "WriterLockedError",
     "WriterUnavailableError",
     "WriterTimeoutError",
     "BusyError",
+    "LimitReachedError",
     "ProtocolError",
 ]
 
@@ -113,6 +134,12 @@ _HOMES: Final = {
     "Snapshot": "readers.snapshot",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
+    "Route": "readers.route",
+    "Candidate": "readers.route",
+    "Exclusion": "readers.route",
+    "Router": "router.router",
+    "Result": "router.attempt",
+    "Attempt": "router.attempt",
     "RegistryWriter": "writer.registry_writer",
     "WriterClient": "writer.client.client",
     "AsyncWriterClient": "writer.client.async_client",
@@ -127,6 +154,8 @@ _HOMES: Final = {
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
     "Standing": "registry_store.advice",
+    "Policy": "registry_store.policy",
+    "HealthEntry": "registry_store.health_file",
 }
 
 

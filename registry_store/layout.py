@@ -14,7 +14,7 @@ FIRST_FORMAT: Final = 1  # the oldest that it reads and writes
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
 REVISION_FILE: Final = "revision"
-LEASE_FILE: Final = "writer.lock"
+WRITER_LOCK_FILE: Final = "writer.lock"
 SOCKET_FILE: Final = "writer.sock"
 
 # Named databases.
@@ -127,3 +127,8 @@ def versioned_prefix(name: str) -> bytes:
 def layer_key(name: str, source: str) -> bytes:
     """Key of `layers`: all sources of one name are adjacent."""
     return name.encode() + b"\0" + source.encode()
+
+
+def policy_key(source: str, pattern: str) -> bytes:
+    """Key of `policies`: all patterns of one source are adjacent."""
+    return source.encode() + b"\0" + pattern.encode()

@@ -14,7 +14,7 @@ from dspy_registry.registry_store.changes import (
     alias_codec,
     implications_codec,
 )
-from dspy_registry.registry_store.codec import decode_record, open_record
+from dspy_registry.registry_store.codec import decode_record, key_text, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.history import past_records
@@ -30,6 +30,8 @@ from dspy_registry.registry_store.layout import (
     versioned_prefix,
 )
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
+from dspy_registry.registry_store.policy import Policy
+from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix, value_at
@@ -95,7 +97,7 @@ class Catalog:
                 and split[1] == block_of(sequence)
                 and sequence in load_block(value, place, self.format)
             ):
-                terms.append(split[0].decode())
+                terms.append(key_text(split[0]))
         return sequence, terms
 
     def _order(self) -> Iterator[tuple[int, str]]:
@@ -123,7 +125,7 @@ class Catalog:
             with suppress(CorruptRecordError):
                 stored = decode_record(value, "a module")
                 if row_of(stored.provenance.sequence) == number:
-                    names[stored.provenance.sequence % NAMES_PER_ROW] = key.decode()
+                    names[stored.provenance.sequence % NAMES_PER_ROW] = key_text(key)
         return names
 
     def has_version(self, name: str, version: int) -> bool:
@@ -156,11 +158,11 @@ class Catalog:
         for key, value in self._txn.cursor(self._dbs.layers):
             if key.endswith(ending):
                 with suppress(CorruptRecordError):
-                    yield key[: -len(ending)].decode(), layer_codec.load(value, key, self.format)
+                    yield key_text(key[: -len(ending)]), layer_codec.load(value, key, self.format)
 
     def _layers_from(self, prefix: bytes) -> Iterator[tuple[str, Layer]]:
         for key, value in items_with_prefix(self._txn, self._dbs.layers, prefix):
-            yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value, key, self.format)
+            yield key_text(key.split(b"\0", 1)[0]), layer_codec.load(value, key, self.format)
 
     def alias(self, alias: str) -> Alias | None:
         """What an alias means: None when it is not declared, DAMAGED when it cannot be read."""
@@ -173,13 +175,15 @@ class Catalog:
         return self._alias_index.of(name, self.state.revision, self._meanings)
 
     def _meanings(self) -> Iterator[tuple[str, Alias]]:
-        rows = self._txn.cursor(self._dbs.aliases)
-        return ((key.decode(), meaning_of(value, key, self.format)) for key, value in rows)
+        """Those of which the key is text. Another one is damage that nobody can ask for, and `check` names it."""
+        for key, value in self._txn.cursor(self._dbs.aliases):
+            with suppress(CorruptRecordError):
+                yield key_text(key), meaning_of(value, key, self.format)
 
     def aliases(self) -> dict[str, Alias]:
         """All declared aliases: reads every one. Raises CorruptRecordError."""
         rows = self._txn.cursor(self._dbs.aliases)
-        return {key.decode(): alias_codec.load(value, key, self.format) for key, value in rows}
+        return {key_text(key): alias_codec.load(value, key, self.format) for key, value in rows}
 
     @property
     def alias_count(self) -> int:
@@ -197,6 +201,11 @@ class Catalog:
         """The rules for discovered modules, by source."""
         stored = self._txn.get(META_DEFAULTS, None, self._dbs.meta)
         return {} if stored is None else defaults_codec.load(stored, META_DEFAULTS, self.format)
+
+    @cached_property
+    def policies(self) -> dict[tuple[str, str], Policy]:
+        """All policies, by source and pattern. Raises CorruptRecordError."""
+        return load_rows(self._txn, self._dbs)
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""

@@ -81,6 +81,12 @@ def following(options: ClusterOptions) -> Callable[[Daemon], None]:
     return attach
 
 
+def cluster_extensions(named: dict[str, Any]) -> list[Callable[[Daemon], None]]:
+    """The daemon's extensions of these options of `serve`, which are taken out of `named`. Empty: no cluster."""
+    options = chosen(**{key: named.pop(key) for key in tuple(named) if key.startswith("cluster")})
+    return [] if options is None else [following(options)]
+
+
 @click.group("cluster", short_help="Share one registry between hosts: join, leave, status, seed.")
 def cluster() -> None:
     """Share one registry between hosts, on etcd. docs/cluster.md says what this promises.

@@ -1,10 +1,12 @@
 """The cluster's keys, all below one prefix.
 
-d/head            the newest change: whose it is, and its number        watched
-d/r/KIND/KEY      a global record                                       watched
-d/h/HOST          a host that is alive; ends with its lease             watched
-a/HOST/CLIENT     the last answers to a client; end with a lease
-o/HOST            the last change of a host: whether it landed
+d/head             the newest change: whose it is, and its number     watched
+d/r/KIND/KEY       a global record                                    watched
+d/h/HOST           a host that is alive; ends with its lease          watched
+d/b/HOST/ID        the marker of a large batch; see `batches`         watched
+b/HOST/ID/NUMBER   its pieces
+a/HOST/CLIENT      the last answers to a client; end with a lease
+o/HOST             the last change of a host: whether it landed
 """
 
 from __future__ import annotations

@@ -20,15 +20,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import RegistryError, StoreError
+from dspy_registry.registry_store.errors import NoReaderSlotError, RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
-from dspy_registry.registry_store.protocol import DaemonStatus
+from dspy_registry.registry_store.protocol import DaemonStatus, HealthRequest
 from dspy_registry.writer.daemon import socket_file
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group import Work
-from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.group_commit import Committed, GroupCommit
+from dspy_registry.writer.daemon.health import keep_health
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
-from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.roles import Groups
@@ -44,6 +45,7 @@ T = TypeVar("T")
 Extension = Callable[["Daemon"], None]
 
 _FILES_BESIDE_CONNECTIONS = 200
+_SLOT_PAUSE = 0.1  # seconds
 _LOOK = "Look for disk errors in the system log."
 
 _log = logging.getLogger("dspy_registry")
@@ -66,15 +68,16 @@ class Daemon:
         *,
         group: str | int | None = None,
         report_group: str | int | None = None,
-        limits: Limits | None = None,
+        bounds: Bounds | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
         self.change_taker: Callable[[Work], bool] | None = None
+        self.health_sink: Callable[[HealthRequest], None] | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
-        self._limits = limits or Limits()
+        self._bounds = bounds or Bounds()
         self._extensions = tuple(extensions)
         self._sections: dict[str, Callable[[], Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,14 +102,29 @@ class Daemon:
         WriterLockedError when there is another writer, and StoreError when the registry cannot be opened. It also
         raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
-        with contextlib.closing(Store(self.folder, self._groups.of_files)) as self._store:
-            _allow_files(self._limits.connections + _FILES_BESIDE_CONNECTIONS)
+        with contextlib.closing(self._opened()) as self._store:
+            _allow_files(self._bounds.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
             raise StoreError(
                 f"the writer daemon has stopped, because it cannot write any longer: {self._failure.message}",
                 remedy=f"{self._failure.remedy or _LOOK} Run `dspy-registry check`, then start the daemon again.",
             ) from self._failure
+
+    def _opened(self) -> Store:
+        """The open registry. While no reader slot is free, it is tried again: a restart would meet the same."""
+        deadline = time.monotonic() + self._bounds.slot_patience
+        is_told = False
+        while True:
+            try:
+                return Store(self.folder, self._groups.of_files)
+            except NoReaderSlotError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not is_told:
+                    _log.warning("waiting up to %.0f s for a reader slot: %s", self._bounds.slot_patience, error)
+                is_told = True
+            time.sleep(_SLOT_PAUSE)
 
     def stop(self) -> None:
         """Make `run` finish what was accepted and return. Any thread may call it. Does nothing when it does not run."""
@@ -130,6 +148,11 @@ class Daemon:
         return self.store.environment
 
     @property
+    def files_group(self) -> int | None:
+        """See `Host.files_group`."""
+        return self._groups.of_files
+
+    @property
     def queue(self) -> GroupCommit:
         """The commit queue. Only while the daemon runs."""
         if self._queue is None:
@@ -140,6 +163,10 @@ class Daemon:
     def revision(self) -> int:
         """See `Host.revision`."""
         return self.queue.revision
+
+    def observe_commits(self, observer: Callable[[Committed], None]) -> None:
+        """See `Host.observe_commits`."""
+        self.queue.observers.append(observer)
 
     async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
         """See `Host.submit`."""
@@ -184,14 +211,15 @@ class Daemon:
         self._started = time.monotonic()
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
-        self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage, self._take_change)
+        self._queue = GroupCommit(self.store.committer, replies, self._bounds, self._failed)
+        service = Service(self._queue, self._bounds, self._groups, self.status, self._take_usage, self._take_health)
+        service.take_change = self._take_change
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         laggards = Laggards()
         self.add_section("readers", lambda: _readers(laggards, self.environment))
         try:
-            for extension in (collect_usage, *self._extensions):
+            for extension in (collect_usage, keep_health, *self._extensions):
                 extension(self)
             if self.change_taker is None:
                 refuse_member(self.environment)
@@ -236,6 +264,11 @@ class Daemon:
     def _take_change(self, request: Work) -> bool:
         return self.change_taker is not None and self.change_taker(request)
 
+    def _take_health(self, request: HealthRequest) -> None:
+        if self.health_sink is None:
+            raise RegistryError("this writer daemon does not keep the health of modules.")
+        self.health_sink(request)
+
     def _failed(self, error: StoreError) -> None:
         _log.critical("nothing more is written: %s", error)
         self._failure = self._failure or error
@@ -268,8 +301,8 @@ def serve(
     ready: Callable[[Daemon], None] | None = None,
     group: str | int | None = None,
     report_group: str | int | None = None,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     extensions: Sequence[Extension] = (),
 ) -> None:
     """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry"."""
-    Daemon(path, group=group, report_group=report_group, limits=limits, extensions=extensions).run(ready)
+    Daemon(path, group=group, report_group=report_group, bounds=bounds, extensions=extensions).run(ready)

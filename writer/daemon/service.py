@@ -15,17 +15,21 @@ from dspy_registry.registry_store.protocol import (
     BatchProgress,
     DaemonStatus,
     Done,
+    HealthRequest,
+    OpenCircuit,
     Part,
     ReadStatus,
     RegisterMany,
+    ReportOutcomes,
     ReportUsage,
+    ResetCircuit,
     Status,
 )
 from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
-from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
@@ -36,16 +40,17 @@ _SIGN_OF_LIFE: Final = 1.0  # seconds between signs of life for a request that m
 class Service:
     """What all connections of the daemon share. Belongs to the loop's thread.
 
-    `groups` are the Unix groups to admit. `status` and `take_usage` answer the requests of that name;
+    `groups` are the Unix groups to admit. `status`, `take_usage` and `take_health` answer the requests of that name;
     `take_change` takes a client's change over from the queue, or leaves it to the queue (False). `watch_progress` is
     called when a request begins to wait.
     """
 
     queue: GroupCommit
-    limits: Limits
+    bounds: Bounds
     groups: Groups
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
+    take_health: Callable[[HealthRequest], None]
     take_change: Callable[[Work], bool] = lambda request: False
     watch_progress: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -62,7 +67,7 @@ class Requests:
         self._service = service
         self._send = send
         self._answered = answered
-        self._upload = BatchUpload(service.queue, service.limits)
+        self._upload = BatchUpload(service.queue, service.bounds)
         # For each request: when its client was last told of it, and the progress told then.
         self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
         self.by: By | None = None  # whose process is at the other end; None: the kernel does not tell
@@ -76,6 +81,9 @@ class Requests:
             ApplyDiscovery: self._take_batch,
             ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
             ReportUsage: self._take_usage,
+            ReportOutcomes: self._take_health,
+            OpenCircuit: self._take_health,
+            ResetCircuit: self._take_health,
         }
 
     @property
@@ -154,6 +162,10 @@ class Requests:
             report = UsageReport(message.id)
             self._await(report)
             durable.add_done_callback(lambda merged: self._acknowledge_usage(report, merged))
+
+    def _take_health(self, message: HealthRequest) -> None:
+        self._service.take_health(message)
+        self._send(Done(message.id, self._service.queue.revision))
 
     def _acknowledge_usage(self, report: UsageReport, merged: asyncio.Future[int]) -> None:
         error: BaseException | None = asyncio.CancelledError() if merged.cancelled() else merged.exception()

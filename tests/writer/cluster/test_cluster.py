@@ -169,6 +169,7 @@ def test_a_batch_that_was_not_copied_out_is_read_from_its_pieces(tmp_path: Path,
     with host(tmp_path / "b", cluster) as b:
         patient(lambda: set(shown(b.path)) == {"acme.M1", "acme.M2"})
         with host(tmp_path / "a", cluster) as a, a.client() as at_a:
+            patient(lambda: set(shown(a.path)) == {"acme.M1", "acme.M2"})
             at_a.set_alias("two", "acme.M2")
             assert set(shown(a.path)) == {"acme.M1", "acme.M2"}
             assert not cluster.keys(keys.pieces)
