@@ -20,6 +20,7 @@ from benchmarks import (
     rows_memory,
     rows_mixes,
     rows_peers,
+    rows_programs,
     rows_sizes,
     rows_steps,
     rows_throughput,
@@ -50,6 +51,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_manifests.ROWS,
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
+    *rows_programs.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 

@@ -5,7 +5,7 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,6 +17,7 @@ from dspy_registry.registry_store.changes import (
     Alias,
     AliasChange,
     Change,
+    LabelChange,
     ModuleChange,
     State,
     alias_codec,
@@ -26,14 +27,17 @@ from dspy_registry.registry_store.changes import (
 )
 from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.layers import defaults_codec, layer_codec
+from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
+from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.collection import program_rows
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
 
 
@@ -41,12 +45,14 @@ from dspy_registry.writer.indexes import PostingChanges
 class Operations:
     """The puts and deletes of each named database, and the change for the log.
 
-    `change` is None when no reader can see a difference. Then there is no new revision.
+    `change` is None when no reader can see a difference. Then there is no new revision. `references` says by how much
+    more or less often each program is named.
     """
 
     puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
     deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     change: Change | None = None
+    references: Counter[bytes] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
         return any(self.puts.values()) or any(self.deletes.values())
@@ -71,8 +77,11 @@ class _Application:
         self._changes: list[ModuleChange] = []
         self._expired_usage: dict[bytes, None] = {}
         self._alias_changes: list[AliasChange] = []
+        self._label_changes: list[LabelChange] = []
+        self._overrides: list[str] = []
         self._keys: dict[str, None] = {}
         self._patterns: dict[str, None] = {}
+        self._names_of_labels: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
@@ -98,7 +107,9 @@ class _Application:
         self._reindex_for_vocabulary()
         self._aliases()
         self._policies()
+        self._labels()
         self._layers()
+        self._programs()
         self._blocks()
         self._rows_of_names()
         self._conclude()
@@ -110,6 +121,7 @@ class _Application:
     # Modules
 
     def _module(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        self._note_override(name, stored, entry)
         if stored is not None and entry is not None and self._only_source_changed(stored, entry):
             kept = stored.provenance
             self._put_record(entry, kept.revision, kept.updated_at)
@@ -153,14 +165,15 @@ class _Application:
 
         A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
         """
+        labelled = labelled_versions(self._labels_after(name).values())
         for kept in self._catalog.kept_versions(name):
-            if not version - layout.HISTORY_VERSIONS <= kept < version:
+            if not (version - layout.HISTORY_VERSIONS <= kept < version or (kept < version and kept in labelled)):
                 key = layout.versioned_key(name, kept)
                 self._forget_usage(key)
                 self._result.deletes[layout.HISTORY].append(key)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
         if entry.global_revision:
             kept = msgspec.structs.replace(kept, global_revision=entry.global_revision)
         return seal_record(entry.encoded, kept, self._format)
@@ -171,8 +184,11 @@ class _Application:
 
     def _keep_history(self, name: str, version: int, record: bytes) -> None:
         self._result.puts[layout.HISTORY][layout.versioned_key(name, version)] = record
-        expired = version - layout.HISTORY_VERSIONS
-        if expired <= 0:
+        self._expire(name, version - layout.HISTORY_VERSIONS)
+
+    def _expire(self, name: str, expired: int) -> None:
+        """Drop a version from the history, unless a label names it."""
+        if expired <= 0 or expired in labelled_versions(self._labels_after(name).values()):
             return
         key = layout.versioned_key(name, expired)
         self._forget_usage(key)
@@ -265,6 +281,16 @@ class _Application:
         else:
             self._result.puts[database][key] = value
 
+    def _programs(self) -> None:
+        staged, result = self._draft.programs, self._result
+        has_versions = any(
+            result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY)
+        )
+        if staged or (has_versions and self._catalog.has_programs):
+            rows, gone, result.references = program_rows(staged, result.puts, result.deletes, self._catalog)
+            result.puts[layout.PROGRAMS].update(rows)
+            result.deletes[layout.PROGRAMS] += gone
+
     # Aliases, layers, log
 
     def _aliases(self) -> None:
@@ -290,6 +316,55 @@ class _Application:
                 self._put_or_delete(layout.POLICIES, key, value)
                 self._patterns[pattern] = None
 
+    def _labels_after(self, name: str) -> dict[str, Label]:
+        """The labels of a module as this draft leaves them."""
+        staged = self._draft.labels.get(name)
+        return self._catalog.labels(name) if staged is None else staged
+
+    def _labels(self) -> None:
+        for name, labels in self._draft.labels.items():
+            before = self._catalog.labels(name)
+            for label in {**before, **labels}:
+                if before.get(label) != labels.get(label):
+                    self._label(name, label, before.get(label), labels.get(label))
+            for version in labelled_versions(before.values()) - labelled_versions(labels.values()):
+                if version <= self._newest_past(name) - layout.HISTORY_VERSIONS:
+                    self._expire(name, version)
+
+    def _label(self, name: str, label: str, before: Label | None, after: Label | None) -> None:
+        key = layout.label_key(name, label)
+        by = self._draft.label_authors.get((name, label))
+        dumped = None
+        if after is not None:
+            stored = msgspec.structs.replace(after, by=by, revision=self._revision, updated_at=self._now)
+            dumped = label_codec.dump(stored, key, self._format)
+        self._put_or_delete(layout.LABELS, key, dumped)
+        self._names_of_labels[name] = None
+        old, new = (tuple(found.versions.items()) if found else () for found in (before, after))
+        source = after.source if after else before.source if before else ""
+        self._label_changes.append(LabelChange(name, label, old, new, source, by))
+
+    def _newest_past(self, name: str) -> int:
+        """The newest version of a module in the history, after this draft. 0: there is none."""
+        entry = self._draft.module(name)
+        if entry is not None:
+            return entry.version - 1
+        past = self._draft.dropped.get(name, ())
+        stored = self._catalog.module(name)
+        return past[-1].version if past else stored.provenance.version if stored else self._catalog.last_version(name)
+
+    def _note_override(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        """Note a module that becomes an override of what other sources declare, or ends as such."""
+        old = stored is not None and stored.provenance.source == CLIENT
+        new = entry is not None and entry.source == CLIENT
+        staged = self._draft.layers.get(name)
+        if old == new and staged is None:
+            return
+        before = self._catalog.layers(name) if stored is not None else {}  # without a record there are no layers
+        after = before if staged is None else staged
+        if (old and bool(before)) != (new and bool(after)):
+            self._overrides.append(name)
+
     def _layers(self) -> None:
         if self._draft.defaults is not None:
             rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
@@ -305,7 +380,7 @@ class _Application:
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
-        if not (self._changes or self._keys or self._postings or self._patterns):
+        if not (self._changes or self._keys or self._postings or self._label_changes or self._patterns):
             return
         change = self._change()
         self._result.change = change
@@ -339,13 +414,13 @@ class _Application:
 
     def _change(self) -> Change:
         by = tuple(self._draft.authors)
-        if len(self._changes) > LARGEST_LISTED_CHANGE:
+        if max(len(self._changes), len(self._label_changes)) > LARGEST_LISTED_CHANGE:
             return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
-        for changed in self._changes:
+        for name in dict.fromkeys((*(changed.name for changed in self._changes), *self._names_of_labels)):
             # A damaged alias may have meant any module, and a reader may still have it cached.
-            aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
-            for key in (*lookup_keys(changed.name), *aliases):
+            aliases = (*self._catalog.aliases_of(name), *self._catalog.aliases_of(DAMAGED.name))
+            for key in (*lookup_keys(name), *aliases):
                 self._keys[key] = None
         return Change(
             self._revision,
@@ -355,5 +430,7 @@ class _Application:
             tuple(terms),
             by=by,
             policies=tuple(self._patterns),
+            labels=tuple(self._label_changes),
+            overrides=tuple(self._overrides),
             aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
         )

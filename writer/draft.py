@@ -6,7 +6,7 @@ of the group's draft, which is absorbed when the whole request has succeeded. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -21,20 +21,18 @@ from dspy_registry.registry_store.errors import (
     UnknownAliasError,
     UnknownModuleError,
 )
+from dspy_registry.registry_store.labels import Label, labelled_versions
 from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Default, Defaults, Layer, merge, with_defaults
 from dspy_registry.registry_store.layout import (
+    HISTORY_VERSIONS,
     LAST_SEQUENCE,
-    LAST_VERSION,
     MAX_ALIASES,
     MAX_ALIASES_OF_MODULE,
-    versioned_key,
-    versioned_prefix,
 )
 from dspy_registry.registry_store.policy import MOST_POLICIES, Policy, check_pattern, check_policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
-    check_version,
     name_problems,
     stored_name_problems,
     validate_encoded,
@@ -42,24 +40,9 @@ from dspy_registry.registry_store.validation import (
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import StagedAliases, aliases_after
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.entry import Entry, after
 
 _SHADOWED = "a module has this full name, and full names always win"
-
-
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
-
-    `by` is whoever changed it last. None: not known. `global_revision` is the cluster's; 0: it is of this host.
-    """
-
-    info: ModuleInfo
-    encoded: bytes
-    version: int
-    source: str
-    sequence: int
-    past: tuple[Entry, ...] = ()
-    by: By | None = None
-    global_revision: int = 0
 
 
 class Draft:
@@ -75,6 +58,8 @@ class Draft:
         self.dropped: dict[str, tuple[Entry, ...]] = {}
         self.layers: dict[str, dict[str, Layer]] = {}
         self.aliases = StagedAliases()
+        self.labels: dict[str, dict[str, Label]] = {}
+        self.label_authors: dict[tuple[str, str], By | None] = {}
         self.implications: dict[str, Implications] | None = None
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
@@ -82,15 +67,16 @@ class Draft:
         self.cluster: dict[bytes, bytes | None] = {}  # rows of global records, by their keys in `meta`
         self.position: bytes | None = None  # how far the cluster is followed; None: as before. b"": no longer
         self.policies: dict[tuple[str, str], Policy | None] = {}
+        self.programs: dict[bytes, Sequence[bytes]] = {}
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
+        named = self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs
         is_global = bool(self.cluster) or self.position is not None
-        is_of_modules = bool(self.modules or self.layers or self.usage or self.aliases or self.policies)
-        return is_of_modules or is_declared or is_global
+        return bool(named or self.policies) or is_declared or is_global
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -115,7 +101,10 @@ class Draft:
         self.cluster.update(child.cluster)
         self.position = child.position if child.position is not None else self.position
         self.policies.update(child.policies)
+        self.programs.update(child.programs)
         self.aliases.absorb(child.aliases)
+        self.labels.update(child.labels)
+        self.label_authors.update(child.label_authors)
         self.implications = child.implications if child.implications is not None else self.implications
         self.defaults = child.defaults if child.defaults is not None else self.defaults
         self.next_sequence = child.next_sequence
@@ -138,8 +127,8 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        given = kept.version, kept.source, kept.sequence
-        return Entry(stored.info, encode(stored.info), *given, by=kept.by, global_revision=kept.global_revision)
+        given = kept.version, kept.source, kept.sequence, (), kept.by, kept.program, kept.global_revision
+        return Entry(stored.info, encode(stored.info), *given)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -148,6 +137,49 @@ class Draft:
                 return draft.layers[name]
         return self.catalog.layers(name)
 
+    def cluster_row(self, key: bytes) -> bytes | None:
+        """The row of a global record under a key, or None."""
+        for draft in self._with_parents():
+            if key in draft.cluster:
+                return draft.cluster[key]
+        return self.catalog.cluster_row(key)
+
+    def labels_of(self, name: str) -> dict[str, Label]:
+        """The labels of a module, by label; a new dict."""
+        for draft in self._with_parents():
+            if name in draft.labels:
+                return dict(draft.labels[name])
+        return self.catalog.labels(name)
+
+    def put_labels(self, name: str, labels: dict[str, Label], changed: Iterable[str]) -> None:
+        """Replace all labels of a module, of which these are `changed`."""
+        self.labels[name] = labels
+        for label in changed:
+            self.label_authors[name, label] = self.by
+
+    def kept_versions(self, name: str) -> set[int]:
+        """The versions of a registered module that can be asked for: in force, in the history's window, or labelled."""
+        current = self.module(name)
+        if current is None:
+            return set()
+        newest = current.version
+        window = range(max(1, newest - HISTORY_VERSIONS), newest)
+        staged = {entry.version for entry in (*self._dropped(name), *current.past)}
+        stored = self.catalog.module(name) if self.is_staged(name) else None
+        if stored is not None:
+            staged.add(stored.provenance.version)
+        past = {version for version in window if version in staged or self.catalog.has_version(name, version)}
+        return {newest, *past, *labelled_versions(self.labels_of(name).values())}
+
+    def past_version(self, name: str, version: int) -> tuple[ModuleInfo, bytes]:
+        """A version of a registered module, and its program. Raises UnknownVersionError, CorruptRecordError."""
+        current = self.module(name)
+        for entry in (*self._dropped(name), *((*current.past, current) if current else ())):
+            if entry.version == version:
+                return entry.info, entry.program
+        stored = self.catalog.past_version(name, version)
+        return stored.info, stored.provenance.program
+
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""
         for draft in self._with_parents():
@@ -155,12 +187,9 @@ class Draft:
                 return draft.usage[key]
         return self.catalog.usage_row(key)
 
-    def cluster_row(self, key: bytes) -> bytes | None:
-        """The row of a global record under a key, or None."""
-        for draft in self._with_parents():
-            if key in draft.cluster:
-                return draft.cluster[key]
-        return self.catalog.cluster_row(key)
+    def staged_usage(self) -> Iterator[bytes]:
+        """The keys of the rows of `usage` that are staged here and below."""
+        return (key for draft in self._with_parents() for key in draft.usage)
 
     def all_aliases(self) -> dict[str, Alias]:
         """All aliases: reads every one."""
@@ -215,6 +244,20 @@ class Draft:
         if expected_version is not None and expected_version != version:
             raise ConflictError(info.name, expected_version, version)
         self._put(info, encoded, CLIENT, current)
+
+    def put_version(self, info: ModuleInfo, source: str, program: bytes) -> Entry:
+        """Put a version in force that has this program; empty: none. What is in force already makes no new version.
+
+        Returns the version in force. Raises InvalidModuleError.
+        """
+        self._put(*validate_encoded(info), source, self.module(info.name), program)
+        entry = self.module(info.name)
+        assert entry is not None
+        return entry
+
+    def has_program(self, digest: bytes) -> bool:
+        """Whether a document is stored, or staged."""
+        return any(digest in draft.programs for draft in self._with_parents()) or self.catalog.has_program(digest)
 
     def unregister(self, name: str) -> None:
         """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
@@ -332,38 +375,6 @@ class Draft:
             )
         self.policies[source, pattern] = policy
 
-    def reset_usage(self, name: str, version: int | None) -> None:
-        """Forget the statistics of a module, or of one version; None: of all. Raises UnknownModuleError.
-
-        `name` is a name that has statistics, a full name, an alias or a short name. A version without statistics is
-        no error. Raises InvalidArgumentError for what is no version.
-        """
-        check_version(version)
-        found = self._with_usage(name)
-        if found is None:
-            raise self.catalog.unknown(name)
-        if version is not None:
-            keys = [versioned_key(found, version)]
-        else:
-            staged = (key for draft in self._with_parents() for key in draft.usage)
-            prefix = versioned_prefix(found)
-            keys = [
-                found.encode(),
-                *self.catalog.version_rows(found),
-                *(key for key in staged if key.startswith(prefix)),
-            ]
-        for key in keys:
-            if self.usage_row(key) is not None:
-                self.usage[key] = None
-
-    def _with_usage(self, name: str) -> str | None:
-        """The module that a name means, or the name itself where it has statistics."""
-        if stored_name_problems(name):
-            return None
-        if self.module(name) is not None or self.usage_row(name.encode()) is not None:
-            return name
-        return self.catalog.registered_name(name)
-
     # How modules change
 
     def _discovered(self) -> list[str]:
@@ -372,15 +383,20 @@ class Draft:
             names.update(draft.layers)
         return sorted(name for name in names if DISCOVERED in self.layers_of(name))
 
-    def _put(self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None) -> None:
+    def _put(
+        self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None, program: bytes | None = None
+    ) -> None:
+        """Put a version in force. `program` None: it keeps the program of the version that it replaces."""
+        if program is None:
+            program = current.program if current else b""
         if current is None:
             sequence = self.take_sequence()
-            version = _after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, sequence, by=self.by)
-        elif current.encoded != encoded:
+            version = after(info.name, self._last_version(info.name))
+            self.modules[info.name] = Entry(info, encoded, version, source, sequence, (), self.by, program)
+        elif (current.encoded, current.program) != (encoded, program):
             past = (*current.past, current) if self.is_staged(info.name) else ()
-            version = _after(info.name, current.version)
-            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
+            version = after(info.name, current.version)
+            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by, program)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
             self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by, global_revision=0)
@@ -405,6 +421,9 @@ class Draft:
         self.changed_by[name] = self.by
         for alias in tuple(self.aliases_of(name)):
             self.aliases.put(alias, self.alias(alias), None, self.by)
+        labels = self.labels_of(name)
+        if labels:
+            self.put_labels(name, {}, labels)
 
     def is_staged(self, name: str) -> bool:
         """Whether this draft, or one below it, changes the module."""
@@ -421,9 +440,3 @@ class Draft:
         if stored is not None:  # dropped and registered again within one draft
             return stored.provenance.version
         return self.catalog.last_version(name) if self.catalog.has_history else 0
-
-
-def _after(name: str, version: int) -> int:
-    if version >= LAST_VERSION:
-        raise RegistryFullError(f"{name} is at version {version}, the last possible one.")
-    return version + 1

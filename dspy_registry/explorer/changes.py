@@ -23,7 +23,7 @@ def plain(change: Change) -> dict[str, Any]:
         "everything": change.everything,
         "modules": [{**msgspec.structs.asdict(each), "by": shown_requester(each.by)} for each in modules[:_LISTED]],
         "aliases": [{**msgspec.structs.asdict(each), "by": shown_requester(each.by)} for each in aliases[:_LISTED]],
-        "labels": [f"{name}@{label}" for name, label in change.labels[:_LISTED]],
+        "labels": [f"{each.name}@{each.label}" for each in change.labels[:_LISTED]],
         "policies": list(change.policies[:_LISTED]),
         "by": [shown_requester(each) for each in change.by[:_LISTED]],
         "more": max(0, len(modules) - _LISTED) + max(0, len(aliases) - _LISTED),

@@ -24,9 +24,11 @@ INDEXES: Final = "I5"
 ALIASES: Final = "I6"
 LAYERS: Final = "I7"
 HISTORY: Final = "I8"
+LABELS: Final = HISTORY
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
 DAMAGE: Final = "I23"
+PROGRAMS: Final = "I29"
 HEAD: Final = VALUES
 
 

@@ -12,13 +12,13 @@ from dspy_registry.registry_store.cluster_rows import Position, row_key
 from dspy_registry.registry_store.codec import decode_record, encode
 from dspy_registry.registry_store.errors import ClusterMembershipError, CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES
+from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import expanded, newest
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.following import set_position
 from dspy_registry.writer.cluster.keys import Keys
-from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule, GlobalWords, withdraw
+from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule, GlobalPolicy, GlobalWords, withdraw
 from dspy_registry.writer.draft import Draft
 
 _SHOWN: Final = 8
@@ -54,6 +54,9 @@ def own_records(catalog: Catalog) -> list[OwnRecord]:
     for alias, meaning in catalog.aliases().items():
         if meaning.source == CLIENT:
             found.append(OwnRecord(ALIASES, alias.encode(), GlobalAlias(meaning.name)))
+    for (source, pattern), policy in catalog.policies.items():
+        if source == CLIENT:
+            found.append(OwnRecord(POLICIES, pattern.encode(), GlobalPolicy(policy)))
     words = catalog.implications().get(CLIENT)
     if words:
         found.append(OwnRecord(META_VOCABULARY, b"clients", GlobalWords(words)))
@@ -64,6 +67,11 @@ def _own_modules(catalog: Catalog) -> Iterator[tuple[int, OwnRecord]]:
     for key, value in catalog.records():
         stored = decode_record(value, key.decode())
         kept = stored.provenance
+        if kept.program:
+            raise ClusterMembershipError(
+                f"{key.decode()} has a program, and a cluster carries none.",
+                remedy="Register it without a program, or keep this registry out of the cluster.",
+            )
         if kept.source == CLIENT:
             yield kept.sequence, OwnRecord(MODULES, key, GlobalModule(kept.version, 0, encode(stored.info), kept.by))
 
@@ -116,6 +124,8 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
         key = one.key.decode()
         if one.kind == MODULES:
             withdraw(draft, key)
+        elif one.kind == POLICIES:
+            draft.set_policy(key, None)
         elif one.kind == META_VOCABULARY:
             draft.set_implications(CLIENT, {})
     for one in discarded:

@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterMembershipError,
     ClusterUnavailableError,
+    InvalidArgumentError,
     RegistryError,
 )
 from dspy_registry.registry_store.layout import MODULES
@@ -38,6 +39,7 @@ from dspy_registry.registry_store.protocol import (
     Rename,
     SetAlias,
     SetImplications,
+    SetPolicy,
     Unregister,
     remembered_codec,
 )
@@ -51,8 +53,9 @@ from dspy_registry.writer.cluster.mirror import Mirror
 from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
-from dspy_registry.writer.daemon.requests import BatchRequest, DiscoveryRequest, SingleRequest
+from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
 from dspy_registry.writer.draft import Draft
 
 MOST_KEYS: Final = 100
@@ -68,7 +71,17 @@ _MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
 _GROUP: Final = 48  # requests that are tried in one transaction
 _ANSWERS_KEPT: Final = 2 * 3600  # seconds
 _PAUSE: Final = 0.1  # seconds
-_GLOBAL: Final = (Register, RegisterMany, Unregister, SetAlias, RemoveAlias, SetImplications, Release, Rename)
+_GLOBAL: Final = (
+    Register,
+    RegisterMany,
+    Unregister,
+    SetAlias,
+    RemoveAlias,
+    SetImplications,
+    SetPolicy,
+    Release,
+    Rename,
+)
 
 T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
@@ -116,13 +129,12 @@ class Origin:
 
     def take(self, request: Work) -> bool:
         """Take a client's change, if it is a global one. False: it is of this host alone."""
-        if isinstance(request, DiscoveryRequest):
+        if isinstance(request, PublicationRequest):
+            request.resolve(request.failure(_no_programs()))
+            return True
+        if not _is_global(request):
             return False
-        if isinstance(request, SingleRequest):
-            if not isinstance(request.message, _GLOBAL):
-                return False
-        elif not isinstance(request, BatchRequest):
-            return False
+        assert isinstance(request, ClientRequest)
         work = GlobalRequest(request)
         if len(self._waiting) >= _MOST_WAITING or self._held > _MOST_HELD:
             self._held += work.held_bytes
@@ -337,6 +349,19 @@ class Origin:
         if self._lease == 0 or time.monotonic() - self._leased_at > _ANSWERS_KEPT / 2:
             self._lease = await self._engine.lease(_ANSWERS_KEPT)
             self._leased_at = time.monotonic()
+
+
+def _is_global(request: Work) -> bool:
+    """Whether the cluster has to accept it. What discovery finds, statistics and labels are of this host."""
+    if isinstance(request, SingleRequest):
+        return isinstance(request.message, _GLOBAL)
+    return isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
+
+
+def _no_programs() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
+    )
 
 
 def _conflict(outcome: Outcome, keys: Keys) -> Outcome:

@@ -17,11 +17,13 @@ from dspy_registry.registry_store.cluster_rows import GlobalRow, global_row_code
 from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES
+from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
 from dspy_registry.writer import overrides
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 
 _decode_info = msgspec.msgpack.Decoder(ModuleInfo).decode
 
@@ -47,6 +49,12 @@ class GlobalAlias(msgspec.Struct, frozen=True, array_like=True):
     by: By | None = None
 
 
+class GlobalPolicy(msgspec.Struct, frozen=True, array_like=True):
+    """What clients decide for a pattern. None: nothing."""
+
+    policy: Policy | None = None
+
+
 class GlobalWords(msgspec.Struct, frozen=True, array_like=True):
     """The implications that clients declare."""
 
@@ -70,7 +78,7 @@ def _apply_module(draft: Draft, name: str, module: GlobalModule, known: GlobalRo
     info, encoded = validate_encoded(_decode_info(module.info), is_registered=True)
     if info.name != name:
         raise CorruptRecordError(f"under {name} the cluster has the record of {info.name}.")
-    entry = Entry(info, encoded, module.version, CLIENT, 0, (), module.by, module.revision or revision)
+    entry = Entry(info, encoded, module.version, CLIENT, 0, (), module.by, b"", module.revision or revision)
     _adopt(draft, entry, is_new=known is not None and known.order != module.order)
 
 
@@ -81,6 +89,7 @@ def _adopt(draft: Draft, entry: Entry, *, is_new: bool) -> None:
     """
     name = entry.info.name
     current = draft.module(name)
+    _drop_labels_beyond(draft, name, entry.version)
     is_clients = current is not None and current.source == CLIENT and not draft.layers_of(name)
     if current is not None and is_new and is_clients and current.encoded != entry.encoded:
         draft.unregister(name)
@@ -91,6 +100,14 @@ def _adopt(draft: Draft, entry: Entry, *, is_new: bool) -> None:
         past = (*current.past, current) if draft.is_staged(name) else ()
         draft.modules[name] = msgspec.structs.replace(entry, sequence=current.sequence, past=past)
     draft.changed_by[name] = entry.by
+
+
+def _drop_labels_beyond(draft: Draft, name: str, version: int) -> None:
+    """Labels that name versions which this host itself counted beyond the cluster's: those versions go."""
+    labels = draft.labels_of(name)
+    broken = [label for label, named in labels.items() if max(named.versions, default=0) > version]
+    if broken:
+        draft.put_labels(name, {label: named for label, named in labels.items() if label not in broken}, broken)
 
 
 def withdraw(draft: Draft, name: str) -> None:
@@ -113,6 +130,10 @@ def _apply_alias(draft: Draft, alias: str, meaning: GlobalAlias, known: GlobalRo
         draft.remove_alias(alias)
 
 
+def _apply_policy(draft: Draft, pattern: str, decided: GlobalPolicy, known: GlobalRow | None, revision: int) -> None:
+    draft.set_policy(pattern, decided.policy)
+
+
 def _apply_words(draft: Draft, key: str, vocabulary: GlobalWords, known: GlobalRow | None, revision: int) -> None:
     draft.set_implications(CLIENT, vocabulary.words)
 
@@ -128,6 +149,11 @@ KINDS: Final[dict[bytes, Kind]] = {
         _apply_alias,
         lambda meaning, revision: GlobalRow(revision, is_live=meaning.name is not None),
         keeps_value=True,
+    ),
+    POLICIES: Kind(
+        SealedAlone(GlobalPolicy, "a policy of the cluster"),
+        _apply_policy,
+        lambda decided, revision: GlobalRow(revision, is_live=decided.policy is not None),
     ),
     META_VOCABULARY: Kind(
         SealedAlone(GlobalWords, "the vocabulary of the cluster"),

@@ -19,13 +19,22 @@ from dspy_registry.registry_store.errors import (
     RegistryError,
 )
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES
+from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
 from dspy_registry.registry_store.protocol import Register, RemoveAlias, Unregister
 from dspy_registry.registry_store.validation import check_expected_version
-from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule, GlobalWords, load_row, withdraw
+from dspy_registry.writer.cluster.records import (
+    KINDS,
+    GlobalAlias,
+    GlobalModule,
+    GlobalPolicy,
+    GlobalWords,
+    load_row,
+    withdraw,
+)
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, decode_module, stage_message
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 
 
 class GlobalRequest(Work):
@@ -141,6 +150,9 @@ def global_changes(draft: Draft) -> GlobalChanges:
         changed = _alias(draft, alias, meaning)
         if changed is not None:
             puts[ALIASES, alias.encode()] = KINDS[ALIASES].codec.dump(changed)
+    for (source, pattern), policy in draft.policies.items():
+        if source == CLIENT:
+            puts[POLICIES, pattern.encode()] = KINDS[POLICIES].codec.dump(GlobalPolicy(policy))
     if draft.implications is not None:
         words = GlobalWords(draft.implications.get(CLIENT, {}))
         puts[META_VOCABULARY, b"clients"] = KINDS[META_VOCABULARY].codec.dump(words)

@@ -18,6 +18,7 @@ from dspy_registry.registry_store.protocol import (
     HealthRequest,
     OpenCircuit,
     Part,
+    Publish,
     ReadStatus,
     RegisterMany,
     ReportOutcomes,
@@ -30,6 +31,7 @@ from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
@@ -79,6 +81,7 @@ class Requests:
             Part: lambda message: self._upload.add(message.modules),
             RegisterMany: self._take_batch,
             ApplyDiscovery: self._take_batch,
+            Publish: self._take_publication,
             ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
             ReportUsage: self._take_usage,
             ReportOutcomes: self._take_health,
@@ -143,6 +146,11 @@ class Requests:
         self._service.queue.refuse_if_full()
         modules, held = self._upload.take(message.count)
         self._accept(batch_request(self._client, message, modules, self._reply, held))
+
+    def _take_publication(self, message: Publish) -> None:
+        self._service.queue.refuse_if_full()
+        pieces, held = self._upload.take(message.count)
+        self._accept(PublicationRequest(self._client, message, pieces, self._reply, held + self._size))
 
     def _accept(self, request: ClientRequest) -> None:
         request.by = self.by

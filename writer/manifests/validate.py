@@ -18,8 +18,15 @@ from dspy_registry.registry_store.vocabulary import is_capability
 from dspy_registry.registry_store.wording import shown_value
 from dspy_registry.writer.manifests.declarations import ERRORS_SOUGHT, Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
-from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
+from dspy_registry.writer.manifests.schema import (
+    DefaultManifest,
+    LabelManifest,
+    Manifest,
+    ModuleManifest,
+    keys_of,
+)
 from dspy_registry.writer.manifests.text import Document
+from dspy_registry.writer.manifests.validate_labels import declared_labels, label_entry_problems, with_text_keys
 
 _LONGEST_COMPARED: Final = 64  # characters
 
@@ -39,7 +46,8 @@ def validate_document(file: str, document: Document) -> LoadedFile:
     problems = list(islice(_problems(document.data), ERRORS_SOUGHT))
     if not problems:
         try:
-            msgspec.convert(document.data, Manifest)
+            labels = with_text_keys(document.data.get("labels", ()))
+            msgspec.convert({**document.data, "labels": labels}, Manifest)
         except msgspec.ValidationError as error:
             problems.append(Problem((), str(error)))
     if problems:
@@ -55,6 +63,7 @@ def _declarations(data: Mapping[str, Any]) -> Declarations:
         aliases=dict(data.get("aliases", {})),
         implications={word: tuple(implied) for word, implied in data.get("implications", {}).items() if implied},
         defaults=tuple(Default(entry["match"], _without(entry, "match")) for entry in data.get("defaults", ())),
+        labels=declared_labels(data.get("labels", ())),
     )
 
 
@@ -82,6 +91,7 @@ def _problems(data: Any) -> Iterator[Problem]:
     yield from _alias_problems(data.get("aliases", {}))
     yield from _implication_problems(data.get("implications", {}))
     yield from _default_problems(data.get("defaults", []))
+    yield from _label_problems(data.get("labels", []))
 
 
 def _module_problems(entries: Any) -> Iterator[Problem]:
@@ -108,6 +118,23 @@ def _default_problems(entries: Any) -> Iterator[Problem]:
         return
     for index, entry in enumerate(entries):
         yield from _entry_problems(("defaults", index), entry, DefaultManifest, "match")
+
+
+def _label_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("labels",), "a list of labels", entries)
+        return
+    seen: dict[tuple[str, str], Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("labels", index)
+        if not isinstance(entry, dict):
+            yield _wrong_type(path, f"a mapping with {_listed(keys_of(LabelManifest))}", entry)
+            continue
+        yield from _unknown_keys(path, entry, keys_of(LabelManifest))
+        yield from (Problem(place, message) for place, message in label_entry_problems(path, entry))
+        declared = str(entry.get("module")), str(entry.get("label"))
+        if seen.setdefault(declared, path) != path:
+            yield Problem((*path, "label"), f"{'@'.join(declared)} is declared twice in this file", seen[declared])
 
 
 def _alias_problems(aliases: Any) -> Iterator[Problem]:
