@@ -71,6 +71,8 @@ _REMEDIES: Final[dict[type[Exception], str]] = {
     lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
     lmdb.MemoryError: "Allow this process more address space (ulimit -v).",
 }
+# An error without a remedy here is the disk's, or follows an earlier error of the same transaction (MDB_BAD_TXN).
+_ANY_REMEDY: Final = "Look for disk errors in the system log, then run `dspy-registry check`, which finds damage."
 _PERMISSION_REMEDY: Final = (
     "Readers need read access to the folder and data.mdb, and write access to lock.mdb: "
     "run them as the writer's user or group."
@@ -99,7 +101,7 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
         return StoreClosedError(f"{folder} was closed.")
     if isinstance(error, _DAMAGES):
         return DamagedStoreError(f"{folder / DATA_FILE}{said.removeprefix(str(folder))}")
-    return StoreError(said, remedy=_REMEDIES.get(type(error)))
+    return StoreError(said, remedy=_REMEDIES.get(type(error), _ANY_REMEDY))
 
 
 def _no_slot(folder: Path) -> NoReaderSlotError:
