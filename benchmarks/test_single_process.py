@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rows_cached, rows_find, rows_peers, rows_uncached, rows_usage
+from benchmarks import rows_cached, rows_find, rows_peers, rows_uncached, rows_usage, rows_versions
 from benchmarks.harness import UNROLLED, Contender, chunked
 from benchmarks.rows import Bench, MakeContest
 from benchmarks.stores import PEERS
@@ -30,6 +30,7 @@ def _contests() -> list[Any]:
         **rows_cached.CONTESTS,
         **rows_uncached.CONTESTS,
         **rows_usage.CONTESTS,
+        **rows_versions.CONTESTS,
         "find_uncached": rows_find.contest,
     }
     found = [pytest.param(make, None, id=name) for name, make in alone.items()]
