@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.harness import Contender, Contest, compare, timed
-from benchmarks.rows import Bench, MakeContest, Result, Row
+from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_cached import PASS, PLAIN, SIZE, WORKING_SET
 from benchmarks.rows_concurrent import copied
 from benchmarks.stores import OURS
@@ -172,4 +172,3 @@ ROWS: Final = (
     Row("resolve_key", ("resolve_key", "label_share"), 3, _resolve),
     Row("versions", ("versions_cached", "versions_attach"), 90, _many_versions),
 )
-CONTESTS: Final[dict[str, MakeContest]] = {"get_label_cached": contest}

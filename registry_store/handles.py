@@ -105,7 +105,11 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
 
 
 def _no_slot(folder: Path) -> NoReaderSlotError:
-    found = described(holders(*read_without_slot(folder)))
+    slots, newest = read_without_slot(folder)
+    found = holders(slots, newest)
+    dead = len(slots) - sum(holder.slots for holder in found)
+    named = [described(found)] if found else []
+    named += [f"{dead} by processes that have ended, until one of the others reads again"] if dead else []
     return NoReaderSlotError(
-        f"{folder}: all slots of LMDB's table of readers are taken{f', by {found}' if found else ''}."
+        f"{folder}: all slots of LMDB's table of readers are taken{', by ' if named else ''}{'; '.join(named)}."
     )

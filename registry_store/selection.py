@@ -17,6 +17,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, UnknownLabel
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.labels import LATEST, label_names, load_label
 from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.scan import items_from_last
 
 _MOST_DIGITS: Final = len(str(layout.LAST_VERSION))
 
@@ -132,9 +133,7 @@ def decode_version(record: bytes, name: str, version: int) -> StoredModule:
 def past_records(txn: Transaction, dbs: Databases, name: str) -> Iterator[tuple[int, bytes]]:
     """(version, record) of the replaced versions of a full name, newest first."""
     prefix = name.encode() + b"\0"
-    cursor = txn.cursor(dbs.history)
-    after = cursor.set_range(prefix[:-1] + b"\1")  # no name holds a control character
-    found = cursor.prev() if after else cursor.last()
-    while found and cursor.key()[:-4] == prefix:
-        yield int.from_bytes(cursor.key()[-4:], "big"), cursor.value()
-        found = cursor.prev()
+    for key, record in items_from_last(txn, dbs.history, prefix):
+        if key[:-4] != prefix:  # the caller may ask for a name that holds a zero, as no kept one does
+            return
+        yield int.from_bytes(key[-4:], "big"), record
