@@ -17,8 +17,9 @@ from dspy_registry import (
     UpgradeRequiredError,
 )
 from dspy_registry.registry_store.backup import backup
-from dspy_registry.registry_store.layout import label_key
+from dspy_registry.registry_store.layout import label_key, versioned_key
 from dspy_registry.writer.daemon.change_lines import log_change
+from dspy_registry.writer.repair.repair import repair
 from dspy_registry.writer.restore import restore
 from dspy_registry.writer.upgrade import upgrade
 from tests.conftest import violations
@@ -130,3 +131,18 @@ def test_calls_reported_by_version_count_for_that_version(registry_folder: Path)
         advised = registry.routing_recommendation(f"{NAME}@champion", basis="observed", input_size=500)
         assert advised == registry.routing_recommendation(f"{NAME}@20", basis="observed", input_size=500)
         assert registry.estimate_duration(f"{NAME}@champion") == 20
+
+
+def test_a_repair_keeps_labels_and_what_they_name(tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    labelled(folder)
+    with RegistryWriter(folder) as writer:
+        writer.set_label(NAME, "lost", {12: 1, 24: 1})
+        with behind(writer) as (txn, dbs):
+            assert txn.delete(versioned_key(NAME, 12), db=dbs.history)
+    done = repair(folder, tmp_path / "new")
+    assert {lost.where for lost in done.lost if lost.where.startswith("labels")} == {f"labels/{NAME}/lost"}
+    assert violations(tmp_path / "new") == []
+    with Registry(tmp_path / "new") as new:
+        assert list(new.labels(NAME)) == ["live"]
+        assert [new.get_module(f"{NAME}@{version}").estimated_duration for version in (2, 3, 24)] == [2, 3, 24]

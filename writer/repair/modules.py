@@ -10,6 +10,7 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Alias, Change, ModuleChange, State, alias_codec, change_codec
 from dspy_registry.registry_store.codec import encode, open_record, seal_record
+from dspy_registry.registry_store.labels import label_codec, labelled_versions
 from dspy_registry.registry_store.layers import CLIENT, Layer, layer_codec, merge
 from dspy_registry.registry_store.layout import (
     ALIASES,
@@ -17,6 +18,7 @@ from dspy_registry.registry_store.layout import (
     FORMAT_VERSION,
     HISTORY,
     HISTORY_VERSIONS,
+    LABELS,
     LAYERS,
     MODULES,
     SEQUENCES,
@@ -59,6 +61,7 @@ class Modules:
         self._account = account
         self._order = _order(found)
         self._logged = _logged(found)
+        self._labelled = _labelled(found)
         self._history = {**_past(backup)}
         for name, versions in _past(found).items():
             self._history[name] = {**self._history.get(name, {}), **versions}
@@ -185,17 +188,26 @@ class Modules:
         self._keep_run(name, last)
 
     def _keep_run(self, name: str, last: int) -> None:
-        """Keep the versions up to `last` that have no gap between them."""
+        """Keep the versions up to `last` that have no gap between them, and older ones that labels name."""
         rows = self._history.get(name, {})
         kept: dict[int, bytes] = {}
         number = last
         while number in rows and len(kept) < HISTORY_VERSIONS:
             kept[number] = rows[number]
             number -= 1
-        self.past[name] = kept
+        is_short = len(kept) < HISTORY_VERSIONS
+        labelled = self._labelled.get(name, set()) if name in self.records else set()
+        older = {version for version in rows if version <= last - HISTORY_VERSIONS and version in labelled}
+        self.past[name] = {**kept, **{version: rows[version] for version in older}}
         for version in rows:
-            if version <= number and len(kept) < HISTORY_VERSIONS:
+            if version <= number and version not in older and is_short:
                 self._account.lose(HISTORY, (name, version), _GAP)
+
+    def has_version(self, name: str, version: int) -> bool:
+        """Whether a version of a module is what it was, and kept."""
+        if version in self.past.get(name, {}):
+            return True
+        return name not in self.renumbered and self.records[name].provenance.version == version
 
     def _is_kept(self, key: bytes) -> bool:
         name, version = _named_version(key)
@@ -249,6 +261,15 @@ def _past(found: Found) -> dict[str, dict[int, bytes]]:
         name, version = _named_version(key)
         past[name][version] = value
     return past
+
+
+def _labelled(found: Found) -> dict[str, set[int]]:
+    """The versions that labels name, by module."""
+    labelled: dict[str, set[int]] = defaultdict(set)
+    for key, value in found.rows[LABELS].items():
+        versions = labelled_versions((label_codec.load(value, key, found.format),))
+        labelled[_text(key.partition(b"\0")[0])] |= versions
+    return dict(labelled)
 
 
 def _layers(found: Found) -> dict[str, dict[str, Layer]]:

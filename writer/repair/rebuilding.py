@@ -21,6 +21,7 @@ from dspy_registry.registry_store.changes import (
 )
 from dspy_registry.registry_store.codec import database_seal, encode, key_seal, seal, unseal
 from dspy_registry.registry_store.errors import VocabularyError
+from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
 from dspy_registry.registry_store.layers import (
     CLIENT,
     CORE,
@@ -46,7 +47,7 @@ _NEW: Final = layout.FORMAT_VERSION
 _BACKUP: Final = "the backup"
 _NO_MODULE: Final = "its module is lost"
 _NOT_ON_PAGES: Final = "no page that can be read has it"
-_COPIED: Final = (layout.LABELS, layout.PROGRAMS, layout.POLICIES)
+_COPIED: Final = (layout.PROGRAMS, layout.POLICIES)
 
 
 def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
@@ -72,7 +73,8 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
         layout.ALIASES: _aliases(found, backup, modules, account),
         layout.CHANGES: _changes(head),
         layout.USAGE: _usage(found, modules, account),
-        **{database: _copied(database, found, modules, account) for database in _COPIED},
+        layout.LABELS: _labels(found, modules, account),
+        **{database: _copied(database, found, account) for database in _COPIED},
     }
 
 
@@ -246,12 +248,27 @@ def _usage(found: Found, modules: Modules, account: Account) -> Rows:
     return rows
 
 
-def _copied(database: bytes, found: Found, modules: Modules, account: Account) -> Rows:
+def _labels(found: Found, modules: Modules, account: Account) -> Rows:
+    """Labels whose versions are all there, with the numbers that they had."""
+    rows = {}
+    for key, value in found.rows[layout.LABELS].items():
+        name = key.partition(b"\0")[0].decode()
+        label: Label = label_codec.load(value, key, found.format)
+        versions = labelled_versions((label,))
+        if name not in modules.records:
+            account.lose(layout.LABELS, key, _NO_MODULE)
+        elif gone := sorted(version for version in versions if not modules.has_version(name, version)):
+            account.lose(layout.LABELS, key, f"it names version {gone[0]}, which is lost or has another number now")
+        else:
+            rows[key] = label_codec.dump(label, key, _NEW)
+            _tell_origin(account, layout.LABELS, key, found.origin.get((layout.LABELS, key), NEWEST))
+    _lose_unsound(layout.LABELS, found, rows, account)
+    return rows
+
+
+def _copied(database: bytes, found: Found, account: Account) -> Rows:
     rows = {}
     for key, value in found.rows[database].items():
-        if database == layout.LABELS and key.partition(b"\0")[0].decode("utf-8", "replace") not in modules.records:
-            account.lose(database, key, _NO_MODULE)
-            continue
         rows[key] = _sealed_again(database, key, value, found.format)
         _tell_origin(account, database, key, found.origin.get((database, key), NEWEST))
     _lose_unsound(database, found, rows, account)

@@ -9,6 +9,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import alias_codec, change_codec, implications_codec, state_codec
 from dspy_registry.registry_store.codec import database_seal, decode_record, key_seal, open_record, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.labels import label_codec
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec, rank
 from dspy_registry.registry_store.order import load_row
 from dspy_registry.registry_store.records import StoredModule
@@ -92,6 +93,11 @@ def _alias(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     alias_codec.load(value, key, format)
 
 
+def _label(_database: bytes, key: bytes, value: bytes, format: int) -> None:
+    key.decode()
+    label_codec.load(value, key, format)
+
+
 def _layer(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     source = key.partition(b"\0")[2].decode()
     key.decode()
@@ -127,6 +133,7 @@ _LOOKS: Final[dict[bytes, Callable[[bytes, bytes, bytes, int], None]]] = {
     layout.SEQUENCES: _row_of_names,
     layout.ALIASES: _alias,
     layout.LAYERS: _layer,
+    layout.LABELS: _label,
     layout.CHANGES: _change,
     layout.USAGE: _usage_row,
 }
