@@ -20,6 +20,7 @@ from benchmarks import (
     rows_memory,
     rows_mixes,
     rows_peers,
+    rows_programs,
     rows_sizes,
     rows_steps,
     rows_throughput,
@@ -54,6 +55,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_usage_readers.ROWS,
     *rows_versions.ROWS,
     *rows_watch.ROWS,
+    *rows_programs.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 

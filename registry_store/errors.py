@@ -128,6 +128,51 @@ class InvalidModuleError(RegistryError, ValueError):
         return type(self), (self.subject, self.problems)
 
 
+class InvalidProgramError(RegistryError, ValueError):
+    """A program cannot be published. `problems` has one line for each reason."""
+
+    def __init__(self, subject: str, problems: Iterable[str]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(
+            f"the program {subject} cannot be published: {'; '.join(self.problems)}.",
+            remedy="Nothing was changed.",
+        )
+
+    def __reduce__(self) -> tuple[type[InvalidProgramError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.subject, self.problems)
+
+
+class ProgramRefusedError(RegistryError, ValueError):
+    """A published program does not fit this process, and was not loaded. `problems` has one line for each reason."""
+
+    def __init__(self, name: str, problems: Iterable[str]) -> None:
+        self.name = name
+        self.problems = tuple(problems)
+        super().__init__(
+            f"the program {name} was not loaded: {'; '.join(self.problems)}.",
+            remedy="Publish it again from the code that runs here, or run the code that it was published from.",
+        )
+
+    def __reduce__(self) -> tuple[type[ProgramRefusedError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.name, self.problems)
+
+
+class NoProgramError(RegistryError, KeyError):
+    """A version of a module has no program. `name` is what was asked for, `version` the version that it means."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.name = name
+        self.version = version
+        super().__init__(
+            f"{name} is version {version}, which has no program.",
+            remedy="Publish one (`dspy-registry program publish`), or ask for a label of a version that has one.",
+        )
+
+    def __reduce__(self) -> tuple[type[NoProgramError], tuple[str, int]]:
+        return type(self), (self.name, self.version)
+
+
 class VocabularyError(RegistryError, ValueError):
     """Capability implications cannot be used: a malformed word, a limit, or a cycle. The message names it."""
 
@@ -166,6 +211,39 @@ class LabelConflictError(RegistryError, ValueError):
 
     def __reduce__(self) -> tuple[type[LabelConflictError], tuple[str, str, str, str]]:
         return type(self), (self.name, self.label, self.expected, self.current)
+
+
+class NoCandidateError(RegistryError, LookupError):
+    """`route` found no module that may be called. `excluded` are those left out: (name, version, reason, detail)."""
+
+    remedy = "Ask for less, or wait until a module is healthy again."
+
+    def __init__(self, excluded: Iterable[tuple[str, int, str, str]] = ()) -> None:
+        self.excluded = tuple(excluded)
+        reasons = "; ".join(f"{name} ({reason}: {detail})" for name, _, reason, detail in self.excluded)
+        super().__init__(
+            f"no module may be called: {reasons}." if reasons else "no module meets these conditions.",
+            remedy=None if reasons else "`dspy-registry find` shows what meets which condition.",
+        )
+
+    def __reduce__(self) -> tuple[type[NoCandidateError], tuple[tuple[tuple[str, int, str, str], ...]]]:
+        return type(self), (self.excluded,)
+
+
+class RouteFailedError(RegistryError, RuntimeError):
+    """`Router` tried every candidate that it could in time. `attempts` says how each ended; the cause is the last's.
+
+    Without attempts, every candidate was at its limit of concurrent calls until the end.
+    """
+
+    remedy = "The attempts say what to mend. A longer deadline or another target gives more of them."
+
+    def __init__(self, message: str, attempts: Iterable[object] = ()) -> None:
+        self.attempts = tuple(attempts)
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[RouteFailedError], tuple[str, tuple[object, ...]]]:
+        return type(self), (self.message, self.attempts)
 
 
 class LimitReachedError(RegistryError, TimeoutError):

@@ -13,14 +13,16 @@ these two are added at the end only.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.daemon_status import DaemonStatus as DaemonStatus
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
+from dspy_registry.registry_store.layout import LAST_VERSION, MAX_RECORD_BYTES, REQUESTS
+from dspy_registry.registry_store.policy import Policy
 
 VERSION: Final = 2
 """1: release 0.1.0. 2: reports by version, and changes that release did not know.
@@ -84,7 +86,7 @@ class Register(Message, frozen=True, tag=1):
 
 
 class Part(Message, frozen=True, tag=2):
-    """Encoded modules of a batch upload; its request follows. Not answered."""
+    """Encoded modules of a batch upload, or pieces of a program; its request follows. Not answered."""
 
     modules: list[bytes]
 
@@ -159,6 +161,20 @@ class Rename(Message, frozen=True, tag=13):
     repeats: Repeats = ()
 
 
+class Publish(Message, frozen=True, tag=19):
+    """Publish a program. The `count` pieces of its document came as parts before; 0: it is stored already.
+
+    `publication` is an encoded Publication; `expected_version` None means any.
+    """
+
+    id: int
+    oldest: int
+    count: int
+    publication: bytes
+    expected_version: int | None = None
+    repeats: Repeats = ()
+
+
 class ReadStatus(Message, frozen=True, tag=9):
     """The state of the daemon: its pid, revision, queue lengths and errors."""
 
@@ -190,6 +206,52 @@ class SetLabels(Message, frozen=True, tag=16):
     repeats: Repeats = ()
 
 
+class SetPolicy(Message, frozen=True, tag=20):
+    """Set a client's policy of a pattern; None: remove it, if there is one."""
+
+    id: int
+    oldest: int
+    pattern: str
+    policy: Policy | None
+
+
+class ReportedOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """How a call ended, for health. `began` and `ended` are seconds on the boot-time clock. See `Outcome`."""
+
+    names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]
+    version: Annotated[int, Meta(ge=0, le=LAST_VERSION)]
+    kind: str
+    began: float
+    ended: float
+    retry_after: float = 0.0
+
+
+class ReportOutcomes(Message, frozen=True, tag=22):
+    """Calls that just ended. Answered with Done when they count. Nothing of it is durable."""
+
+    id: int
+    outcomes: tuple[ReportedOutcome, ...]
+
+
+class OpenCircuit(Message, frozen=True, tag=23):
+    """Open the circuit of a module version for `seconds`; `version` None: of the one in force. Not durable."""
+
+    id: int
+    name: str
+    seconds: float
+    version: int | None = None
+
+
+class ResetCircuit(Message, frozen=True, tag=24):
+    """Close the circuit of a module version; `version` None: of all. Not durable."""
+
+    id: int
+    name: str
+    version: int | None = None
+
+
+HealthRequest: TypeAlias = ReportOutcomes | OpenCircuit | ResetCircuit
+
 ChangeRequest: TypeAlias = (
     Register
     | RegisterMany
@@ -201,9 +263,11 @@ ChangeRequest: TypeAlias = (
     | ResetUsage
     | Release
     | Rename
+    | SetPolicy
     | SetLabels
+    | Publish
 )
-Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
+Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage | HealthRequest
 
 
 # Answers
@@ -239,6 +303,14 @@ class Applied(Message, frozen=True, tag=3):
     refused: tuple[str, ...] = ()
 
 
+class Versioned(Message, frozen=True, tag=19):
+    """What Publish did: this version has the program, visible from `revision` on."""
+
+    id: int
+    revision: int
+    version: int
+
+
 class BatchProgress(Message, frozen=True, tag=4):
     """How many modules of a batch upload have been looked at; 0 of 1 for any other request.
 
@@ -254,26 +326,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 """A function that is called with how much is done and the total. It is called often, so it must be quick."""
 
 
-class DaemonStatus(msgspec.Struct, frozen=True):
-    """The writer daemon at work.
-
-    `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
-    `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
-    what further parts of the daemon say of themselves, by the name of the part. `hanging`: a commit takes so
-    long that it may never end.
-    """
-
-    pid: int
-    revision: int
-    uptime: float
-    connections: int
-    queued: int
-    requests: int
-    groups: int
-    sections: dict[str, Any] = {}
-    hanging: bool = False
-
-
 class Status(Message, frozen=True, tag=5):
     """The answer to ReadStatus."""
 
@@ -281,7 +333,7 @@ class Status(Message, frozen=True, tag=5):
     status: DaemonStatus
 
 
-Effect: TypeAlias = Done | Failed | Applied
+Effect: TypeAlias = Done | Failed | Applied | Versioned
 """The answers to a change. The reply cache holds them, so that a request that arrives twice gets the same answer."""
 Answer: TypeAlias = Effect | BatchProgress | Status
 

@@ -5,7 +5,7 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,10 +31,13 @@ from dspy_registry.registry_store.labels import Label, label_codec, labelled_ver
 from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
+from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.collection import program_rows
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
 
 
@@ -42,12 +45,14 @@ from dspy_registry.writer.indexes import PostingChanges
 class Operations:
     """The puts and deletes of each named database, and the change for the log.
 
-    `change` is None when no reader can see a difference. Then there is no new revision.
+    `change` is None when no reader can see a difference. Then there is no new revision. `references` says by how much
+    more or less often each program is named.
     """
 
     puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
     deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     change: Change | None = None
+    references: Counter[bytes] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
         return any(self.puts.values()) or any(self.deletes.values())
@@ -75,6 +80,7 @@ class _Application:
         self._label_changes: list[LabelChange] = []
         self._overrides: list[str] = []
         self._keys: dict[str, None] = {}
+        self._patterns: dict[str, None] = {}
         self._names_of_labels: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
@@ -100,8 +106,10 @@ class _Application:
                 self._module(name, stored, entry)
         self._reindex_for_vocabulary()
         self._aliases()
+        self._policies()
         self._labels()
         self._layers()
+        self._programs()
         self._blocks()
         self._rows_of_names()
         self._conclude()
@@ -149,7 +157,7 @@ class _Application:
         return (kept.version, kept.sequence) == (entry.version, entry.sequence)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
         return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
@@ -255,6 +263,16 @@ class _Application:
         else:
             self._result.puts[database][key] = value
 
+    def _programs(self) -> None:
+        staged, result = self._draft.programs, self._result
+        has_versions = any(
+            result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY)
+        )
+        if staged or (has_versions and self._catalog.has_programs):
+            rows, gone, result.references = program_rows(staged, result.puts, result.deletes, self._catalog)
+            result.puts[layout.PROGRAMS].update(rows)
+            result.deletes[layout.PROGRAMS] += gone
+
     # Aliases, layers, log
 
     def _aliases(self) -> None:
@@ -271,6 +289,14 @@ class _Application:
         source = after.source if after else before.source if before else ""
         old, new = (meaning.name if meaning else None for meaning in (before, after))
         self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
+
+    def _policies(self) -> None:
+        for (source, pattern), policy in self._draft.policies.items():
+            key = layout.policy_key(source, pattern)
+            if policy != self._catalog.policies.get((source, pattern)):
+                value = None if policy is None else policy_codec.dump(policy, key, self._format)
+                self._put_or_delete(layout.POLICIES, key, value)
+                self._patterns[pattern] = None
 
     def _labels_after(self, name: str) -> dict[str, Label]:
         """The labels of a module as this draft leaves them."""
@@ -336,7 +362,7 @@ class _Application:
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
-        if not (self._changes or self._keys or self._postings or self._label_changes):
+        if not (self._changes or self._keys or self._postings or self._label_changes or self._patterns):
             return
         change = self._change()
         self._result.change = change
@@ -378,6 +404,7 @@ class _Application:
             tuple(self._keys),
             tuple(terms),
             by=by,
+            policies=tuple(self._patterns),
             labels=tuple(self._label_changes),
             overrides=tuple(self._overrides),
             aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, lru_cache
 
@@ -29,7 +29,10 @@ from dspy_registry.registry_store.layout import (
     versioned_prefix,
 )
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
+from dspy_registry.registry_store.policy import Policy
+from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
+from dspy_registry.registry_store.program_rows import is_stored, keys_of, load_program, program_of, stored_digests
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.selection import load_version, past_records
@@ -37,10 +40,11 @@ from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
 from dspy_registry.writer.classes import ClassIndex
+from dspy_registry.writer.program_index import ProgramIndex
 
 
 class Catalog:
-    """Reads of one transaction. `aliases` and `classes` are indexes kept from earlier commits; None: new ones."""
+    """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones."""
 
     def __init__(
         self,
@@ -48,16 +52,19 @@ class Catalog:
         dbs: Databases,
         aliases: AliasIndex | None = None,
         classes: ClassIndex | None = None,
+        programs: ProgramIndex | None = None,
     ) -> None:
         self._txn = txn
         self._dbs = dbs
         self._provenances: dict[str, Provenance | None] = {}
         self._alias_index = aliases or AliasIndex()
         self._class_index = classes or ClassIndex()
+        self._program_index = programs or ProgramIndex()
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
+        self.has_programs = dbs.programs is not None and self._has_entries(dbs.programs)
         self.has_labels = dbs.labels is not None and self._has_entries(dbs.labels)
         self.is_empty = not self._has_entries(dbs.modules)
 
@@ -131,6 +138,55 @@ class Catalog:
         """Whether this version is kept in the history."""
         key = versioned_key(name, version)
         return self._txn.get(key, None, self._dbs.history) is not None
+
+    def row(self, database: bytes, key: bytes) -> bytes | None:
+        """The stored bytes of a row, or None."""
+        value: bytes | None = self._txn.get(key, None, getattr(self._dbs, database.decode()))
+        return value
+
+    # Programs
+
+    def has_program(self, digest: bytes) -> bool:
+        """Whether the document of this digest is stored."""
+        return self.has_programs and is_stored(self._txn, self._dbs, digest)
+
+    def has_whole_program(self, digest: bytes) -> bool:
+        """Whether the document of this digest is stored and intact. Reads all of it."""
+        if not self.has_program(digest):
+            return False
+        with suppress(CorruptRecordError):
+            return bool(load_program(self._txn, self._dbs, digest))
+        return False
+
+    def past_versions(self, name: str) -> Iterator[StoredModule]:
+        """The replaced versions of a full name that can be read, newest first."""
+        for _, record in past_records(self._txn, self._dbs, name):
+            with suppress(CorruptRecordError):
+                yield open_record(record, name)
+
+    def program_keys(self, digest: bytes) -> list[bytes]:
+        """The keys of all rows of a document."""
+        return keys_of(self._txn, self._dbs, digest)
+
+    def program_references(self) -> Mapping[bytes, int]:
+        """How many kept versions name each document, by digest; 0: none does."""
+        if not self.has_programs:
+            return {}
+        index = self._program_index
+        return index.references(self.state.revision, self._named_programs, self._stored_programs)
+
+    def forget_program_references(self) -> None:
+        """Read them again: a damaged record is replaced, and it is not known what it named."""
+        self._program_index.forget()
+
+    def _named_programs(self) -> Iterator[bytes]:
+        for database in (self._dbs.modules, self._dbs.history):
+            yield from filter(None, (program_of(record) for _, record in self._txn.cursor(database)))
+
+    def _stored_programs(self) -> Iterator[bytes]:
+        return stored_digests(self._txn, self._dbs)
+
+    # Labels and layers
 
     def past_version(self, name: str, version: int) -> StoredModule:
         """A version of a registered module. Raises UnknownVersionError, CorruptRecordError."""
@@ -217,6 +273,11 @@ class Catalog:
         """The rules for discovered modules, by source."""
         stored = self._txn.get(META_DEFAULTS, None, self._dbs.meta)
         return {} if stored is None else defaults_codec.load(stored, META_DEFAULTS, self.format)
+
+    @cached_property
+    def policies(self) -> dict[tuple[str, str], Policy]:
+        """All policies, by source and pattern. Raises CorruptRecordError."""
+        return load_rows(self._txn, self._dbs)
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""

@@ -30,6 +30,7 @@ from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.ownership import Ownership
+from dspy_registry.writer.program_index import ProgramIndex
 from dspy_registry.writer.ringer import Ringer
 from dspy_registry.writer.writer_lock import WriterLock
 
@@ -53,8 +54,11 @@ class Committer:
         self._since_reaping = 0
         self.last_change: Change | None = None
         """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
+        self.last_sync = 0.0
+        """Seconds that LMDB took to make the newest commit durable."""
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
+        self._programs = ProgramIndex()
 
     @property
     def revision(self) -> int:
@@ -93,7 +97,7 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 number = self._ownership.verify(txn)
-                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs)
                 draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
@@ -105,6 +109,7 @@ class Committer:
                 self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
+                    self._programs.follow(catalog.state.revision, operations.change.revision, operations.references)
                     self._ringer.ring()
             except lmdb.Error as error:
                 txn.abort()
@@ -125,7 +130,9 @@ class Committer:
         if change is not None:
             self._revision_file.announce(change)
         failpoints.reach("before_commit")
+        began = time.monotonic()
         txn.commit()
+        self.last_sync = time.monotonic() - began
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)

@@ -6,7 +6,7 @@ of the group's draft, which is absorbed when the whole request has succeeded. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
     CorruptRecordError,
+    InvalidArgumentError,
     InvalidModuleError,
     RegistryFullError,
     UnknownAliasError,
@@ -25,10 +26,10 @@ from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Default, Def
 from dspy_registry.registry_store.layout import (
     HISTORY_VERSIONS,
     LAST_SEQUENCE,
-    LAST_VERSION,
     MAX_ALIASES,
     MAX_ALIASES_OF_MODULE,
 )
+from dspy_registry.registry_store.policy import MOST_POLICIES, Policy, check_pattern, check_policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
@@ -39,23 +40,9 @@ from dspy_registry.registry_store.validation import (
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import StagedAliases, aliases_after
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.entry import Entry, after
 
 _SHADOWED = "a module has this full name, and full names always win"
-
-
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
-
-    `by` is whoever changed it last. None: not known.
-    """
-
-    info: ModuleInfo
-    encoded: bytes
-    version: int
-    source: str
-    sequence: int
-    past: tuple[Entry, ...] = ()
-    by: By | None = None
 
 
 class Draft:
@@ -77,13 +64,16 @@ class Draft:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
+        self.policies: dict[tuple[str, str], Policy | None] = {}
+        self.programs: dict[bytes, Sequence[bytes]] = {}
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
-        return bool(self.modules or self.layers or self.usage or self.aliases or self.labels) or is_declared
+        named = self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs
+        return bool(named or self.policies) or is_declared
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -105,6 +95,8 @@ class Draft:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
+        self.policies.update(child.policies)
+        self.programs.update(child.programs)
         self.aliases.absorb(child.aliases)
         self.labels.update(child.labels)
         self.label_authors.update(child.label_authors)
@@ -130,7 +122,9 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, by=kept.by)
+        return Entry(
+            stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, (), kept.by, kept.program
+        )
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -166,13 +160,14 @@ class Draft:
         past = {version for version in window if version in staged or self.catalog.has_version(name, version)}
         return {newest, *past, *labelled_versions(self.labels_of(name).values())}
 
-    def past_version(self, name: str, version: int) -> ModuleInfo:
-        """A version of a registered module. Raises UnknownVersionError, CorruptRecordError."""
+    def past_version(self, name: str, version: int) -> tuple[ModuleInfo, bytes]:
+        """A version of a registered module, and its program. Raises UnknownVersionError, CorruptRecordError."""
         current = self.module(name)
         for entry in (*self._dropped(name), *((*current.past, current) if current else ())):
             if entry.version == version:
-                return entry.info
-        return self.catalog.past_version(name, version).info
+                return entry.info, entry.program
+        stored = self.catalog.past_version(name, version)
+        return stored.info, stored.provenance.program
 
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""
@@ -209,6 +204,12 @@ class Draft:
         below = self._parent.alias_count() if self._parent else self.catalog.alias_count
         return below + self.aliases.added
 
+    def all_policies(self) -> dict[tuple[str, str], Policy]:
+        """Policies, by source and pattern."""
+        below = self._parent.all_policies() if self._parent else self.catalog.policies
+        changed = {**below, **self.policies}
+        return {key: policy for key, policy in changed.items() if policy is not None}
+
     def all_implications(self) -> dict[str, Implications]:
         """Implications, by source."""
         if self.implications is not None:
@@ -232,6 +233,20 @@ class Draft:
         if expected_version is not None and expected_version != version:
             raise ConflictError(info.name, expected_version, version)
         self._put(info, encoded, CLIENT, current)
+
+    def put_version(self, info: ModuleInfo, source: str, program: bytes) -> Entry:
+        """Put a version in force that has this program; empty: none. What is in force already makes no new version.
+
+        Returns the version in force. Raises InvalidModuleError.
+        """
+        self._put(*validate_encoded(info), source, self.module(info.name), program)
+        entry = self.module(info.name)
+        assert entry is not None
+        return entry
+
+    def has_program(self, digest: bytes) -> bool:
+        """Whether a document is stored, or staged."""
+        return any(digest in draft.programs for draft in self._with_parents()) or self.catalog.has_program(digest)
 
     def unregister(self, name: str) -> None:
         """Remove a module with its layers and aliases, a damaged record too. Raises UnknownModuleError."""
@@ -330,6 +345,25 @@ class Draft:
             self._drop(name, current)
         self.layers[name] = layers
 
+    def set_policy(self, pattern: str, policy: Policy | None, source: str = CLIENT) -> None:
+        """Set what a source decides for a pattern; None: it decides nothing. Raises InvalidArgumentError.
+
+        Raises UpgradeRequiredError in a registry of format 1.
+        """
+        if policy is None:
+            check_pattern(pattern)
+        else:
+            check_policy(pattern, policy)
+            self.catalog.dbs.need_format_2("policies")
+        current = self.all_policies()
+        if current.get((source, pattern)) == policy:
+            return
+        if policy is not None and (source, pattern) not in current and len(current) >= MOST_POLICIES:
+            raise InvalidArgumentError(
+                f"there are {MOST_POLICIES} policies, and no registry may have more.", remedy="Use wider patterns."
+            )
+        self.policies[source, pattern] = policy
+
     # How modules change
 
     def _discovered(self) -> list[str]:
@@ -338,16 +372,21 @@ class Draft:
             names.update(draft.layers)
         return sorted(name for name in names if DISCOVERED in self.layers_of(name))
 
-    def _put(self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None) -> None:
+    def _put(
+        self, info: ModuleInfo, encoded: bytes, source: str, current: Entry | None, program: bytes | None = None
+    ) -> None:
+        """Put a version in force. `program` None: it keeps the program of the version that it replaces."""
+        if program is None:
+            program = current.program if current else b""
         if current is None:
             self._refuse_when_full()
-            version = _after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, by=self.by)
+            version = after(info.name, self._last_version(info.name))
+            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, (), self.by, program)
             self.next_sequence += 1
-        elif current.encoded != encoded:
+        elif (current.encoded, current.program) != (encoded, program):
             past = (*current.past, current) if self._is_staged(info.name) else ()
-            version = _after(info.name, current.version)
-            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by)
+            version = after(info.name, current.version)
+            self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by, program)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
             self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)
@@ -387,9 +426,3 @@ class Draft:
         if stored is not None:  # dropped and registered again within one draft
             return stored.provenance.version
         return self.catalog.last_version(name) if self.catalog.has_history else 0
-
-
-def _after(name: str, version: int) -> int:
-    if version >= LAST_VERSION:
-        raise RegistryFullError(f"{name} is at version {version}, the last possible one.")
-    return version + 1

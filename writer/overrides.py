@@ -9,7 +9,8 @@ from dspy_registry.registry_store.errors import InvalidArgumentError, InvalidMod
 from dspy_registry.registry_store.labels import labelled_versions
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.validation import name_problems, stored_name_problems
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.labels import carry_labels
 
 
@@ -51,8 +52,8 @@ def rename(draft: Draft, old: str, new: str) -> None:
         raise InvalidModuleError(f"{old!r} as {new!r}", problems)
     renumbered = {}
     for version in sorted({*labelled_versions(draft.labels_of(old).values()), current.version}):
-        draft.register(msgspec.structs.replace(draft.past_version(old, version), name=new))
-        renumbered[version] = _registered(draft, new).version
+        info, program = draft.past_version(old, version)
+        renumbered[version] = draft.put_version(msgspec.structs.replace(info, name=new), CLIENT, program).version
     carry_labels(draft, old, new, renumbered)
     for alias in tuple(draft.aliases_of(old)):
         draft.aliases.put(alias, draft.alias(alias), Alias(new, CLIENT))

@@ -10,12 +10,15 @@ from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.policy import Policy
+from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
 from dspy_registry.writer import labels, overrides, reconcile
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.programs import Publication, Published, check_publication, publish
 from dspy_registry.writer.store import Store
 from dspy_registry.writer.usage_reset import reset_usage
 
@@ -94,6 +97,25 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: overrides.rename(draft, name, new_name))
 
+    def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """Publish a program as a version of a module, and set its label, in one commit.
+
+        `document` are the bytes of a ProgramDocument; empty: the document of this digest is stored already. `publish`
+        of `dspy_registry.integrations.dspy` makes both from a program. With `expected_version` the call succeeds only
+        if that is the version in force; 0: if the module is not registered; None: in any case. Raises
+        InvalidProgramError, InvalidModuleError, ConflictError, UpgradeRequiredError.
+        """
+        check_publication(publication, len(document), expected_version)
+        pieces, version = cut(document), 0
+
+        def stage(draft: Draft) -> None:
+            nonlocal version
+            version = publish(draft, publication, pieces, expected_version)
+
+        return Published(self._commit(stage), publication.name, version, publication.digest.hex())
+
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
@@ -104,6 +126,23 @@ class RegistryWriter:
     def remove_alias(self, alias: str) -> int:
         """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return self._commit(lambda draft: draft.remove_alias(alias))
+
+    def set_policy(self, pattern: str, policy: Policy) -> int:
+        """Decide about all modules that `pattern` fits. Returns the revision in which this is visible.
+
+        `pattern` is a full name, a shell pattern (`acme.*`), or `pool:NAME`. It replaces a client's earlier policy of
+        the same pattern as a whole. Raises InvalidArgumentError naming all that is wrong, and UpgradeRequiredError in a
+        registry of format 1.
+        """
+        return self._commit(lambda draft: draft.set_policy(pattern, policy))
+
+    def remove_policy(self, pattern: str) -> int:
+        """Remove a client's policy of a pattern. Returns the revision in which it is gone.
+
+        A pattern without one is no error. A manifest's policy of the same pattern counts again. Raises
+        InvalidArgumentError for a malformed pattern.
+        """
+        return self._commit(lambda draft: draft.set_policy(pattern, None))
 
     def set_label(
         self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None

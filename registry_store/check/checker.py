@@ -31,6 +31,7 @@ from dspy_registry.registry_store.check.inspection import (
     load_head,
 )
 from dspy_registry.registry_store.check.modules import postings_and_modules
+from dspy_registry.registry_store.check.programs import programs
 from dspy_registry.registry_store.check.rows import aliases, changes, history, labels, layers, sealed_rows
 from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
@@ -55,7 +56,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("history", history),
     ("changes", changes),
     ("labels", labels),
-    ("requests, usage, programs, policies", sealed_rows),
+    ("requests, usage, policies", sealed_rows),
+    ("programs", programs),
 )
 
 

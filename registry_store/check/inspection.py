@@ -28,6 +28,7 @@ LABELS: Final = HISTORY
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
 DAMAGE: Final = "I23"
+PROGRAMS: Final = "I29"
 HEAD: Final = VALUES
 
 

@@ -26,7 +26,6 @@ from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
     HISTORY_VERSIONS,
     POLICIES,
-    PROGRAMS,
     REQUESTS,
     USAGE,
     versioned_key,
@@ -257,7 +256,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
     """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
-    for database in (REQUESTS, USAGE, PROGRAMS, POLICIES):
+    for database in (REQUESTS, USAGE, POLICIES):
         seal = database_seal(database)
         for key, value in head.rows(getattr(head.dbs, text(database))):
             where = f"{text(database)}/{text(key)}"

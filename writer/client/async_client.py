@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dspy_registry.registry_store.errors import StoreClosedError
 from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
 from dspy_registry.registry_store.paths import registry_path, socket_path
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.writer.client import calls
@@ -22,6 +23,7 @@ from dspy_registry.writer.client.session import check_timeout
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
     from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.programs import Publication, Published
     from dspy_registry.writer.reconcile import Outcome
 
 
@@ -73,6 +75,13 @@ class AsyncWriterClient:
         """See WriterClient.rename_module."""
         return calls.visible_in(await self._call(calls.rename(name, new_name)))
 
+    async def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """See WriterClient.publish_program."""
+        call = calls.publish(publication, document, expected_version)
+        return calls.published(await self._call(call), publication)
+
     async def set_alias(self, alias: str, name: str) -> int:
         """See WriterClient.set_alias."""
         return calls.visible_in(await self._call(calls.set_alias(alias, name)))
@@ -80,6 +89,22 @@ class AsyncWriterClient:
     async def remove_alias(self, alias: str) -> int:
         """See WriterClient.remove_alias."""
         return calls.visible_in(await self._call(calls.remove_alias(alias)))
+
+    async def set_policy(self, pattern: str, policy: Policy) -> int:
+        """See WriterClient.set_policy."""
+        return calls.visible_in(await self._call(calls.set_policy(pattern, policy)))
+
+    async def remove_policy(self, pattern: str) -> int:
+        """See WriterClient.remove_policy."""
+        return calls.visible_in(await self._call(calls.remove_policy(pattern)))
+
+    async def open_circuit(self, name: str, seconds: float, version: int | None = None) -> None:
+        """See WriterClient.open_circuit."""
+        calls.visible_in(await self._call(calls.open_circuit(name, seconds, version)))
+
+    async def reset_circuit(self, name: str, version: int | None = None) -> None:
+        """See WriterClient.reset_circuit."""
+        calls.visible_in(await self._call(calls.reset_circuit(name, version)))
 
     async def set_label(
         self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None

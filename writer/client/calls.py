@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from dspy_registry.registry_store import wire_errors
-from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
+from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.errors import (
+    InvalidArgumentError,
+    InvalidModuleError,
+    ProtocolError,
+    UnknownAliasError,
+    UnknownModuleError,
+)
 from dspy_registry.registry_store.labels import LabelUpdate
+from dspy_registry.registry_store.policy import Policy, check_pattern, check_policy
+from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -18,27 +27,35 @@ from dspy_registry.registry_store.protocol import (
     DaemonStatus,
     Done,
     Failed,
+    OpenCircuit,
     Part,
     Progress,
+    Publish,
     ReadStatus,
     Register,
     RegisterMany,
     Release,
     RemoveAlias,
     Rename,
+    ReportedOutcome,
+    ReportOutcomes,
     ReportUsage,
+    ResetCircuit,
     ResetUsage,
     SetAlias,
     SetImplications,
     SetLabels,
+    SetPolicy,
     Status,
     Unregister,
+    Versioned,
     frame,
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
     check_version,
+    is_time_limit,
     name_problems,
     stored_name_problems,
     validate_encoded,
@@ -47,6 +64,7 @@ from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
 from dspy_registry.writer import labels
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.bounds import Bounds
+from dspy_registry.writer.programs import Publication, Published, check_publication
 from dspy_registry.writer.reconcile import Outcome
 from dspy_registry.writer.registry_writer import refuse_batch
 
@@ -87,13 +105,13 @@ class Call:
     @property
     def is_change(self) -> bool:
         """Whether it asks for a change, so that it must not be carried out twice."""
-        return self.kind not in (ReadStatus, ReportUsage)
+        return self.kind not in _NO_CHANGES
 
     @property
     def fails_when_repeated(self) -> bool:
         """Whether a repetition fails because the first call succeeded. Any other call can be repeated."""
-        if self.kind is Register:
-            return self.arguments[1] is not None
+        if self.kind in (Register, Publish):
+            return self.arguments[-1] is not None
         return self.kind in (Unregister, RemoveAlias, Rename, SetLabels)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
@@ -102,6 +120,9 @@ class Call:
             yield frame(part)
         numbers = (request, oldest) if self.is_change else (request,)
         yield frame(self.kind(*numbers, *self.arguments, *((repeats,) if repeats else ())))
+
+
+_NO_CHANGES: Final = frozenset((ReadStatus, ReportUsage, ReportOutcomes, OpenCircuit, ResetCircuit))
 
 
 def _parts(modules: Sequence[bytes]) -> Iterator[Part]:
@@ -139,6 +160,13 @@ def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Cal
     refuse_batch(len(modules), problems)
     _refuse_too_large(modules)
     return Call(RegisterMany, (len(modules),), modules, progress)
+
+
+def publish(publication: Publication, document: bytes, expected_version: int | None = None) -> Call:
+    """The document is sent before it, in pieces; empty: it is stored already. Raises what `check_publication` does."""
+    check_publication(publication, len(document), expected_version)
+    pieces = cut(document)
+    return Call(Publish, (len(pieces), encode(publication), expected_version), pieces)
 
 
 def unregister(name: str) -> Call:
@@ -204,6 +232,39 @@ def reset_usage(name: str, version: int | None) -> Call:
     return Call(ResetUsage, (name, version))
 
 
+def set_policy(pattern: str, policy: Policy) -> Call:
+    """Raises InvalidArgumentError for a malformed pattern or policy."""
+    check_policy(pattern, policy)
+    return Call(SetPolicy, (pattern, policy))
+
+
+def remove_policy(pattern: str) -> Call:
+    """Raises InvalidArgumentError for a malformed pattern."""
+    check_pattern(pattern)
+    return Call(SetPolicy, (pattern, None))
+
+
+def report_outcomes(outcomes: tuple[ReportedOutcome, ...]) -> Call:
+    """How calls ended, for health."""
+    return Call(ReportOutcomes, (outcomes,))
+
+
+def open_circuit(name: str, seconds: float, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for seconds or a version."""
+    check_version(version)
+    if not is_time_limit(seconds):
+        raise InvalidArgumentError(f"seconds is {seconds!r}, it must be a number of seconds above 0.")
+    _refuse_impossible(name)
+    return Call(OpenCircuit, (name, float(seconds), version))
+
+
+def reset_circuit(name: str, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
+    check_version(version)
+    _refuse_impossible(name)
+    return Call(ResetCircuit, (name, version))
+
+
 def read_status() -> Call:
     """The state of the daemon: its pid, revision, queue lengths and errors."""
     return Call(ReadStatus)
@@ -239,6 +300,13 @@ def outcome(answer: Answer) -> Outcome:
     """What a discovery report changed. Raises the daemon's error."""
     if isinstance(answer, Applied):
         return Outcome(answer.revision, list(answer.declared), list(answer.withdrawn), list(answer.refused))
+    raise _unexpected(answer)
+
+
+def published(answer: Answer, publication: Publication) -> Published:
+    """What a publication did. Raises the daemon's error."""
+    if isinstance(answer, Versioned):
+        return Published(answer.revision, publication.name, answer.version, publication.digest.hex())
     raise _unexpected(answer)
 
 

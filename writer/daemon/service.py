@@ -15,16 +15,22 @@ from dspy_registry.registry_store.protocol import (
     BatchProgress,
     DaemonStatus,
     Done,
+    HealthRequest,
+    OpenCircuit,
     Part,
+    Publish,
     ReadStatus,
     RegisterMany,
+    ReportOutcomes,
     ReportUsage,
+    ResetCircuit,
     Status,
 )
 from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
@@ -35,7 +41,7 @@ _SIGN_OF_LIFE: Final = 1.0  # seconds between signs of life for a request that m
 class Service:
     """What all connections of the daemon share. Belongs to the loop's thread.
 
-    `groups` are the Unix groups to admit. `status` and `take_usage` answer the requests of that name;
+    `groups` are the Unix groups to admit. `status`, `take_usage` and `take_health` answer the requests of that name;
     `watch_progress` is called when a request begins to wait.
     """
 
@@ -44,6 +50,7 @@ class Service:
     groups: Groups
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
+    take_health: Callable[[HealthRequest], None]
     watch_progress: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     is_stopping: bool = False
@@ -71,8 +78,12 @@ class Requests:
             Part: lambda message: self._upload.add(message.modules),
             RegisterMany: self._take_batch,
             ApplyDiscovery: self._take_batch,
+            Publish: self._take_publication,
             ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
             ReportUsage: self._take_usage,
+            ReportOutcomes: self._take_health,
+            OpenCircuit: self._take_health,
+            ResetCircuit: self._take_health,
         }
 
     @property
@@ -133,6 +144,11 @@ class Requests:
         modules, held = self._upload.take(message.count)
         self._accept(batch_request(self._client, message, modules, self._reply, held))
 
+    def _take_publication(self, message: Publish) -> None:
+        self._service.queue.refuse_if_full()
+        pieces, held = self._upload.take(message.count)
+        self._accept(PublicationRequest(self._client, message, pieces, self._reply, held + self._size))
+
     def _accept(self, request: ClientRequest) -> None:
         request.by = self.by
         self._await(request)
@@ -150,6 +166,10 @@ class Requests:
             report = UsageReport(message.id)
             self._await(report)
             durable.add_done_callback(lambda merged: self._acknowledge_usage(report, merged))
+
+    def _take_health(self, message: HealthRequest) -> None:
+        self._service.take_health(message)
+        self._send(Done(message.id, self._service.queue.revision))
 
     def _acknowledge_usage(self, report: UsageReport, merged: asyncio.Future[int]) -> None:
         error: BaseException | None = asyncio.CancelledError() if merged.cancelled() else merged.exception()
