@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dspy_registry.registry_store import layout, lookup
-from dspy_registry.registry_store.codec import decode_record, encode
+from dspy_registry.registry_store.codec import decode_record, encode, key_text
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import MERGED_FIELDS
@@ -65,7 +65,7 @@ def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
     """The full names that begin with `start` and have replaced versions, registered or not, in key order."""
     prefix = start.encode("utf-8", "surrogatepass")  # a surrogate begins no stored key
     for name in groups_with_prefix(txn, dbs.history, prefix, len(layout.versioned_key("", 0))):
-        yield name.decode()
+        yield key_text(name)
 
 
 def changed_fields(before: ModuleInfo, after: ModuleInfo) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def version_of_key(key: bytes) -> tuple[str, int] | None:
     """(name, version) of the key of a version's row; None for any other key."""
     if len(key) <= _VERSION_BYTES or key[0] == 0 or key[-_VERSION_BYTES] != 0:
         return None
-    return key[:-_VERSION_BYTES].decode(), int.from_bytes(key[1 - _VERSION_BYTES :], "big")
+    return key[:-_VERSION_BYTES].decode("utf-8", "backslashreplace"), int.from_bytes(key[1 - _VERSION_BYTES :], "big")
 
 
 def has_versions(dbs: Databases) -> bool:

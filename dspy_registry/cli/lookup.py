@@ -91,7 +91,7 @@ def get(name: str, explain: bool, key: str | None, version: int | None, path: Pa
         if explain and resolved.version != snapshot.resolve(resolved.name).version:
             raise click.UsageError("--explain is for the version in force: sources are not kept of others.")
         given = snapshot.explain(resolved.name) if explain else None
-        shown = _shown(snapshot, stored)
+        shown = _with_overrides(snapshot, stored)
     if as_json:
         console.print_json({**shown, **({} if given is None else {"explained": given})})
     else:
@@ -105,7 +105,7 @@ def plain(stored: StoredModule) -> dict[str, Any]:
     return {**to_plain(stored.info), "provenance": provenance}
 
 
-def _shown(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
+def _with_overrides(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
     """What `plain` gives, with what a snapshot knows beside: implied capabilities, labels, what is overridden."""
     name, version = stored.info.name, stored.provenance.version
     labels = {word: kept.versions for word, kept in snapshot.labels(name).items() if version in kept.versions}
@@ -171,7 +171,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
     """Print the modules that meet the conditions; their number."""
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
-        modules = (_shown(snapshot, snapshot.describe(name)) for name in found)
+        modules = (_with_overrides(snapshot, snapshot.describe(name)) for name in found)
         hints = [] if found or as_json else _hints(snapshot, _wanted(conditions))
         if as_json:
             items: Iterable[Any] = found if names_only else modules

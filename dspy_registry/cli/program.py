@@ -56,6 +56,7 @@ COMMANDS: Final = {
     "register": ("register", "register"),
     "release": ("rename", "release"),
     "rename": ("rename", "rename"),
+    "repair": ("repair", "repair"),
     "restore": ("restore", "restore"),
     "rollback": ("rollback", "rollback"),
     "route": ("route", "route"),

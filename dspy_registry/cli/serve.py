@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dspy_registry.cli import console
+from dspy_registry.cli import console, operations
 from dspy_registry.cli.manifests import watch_options, watching
+from dspy_registry.cli.waiting import VARIABLE, wait_seconds
 
 if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.bounds import Bounds
     from dspy_registry.writer.daemon.lifecycle import Daemon
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -22,13 +26,14 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
+@operations.options
 @click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
 @click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
 @console.path_option
 def serve(
-    group: str | None, report_group: str | None, log_level: str, log_format: str, path: Path | None, **watched: Any
+    group: str | None, report_group: str | None, log_level: str, log_format: str, path: Path | None, **chosen: Any
 ) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
@@ -38,10 +43,27 @@ def serve(
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
-    extension = watching(**watched)
+    at_work = operations.extension(chosen)
+    extension = watching(**chosen)
     _log_to_stderr(log_level, log_format)
-    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension])
+    with suppress(OSError):  # a standard error that is no file
+        faulthandler.enable()  # a data file that is cut short while it is mapped is a SIGBUS, which says nothing
+    run(
+        path,
+        ready=_say_ready,
+        group=group,
+        report_group=report_group,
+        bounds=_bounds(),
+        extensions=[extension, at_work],
+    )
     logging.getLogger("dspy_registry").info("ended")
+
+
+def _bounds() -> Bounds:
+    """Those of the daemon; how long it waits for a reader slot may be set as for other commands."""
+    from dspy_registry.writer.daemon.bounds import Bounds
+
+    return Bounds(slot_patience=wait_seconds()) if os.environ.get(VARIABLE) else Bounds()
 
 
 def _log_to_stderr(level: str, form: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the daemon's memory and patience. Sizes are in bytes, times in seconds.
 
     `requests` and `held_bytes` bound the requests of all clients that are received and not yet answered. Beyond them a
@@ -14,7 +14,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     without a greeting, `unfinished` after a message has begun and not ended, and `idle` after it last sent anything;
     clients reconnect by themselves. `farewell` is the time for the last answers when the daemon stops. A commit that
     takes longer than `hanging` means that the disk hangs: then the daemon sends no more signs of life, and the time
-    limits of clients run out. A group takes in no further request once staging it has taken `staging`.
+    limits of clients run out. A group takes in no further request once staging it has taken `staging`. A daemon that
+    starts waits `slot_patience` for a free reader slot.
 
     When all `connections` are open, a newcomer takes the place of an idle one: of the user who has most, the one that
     was silent for longest, and for `spared` at least. Where none is idle, a user who has at most an eighth of them gets
@@ -35,3 +36,4 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     farewell: float = 5.0
     hanging: float = 120.0
     staging: float = 0.01
+    slot_patience: float = 30.0

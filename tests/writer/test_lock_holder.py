@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import RegistryWriter, WriterLockedError
-from dspy_registry.registry_store.layout import DATA_FILE, LEASE_FILE, REVISION_FILE
-from dspy_registry.writer.lease import lease_holder
-from dspy_registry.writer.lease_holder import holders_in
+from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE, WRITER_LOCK_FILE
+from dspy_registry.writer.lock_holder import holders_in
+from dspy_registry.writer.writer_lock import lock_holder
 from tests.support.processes import child, requests, say
 
 TABLE = """\
@@ -42,7 +42,7 @@ def test_the_holders_of_a_lock_are_found_in_the_kernels_table(device: int, inode
 
 
 def lock(folder: str) -> None:
-    file = os.open(f"{folder}/{LEASE_FILE}", os.O_RDWR)
+    file = os.open(f"{folder}/{WRITER_LOCK_FILE}", os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_EX)
     say("locked")
     for _ in requests():
@@ -54,12 +54,12 @@ def test_i12_the_holder_is_named_and_not_the_dead_process_that_the_file_names(re
     with child(__name__, "lock", registry_folder) as holder:
         assert holder.hear() == "locked"
         for written in (b"999999999", b"1", b"", b"no number"):
-            (registry_folder / LEASE_FILE).write_bytes(written)
-            assert lease_holder(registry_folder) == holder.pid
+            (registry_folder / WRITER_LOCK_FILE).write_bytes(written)
+            assert lock_holder(registry_folder) == holder.pid
             with pytest.raises(WriterLockedError) as caught:
                 RegistryWriter(registry_folder)
             assert caught.value.pid == holder.pid
-    assert lease_holder(registry_folder) is None
+    assert lock_holder(registry_folder) is None
 
 
 def test_i23_what_killed_writers_left_is_removed_by_the_next_one(registry_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""No client takes more of a daemon than its limits allow: of its time, its connections or its memory."""
+"""No client takes more of a daemon than its bounds allow: of its time, its connections or its memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from dspy_registry import BusyError, InvalidModuleError, ProtocolError, Registry
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.protocol import Done, Failed, Part, ReadStatus, RegisterMany, Status, frame
-from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.bounds import Bounds
 from tests.support.daemon_process import Peer, daemon, daemon_of, module, refused, registration, unimpressed
 
 
@@ -85,10 +85,10 @@ def test_a_full_queue_is_refused_and_nothing_else_lost(registry_folder: Path, li
 
 
 def test_a_batch_beyond_the_limits_is_refused_without_being_held(registry_folder: Path) -> None:
-    limits = {"batch_modules": 10, "batch_bytes": 5000, "held_bytes": 7000}
+    bounds = {"batch_modules": 10, "batch_bytes": 5000, "held_bytes": 7000}
     small, large = encode(module("acme.m")), encode(module("acme.m", examples=("x" * 1000,)))
     with (
-        daemon_of("tests.support.daemon_process", "serve_within", registry_folder, limits) as served,
+        daemon_of("tests.support.daemon_process", "serve_within", registry_folder, bounds) as served,
         unimpressed(served),
     ):
         with served.peer() as peer, served.peer() as other:
@@ -117,4 +117,4 @@ def test_who_does_not_read_the_answers_is_not_read_either(registry_folder: Path)
 
 
 def test_limits_have_a_default_for_everything() -> None:
-    assert Limits() == Limits(**msgspec.structs.asdict(Limits()))
+    assert Bounds() == Bounds(**msgspec.structs.asdict(Bounds()))

@@ -1,7 +1,7 @@
-"""The writer's lease: an flock on a separate file, so that a registry has at most one writer.
+"""The writer lock: an flock on a separate file, so that a registry has at most one writer.
 
 It is not on lock.mdb: opening and closing that file anywhere in a process drops the locks that LMDB has on it. The
-lease ends with the process, however the process ends, or when the last reference to it is gone. A forked child shares
+lock ends with the process, however the process ends, or when the last reference to it is gone. A forked child shares
 the open file and would keep the lock after the parent's death. So the child closes the file it inherited.
 """
 
@@ -16,20 +16,20 @@ from pathlib import Path
 
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.errors import StorePermissionError, WriterLockedError
-from dspy_registry.registry_store.layout import LEASE_FILE
+from dspy_registry.registry_store.layout import WRITER_LOCK_FILE
 from dspy_registry.registry_store.own_files import open_file
 from dspy_registry.registry_store.paths import file_identity
-from dspy_registry.writer.lease_holder import holder_of
+from dspy_registry.writer.lock_holder import holder_of
 
 
-class Lease:
+class WriterLock:
     """Held from construction until `release`, or until it is collected. Raises WriterLockedError naming the holder.
 
-    `group` is a Unix group that may read the lease file when it is created here. Construct it where no fork can happen.
+    `group` is a Unix group that may read writer.lock when it is created here. Construct it where no fork can happen.
     """
 
     def __init__(self, folder: Path, group: int | None = None) -> None:
-        self.path = folder / LEASE_FILE
+        self.path = folder / WRITER_LOCK_FILE
         file = _open(self.path, group)
         self._descriptor = _Descriptor(file)
         status = os.fstat(file)
@@ -54,16 +54,16 @@ class Lease:
         return self._descriptor in _open_descriptors
 
     def is_in_place(self) -> bool:
-        """Whether the lease's path still names the file that is locked: else a second writer may lock another one."""
+        """Whether the path still names the file that is locked: else a second writer may lock another one."""
         return file_identity(self.path) == self._identity
 
     def release(self) -> None:
-        """Give the lease up. The file stays: unlinking it would let two writers lock two files."""
+        """Give the writer lock up. The file stays: unlinking it would let two writers lock two files."""
         self._finalizer()
 
 
 class _Descriptor:
-    """An open lease file. While it is open, it is listed apart from its lease, so that a forked child finds it."""
+    """An open writer.lock. While open, it is listed apart from its WriterLock, so that a forked child finds it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -83,7 +83,7 @@ _open_descriptors: set[_Descriptor] = set()
 def _disown_all() -> None:
     """In a forked child. It is closed, not unlocked, because the lock is the parent's."""
     inherited = list(_open_descriptors)
-    _open_descriptors.clear()  # first: a lease that is collected meanwhile must not unlock the file
+    _open_descriptors.clear()  # first: a lock that is collected meanwhile must not unlock the file
     for descriptor in inherited:
         with contextlib.suppress(OSError):
             os.close(descriptor.number)
@@ -110,13 +110,15 @@ def _open_or_create(path: Path, group: int | None) -> int:
     except FileNotFoundError:
         pass
     with contextlib.suppress(FileExistsError):  # another writer was quicker
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, access.mode_for_umask(access.LEASE)))
-        access.admit(path, group, access.LEASE)
+        os.close(
+            os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, access.mode_for_umask(access.WRITER_LOCK))
+        )
+        access.admit(path, group, access.WRITER_LOCK)
     return open_file(path, os.O_RDWR)
 
 
 def _locked(file: int) -> bool:
-    """Tries several times: `lease_holder` takes the lock for a moment to see whether it is free."""
+    """Tries several times: `lock_holder` takes the lock for a moment to see whether it is free."""
     for pause in (0.01, 0.02, 0.04, 0):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,10 +129,10 @@ def _locked(file: int) -> bool:
     return False
 
 
-def lease_holder(folder: Path) -> int | None:
+def lock_holder(folder: Path) -> int | None:
     """The pid of the registry's writer. None: there is no writer. 0: there is one, and its pid is not known."""
     try:
-        file = open_file(folder / LEASE_FILE, os.O_RDONLY)
+        file = open_file(folder / WRITER_LOCK_FILE, os.O_RDONLY)
     except OSError:  # a link too
         return None
     try:

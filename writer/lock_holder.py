@@ -1,4 +1,4 @@
-"""Who holds the writer's lease, by the kernel's table of locks. The pid in the file may be that of a dead process."""
+"""Who holds the writer lock, by the kernel's table of locks. The pid in the file may be that of a dead process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOCKS: Final = Path("/proc/locks")
 
 
 def holder_of(file: int) -> int | None:
-    """The pid of the process that has an exclusive flock on an open lease file; None when it cannot be known.
+    """The pid of the process that has an exclusive flock on an open writer.lock; None when it cannot be known.
 
     It is not known where the process is of another PID namespace, or where the kernel shows no locks.
     """
