@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from dspy_registry.readers.programs import Programs
     from dspy_registry.readers.registry import Registry
+    from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.readers.watched import ChangeWithRecords
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         InvalidModuleError,
         InvalidProgramError,
         LabelConflictError,
+        LimitReachedError,
+        NoCandidateError,
         NoProgramError,
         NoReaderSlotError,
         ProgramRefusedError,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         RegistryError,
         RegistryFullError,
         RegistryNotFoundError,
+        RouteFailedError,
         StoreClosedError,
         StoreError,
         StorePermissionError,
@@ -52,10 +56,14 @@ if TYPE_CHECKING:
         WriterTimeoutError,
         WriterUnavailableError,
     )
+    from dspy_registry.registry_store.health_file import HealthEntry
     from dspy_registry.registry_store.labels import Label, LabelUpdate
+    from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
     from dspy_registry.registry_store.selection import Resolved
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
+    from dspy_registry.router.attempt import Attempt, Result
+    from dspy_registry.router.router import Router
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -68,6 +76,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Programs",
     "Recommendation",
     "CostWeights",
+    # Routing
+    "Route",
+    "Candidate",
+    "Exclusion",
+    "Router",
+    "Result",
+    "Attempt",
     # Writing and reporting
     "RegistryWriter",
     "WriterClient",
@@ -89,6 +104,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "VersionUsage",
     "Durations",
     "Standing",
+    # Health and limits
+    "Policy",
+    "HealthEntry",
     # Errors
     "errors",
     "RegistryError",
@@ -117,10 +135,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoreClosedError",
     "ForkedSnapshotError",
     "DiscoveryError",
+    "NoCandidateError",
+    "RouteFailedError",
     "WriterLockedError",
     "WriterUnavailableError",
     "WriterTimeoutError",
     "BusyError",
+    "LimitReachedError",
     "ProtocolError",
 ]
 
@@ -134,6 +155,12 @@ _HOMES: Final = {
     "Programs": "readers.programs",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
+    "Route": "readers.route",
+    "Candidate": "readers.route",
+    "Exclusion": "readers.route",
+    "Router": "router.router",
+    "Result": "router.attempt",
+    "Attempt": "router.attempt",
     "RegistryWriter": "writer.registry_writer",
     "WriterClient": "writer.client.client",
     "AsyncWriterClient": "writer.client.async_client",
@@ -153,6 +180,8 @@ _HOMES: Final = {
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",
     "Standing": "registry_store.advice",
+    "Policy": "registry_store.policy",
+    "HealthEntry": "registry_store.health_file",
 }
 
 

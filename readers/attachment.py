@@ -16,6 +16,8 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
+from dspy_registry.readers.leases import Leases, leases_in
+from dspy_registry.readers.policies import PolicyCache
 from dspy_registry.readers.queries import Queries
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.environment import Environment
@@ -61,9 +63,11 @@ class Attachment(Queries):
         "_followed",
         "_freshness",
         "_is_new",
+        "_leases",
         "_look_again_at",
         "_min_observed_calls",
         "_own",
+        "_policies",
         "_records",
         "_selections",
         "_usage",
@@ -89,6 +93,8 @@ class Attachment(Queries):
     _min_observed_calls: int
     _usage: UsageCache
     _own: OwnPlace
+    _policies: PolicyCache
+    _leases: Leases
     _usage_seen: float
     _is_new: bool
     _usage_word: memoryview[float]
@@ -100,6 +106,7 @@ class Attachment(Queries):
         self._cache = Cache(cache_size)
         self._environment: Environment | None = None
         self._own = own_place(path)
+        self._leases = leases_in(path)
         self._open()
 
     def close(self) -> None:
@@ -218,6 +225,7 @@ class Attachment(Queries):
         self._valid = self._followed = RETIRED
         self._word = file.word
         self._usage = UsageCache()
+        self._policies = PolicyCache()
         self._usage_word = file.usage_word
         self._usage_seen = file.usage_word[()]
         self._is_new = True

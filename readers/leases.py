@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from dspy_registry.registry_store.boot_clock import ProcessIdentity, boot_seconds, process_identity
 from dspy_registry.registry_store.byte_locks import Hold
@@ -212,7 +213,10 @@ class _View:
 
 
 class Leases:
-    """A process's view of the file `leases` in one folder, opened when it is first needed, and again after a fork."""
+    """A process's view of the file `leases` in one folder, opened when it is first needed, and again after a fork.
+
+    `leases_in` gives the same one to all that ask in this process.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -251,6 +255,15 @@ class Leases:
             except LeaseFileReplacedError:
                 if not view.file.is_retired:  # replaced by hand: trying again cannot help
                     raise
+
+
+_by_folder: WeakValueDictionary[str, Leases] = WeakValueDictionary()
+
+
+def leases_in(folder: Path) -> Leases:
+    """The process's view of the leases in this folder. It is kept while anybody has it."""
+    leases = Leases(folder)
+    return _by_folder.setdefault(os.path.realpath(folder), leases)
 
 
 def _await(hold: Hold, file: LeaseFile) -> None:

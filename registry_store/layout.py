@@ -127,6 +127,11 @@ def layer_key(name: str, source: str) -> bytes:
     return name.encode() + b"\0" + source.encode()
 
 
+def policy_key(source: str, pattern: str) -> bytes:
+    """Key of `policies`: all patterns of one source are adjacent."""
+    return source.encode() + b"\0" + pattern.encode()
+
+
 def label_key(name: str, label: str) -> bytes:
     """Key of `labels`: all labels of one name are adjacent."""
     return name.encode() + b"\0" + label.encode()

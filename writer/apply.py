@@ -31,6 +31,7 @@ from dspy_registry.registry_store.labels import Label, label_codec, labelled_ver
 from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
+from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
@@ -79,6 +80,7 @@ class _Application:
         self._label_changes: list[LabelChange] = []
         self._overrides: list[str] = []
         self._keys: dict[str, None] = {}
+        self._patterns: dict[str, None] = {}
         self._names_of_labels: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
@@ -104,6 +106,7 @@ class _Application:
                 self._module(name, stored, entry)
         self._reindex_for_vocabulary()
         self._aliases()
+        self._policies()
         self._labels()
         self._layers()
         self._programs()
@@ -287,6 +290,14 @@ class _Application:
         old, new = (meaning.name if meaning else None for meaning in (before, after))
         self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
 
+    def _policies(self) -> None:
+        for (source, pattern), policy in self._draft.policies.items():
+            key = layout.policy_key(source, pattern)
+            if policy != self._catalog.policies.get((source, pattern)):
+                value = None if policy is None else policy_codec.dump(policy, key, self._format)
+                self._put_or_delete(layout.POLICIES, key, value)
+                self._patterns[pattern] = None
+
     def _labels_after(self, name: str) -> dict[str, Label]:
         """The labels of a module as this draft leaves them."""
         staged = self._draft.labels.get(name)
@@ -351,7 +362,7 @@ class _Application:
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
-        if not (self._changes or self._keys or self._postings or self._label_changes):
+        if not (self._changes or self._keys or self._postings or self._label_changes or self._patterns):
             return
         change = self._change()
         self._result.change = change
@@ -393,6 +404,7 @@ class _Application:
             tuple(self._keys),
             tuple(terms),
             by=by,
+            policies=tuple(self._patterns),
             labels=tuple(self._label_changes),
             overrides=tuple(self._overrides),
             aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),

@@ -54,6 +54,8 @@ class Committer:
         self._since_reaping = 0
         self.last_change: Change | None = None
         """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
+        self.last_sync = 0.0
+        """Seconds that LMDB took to make the newest commit durable."""
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
         self._programs = ProgramIndex()
@@ -127,7 +129,9 @@ class Committer:
         if change is not None:
             self._revision_file.announce(change)
         failpoints.reach("before_commit")
+        began = time.monotonic()
         txn.commit()
+        self.last_sync = time.monotonic() - began
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)

@@ -24,7 +24,13 @@ _WORDS_COMPARED: Final = 10_000
 
 
 def _filters(command: Decorated) -> Decorated:
-    """The conditions of `list` and `find`, named as the arguments of `Registry.find`."""
+    """The conditions of `list` and `find`, and `--names`."""
+    names = click.option("--names", is_flag=True, help="Print only the names, one per line.")
+    return conditions(names(command))
+
+
+def conditions(command: Decorated) -> Decorated:
+    """Options named as the arguments of `Registry.find`."""
     level = click.Choice(LEVELS)
     for option in reversed(
         (
@@ -61,7 +67,6 @@ def _filters(command: Decorated) -> Decorated:
             click.option("--gpu/--no-gpu", default=None, help="Needs a GPU, or needs none."),
             click.option("--max-memory", type=level, help="Needs at most this much memory."),
             click.option("--max-compute", type=level, help="Needs at most this much compute."),
-            click.option("--names", is_flag=True, help="Print only the names, one per line."),
         )
     ):
         command = option(command)
@@ -91,7 +96,7 @@ def get(name: str, explain: bool, key: str | None, version: int | None, path: Pa
         if explain and resolved.version != snapshot.resolve(resolved.name).version:
             raise click.UsageError("--explain is for the version in force: sources are not kept of others.")
         given = snapshot.explain(resolved.name) if explain else None
-        shown = _with_overrides(snapshot, stored)
+        shown = _shown(snapshot, stored)
     if as_json:
         console.print_json({**shown, **({} if given is None else {"explained": given})})
     else:
@@ -105,7 +110,7 @@ def plain(stored: StoredModule) -> dict[str, Any]:
     return {**to_plain(stored.info), "provenance": provenance}
 
 
-def _with_overrides(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
+def _shown(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
     """What `plain` gives, with what a snapshot knows beside: implied capabilities, labels, what is overridden."""
     name, version = stored.info.name, stored.provenance.version
     labels = {word: kept.versions for word, kept in snapshot.labels(name).items() if version in kept.versions}
@@ -171,7 +176,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
     """Print the modules that meet the conditions; their number."""
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
-        modules = (_with_overrides(snapshot, snapshot.describe(name)) for name in found)
+        modules = (_shown(snapshot, snapshot.describe(name)) for name in found)
         hints = [] if found or as_json else _hints(snapshot, _wanted(conditions))
         if as_json:
             items: Iterable[Any] = found if names_only else modules

@@ -64,6 +64,7 @@ COMMANDS: Final = {
     "serve": ("serve", "serve"),
     "stats": ("stats", "stats"),
     "status": ("status", "status"),
+    "ui": ("ui", "ui"),
     "unregister": ("register", "unregister"),
     "upgrade": ("upgrade", "upgrade"),
     "watch": ("watch", "watch"),

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lmdb
 
@@ -35,6 +35,14 @@ _MOST_PATIENT: Final = 0.003  # seconds in all
 _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
 
 _log = logging.getLogger("dspy_registry")
+
+
+class Committed(NamedTuple):
+    """Figures of one commit. `seconds` are from its begin to its end, `sync_seconds` those that the disk took."""
+
+    requests: int
+    seconds: float
+    sync_seconds: float
 
 
 class GroupCommit:
@@ -62,6 +70,8 @@ class GroupCommit:
         self.requests = 0
         self.groups = 0
         self.revision = committer.revision
+        self.observers: list[Callable[[Committed], None]] = []
+        """Each is called in the commit thread after each commit. It must be quick and raise nothing."""
         self._began: float | None = None  # when the commit under way began
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
@@ -161,6 +171,8 @@ class GroupCommit:
             self._commit_apart(works, error)
         else:
             self._last_commit = time.monotonic() - began
+            for observe in self.observers:
+                observe(Committed(len(works), self._last_commit, self._committer.last_sync))
             self._inbox.put_back(group.left)
             change = self._committer.last_change
             self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import msgspec
 
@@ -39,6 +39,7 @@ from dspy_registry.registry_store.protocol import (
     SetAlias,
     SetImplications,
     SetLabels,
+    SetPolicy,
     Unregister,
 )
 from dspy_registry.registry_store.records import ModuleInfo
@@ -235,29 +236,26 @@ def _is_next_version(message: Register, draft: Draft) -> bool:
     )
 
 
+_STAGING: Final[Mapping[type[Any], Callable[[Draft, Any], object]]] = {
+    Register: lambda draft, message: draft.register(decode_module(message.module), message.expected_version),
+    Unregister: lambda draft, message: draft.unregister(message.name),
+    SetAlias: lambda draft, message: draft.set_alias(message.alias, message.name),
+    RemoveAlias: lambda draft, message: draft.remove_alias(message.alias),
+    Release: lambda draft, message: overrides.release(draft, message.name),
+    Rename: lambda draft, message: overrides.rename(draft, message.name, message.new_name),
+    ResetUsage: lambda draft, message: reset_usage(draft, message.name, message.version),
+    SetLabels: lambda draft, message: labels.set_labels(draft, decode_labels(message.updates)),
+    SetPolicy: lambda draft, message: draft.set_policy(message.pattern, message.policy),
+    SetImplications: lambda draft, message: draft.set_implications(CLIENT, message.implications),
+}
+
+
 def stage_message(draft: Draft, message: ChangeRequest) -> None:
     """Stage a request that came in one message. Raises ProtocolError for a malformed one."""
-    match message:
-        case Register():
-            draft.register(decode_module(message.module), message.expected_version)
-        case Unregister():
-            draft.unregister(message.name)
-        case SetAlias():
-            draft.set_alias(message.alias, message.name)
-        case RemoveAlias():
-            draft.remove_alias(message.alias)
-        case Release():
-            overrides.release(draft, message.name)
-        case Rename():
-            overrides.rename(draft, message.name, message.new_name)
-        case ResetUsage():
-            reset_usage(draft, message.name, message.version)
-        case SetLabels():
-            labels.set_labels(draft, decode_labels(message.updates))
-        case SetImplications():
-            draft.set_implications(CLIENT, message.implications)
-        case _:
-            raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
+    stage = _STAGING.get(type(message))
+    if stage is None:
+        raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
+    stage(draft, message)
 
 
 def batch_request(
