@@ -40,6 +40,7 @@ from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
 from dspy_registry.writer.repair.account import Account
 from dspy_registry.writer.repair.modules import Modules
+from dspy_registry.writer.repair.programs import programs
 from dspy_registry.writer.repair.reading import NEWEST, Found, Rows
 from dspy_registry.writer.repair.soundness import past_record
 
@@ -47,7 +48,7 @@ _NEW: Final = layout.FORMAT_VERSION
 _BACKUP: Final = "the backup"
 _NO_MODULE: Final = "its module is lost"
 _NOT_ON_PAGES: Final = "no page that can be read has it"
-_COPIED: Final = (layout.PROGRAMS, layout.POLICIES)
+_COPIED: Final = (layout.POLICIES,)
 
 
 def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
@@ -61,6 +62,7 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
     vocabulary = Vocabulary.combined(implications)
     layers = _layers(modules, defaults, found, account)
     records, past = modules.rows()
+    kept_programs = programs(found, backup, records, past, account)
     newest = max([state.revision, *(stored.provenance.revision for stored in modules.records.values())])
     head = State(newest, state.committed_at, modules.next_sequence)
     return {
@@ -74,6 +76,7 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
         layout.CHANGES: _changes(head),
         layout.USAGE: _usage(found, modules, account),
         layout.LABELS: _labels(found, modules, account),
+        layout.PROGRAMS: kept_programs,
         **{database: _copied(database, found, account) for database in _COPIED},
     }
 
@@ -286,9 +289,7 @@ def _lose_unsound(database: bytes, found: Found, rows: Rows, account: Account) -
 
 
 def _readable(database: bytes, key: bytes) -> Any:
-    return (version_of_key(key) if database == layout.USAGE else None) or (
-        (key[:32].hex(), int.from_bytes(key[32:], "big")) if database == layout.PROGRAMS else key
-    )
+    return (version_of_key(key) if database == layout.USAGE else None) or key
 
 
 def _sealed_again(database: bytes, key: bytes, value: bytes, format: int) -> bytes:
