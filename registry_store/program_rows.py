@@ -68,6 +68,11 @@ def keys_of(txn: Transaction, dbs: Databases, digest: bytes) -> list[bytes]:
     return [key for key, _ in items_with_prefix(txn, dbs.programs, digest)]
 
 
+def has_programs(txn: Transaction, dbs: Databases) -> bool:
+    """Whether any document is stored."""
+    return dbs.programs is not None and bool(txn.stat(dbs.programs)["entries"])
+
+
 def is_stored(txn: Transaction, dbs: Databases, digest: bytes) -> bool:
     """Whether there is a document of this digest."""
     return len(digest) == DIGEST_BYTES and value_at(txn, dbs.programs, digest) is not None
