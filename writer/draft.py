@@ -64,6 +64,8 @@ class Draft:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
+        self.cluster: dict[bytes, bytes | None] = {}  # rows of global records, by their keys in `meta`
+        self.position: bytes | None = None  # how far the cluster is followed; None: as before. b"": no longer
         self.policies: dict[tuple[str, str], Policy | None] = {}
         self.programs: dict[bytes, Sequence[bytes]] = {}
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
@@ -73,7 +75,8 @@ class Draft:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
         named = self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs
-        return bool(named or self.policies) or is_declared
+        is_global = bool(self.cluster) or self.position is not None
+        return bool(named or self.policies) or is_declared or is_global
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -95,6 +98,8 @@ class Draft:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
+        self.cluster.update(child.cluster)
+        self.position = child.position if child.position is not None else self.position
         self.policies.update(child.policies)
         self.programs.update(child.programs)
         self.aliases.absorb(child.aliases)
@@ -122,9 +127,8 @@ class Draft:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(
-            stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, (), kept.by, kept.program
-        )
+        given = kept.version, kept.source, kept.sequence, (), kept.by, kept.program, kept.global_revision
+        return Entry(stored.info, encode(stored.info), *given)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -132,6 +136,13 @@ class Draft:
             if name in draft.layers:
                 return draft.layers[name]
         return self.catalog.layers(name)
+
+    def cluster_row(self, key: bytes) -> bytes | None:
+        """The row of a global record under a key, or None."""
+        for draft in self._with_parents():
+            if key in draft.cluster:
+                return draft.cluster[key]
+        return self.catalog.cluster_row(key)
 
     def labels_of(self, name: str) -> dict[str, Label]:
         """The labels of a module, by label; a new dict."""
@@ -154,7 +165,7 @@ class Draft:
         newest = current.version
         window = range(max(1, newest - HISTORY_VERSIONS), newest)
         staged = {entry.version for entry in (*self._dropped(name), *current.past)}
-        stored = self.catalog.module(name) if self._is_staged(name) else None
+        stored = self.catalog.module(name) if self.is_staged(name) else None
         if stored is not None:
             staged.add(stored.provenance.version)
         past = {version for version in window if version in staged or self.catalog.has_version(name, version)}
@@ -379,29 +390,31 @@ class Draft:
         if program is None:
             program = current.program if current else b""
         if current is None:
-            self._refuse_when_full()
+            sequence = self.take_sequence()
             version = after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, (), self.by, program)
-            self.next_sequence += 1
+            self.modules[info.name] = Entry(info, encoded, version, source, sequence, (), self.by, program)
         elif (current.encoded, current.program) != (encoded, program):
-            past = (*current.past, current) if self._is_staged(info.name) else ()
+            past = (*current.past, current) if self.is_staged(info.name) else ()
             version = after(info.name, current.version)
             self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by, program)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
-            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)
+            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by, global_revision=0)
         else:
             return
         self.changed_by[info.name] = self.by
 
-    def _refuse_when_full(self) -> None:
+    def take_sequence(self) -> int:
+        """The next place in the order of registration. Raises RegistryFullError."""
         if self.next_sequence > LAST_SEQUENCE:
             raise RegistryFullError(
                 f"all {LAST_SEQUENCE + 1} registration sequences are used, and no sequence is used twice."
             )
+        self.next_sequence += 1
+        return self.next_sequence - 1
 
     def _drop(self, name: str, current: Entry | None) -> None:
-        if current is not None and self._is_staged(name):
+        if current is not None and self.is_staged(name):
             # These versions will be acknowledged, so no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
@@ -412,7 +425,8 @@ class Draft:
         if labels:
             self.put_labels(name, {}, labels)
 
-    def _is_staged(self, name: str) -> bool:
+    def is_staged(self, name: str) -> bool:
+        """Whether this draft, or one below it, changes the module."""
         return any(name in draft.modules for draft in self._with_parents())
 
     def _dropped(self, name: str) -> tuple[Entry, ...]:
@@ -422,7 +436,7 @@ class Draft:
         dropped = self._dropped(name)
         if dropped:
             return dropped[-1].version
-        stored = self.catalog.module(name) if self._is_staged(name) else None
+        stored = self.catalog.module(name) if self.is_staged(name) else None
         if stored is not None:  # dropped and registered again within one draft
             return stored.provenance.version
         return self.catalog.last_version(name) if self.catalog.has_history else 0

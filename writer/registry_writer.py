@@ -18,6 +18,7 @@ from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
 from dspy_registry.writer import labels, overrides, reconcile
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.member import refuse_member
 from dspy_registry.writer.programs import Publication, Published, check_publication, publish
 from dspy_registry.writer.store import Store
 from dspy_registry.writer.usage_reset import reset_usage
@@ -41,6 +42,11 @@ class RegistryWriter:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._store = Store(registry_path(path))
+        try:
+            refuse_member(self._store.environment)
+        except BaseException:
+            self._store.close()
+            raise
         self._by = os.geteuid(), os.getpid()
 
     def __repr__(self) -> str:

@@ -130,6 +130,10 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "forked": raise_(errors.ForkedSnapshotError("it.")),
     "no answer in time": raise_(errors.WriterTimeoutError("it.")),
     "busy": raise_(errors.BusyError("it.")),
+    "cluster unavailable": raise_(errors.ClusterUnavailableError("it.")),
+    "cluster full": raise_(errors.ClusterFullError("it.")),
+    "cluster access": raise_(errors.ClusterAccessError("it.")),
+    "cluster membership": raise_(errors.ClusterMembershipError("it.")),
     "demo": raise_(DemoError("it.")),
     # Arguments.
     "empty path": lambda place: Registry(""),
