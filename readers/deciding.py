@@ -158,13 +158,13 @@ class Deciding(HostReads):
         return milliseconds
 
     def _recommend_and_keep(
-        self, name: str, input_size: int | None, size: Any, optimize_latency: bool, basis: str
+        self, name: str, input_size: int | None, optimize_latency: bool, basis: str
     ) -> Recommendation:
         words = self._word[()], self._usage_word[()]
-        told = (self._own.told(),) if basis != DECLARED and self._own.has_tellers else ()
+        told = (self._own.told(),) if basis != DECLARED and self._own.tellers else ()
         advised = super().routing_recommendation(name, input_size, optimize_latency, basis)
         if self._may_keep(words):
-            key = (name, size, optimize_latency, basis, *told)
+            key = (name, input_size, optimize_latency, basis, *told)
             with suppress(TypeError):  # what cannot be a key
                 self._advice_at(words).recommendations[key] = advised
         return advised
