@@ -20,6 +20,7 @@ from benchmarks import (
     rows_memory,
     rows_mixes,
     rows_peers,
+    rows_route,
     rows_sizes,
     rows_steps,
     rows_throughput,
@@ -36,6 +37,7 @@ QUICK_SIZES: Final = (6, 1_000, 5_000)
 ROWS: Final[tuple[Row, ...]] = (
     *rows_writes.BULK,
     *rows_cached.ROWS,
+    *rows_route.ROWS,
     *rows_uncached.ROWS,
     *rows_steps.ROWS,
     *rows_peers.ROWS,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rows_cached, rows_find, rows_peers, rows_uncached, rows_usage
+from benchmarks import rows_cached, rows_find, rows_peers, rows_route, rows_uncached, rows_usage
 from benchmarks.harness import UNROLLED, Contender, chunked
 from benchmarks.rows import Bench, MakeContest
 from benchmarks.stores import PEERS
@@ -28,6 +28,7 @@ CHUNK = 1024
 def _contests() -> list[Any]:
     alone: dict[str, MakeContest] = {
         **rows_cached.CONTESTS,
+        **rows_route.CONTESTS,
         **rows_uncached.CONTESTS,
         **rows_usage.CONTESTS,
         "find_uncached": rows_find.contest,

@@ -51,6 +51,7 @@ class Decisions:
         "ends",
         "health",
         "health_word",
+        "is_without_file",
         "routes",
         "usage_word",
         "word",
@@ -61,6 +62,7 @@ class Decisions:
         self.usage_word = usage_word
         self.health = health
         self.health_word = health.word
+        self.is_without_file = isnan(health.word)
         self.ends = ends
         self.routes: dict[Any, Route] = {}
         self._known: dict[str, KnownModule] = {}
