@@ -34,7 +34,7 @@ from dspy_registry.registry_store.errors import (
     StorePermissionError,
 )
 from dspy_registry.registry_store.futex import FutexWord
-from dspy_registry.registry_store.own_files import new_file, open_binary
+from dspy_registry.registry_store.own_files import new_file, not_regular, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.revision import RETIRED, is_retired
 
@@ -99,6 +99,8 @@ class HealthFile:
                 f"{self.path} cannot be opened: {error.strerror}.",
                 remedy="Readers must be able to read it, the daemon to write it: run them as one user or group.",
             ) from error
+        except IsADirectoryError as error:
+            raise not_regular(self.path) from error
         if self._map[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:
             raise _unknown(self.path)
         self.identity = (status.st_dev, status.st_ino)

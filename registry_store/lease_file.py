@@ -48,6 +48,7 @@ MOST_CELLS: Final = 4096  # of one region
 LARGEST_FILE: Final = 64 * 1024 * 1024
 _GROWTH: Final = 64 * 1024
 _OPENINGS: Final = 100
+_WORTH_COMPACTING: Final = 1024 * 1024
 
 MAGIC: Final = b"dspy-leases-1\n\0\0"
 _END_AT, _RETIRED_AT = 64, 72
@@ -248,6 +249,16 @@ def compact_lease_file(folder: Path, group: int | None = None) -> bool:
         return True
     finally:
         file.close()
+
+
+def compact_large_lease_file(folder: Path, group: int | None = None) -> bool:
+    """`compact_lease_file` if regions take much room: they are never freed one by one. Returns whether it was done."""
+    file = LeaseFile(folder)
+    try:
+        is_large = file.end > _WORTH_COMPACTING
+    finally:
+        file.close()
+    return is_large and compact_lease_file(folder, group)
 
 
 def lease_file_problems(folder: Path) -> list[str]:

@@ -21,7 +21,10 @@ MODULE: Final = "module:"  # begins the key of a module's own limit
 POOL: Final = "pool:"  # begins a pattern for a pool, and the key of its limit
 LARGEST_CONCURRENCY: Final = 4096
 LONGEST_SECONDS: Final = 86_400.0
-LARGEST_WINDOW: Final = 1000
+LARGEST_WINDOW: Final = 100
+"""A reporter sends so many outcomes of a version at once, so that the window of the host is exact."""
+MOST_POLICIES: Final = 1024
+"""All of them are read whenever one is looked for."""
 
 CLIENT, MANIFEST, DEFAULT = "client", "manifest", "default"
 _SOURCES: Final = (CLIENT, MANIFEST, DEFAULT)  # the first wins
@@ -76,9 +79,21 @@ class Limit(NamedTuple):
 
 def check_policy(pattern: object, policy: object) -> None:
     """Raises InvalidArgumentError, which names all that is wrong with a pattern and its policy."""
-    problems = [*_pattern_problems(pattern), *_policy_problems(policy)]
+    problems = policy_problems(pattern, policy)
     if problems:
         raise InvalidArgumentError(f"this policy cannot be set: {'; '.join(problems)}.", remedy="Nothing was changed.")
+
+
+def check_pattern(pattern: object) -> None:
+    """Raises InvalidArgumentError, which names all that is wrong with a pattern."""
+    problems = tuple(_pattern_problems(pattern))
+    if problems:
+        raise InvalidArgumentError(f"there can be no policy of this pattern: {'; '.join(problems)}.")
+
+
+def policy_problems(pattern: object, policy: object) -> tuple[str, ...]:
+    """All that is wrong with a pattern and its policy; (): nothing."""
+    return (*_pattern_problems(pattern), *_policy_problems(policy))
 
 
 def effective_policy(declarations: Iterable[Declaration], name: str, pool: str = "") -> Policy:

@@ -20,7 +20,8 @@ from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
+from dspy_registry.registry_store.layout import LAST_VERSION, MAX_RECORD_BYTES, REQUESTS
+from dspy_registry.registry_store.policy import Policy
 
 VERSION: Final = 2
 """1: release 0.1.0. 2: reports by version, and changes that release did not know.
@@ -181,6 +182,52 @@ class ResetUsage(Message, frozen=True, tag=11):
     version: int | None = None
 
 
+class SetPolicy(Message, frozen=True, tag=20):
+    """Set a client's policy of a pattern; None: remove it, if there is one."""
+
+    id: int
+    oldest: int
+    pattern: str
+    policy: Policy | None
+
+
+class ReportedOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """How a call ended, for health. `began` and `ended` are seconds on the boot-time clock. See `Outcome`."""
+
+    names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]
+    version: Annotated[int, Meta(ge=0, le=LAST_VERSION)]
+    kind: str
+    began: float
+    ended: float
+    retry_after: float = 0.0
+
+
+class ReportOutcomes(Message, frozen=True, tag=22):
+    """Calls that just ended. Answered with Done when they count. Nothing of it is durable."""
+
+    id: int
+    outcomes: tuple[ReportedOutcome, ...]
+
+
+class OpenCircuit(Message, frozen=True, tag=23):
+    """Open the circuit of a module version for `seconds`; `version` None: of the one in force. Not durable."""
+
+    id: int
+    name: str
+    seconds: float
+    version: int | None = None
+
+
+class ResetCircuit(Message, frozen=True, tag=24):
+    """Close the circuit of a module version; `version` None: of all. Not durable."""
+
+    id: int
+    name: str
+    version: int | None = None
+
+
+HealthRequest: TypeAlias = ReportOutcomes | OpenCircuit | ResetCircuit
+
 ChangeRequest: TypeAlias = (
     Register
     | RegisterMany
@@ -192,8 +239,9 @@ ChangeRequest: TypeAlias = (
     | ResetUsage
     | Release
     | Rename
+    | SetPolicy
 )
-Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage
+Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage | HealthRequest
 
 
 # Answers

@@ -27,6 +27,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
+from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
@@ -69,6 +70,7 @@ class _Application:
         self._expired_usage: dict[bytes, None] = {}
         self._alias_changes: list[AliasChange] = []
         self._keys: dict[str, None] = {}
+        self._patterns: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
@@ -93,6 +95,7 @@ class _Application:
                 self._module(name, stored, entry)
         self._reindex_for_vocabulary()
         self._aliases()
+        self._policies()
         self._layers()
         self._blocks()
         self._rows_of_names()
@@ -260,6 +263,14 @@ class _Application:
         old, new = (meaning.name if meaning else None for meaning in (before, after))
         self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
 
+    def _policies(self) -> None:
+        for (source, pattern), policy in self._draft.policies.items():
+            key = layout.policy_key(source, pattern)
+            if policy != self._catalog.policies.get((source, pattern)):
+                value = None if policy is None else policy_codec.dump(policy, key, self._format)
+                self._put_or_delete(layout.POLICIES, key, value)
+                self._patterns[pattern] = None
+
     def _layers(self) -> None:
         if self._draft.defaults is not None:
             rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
@@ -275,7 +286,7 @@ class _Application:
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
-        if not (self._changes or self._keys or self._postings):
+        if not (self._changes or self._keys or self._postings or self._patterns):
             return
         change = self._change()
         self._result.change = change
@@ -317,5 +328,6 @@ class _Application:
             tuple(self._keys),
             tuple(terms),
             by=by,
+            policies=tuple(self._patterns),
             aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
         )

@@ -29,6 +29,8 @@ from dspy_registry.registry_store.layout import (
     versioned_prefix,
 )
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
+from dspy_registry.registry_store.policy import Policy
+from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix
@@ -196,6 +198,11 @@ class Catalog:
         """The rules for discovered modules, by source."""
         stored = self._txn.get(META_DEFAULTS, None, self._dbs.meta)
         return {} if stored is None else defaults_codec.load(stored, META_DEFAULTS, self.format)
+
+    @cached_property
+    def policies(self) -> dict[tuple[str, str], Policy]:
+        """All policies, by source and pattern. Raises CorruptRecordError."""
+        return load_rows(self._txn, self._dbs)
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""

@@ -15,6 +15,7 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
     CorruptRecordError,
+    InvalidArgumentError,
     InvalidModuleError,
     RegistryFullError,
     UnknownAliasError,
@@ -29,6 +30,7 @@ from dspy_registry.registry_store.layout import (
     versioned_key,
     versioned_prefix,
 )
+from dspy_registry.registry_store.policy import MOST_POLICIES, Policy, check_pattern, check_policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
@@ -76,13 +78,14 @@ class Draft:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
+        self.policies: dict[tuple[str, str], Policy | None] = {}
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
-        return bool(self.modules or self.layers or self.usage or self.aliases) or is_declared
+        return bool(self.modules or self.layers or self.usage or self.aliases or self.policies) or is_declared
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -104,6 +107,7 @@ class Draft:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
+        self.policies.update(child.policies)
         self.aliases.absorb(child.aliases)
         self.implications = child.implications if child.implications is not None else self.implications
         self.defaults = child.defaults if child.defaults is not None else self.defaults
@@ -166,6 +170,12 @@ class Draft:
         """How many aliases there are."""
         below = self._parent.alias_count() if self._parent else self.catalog.alias_count
         return below + self.aliases.added
+
+    def all_policies(self) -> dict[tuple[str, str], Policy]:
+        """Policies, by source and pattern."""
+        below = self._parent.all_policies() if self._parent else self.catalog.policies
+        changed = {**below, **self.policies}
+        return {key: policy for key, policy in changed.items() if policy is not None}
 
     def all_implications(self) -> dict[str, Implications]:
         """Implications, by source."""
@@ -287,6 +297,25 @@ class Draft:
         elif not is_clients and current is not None:
             self._drop(name, current)
         self.layers[name] = layers
+
+    def set_policy(self, pattern: str, policy: Policy | None, source: str = CLIENT) -> None:
+        """Set what a source decides for a pattern; None: it decides nothing. Raises InvalidArgumentError.
+
+        Raises UpgradeRequiredError in a registry of format 1.
+        """
+        if policy is None:
+            check_pattern(pattern)
+        else:
+            check_policy(pattern, policy)
+            self.catalog.dbs.need_format_2("policies")
+        current = self.all_policies()
+        if current.get((source, pattern)) == policy:
+            return
+        if policy is not None and (source, pattern) not in current and len(current) >= MOST_POLICIES:
+            raise InvalidArgumentError(
+                f"there are {MOST_POLICIES} policies, and no registry may have more.", remedy="Use wider patterns."
+            )
+        self.policies[source, pattern] = policy
 
     def reset_usage(self, name: str, version: int | None) -> None:
         """Forget the statistics of a module, or of one version; None: of all. Raises UnknownModuleError.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
@@ -101,6 +102,23 @@ class RegistryWriter:
     def remove_alias(self, alias: str) -> int:
         """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return self._commit(lambda draft: draft.remove_alias(alias))
+
+    def set_policy(self, pattern: str, policy: Policy) -> int:
+        """Decide about all modules that `pattern` fits. Returns the revision in which this is visible.
+
+        `pattern` is a full name, a shell pattern (`acme.*`), or `pool:NAME`. It replaces a client's earlier policy of
+        the same pattern as a whole. Raises InvalidArgumentError naming all that is wrong, and UpgradeRequiredError in a
+        registry of format 1.
+        """
+        return self._commit(lambda draft: draft.set_policy(pattern, policy))
+
+    def remove_policy(self, pattern: str) -> int:
+        """Remove a client's policy of a pattern. Returns the revision in which it is gone.
+
+        A pattern without one is no error. A manifest's policy of the same pattern counts again. Raises
+        InvalidArgumentError for a malformed pattern.
+        """
+        return self._commit(lambda draft: draft.set_policy(pattern, None))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare, and re-index in the same commit.

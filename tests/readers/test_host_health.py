@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.circuit import CircuitRow, Outcome
-from dspy_registry.registry_store.health_file import HEALTH_FILE, ensure_health_file
+from dspy_registry.registry_store.health_file import FILE_BYTES, HEALTH_FILE, ensure_health_file
 from dspy_registry.registry_store.host_health import ToldOutcome
 from dspy_registry.writer.registry_writer import RegistryWriter
 
@@ -83,7 +82,7 @@ def test_a_damaged_file_makes_nothing_unhealthy(folder: Path, registry: Registry
     ensure_health_file(folder).publish([row()])
     with (folder / HEALTH_FILE).open("r+b") as file:
         file.seek(4096)
-        file.write(b"\xff" * (os.path.getsize(folder / HEALTH_FILE) - 4096))
+        file.write(b"\xff" * (FILE_BYTES - 4096))
     assert registry.health() == []
     assert registry.host_health.current().state(NAME, 1) == "closed"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
 from dspy_registry.registry_store.paths import registry_path, socket_path
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.writer.client import calls
@@ -79,6 +80,22 @@ class AsyncWriterClient:
     async def remove_alias(self, alias: str) -> int:
         """See WriterClient.remove_alias."""
         return calls.visible_in(await self._call(calls.remove_alias(alias)))
+
+    async def set_policy(self, pattern: str, policy: Policy) -> int:
+        """See WriterClient.set_policy."""
+        return calls.visible_in(await self._call(calls.set_policy(pattern, policy)))
+
+    async def remove_policy(self, pattern: str) -> int:
+        """See WriterClient.remove_policy."""
+        return calls.visible_in(await self._call(calls.remove_policy(pattern)))
+
+    async def open_circuit(self, name: str, seconds: float, version: int | None = None) -> None:
+        """See WriterClient.open_circuit."""
+        calls.visible_in(await self._call(calls.open_circuit(name, seconds, version)))
+
+    async def reset_circuit(self, name: str, version: int | None = None) -> None:
+        """See WriterClient.reset_circuit."""
+        calls.visible_in(await self._call(calls.reset_circuit(name, version)))
 
     async def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """See WriterClient.set_implications."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from dspy_registry.registry_store import wire_errors
-from dspy_registry.registry_store.errors import InvalidModuleError, ProtocolError, UnknownAliasError, UnknownModuleError
+from dspy_registry.registry_store.errors import (
+    InvalidArgumentError,
+    InvalidModuleError,
+    ProtocolError,
+    UnknownAliasError,
+    UnknownModuleError,
+)
+from dspy_registry.registry_store.policy import Policy, check_pattern, check_policy
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -17,6 +24,7 @@ from dspy_registry.registry_store.protocol import (
     DaemonStatus,
     Done,
     Failed,
+    OpenCircuit,
     Part,
     Progress,
     ReadStatus,
@@ -25,10 +33,14 @@ from dspy_registry.registry_store.protocol import (
     Release,
     RemoveAlias,
     Rename,
+    ReportedOutcome,
+    ReportOutcomes,
     ReportUsage,
+    ResetCircuit,
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetPolicy,
     Status,
     Unregister,
     frame,
@@ -37,6 +49,7 @@ from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
     check_version,
+    is_time_limit,
     name_problems,
     stored_name_problems,
     validate_encoded,
@@ -84,7 +97,7 @@ class Call:
     @property
     def is_change(self) -> bool:
         """Whether it asks for a change, so that it must not be carried out twice."""
-        return self.kind not in (ReadStatus, ReportUsage)
+        return self.kind not in _NO_CHANGES
 
     @property
     def fails_when_repeated(self) -> bool:
@@ -99,6 +112,9 @@ class Call:
             yield frame(part)
         numbers = (request, oldest) if self.is_change else (request,)
         yield frame(self.kind(*numbers, *self.arguments, *((repeats,) if repeats else ())))
+
+
+_NO_CHANGES: Final = frozenset((ReadStatus, ReportUsage, ReportOutcomes, OpenCircuit, ResetCircuit))
 
 
 def _parts(modules: Sequence[bytes]) -> Iterator[Part]:
@@ -194,6 +210,39 @@ def reset_usage(name: str, version: int | None) -> Call:
     check_version(version)
     _refuse_impossible(name)
     return Call(ResetUsage, (name, version))
+
+
+def set_policy(pattern: str, policy: Policy) -> Call:
+    """Raises InvalidArgumentError for a malformed pattern or policy."""
+    check_policy(pattern, policy)
+    return Call(SetPolicy, (pattern, policy))
+
+
+def remove_policy(pattern: str) -> Call:
+    """Raises InvalidArgumentError for a malformed pattern."""
+    check_pattern(pattern)
+    return Call(SetPolicy, (pattern, None))
+
+
+def report_outcomes(outcomes: tuple[ReportedOutcome, ...]) -> Call:
+    """How calls ended, for health."""
+    return Call(ReportOutcomes, (outcomes,))
+
+
+def open_circuit(name: str, seconds: float, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for seconds or a version."""
+    check_version(version)
+    if not is_time_limit(seconds):
+        raise InvalidArgumentError(f"seconds is {seconds!r}, it must be a number of seconds above 0.")
+    _refuse_impossible(name)
+    return Call(OpenCircuit, (name, float(seconds), version))
+
+
+def reset_circuit(name: str, version: int | None) -> Call:
+    """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
+    check_version(version)
+    _refuse_impossible(name)
+    return Call(ResetCircuit, (name, version))
 
 
 def read_status() -> Call:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
 from dspy_registry.registry_store.paths import registry_path, socket_path
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.writer.client import calls
@@ -99,6 +100,29 @@ class WriterClient:
     def remove_alias(self, alias: str) -> int:
         """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return calls.visible_in(self._call(calls.remove_alias(alias)))
+
+    def set_policy(self, pattern: str, policy: Policy) -> int:
+        """Decide about all modules that `pattern` fits. See RegistryWriter.set_policy."""
+        return calls.visible_in(self._call(calls.set_policy(pattern, policy)))
+
+    def remove_policy(self, pattern: str) -> int:
+        """Remove a client's policy of a pattern. See RegistryWriter.remove_policy."""
+        return calls.visible_in(self._call(calls.remove_policy(pattern)))
+
+    def open_circuit(self, name: str, seconds: float, version: int | None = None) -> None:
+        """Open the circuit of a module version by hand: calls go elsewhere for `seconds`. None: the version in force.
+
+        `name` is a full name, an alias or a short name. Raises UnknownModuleError, and InvalidArgumentError for seconds
+        that are not above 0, or what is no version.
+        """
+        calls.visible_in(self._call(calls.open_circuit(name, seconds, version)))
+
+    def reset_circuit(self, name: str, version: int | None = None) -> None:
+        """Close the circuits of a module, or of one version; None: of all. What opened them is forgotten.
+
+        `name` and errors are as for `open_circuit`. A circuit that is closed stays closed.
+        """
+        calls.visible_in(self._call(calls.reset_circuit(name, version)))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare. See RegistryWriter.set_implications."""

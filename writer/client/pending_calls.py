@@ -30,18 +30,19 @@ class Pending:
     def __bool__(self) -> bool:
         return bool(self._modules) or self.lost > 0
 
-    def add(self, call: Call, moment: Moment) -> None:
-        """Count a call that ended between the moment before and this one."""
+    def add(self, call: Call, moment: Moment) -> CheckedCall | None:
+        """Count a call that ended between the moment before and this one. Returns what it counted as; None: as lost."""
         try:
             # Every value is read before any is counted: a call that raises leaves no trace.
             read = checked(call, moment)
             calls = self._of(call[0], read.version, moment.now)
             if calls is not None:
                 calls.add(read, moment.now)
+                return read
         except (Exception, SystemExit, GeneratorExit):  # values are objects of the program, and may raise anything
-            calls = None
-        if calls is None:
-            self.lost += 1
+            pass
+        self.lost += 1
+        return None
 
     def add_counts(self, name: Names, ok: Any, error: Any, calls: int, now: int) -> None:
         """Count calls of which only the outcome is known, not even when they began."""

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from dspy_registry.registry_store.layout import LAST_VERSION
 from dspy_registry.registry_store.outcome_kinds import ERROR, KINDS, OK, TIMEOUT
+from dspy_registry.registry_store.policy import LONGEST_SECONDS
 from dspy_registry.registry_store.usage import LARGEST_COUNT, size_class
 
 Names: TypeAlias = "str | tuple[str, ...]"
@@ -33,7 +34,8 @@ class CheckedCall(NamedTuple):
     """`milliseconds` is the duration of a call that completed, the limit of one that timed out; None: it has no use.
 
     `cost_usd` None: not known, which is not a price of 0. `began` are two times, in milliseconds since the epoch,
-    between which the call began. `version` 0: the one in force then.
+    between which the call began. `version` 0: the one in force then. `began_ago` and `ended_ago` are seconds before the
+    moment; `retry_after` is in seconds, 0: the provider named none.
     """
 
     kind: str
@@ -44,11 +46,14 @@ class CheckedCall(NamedTuple):
     cost_usd: float | None
     version: int
     began: tuple[int, int]
+    began_ago: float
+    ended_ago: float
+    retry_after: float
 
 
 def checked(call: Call, moment: Moment) -> CheckedCall:
     """What a call counts as. A value that makes no sense counts as not known. May raise what its values raise."""
-    _, duration, ok, input_chars, tokens_in, tokens_out, cost_usd, error, version, limit, began, _ = call
+    _, duration, ok, input_chars, tokens_in, tokens_out, cost_usd, error, version, limit, began, retry_after = call
     kind = kind_told(ok, error)
     took = float(duration) if _is_number(duration) else None
     milliseconds = took if kind == OK else None
@@ -63,7 +68,18 @@ def checked(call: Call, moment: Moment) -> CheckedCall:
         float(cost_usd) if _is_number(cost_usd) and cost_usd >= 0 else None,
         int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0,
         _began(began, took, moment),
+        *_ago(began, took or 0.0, moment),
+        float(min(_amount(retry_after), LONGEST_SECONDS)),
     )
+
+
+def _ago(began: Any, took: float, moment: Moment) -> tuple[float, float]:
+    """How many seconds ago a call began and ended. A call that does not tell is taken to have ended just now."""
+    seconds = max(0.0, took / 1000)
+    if not _is_number(began):
+        return seconds, 0.0
+    ago = max(0.0, moment.monotonic - float(began))
+    return ago, max(0.0, ago - seconds)
 
 
 def plain_name(name: Names) -> Names:

@@ -7,12 +7,13 @@ and within the same time limit: the end of the process may be next. A batch that
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from dspy_registry.registry_store import wire_errors
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError, WriterTimeoutError
 from dspy_registry.registry_store.paths import socket_path
-from dspy_registry.registry_store.protocol import BatchProgress, Failed
+from dspy_registry.registry_store.protocol import BatchProgress, Failed, ReportedOutcome
 from dspy_registry.writer.client import calls
 from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import Deadline, Session, unavailable
@@ -31,14 +32,23 @@ class ReportLink:
         `timeout` is in seconds. Raises WriterUnavailableError, WriterTimeoutError or another RegistryError when the
         batch should be sent again later.
         """
+        return self._sent(calls.report_usage(batch), timeout)
+
+    def tell(self, outcomes: Sequence[ReportedOutcome], timeout: float) -> None:
+        """Have the daemon count how calls ended. `timeout` and errors are as for `send`; a refusal is raised."""
+        refused = self._sent(calls.report_outcomes(tuple(outcomes)), timeout)
+        if refused is not None:
+            raise refused
+
+    def _sent(self, call: Call, timeout: float) -> RegistryError | None:
         deadline = Deadline(timeout)
         try:
             if self._session is not None:
                 with contextlib.suppress(ConnectionError):
-                    return self._session.send(batch, deadline)
+                    return self._session.send(call, deadline)
                 self.close()
             self._session = _Session(self._folder, socket_path(self._folder))
-            return self._session.send(batch, deadline)
+            return self._session.send(call, deadline)
         except RegistryError:
             self.close()
             raise
@@ -62,11 +72,11 @@ class _Session(Session):
     def _progressed(self, call: Call, answer: BatchProgress, deadline: Deadline) -> None:
         return
 
-    def send(self, batch: bytes, deadline: Deadline) -> RegistryError | None:
+    def send(self, call: Call, deadline: Deadline) -> RegistryError | None:
         if self._socket is None and not self._try_to_connect(deadline):
             raise unavailable(self._folder, lost=False)
         self._last += 1
-        answer = self._exchange(calls.report_usage(batch), self._last, deadline)
+        answer = self._exchange(call, self._last, deadline)
         if not isinstance(answer, Failed):
             return None
         error = wire_errors.unpack(answer)

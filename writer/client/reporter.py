@@ -18,12 +18,15 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
+from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.validation import is_time_limit
+from dspy_registry.writer.client.bell import Bell
+from dspy_registry.writer.client.health_teller import HealthTeller, Pace
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Pending
-from dspy_registry.writer.client.recorded_call import Call, Moment, Names
+from dspy_registry.writer.client.recorded_call import Call, Moment, Names, plain_name
 from dspy_registry.writer.client.report_link import ReportLink
 from dspy_registry.writer.client.told_calls import ToldCalls
 
@@ -58,7 +61,8 @@ class UsageReporter:
             raise InvalidArgumentError(f"interval is {interval!r}, it must be a number of seconds above 0.")
         self._interval = min(interval, threading.TIMEOUT_MAX)
         self._queue: deque[Call] = deque()
-        self._told = ToldCalls(self._queue, own_place(self.path))
+        self._place = own_place(self.path)
+        self._told = ToldCalls(self._queue, self._place)
         self._begin()
         _reporters.add(self)
 
@@ -84,15 +88,19 @@ class UsageReporter:
         # Calls that were only counted: those that succeeded by name, the others by name, `ok` and `error` as they came.
         self._overflow: dict[Names, int] = {}
         self._overflow_failed: dict[tuple[Names, Any, Any], int] = {}
-        self._wake = threading.Event()
+        self._wake = Bell()
+        self._failed = Bell()
+        self._hurries: threading.Thread | None = None  # until the first failure: a process without any has none
         self._round = threading.Condition()
         self._asked = self._answered = 0
         self._working = threading.Lock()
+        self._gathering = threading.Lock()
         self._id = os.urandom(16)
         self._number = 0
         self._pending = Pending()
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._link = ReportLink(self.path)
+        self._teller = HealthTeller(self.path, self._place.health)
         self._delivered = True
         self._has_told_of_rights = False
         self._gathered_at = _milliseconds()
@@ -144,6 +152,8 @@ class UsageReporter:
         queue = self._queue
         if len(queue) < self._room:
             queue.append(call)
+            if error is not None or ok is not True:
+                self._hurry()
             return
         try:
             with self._lock:
@@ -161,6 +171,8 @@ class UsageReporter:
                 if self._thread is None and not self._closed:
                     self._queue.append(call)  # first: it is counted whatever happens to the thread
                     self._start()
+                    if call[7] is not None or call[2] is not True:
+                        self._hurry()
                 elif not self._closed:
                     self._count_only(call[0], call[2], call[7])
         except Exception:  # a call must not raise in the program, not even for a name that cannot be a key
@@ -182,12 +194,40 @@ class UsageReporter:
             self._thread.start()
         _finish_with_multiprocessing()
 
-    # The thread
+    def _hurry(self) -> None:
+        """A call may have failed: other processes must know soon."""
+        self._failed.ring()
+        if self._hurries is None:
+            self._start_to_hurry()
+
+    def _start_to_hurry(self) -> None:
+        with contextlib.suppress(Exception), self._lock:  # without the thread, failures go with the next batch
+            if self._hurries is None and not self._closed:
+                self._hurries = threading.Thread(target=self._run_ahead, name="dspy-registry health", daemon=True)
+                self._hurries.start()
+
+    # The threads
+
+    def _run_ahead(self) -> None:
+        """Tell of failures at once: the other thread may be waiting until its batch is durable."""
+        pace = Pace()
+        while not self._closed:
+            self._failed.wait(threading.TIMEOUT_MAX)
+            time.sleep(pace.pause())
+            try:
+                self._gather()
+                self._tell_outcomes(everything=False)
+            except BaseException:
+                _log.exception("failures could not be told; they are told with the next batch")
+
+    def _tell_outcomes(self, *, everything: bool) -> None:
+        with self._gathering:
+            outcomes = self._teller.outcomes.take(everything=everything)
+        self._teller.tell(outcomes)
 
     def _run(self) -> None:
         while not self._closed:
             self._wake.wait(self._interval)
-            self._wake.clear()
             try:
                 self._work(_ANSWER_TIMEOUT)
             except BaseException:  # a value may raise anything when it is read, and reporting must go on
@@ -201,6 +241,7 @@ class UsageReporter:
             with self._working:
                 self._delivered = False  # in case that anything below raises
                 self._gather()
+                self._tell_outcomes(everything=True)
                 self._delivered = self._send(timeout)
         finally:
             with self._round:
@@ -208,11 +249,19 @@ class UsageReporter:
                 self._round.notify_all()
 
     def _gather(self) -> None:
+        with self._gathering:
+            self._gather_alone()
+
+    def _gather_alone(self) -> None:
+        boot = boot_seconds()
         moment = Moment(_milliseconds(), self._gathered_at, time.monotonic())
         for taken in range(len(self._queue)):  # a fixed number: the queue may be filled as fast as this empties it
             if taken % _AT_ONCE == _AT_ONCE - 1:
                 time.sleep(_BREATH)  # lets the threads of the program run
-            self._pending.add(self._told.pop(), moment)
+            call = self._told.pop()
+            read = self._pending.add(call, moment)
+            if read is not None:
+                self._teller.outcomes.add(plain_name(call[0]), read, boot)
         self._gathered_at = moment.now
         with self._lock:
             succeeded, self._overflow = self._overflow, {}
@@ -224,9 +273,10 @@ class UsageReporter:
 
     def _send(self, timeout: float) -> bool:
         """Whether all batches were delivered. A batch keeps its number until then, so that it counts once."""
-        if not self._unsent and self._pending:
-            self._unsent.extend(self._pending.take(self._id, self._number + 1))
-            self._number = self._unsent[-1][0]
+        with self._gathering:
+            if not self._unsent and self._pending:
+                self._unsent.extend(self._pending.take(self._id, self._number + 1))
+                self._number = self._unsent[-1][0]
         while self._unsent:
             try:
                 refused = self._link.send(self._unsent[0][1], timeout)
@@ -261,7 +311,7 @@ class UsageReporter:
         with self._round:
             self._asked += 1
             asked = self._asked
-            self._wake.set()
+            self._wake.ring()
             arrived = self._round.wait_for(lambda: self._answered >= asked, timeout)
         return arrived and self._delivered
 
@@ -280,8 +330,10 @@ class UsageReporter:
         with self._lock:
             self._closed = True
             self._room = 0
-        self._wake.set()
+        self._wake.ring()
+        self._failed.ring()
         self._link.close()
+        self._teller.close()
         return delivered
 
     def __enter__(self) -> UsageReporter:
@@ -301,6 +353,7 @@ _reporters: weakref.WeakSet[UsageReporter] = weakref.WeakSet()
 def _begin_in_child() -> None:
     for reporter in list(_reporters):
         reporter._link.close()
+        reporter._teller.leave_to_parent()
         reporter._begin()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from dspy_registry.registry_store.environment import Environment
+from dspy_registry.registry_store.protocol import HealthRequest
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 
@@ -31,6 +32,13 @@ class Host(Protocol):
     """Called with each batch of usage, as the client packed it. It may raise RegistryError and must not block: merge
     with `submit`. The client is answered when the returned future has the revision, or at once for None. A sink of
     None refuses reports."""
+
+    health_sink: Callable[[HealthRequest], None] | None
+    """Called with each message about health. It may raise RegistryError and must not block. None refuses them."""
+
+    @property
+    def files_group(self) -> int | None:
+        """The group that files which the daemon creates belong to, by number. None: no particular one."""
 
     @property
     def environment(self) -> Environment:

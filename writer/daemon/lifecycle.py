@@ -22,9 +22,10 @@ import msgspec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
-from dspy_registry.registry_store.protocol import DaemonStatus
+from dspy_registry.registry_store.protocol import DaemonStatus, HealthRequest
 from dspy_registry.writer.daemon import socket_file
 from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.health import keep_health
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.limits import Limits
@@ -70,6 +71,7 @@ class Daemon:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
+        self.health_sink: Callable[[HealthRequest], None] | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
         self._limits = limits or Limits()
         self._extensions = tuple(extensions)
@@ -127,6 +129,11 @@ class Daemon:
         return self.store.environment
 
     @property
+    def files_group(self) -> int | None:
+        """See `Host.files_group`."""
+        return self._groups.of_files
+
+    @property
     def queue(self) -> GroupCommit:
         """The commit queue. Only while the daemon runs."""
         if self._queue is None:
@@ -182,13 +189,13 @@ class Daemon:
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
         self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage)
+        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage, self._take_health)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         laggards = Laggards()
         self.add_section("readers", lambda: _readers(laggards, self.environment))
         try:
-            for extension in (collect_usage, *self._extensions):
+            for extension in (collect_usage, keep_health, *self._extensions):
                 extension(self)
             await server.listen()
             self.add_task(lambda: maintain(server, self.environment, file_guard, laggards, self._failed))
@@ -227,6 +234,11 @@ class Daemon:
         if self.usage_sink is None:
             raise RegistryError("this writer daemon takes no reports of usage.")
         return self.usage_sink(batch)
+
+    def _take_health(self, request: HealthRequest) -> None:
+        if self.health_sink is None:
+            raise RegistryError("this writer daemon does not keep the health of modules.")
+        self.health_sink(request)
 
     def _failed(self, error: StoreError) -> None:
         _log.critical("nothing more is written: %s", error)

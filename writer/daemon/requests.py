@@ -35,6 +35,7 @@ from dspy_registry.registry_store.protocol import (
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetPolicy,
     Unregister,
 )
 from dspy_registry.registry_store.records import ModuleInfo
@@ -235,6 +236,8 @@ def stage_message(draft: Draft, message: ChangeRequest) -> None:
             overrides.rename(draft, message.name, message.new_name)
         case ResetUsage():
             draft.reset_usage(message.name, message.version)
+        case SetPolicy():
+            draft.set_policy(message.pattern, message.policy)
         case SetImplications():
             draft.set_implications(CLIENT, message.implications)
         case _:

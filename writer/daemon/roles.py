@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from dspy_registry.registry_store.errors import StorePermissionError
-from dspy_registry.registry_store.protocol import ReadStatus, ReportUsage
+from dspy_registry.registry_store.protocol import ReadStatus, ReportOutcomes, ReportUsage
 from dspy_registry.registry_store.records import By
 
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
@@ -34,7 +34,11 @@ class Role(enum.IntEnum):
     CHANGE = 2
 
 
-NEEDED: Final[dict[type, Role]] = {ReportUsage: Role.REPORT, ReadStatus: Role.REPORT}
+NEEDED: Final[dict[type, Role]] = {
+    ReportUsage: Role.REPORT,
+    ReportOutcomes: Role.REPORT,
+    ReadStatus: Role.REPORT,
+}
 """The role that a message needs. All others change the registry."""
 
 

@@ -15,10 +15,14 @@ from dspy_registry.registry_store.protocol import (
     BatchProgress,
     DaemonStatus,
     Done,
+    HealthRequest,
+    OpenCircuit,
     Part,
     ReadStatus,
     RegisterMany,
+    ReportOutcomes,
     ReportUsage,
+    ResetCircuit,
     Status,
 )
 from dspy_registry.registry_store.records import By
@@ -35,7 +39,7 @@ _SIGN_OF_LIFE: Final = 1.0  # seconds between signs of life for a request that m
 class Service:
     """What all connections of the daemon share. Belongs to the loop's thread.
 
-    `groups` are the Unix groups to admit. `status` and `take_usage` answer the requests of that name;
+    `groups` are the Unix groups to admit. `status`, `take_usage` and `take_health` answer the requests of that name;
     `watch_progress` is called when a request begins to wait.
     """
 
@@ -44,6 +48,7 @@ class Service:
     groups: Groups
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
+    take_health: Callable[[HealthRequest], None]
     watch_progress: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     is_stopping: bool = False
@@ -73,6 +78,9 @@ class Requests:
             ApplyDiscovery: self._take_batch,
             ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
             ReportUsage: self._take_usage,
+            ReportOutcomes: self._take_health,
+            OpenCircuit: self._take_health,
+            ResetCircuit: self._take_health,
         }
 
     @property
@@ -150,6 +158,10 @@ class Requests:
             report = UsageReport(message.id)
             self._await(report)
             durable.add_done_callback(lambda merged: self._acknowledge_usage(report, merged))
+
+    def _take_health(self, message: HealthRequest) -> None:
+        self._service.take_health(message)
+        self._send(Done(message.id, self._service.queue.revision))
 
     def _acknowledge_usage(self, report: UsageReport, merged: asyncio.Future[int]) -> None:
         error: BaseException | None = asyncio.CancelledError() if merged.cancelled() else merged.exception()

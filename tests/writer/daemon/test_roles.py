@@ -124,7 +124,7 @@ def test_what_a_daemon_creates_is_open_to_the_wider_group_alone(open_folder: Pat
 
 
 def test_a_message_that_the_table_does_not_name_needs_the_right_to_change() -> None:
-    assert {kind.__name__ for kind in NEEDED} == {"ReportUsage", "ReadStatus"}
+    assert {kind.__name__ for kind in NEEDED} == {"ReportUsage", "ReportOutcomes", "ReadStatus"}
     assert Groups(change=1).of_files == 1
     assert Groups(change=1, report=2).of_files == 2
     assert Groups().of_files is None
