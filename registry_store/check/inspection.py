@@ -27,6 +27,8 @@ HISTORY: Final = "I8"
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
 DAMAGE: Final = "I23"
+LIMITS: Final = "I28"
+CIRCUITS: Final = "I29"
 HEAD: Final = VALUES
 
 
