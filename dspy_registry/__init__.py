@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
+    from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.registry_store import errors
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
         InvalidArgumentError,
         InvalidModuleError,
         LimitReachedError,
+        NoCandidateError,
         NoReaderSlotError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
         RegistryNotFoundError,
+        RouteFailedError,
         StoreClosedError,
         StoreError,
         StorePermissionError,
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
+    from dspy_registry.router.attempt import Attempt, Result
+    from dspy_registry.router.router import Router
     from dspy_registry.writer.client.async_client import AsyncWriterClient
     from dspy_registry.writer.client.client import WriterClient
     from dspy_registry.writer.client.reporter import UsageReporter
@@ -61,6 +66,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Snapshot",
     "Recommendation",
     "CostWeights",
+    # Routing
+    "Route",
+    "Candidate",
+    "Exclusion",
+    "Router",
+    "Result",
+    "Attempt",
     # Writing and reporting
     "RegistryWriter",
     "WriterClient",
@@ -103,6 +115,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "StoreClosedError",
     "ForkedSnapshotError",
     "DiscoveryError",
+    "NoCandidateError",
+    "RouteFailedError",
     "WriterLockedError",
     "WriterUnavailableError",
     "WriterTimeoutError",
@@ -120,6 +134,12 @@ _HOMES: Final = {
     "Snapshot": "readers.snapshot",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
+    "Route": "readers.route",
+    "Candidate": "readers.route",
+    "Exclusion": "readers.route",
+    "Router": "router.router",
+    "Result": "router.attempt",
+    "Attempt": "router.attempt",
     "RegistryWriter": "writer.registry_writer",
     "WriterClient": "writer.client.client",
     "AsyncWriterClient": "writer.client.async_client",

@@ -59,6 +59,11 @@ class LimitedCall:
     ) -> None:
         self.end()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there are any limits."""
+        return bool(self._limits)
+
     def try_to_begin(self) -> Region | None:
         """Returns None if the call has begun, else the first limit that does not allow it now. Then nothing is held."""
         for limit in self._limits:  # in the order of their keys, the same in every process

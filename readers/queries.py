@@ -8,16 +8,19 @@ from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
 from dspy_registry.readers.arguments import plain_name
-from dspy_registry.readers.observed import DECLARED
+from dspy_registry.readers.asked import Accept, Asked, Preference
+from dspy_registry.readers.candidates import KnownModule
+from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.policies import ModulePolicy
+from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, default_ceiling
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
 from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
-from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage, size_class
+from dspy_registry.registry_store.usage import LARGEST_OF, ModuleUsage, VersionUsage, size_class
 from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
 
@@ -207,6 +210,45 @@ class Queries(Mapping[str, ModuleInfo]):
 
     # Routing
 
+    @abstractmethod
+    def route(
+        self,
+        capabilities: str | Iterable[str] | None = (),
+        category: str | None = None,
+        pool_type: str | None = None,
+        native: bool | None = None,
+        gpu: bool | None = None,
+        max_memory: str | None = None,
+        max_compute: str | None = None,
+        any_capabilities: str | Iterable[str] | None = None,
+        without_capabilities: str | Iterable[str] | None = None,
+        names: str | Iterable[str] | None = None,
+        input_size: int | None = None,
+        prefer: Preference = "balanced",
+        deadline_ms: float | None = None,
+        max_cost_usd: float | None = None,
+        exclude: str | Iterable[str] = (),
+        accept: Accept | None = None,
+        basis: str = AUTO,
+    ) -> Route:
+        """Which module to call, and which others if that fails. docs/routing.md has the formula and the reasons.
+
+        Candidates are the modules of `names` (full names, aliases, short names), or those that `find` returns for the
+        same conditions, or those of `names` that meet the conditions; without both, all modules. Left out are those in
+        `exclude`, those expected to take longer than `deadline_ms` milliseconds, those whose cost is above
+        `max_cost_usd` or not known, those for which `accept`, called with a Candidate, returns something false, and
+        those whose circuit is open. None: no limit.
+
+        `prefer` is `latency`, `cost`, `reliability`, `balanced` (latency and cost alike), or a function that is called
+        with the tuple of candidates and returns them best first; it leaves out those it does not return. `input_size`
+        is in characters, None: not known, which counts as normal. `basis` is that of `estimate_duration`.
+
+        The answer is kept by these arguments; with a function or a list among them it is computed each time. When the
+        circuits of all that are left are open, the one that ends first is chosen, and `degraded` is True. Raises
+        NoCandidateError with every exclusion when nothing is left, UnknownModuleError and AmbiguousNameError for
+        `names`, InvalidArgumentError with all that is wrong, and TypeError.
+        """
+
     def get_pool_type(self, name: str) -> str:
         """The name of the pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""
         return self.get_module(name).pool_type
@@ -255,7 +297,6 @@ class Queries(Mapping[str, ModuleInfo]):
     def routing_recommendation(
         self,
         name: str,
-        *,
         input_size: int | None = None,
         optimize_latency: bool = False,
         basis: str = DECLARED,
@@ -273,10 +314,15 @@ class Queries(Mapping[str, ModuleInfo]):
         observed.check_basis(basis)
         found = self._in_force(name)
         declared = self._declared(found.info, input_size, optimize_latency)
-        size = size_class(input_size)
+        longest = self._policy_of(found.info.name).policy.max_timeout
+        return self._observed(found, declared, size_class(input_size), basis, longest)
+
+    def _observed(
+        self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None
+    ) -> Recommendation:
+        """The recommendation on a basis other than `declared`. `longest`: the policy's `max_timeout`."""
         own = self._own.seen(found.names, found.usage.version, size, in_force=True)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
-        longest = self._policy_of(found.info.name).policy.max_timeout
         ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
         enough = self._min_observed_calls
         return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
@@ -288,6 +334,14 @@ class Queries(Mapping[str, ModuleInfo]):
         name. Raises UnknownModuleError, AmbiguousNameError, TypeError for a name that is not a string.
         """
         return self._policy_of(name).policy
+
+    def _advise(self, known: KnownModule, asked: Asked) -> Recommendation:
+        """The recommendation for a candidate of a route, from what was read for the decision."""
+        found, size = known.found, asked.size
+        declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)
+        if asked.basis == DECLARED:
+            return declared
+        return self._observed(found, declared, size, asked.basis, known.max_timeout)
 
     def _declared(self, info: ModuleInfo, input_size: int | None, optimize_latency: bool) -> Recommendation:
         cost = self._usage_of(info.name).cost_usd_per_call

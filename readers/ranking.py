@@ -77,7 +77,7 @@ class Ranking(NamedTuple):
     degraded: bool
 
 
-Order = Callable[[tuple[Ranked, ...]], Iterable[Ranked]]
+Order = Callable[[tuple[Ranked, ...], Unit], Iterable[Ranked]]
 Filter = Callable[[Ranked, Unit], bool]
 
 
@@ -101,34 +101,72 @@ def failure_rate(failed: int, counted: int, prior: float) -> float:
     return min(LARGEST_RATE, rate)
 
 
-def rank(candidates: Sequence[Facts], prefer: str | Order, asked: Limits) -> Ranking:
-    """The candidates in order, and those left out. `candidates` are in the order that decides ties.
+class Field:
+    """Candidates in the order that decides ties. Their order by a preference is kept: limits do not change it."""
+
+    __slots__ = ("_opened", "_ordered", "facts")
+
+    def __init__(self, facts: Iterable[Facts]) -> None:
+        self.facts = tuple(facts)
+        self._opened = any(each.state == OPEN for each in self.facts)
+        self._ordered: dict[tuple[str, Unit], tuple[Ranked, ...]] = {}
+
+    @property
+    def is_any_open(self) -> bool:
+        """Whether the circuit of any candidate is open."""
+        return self._opened
+
+    def ordered(self, prefer: str | Order, unit: Unit) -> tuple[Ranked, ...]:
+        """All of them, best first; for a function in the order that decides ties. Raises InvalidArgumentError."""
+        key = (prefer if isinstance(prefer, str) else _BY_FUNCTION, unit)
+        known = self._ordered.get(key)
+        if known is None:
+            scored = _scored(self.facts, prefer, unit)
+            if isinstance(prefer, str):
+                scored.sort(key=_reliability if prefer == "reliability" else _score)
+            known = self._ordered[key] = tuple(scored)
+        return known
+
+
+_BY_FUNCTION: Final = ""
+
+
+def rank(field: Field, prefer: str | Order, asked: Limits) -> Ranking:
+    """The candidates in order, and those left out.
 
     Raises InvalidArgumentError for a preference that is unknown, or that returns what is no candidate.
     """
     excluded: list[Excluded] = []
-    left = list(candidates) if asked[:3] == _ANY else _within_limits(candidates, asked, excluded)
+    left = field.facts if asked[:3] == _ANY else _within_limits(field.facts, asked, excluded)
     unit: Unit = USD
     for facts in left:
         if facts.usd is None:
             unit = COMPUTE_SECONDS
             break
-    scored = _scored(left, prefer, unit)
+    ordered = field.ordered(prefer, unit)
+    if len(left) < len(ordered):
+        names = {facts.name for facts in left}
+        ordered = tuple(each for each in ordered if each.facts.name in names)
     if asked.accept is not None:
-        scored = _accepted(scored, asked.accept, unit, excluded)
-    closed = [each for each in scored if each.facts.state != OPEN]
-    if len(closed) < len(scored):
-        ended = [each for each in scored if each.facts.state == OPEN]
-        if not closed:
-            last = min(ended, key=lambda each: each.facts.until)
-            excluded += [_unhealthy(each) for each in ended if each is not last]
-            return Ranking((last,), tuple(excluded), unit, True)
-        excluded += [_unhealthy(each) for each in ended]
-    if callable(prefer):
-        closed = _preferred(closed, prefer, excluded)
-    elif len(closed) > 1:
-        closed.sort(key=_reliability if prefer == "reliability" else _score)
-    return Ranking(tuple(closed), tuple(excluded), unit, False)
+        ordered = _accepted(ordered, asked.accept, unit, excluded)
+    if field.is_any_open:
+        closed = tuple(each for each in ordered if each.facts.state != OPEN)
+        if ordered and not closed:
+            return _degraded(field, ordered, excluded, unit)
+        excluded += [_unhealthy(each) for each in ordered if each.facts.state == OPEN]
+        ordered = closed
+    if not isinstance(prefer, str):
+        ordered = _preferred(ordered, prefer, unit, excluded)
+    return Ranking(ordered, tuple(excluded), unit, False)
+
+
+def _degraded(field: Field, ended: Sequence[Ranked], excluded: list[Excluded], unit: Unit) -> Ranking:
+    """Only candidates with open circuits are left: the one whose circuit ends first. Ties: the order of the field."""
+    until = min(each.facts.until for each in ended)
+    first = {each.facts.name: each for each in ended if each.facts.until == until}
+    last = next(first[facts.name] for facts in field.facts if facts.name in first)
+    excluded += [_unhealthy(each) for each in ended if each is not last]
+    return Ranking((last,), tuple(excluded), unit, True)
 
 
 _ANY: Final = (None, None, ())
@@ -161,7 +199,7 @@ def _problem(facts: Facts, asked: Limits) -> tuple[Reason, str] | None:
 
 def _scored(left: Sequence[Facts], prefer: str | Order, unit: Unit) -> list[Ranked]:
     try:
-        by_latency, by_cost = _WEIGHED["balanced" if callable(prefer) else prefer]
+        by_latency, by_cost = _WEIGHED[prefer if not callable(prefer) else "balanced"]
     except (KeyError, TypeError):
         raise InvalidArgumentError(
             f"prefer is {prefer!r}; it must be one of {', '.join(PREFERENCES)}, or a function of the candidates."
@@ -194,21 +232,21 @@ _WEIGHED: Final = {
 """Whether a preference looks at the duration, and whether at the cost."""
 
 
-def _accepted(scored: list[Ranked], accept: Filter, unit: Unit, excluded: list[Excluded]) -> list[Ranked]:
+def _accepted(scored: Sequence[Ranked], accept: Filter, unit: Unit, excluded: list[Excluded]) -> tuple[Ranked, ...]:
     left = []
     for each in scored:
         if accept(each, unit):
             left.append(each)
         else:
             excluded.append(Excluded(each.facts, "filter", "the caller's filter does not accept it"))
-    return left
+    return tuple(left)
 
 
-def _preferred(closed: list[Ranked], order: Order, excluded: list[Excluded]) -> list[Ranked]:
+def _preferred(closed: tuple[Ranked, ...], order: Order, unit: Unit, excluded: list[Excluded]) -> tuple[Ranked, ...]:
     """By the caller's own order; probes last all the same."""
     known = {id(each): each for each in closed}
     chosen: dict[int, Ranked] = {}
-    found: Any = order(tuple(closed))
+    found: Any = order(closed, unit)
     for each in found if isinstance(found, Iterable) else (None,):
         if id(each) not in known:  # an object that was given, not one that equals it
             raise InvalidArgumentError("a function given as `prefer` must return candidates that it was given.")
@@ -218,7 +256,7 @@ def _preferred(closed: list[Ranked], order: Order, excluded: list[Excluded]) -> 
         for each in closed
         if id(each) not in chosen
     ]
-    return sorted(chosen.values(), key=lambda each: each.is_probe)
+    return tuple(sorted(chosen.values(), key=lambda each: each.is_probe))
 
 
 def _score(each: Ranked) -> tuple[bool, float]:

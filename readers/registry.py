@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.readers import routing, watch
+from dspy_registry.readers import watch
 from dspy_registry.readers.arguments import plain_name
-from dspy_registry.readers.host import HostReads
+from dspy_registry.readers.deciding import Deciding
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
@@ -31,14 +31,14 @@ from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
+from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
 DEFAULT_CACHE_SIZE: Final = 8192
 
 _PAUSE: Final = 0.02  # seconds between two attempts to open a registry that is waited for
-_FACTORS: Final = routing.INPUT_SIZES
 
 
-class Registry(HostReads):
+class Registry(Deciding):
     """A registry open for reading. Threads may share it; after fork it works in parent and child.
 
     `path` is the registry's folder. None means $DSPY_REGISTRY; if that is empty or not set, `dspy-registry` in the
@@ -129,41 +129,40 @@ class Registry(HostReads):
         return info is not None and info.native_available
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
-        if basis != DECLARED:
-            return super().estimate_duration(name, input_size, basis)
-        if self._word[()] == self._valid:
+        kept = self._advice
+        if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
             try:
-                return int(self._records[name].estimated_duration * _FACTORS[input_size] + 0.5)
+                return kept.estimates[name, input_size, basis]
             except (KeyError, TypeError):
                 pass
-        return routing.scaled_duration(self.get_module(name).estimated_duration, input_size)
+        return self._estimate_and_keep(name, input_size, basis)
 
     def routing_recommendation(
         self,
         name: str,
-        *,
+        # Give these by name. They are not keyword-only, because filling those in takes as long as half of all the rest.
         input_size: int | None = None,
         optimize_latency: bool = False,
         basis: str = DECLARED,
     ) -> Recommendation:
-        if basis != DECLARED:
-            return super().routing_recommendation(
-                name, input_size=input_size, optimize_latency=optimize_latency, basis=basis
-            )
-        try:
-            info = self._records[name] if self._word[()] == self._valid else self.get_module(name)
-        except KeyError:
-            info = self.get_module(name)
-        known = self._usage
-        cost: float | None
-        try:
-            cost = known.costs[info.name] if self._usage_word[()] == known.word else self._cost_of(info.name)
-        except KeyError:
-            cost = self._cost_of(info.name)
-        return routing.recommend(info, input_size, optimize_latency, self._weights, cost)
-
-    def _cost_of(self, name: str) -> float | None:
-        return self._usage_of(name).cost_usd_per_call
+        # It depends on the size class of the input only, so it is kept by the largest input of that class.
+        if input_size is None:
+            size: Any = LARGE_INPUT
+        elif type(input_size) is not int or input_size < 0:
+            size = input_size  # refused when it is computed
+        elif input_size > LARGE_INPUT:
+            size = VERY_LARGE_INPUT if input_size <= VERY_LARGE_INPUT else VERY_LARGE_INPUT + 1
+        else:
+            size = LARGE_INPUT if input_size > SMALL_INPUT else SMALL_INPUT
+        kept = self._advice
+        if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
+            try:
+                if basis == DECLARED or not self._own.has_tellers:
+                    return kept.recommendations[name, size, optimize_latency, basis]
+                return kept.recommendations[name, size, optimize_latency, basis, self._own.told()]
+            except (KeyError, TypeError):
+                pass
+        return self._recommend_and_keep(name, input_size, size, optimize_latency, basis)
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
         if self._word[()] == self._valid:

@@ -9,12 +9,13 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 import lmdb
 
 from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.decisions import NOTHING_DECIDED
 from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
-from dspy_registry.readers.queries import Queries
+from dspy_registry.readers.snapshot_route import DecidingSnapshot
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, key_text, misplaced
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
@@ -42,7 +43,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Snapshot(Queries):
+class Snapshot(DecidingSnapshot):
     """The registry at one revision; get one from `Registry.snapshot`. Close it soon: it keeps disk space from reuse.
 
     `revision` is the number of its commit. `len`, iteration and every query are of that revision. Use it from one
@@ -72,12 +73,13 @@ class Snapshot(Queries):
         self._weights = weights
         self._min_observed_calls = min_observed_calls
         self._own = own_place(environment.folder)
+        self._decisions = NOTHING_DECIDED
         self._environment = share(environment)
         try:
             with environment.gate:
                 environment.open()
                 self._generation = environment.generation
-                txn, self._view = _begin_both(environment)
+                txn, self._view, self._usage_word = _begin_both(environment)
                 self._dbs = environment.dbs
                 self._txn = txn  # from here on, `close` gives all of it back
         except BaseException as error:
@@ -184,7 +186,7 @@ class Snapshot(Queries):
 
         The iterator reads on as it is used: use it while the snapshot is open.
         """
-        return (key.decode() for key, _ in self._rows(self._dbs.modules, start))
+        return (key_text(key) for key, _ in self._rows(self._dbs.modules, start))
 
     def unregistered_names(self, start: str = "") -> Iterator[str]:
         """The full names that begin with `start` and that only the history still has, in alphabetical order.
@@ -200,7 +202,7 @@ class Snapshot(Queries):
         Raises CorruptRecordError.
         """
         return {
-            key.decode(): alias_codec.load(value, key, self._dbs.format)
+            key_text(key): alias_codec.load(value, key, self._dbs.format)
             for key, value in self._rows(self._dbs.aliases, start)
         }
 
@@ -310,12 +312,16 @@ class Snapshot(Queries):
         return self._in_transaction(execute, plan)
 
 
-def _begin_both(environment: Environment) -> tuple[Transaction, Transaction]:
-    """Two transactions on one commit. One copies values, which is quicker for small ones; the other gives views."""
+def _begin_both(environment: Environment) -> tuple[Transaction, Transaction, float]:
+    """Two transactions on one commit, and its usage word.
+
+    One copies values, which is quicker for small ones; the other gives views.
+    """
     while True:
+        words = environment.visibility.words()
         txn, view = environment.begin_long_read(), environment.begin_long_read(buffers=True)
-        if txn.id() == view.id():
-            return txn, view
+        if txn.id() == view.id() and environment.visibility.is_still(words):
+            return txn, view, words[1] if words else 0.0
         environment.end_long_read(environment.generation, txn, view)
 
 

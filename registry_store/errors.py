@@ -131,6 +131,39 @@ class ConflictError(RegistryError, ValueError):
         return type(self), (self.name, self.expected_version, self.current_version)
 
 
+class NoCandidateError(RegistryError, LookupError):
+    """`route` found no module that may be called. `excluded` are those left out: (name, version, reason, detail)."""
+
+    remedy = "Ask for less, or wait until a module is healthy again."
+
+    def __init__(self, excluded: Iterable[tuple[str, int, str, str]] = ()) -> None:
+        self.excluded = tuple(excluded)
+        reasons = "; ".join(f"{name} ({reason}: {detail})" for name, _, reason, detail in self.excluded)
+        super().__init__(
+            f"no module may be called: {reasons}." if reasons else "no module meets these conditions.",
+            remedy=None if reasons else "`dspy-registry find` shows what meets which condition.",
+        )
+
+    def __reduce__(self) -> tuple[type[NoCandidateError], tuple[tuple[tuple[str, int, str, str], ...]]]:
+        return type(self), (self.excluded,)
+
+
+class RouteFailedError(RegistryError, RuntimeError):
+    """`Router` tried every candidate that it could in time. `attempts` says how each ended; the cause is the last's.
+
+    Without attempts, every candidate was at its limit of concurrent calls until the end.
+    """
+
+    remedy = "The attempts say what to mend. A longer deadline or another target gives more of them."
+
+    def __init__(self, message: str, attempts: Iterable[object] = ()) -> None:
+        self.attempts = tuple(attempts)
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[RouteFailedError], tuple[str, tuple[object, ...]]]:
+        return type(self), (self.message, self.attempts)
+
+
 class LimitReachedError(RegistryError, TimeoutError):
     """As many calls as a limit allows are under way, and none ended within the caller's patience.
 
@@ -238,7 +271,7 @@ class DiscoveryError(RegistryError, RuntimeError):
 
 
 class WriterLockedError(RegistryError, BlockingIOError):
-    """Another writer has the lease. `pid` is its process; None: unknown."""
+    """Another writer has the writer lock. `pid` is its process; None: unknown."""
 
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path

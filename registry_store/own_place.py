@@ -27,12 +27,13 @@ class Teller(Protocol):
 class OwnPlace:
     """What this process saw itself of one registry's modules. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_calls", "_lock", "_tellers", "health")
+    __slots__ = ("__weakref__", "_calls", "_count", "_lock", "_tellers", "health")
 
     def __init__(self, folder: Path) -> None:
         self.health = HostHealth(folder)
         """Which of its modules are not healthy on this host."""
         self._calls = OwnCalls()
+        self._count = 0
         self._tellers: tuple[ReferenceType[Teller], ...] = ()
         self._begin()
 
@@ -48,29 +49,44 @@ class OwnPlace:
     def completed(self, names: Iterable[str], version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed, under every name that its module may be asked for by."""
         with self._lock:
+            self._count += 1
             for name in names:
                 self._calls.completed(name, version, size, milliseconds)
 
     def timed_out(self, names: Iterable[str], version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds, as `completed` does."""
         with self._lock:
+            self._count += 1
             for name in names:
                 self._calls.timed_out(name, version, size, limit)
+
+    @property
+    def has_tellers(self) -> bool:
+        """Whether a reporter of this process may have calls to tell, or ever had."""
+        return bool(self._tellers)
+
+    def told(self) -> int:
+        """How many calls were counted so far, those that reporters have queued included."""
+        self._tell()
+        return self._count
 
     def seen(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
         """What was seen of a version under any of these names; `in_force`: calls without a version are of it."""
         if not self._tellers:
             return NOTHING
-        for reference in self._tellers:
-            teller = reference()
-            if teller is not None:
-                teller.tell()
+        self._tell()
         with self._lock:
             known = self._calls.known(names)
             found = [self._calls.seen(name, version, size, in_force=in_force) for name in known]
         if len(found) <= 1:
             return found[0] if found else NOTHING
         return Own(max(own.longest for own in found), max(own.backoff for own in found))
+
+    def _tell(self) -> None:
+        for reference in self._tellers:
+            teller = reference()
+            if teller is not None:
+                teller.tell()
 
 
 _places: Final[WeakValueDictionary[str, OwnPlace]] = WeakValueDictionary()

@@ -23,6 +23,14 @@ SMALL_INPUT: Final = 100
 LARGE_INPUT: Final = 1_000
 VERY_LARGE_INPUT: Final = 10_000
 
+LARGEST_OF: Final = {
+    "small": SMALL_INPUT,
+    "normal": LARGE_INPUT,
+    "large": VERY_LARGE_INPUT,
+    "very_large": VERY_LARGE_INPUT + 1,
+}
+"""An input of each size class, in characters: the largest, where there is one."""
+
 MINUTES_KEPT: Final = 60
 HOURS_KEPT: Final = 48
 LARGEST_COUNT: Final = 2**53

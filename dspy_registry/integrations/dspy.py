@@ -30,12 +30,14 @@ from dspy_registry.integrations.lm_usage import (
     tracked_tokens,
     will_be_tracked,
 )
+from dspy_registry.integrations.routed import Routed
 from dspy_registry.integrations.unseen import Unseen
 from dspy_registry.registry_store.classify import kind_of
 from dspy_registry.registry_store.retry_after import retry_after_of
+from dspy_registry.router.under_way import CallUnderWay, under_way
 from dspy_registry.writer.client.reporter import UsageReporter
 
-__all__ = ["RegistryCallback", "module"]
+__all__ = ["RegistryCallback", "Routed", "module"]
 
 _MAX_OPEN: Final = 100_000
 _SEARCHED: Final = 16
@@ -70,17 +72,26 @@ def _attempt(part: Callable[..., Result], *arguments: Any, otherwise: Result) ->
 class _Call:
     """A call that has begun. `names` are those of a module or optimizer; None for a call of anything else."""
 
-    __slots__ = ("instance", "is_tracked", "names", "parent", "size", "spent", "started", "tracked_before")
+    __slots__ = ("instance", "is_tracked", "names", "parent", "routed", "size", "spent", "started", "tracked_before")
 
     def __init__(self, parent: _Call | None, instance: Any = None, names: tuple[str, ...] | None = None) -> None:
         self.parent = parent
         self.instance = instance
         self.names = names
+        self.routed: CallUnderWay | None = None  # the router's attempt that this is: the router reports it
         self.size: int | None = None
         self.is_tracked = False
         self.tracked_before = 0
         self.spent: list[Spent] = []  # one entry per LM call inside; appending needs no lock
         self.started = time.monotonic()
+
+
+def _routed(call: _Call) -> CallUnderWay | None:
+    """The attempt of a router that this call is; None: it is none."""
+    attempt = under_way.get()
+    if attempt is None or call.names is None or not attempt.claim(call.instance, call.names):
+        return None
+    return attempt
 
 
 class RegistryCallback(BaseCallback):  # type: ignore[misc]
@@ -117,7 +128,11 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
     @_harmless
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Note that a call of a module has begun."""
+        if type(instance) is Routed:  # only connects: its attempts are calls of the modules that it calls
+            self._begin(call_id, _Call(self._parent()))
+            return
         call = _Call(self._parent(), instance, self._names.of(instance))
+        call.routed = _routed(call)
         self._begin(call_id, call)
         call.is_tracked = _attempt(will_be_tracked, otherwise=False)
         call.size = input_characters(inputs)
@@ -204,6 +219,11 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
             return
         spent = total(call.spent)
         tracked = _attempt(tracked_tokens, outputs, otherwise=(0, 0)) if call.is_tracked else (0, 0)
+        if call.routed is not None:
+            call.routed.tokens_in = max(spent.tokens_in, tracked[0])
+            call.routed.tokens_out = max(spent.tokens_out, tracked[1])
+            call.routed.cost_usd = spent.dollars
+            return
         self.reporter.record(
             call.names,
             (ended - call.started) * 1000,

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_registry import InvalidArgumentError
-from dspy_registry.readers.ranking import Facts, Limits, Ranked, Ranking, failure_rate, prior_rate, rank
+from dspy_registry.readers.ranking import Facts, Field, Limits, Ranked, Ranking, failure_rate, prior_rate
+from dspy_registry.readers.ranking import rank as rank_field
+
+
+def rank(found: list[Facts], prefer: Any, asked: Limits) -> Ranking:
+    """In a field that was ranked for others before: what it keeps changes nothing."""
+    field = Field(found)
+    for other in ("latency", "cost"):
+        rank_field(field, other, Limits())
+    ranking = rank_field(field, prefer, asked)
+    assert rank_field(field, prefer, asked) == ranking
+    return ranking
+
 
 STATES = st.sampled_from(("closed", "closed", "closed", "open", "half_open"))
 NUMBERS = st.sampled_from((0.0, 0.5, 1.0, 100.0, 250.0, 1000.0))
@@ -142,7 +154,8 @@ def test_ties_keep_the_order_given() -> None:
 def test_a_function_orders_the_candidates_and_may_leave_some_out() -> None:
     found = [made("a"), made("b", state="half_open"), made("c")]
 
-    def order(ranked: tuple[Ranked, ...]) -> list[Ranked]:
+    def order(ranked: tuple[Ranked, ...], unit: str) -> list[Ranked]:
+        assert unit == "compute_seconds"
         return sorted((each for each in ranked if each.facts.name != "a"), key=lambda each: each.facts.name)
 
     ranking = rank(found, order, Limits())
@@ -150,7 +163,7 @@ def test_a_function_orders_the_candidates_and_may_leave_some_out() -> None:
     assert [(each.facts.name, each.reason) for each in ranking.excluded] == [("a", "preference")]
 
 
-@pytest.mark.parametrize("prefer", ["quickest", None, 5, lambda ranked: ["a"], lambda ranked: None])
+@pytest.mark.parametrize("prefer", ["quickest", None, 5, lambda ranked, unit: ["a"], lambda ranked, unit: None])
 def test_a_preference_that_means_nothing_is_refused(prefer: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         rank([made("a")], prefer, Limits())

@@ -16,6 +16,7 @@ from dspy_registry.registry_store.policy import Policy, policy_problems
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
+from dspy_registry.registry_store.wording import shown_value
 from dspy_registry.writer.manifests.declarations import ERRORS_SOUGHT, Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
 from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, PolicyManifest, keys_of
@@ -170,7 +171,7 @@ def _implication_problems(implications: Any) -> Iterator[Problem]:
 
 def _capability_problems(path: Path, word: Any) -> Iterator[Problem]:
     if not is_capability(word):
-        yield Problem(path, f"{_shown(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
+        yield Problem(path, f"{shown_value(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
 
 
 def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: str) -> Iterator[Problem]:
@@ -209,13 +210,8 @@ def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]
 
 
 def _wrong_type(path: Path, expected: str, value: Any) -> Problem:
-    return Problem(path, f"expected {expected}, not {_shown(value)}")
+    return Problem(path, f"expected {expected}, not {shown_value(value)}")
 
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(word for word in words if not word.startswith("$"))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

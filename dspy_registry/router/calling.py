@@ -1,0 +1,275 @@
+"""Running one attempt: in a thread or as a task, for a bounded time, with a report of how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, NamedTuple
+
+from dspy_registry.readers.registry import Registry
+from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.outcome_kinds import CANCELLED, OK, TIMEOUT
+from dspy_registry.registry_store.retry_after import retry_after_of
+from dspy_registry.router.admission import Admission, admit, admit_async
+from dspy_registry.router.attempt import Attempt
+from dspy_registry.router.course import Ended, Refused, Try
+from dspy_registry.router.dspy_settings import is_streaming, within_time, within_time_async
+from dspy_registry.router.threads import Job, threads
+from dspy_registry.router.under_way import CallUnderWay, under_way
+from dspy_registry.writer.client.reporter import UsageReporter
+
+_log = logging.getLogger("dspy_registry")
+
+
+class Given(NamedTuple):
+    """What a routed call is given. `characters` of input; None: not known."""
+
+    targets: Mapping[str, Callable[..., Any]]
+    arguments: Mapping[str, Any]
+    characters: int | None
+
+
+class Abandoned:
+    """How many calls were abandoned and have not ended yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def add(self, calls: int) -> None:
+        """Count calls; negative: that many have ended."""
+        with self._lock:
+            self.count += calls
+
+
+class Calling:
+    """Runs attempts and reports them. Threads and tasks may share it."""
+
+    def __init__(self, registry: Registry, reporter: UsageReporter, classify: Callable[[BaseException], str]) -> None:
+        self.registry = registry
+        self.reporter = reporter
+        self.classify = classify
+        self.abandoned = Abandoned()
+
+    def attempt(self, step: Try, given: Given) -> Ended | Refused:
+        """An attempt, in a thread unless DSPy streams from this one."""
+        target = given.targets[step.candidate.asked]
+        if inspect.iscoroutinefunction(target):
+            raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
+        admission = admit(self.registry, step)
+        if isinstance(admission, Refused):
+            return admission
+        call = CallUnderWay(step.candidate.name, target)
+        report = _Report(self, step, given, call)
+        work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
+        if is_streaming():
+            return _in_this_thread(work, admission, report)
+        thread = InThread(work, admission, self.abandoned)
+        try:
+            is_done = thread.wait(step.seconds)
+        except BaseException as error:  # KeyboardInterrupt, or what a signal's handler raises
+            thread.abandon()
+            report.ended(None, error, CANCELLED)
+            raise
+        if is_done:
+            return report.ended(thread.job.value, thread.job.error)
+        thread.abandon()
+        return report.timed_out()
+
+    async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
+        """An attempt: a task if the target can be awaited, else in a thread."""
+        admission = await admit_async(self.registry, step)
+        if isinstance(admission, Refused):
+            return admission
+        call = CallUnderWay(step.candidate.name, given.targets[step.candidate.asked])
+        report = _Report(self, step, given, call)
+        awaited = awaitable(call.target)
+        if awaited is None:
+            work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
+            future = in_thread(work, admission, self.abandoned)
+        else:
+            future = _as_task(within_time_async(step.seconds, awaited, given.arguments), _marked(call), admission)
+        try:
+            await asyncio.wait({future}, timeout=step.seconds)
+        except BaseException as error:
+            self._abandon(future)
+            report.ended(None, error, CANCELLED)
+            raise
+        if not future.done():
+            self._abandon(future)
+            return report.timed_out()
+        if future.cancelled():
+            return report.ended(None, asyncio.CancelledError(), CANCELLED)
+        failure = future.exception()
+        return report.ended(None if failure is not None else future.result(), failure)
+
+    def _abandon(self, future: asyncio.Future[Any]) -> None:
+        """Cancel it. Until it ends, it counts as abandoned; nobody waits for it."""
+        self.abandoned.add(1)
+
+        def ended(done: asyncio.Future[Any]) -> None:
+            self.abandoned.add(-1)
+            if not done.cancelled():
+                done.exception()  # looked at, so that asyncio does not complain
+
+        future.add_done_callback(ended)
+        if isinstance(future, asyncio.Task):
+            future.cancel()
+
+
+class _Report:
+    """How an attempt ended: told to the reporter, to the log, and to the course."""
+
+    __slots__ = ("_began", "_call", "_calling", "_characters", "_step")
+
+    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay) -> None:
+        self._calling = calling
+        self._step = step
+        self._characters = given.characters
+        self._call = call
+        self._began = time.monotonic()
+
+    def timed_out(self) -> Ended:
+        name, limit_ms = self._step.candidate.name, self._step.seconds * 1000
+        return self.ended(None, TimeoutError(f"{name} did not end within {limit_ms:.0f} ms"), TIMEOUT)
+
+    def ended(self, value: Any, error: BaseException | None, kind: str = "") -> Ended:
+        """`kind` "": as the error says."""
+        candidate, limit_ms = self._step.candidate, self._step.seconds * 1000
+        milliseconds = (time.monotonic() - self._began) * 1000
+        kind = kind or (OK if error is None else self._calling.classify(error))
+        attempt = Attempt(candidate.name, candidate.version, kind, milliseconds, limit_ms, error)
+        self._calling.reporter.record(
+            candidate.name,
+            milliseconds,
+            kind == OK,
+            self._characters,
+            self._call.tokens_in,
+            self._call.tokens_out,
+            self._call.cost_usd,
+            error=None if kind == OK else kind,
+            version=candidate.version,
+            limit_ms=limit_ms,
+            began=self._began,
+            retry_after=None if error is None else retry_after_of(error, time.time()),
+        )
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "attempt of %s, version %d: %s after %.1f ms, limit %.0f ms%s",
+                *attempt[:5],
+                "" if error is None else f": {error!r}",
+            )
+        return Ended(attempt, value)
+
+
+class InThread:
+    """A call in another thread. What it holds is given back when the call ends."""
+
+    def __init__(self, work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> None:
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._ending = threading.Lock()
+        self._admission = admission
+        self._abandoned = abandoned
+        self._is_abandoned = self._has_ended = False
+        self.job = Job(work, self._end)
+        try:
+            threads.start(self.job)
+        except BaseException:
+            admission.end()
+            raise
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within this time."""
+        return self._done.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+    def abandon(self) -> None:
+        """Let it run on. Until it ends, it counts as abandoned."""
+        with self._ending:
+            if not self._has_ended and not self._is_abandoned:
+                self._is_abandoned = True
+                self._abandoned.add(1)
+
+    def _end(self) -> None:
+        self._admission.end()
+        with self._ending:
+            self._has_ended = True
+            if self._is_abandoned:
+                self._abandoned.add(-1)
+        self._done.release()
+
+
+def in_thread(work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> asyncio.Future[Any]:
+    """A future of a call in another thread. Cancelling it does not end the call."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def tell() -> None:
+        admission.end()
+        try:
+            loop.call_soon_threadsafe(_settle, future, job)
+        except RuntimeError:  # the loop was closed
+            return
+
+    job = Job(work, tell)
+    try:
+        threads.start(job)
+    except BaseException:
+        admission.end()
+        raise
+    return future
+
+
+def _settle(future: asyncio.Future[Any], job: Job) -> None:
+    if future.done():
+        return
+    if job.error is None:
+        future.set_result(job.value)
+    elif isinstance(job.error, StopIteration):  # a future refuses it
+        future.set_exception(RuntimeError("the call raised StopIteration"))
+    else:
+        future.set_exception(job.error)
+
+
+def _as_task(coroutine: Any, context: Context, admission: Admission) -> asyncio.Task[Any]:
+    try:
+        task: asyncio.Task[Any] = context.run(asyncio.get_running_loop().create_task, coroutine)
+    except BaseException:
+        admission.end()
+        raise
+    task.add_done_callback(lambda _: admission.end())
+    return task
+
+
+def _in_this_thread(work: Callable[[], Any], admission: Admission, report: _Report) -> Ended:
+    try:
+        value = work()
+    except Exception as error:
+        return report.ended(None, error)
+    except BaseException as error:
+        report.ended(None, error, CANCELLED)
+        raise
+    finally:
+        admission.end()
+    return report.ended(value, None)
+
+
+def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What to await for this target: itself, or `acall` of a program of DSPy. None: it cannot be awaited."""
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004
+        return target
+    acall = getattr(target, "acall", None)
+    return acall if acall is not None and callable(getattr(target, "aforward", None)) else None
+
+
+def _marked(call: CallUnderWay) -> Context:
+    """A copy of this context, in which `call` is under way. So `dspy.context` holds in the thread too."""
+    context = copy_context()
+    context.run(under_way.set, call)
+    return context

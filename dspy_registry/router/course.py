@@ -1,0 +1,167 @@
+"""The course of a routed call: which module to try next, and when to wait. It does nothing itself, and takes no time.
+
+`course` yields what is to be done and is sent what came of it. So one course serves threads, asyncio and tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Final, NamedTuple
+
+from dspy_registry.readers.route import Candidate, Route
+from dspy_registry.registry_store.errors import LimitReachedError, NoCandidateError, RouteFailedError
+from dspy_registry.registry_store.outcome_kinds import CALLER, OK
+from dspy_registry.router.attempt import Attempt, Result
+
+FIRST_PAUSE: Final = 0.5
+"""Seconds to wait when all candidates were tried, the first time; each further time twice as long."""
+LONGEST_PAUSE: Final = 8.0
+JITTER: Final = 0.2
+ROUNDS: Final = 3
+"""How often all candidates are tried when there is no deadline."""
+
+
+class Try(NamedTuple):
+    """Call this candidate, for at most `seconds`. `patience` is how many seconds to wait for a limit of calls.
+
+    `must`: call it even if another process is probing it.
+    """
+
+    candidate: Candidate
+    seconds: float
+    patience: float = 0.0
+    must: bool = False
+
+
+class Pause(NamedTuple):
+    """Wait."""
+
+    seconds: float
+
+
+class Ended(NamedTuple):
+    """An attempt ended."""
+
+    attempt: Attempt
+    value: Any = None
+
+
+class Refused(NamedTuple):
+    """No attempt was made. `error`: the limit that was reached; None: another process is probing the module."""
+
+    error: LimitReachedError | None
+
+
+Step = Try | Pause
+Answer = Ended | Refused | None
+Course = Generator[Step, Answer, Result]
+
+
+class Span(NamedTuple):
+    """When to stop: `deadline` on `clock`, in seconds; None: after `rounds` rounds."""
+
+    clock: Callable[[], float]
+    deadline: float | None
+    rounds: int = ROUNDS
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left; None: there is no deadline."""
+        return None if self.deadline is None else self.deadline - self.clock()
+
+
+def course(ask: Callable[[float | None], Route], span: Span, chance: Callable[[], float]) -> Course:
+    """A call. `ask` gives the route for the milliseconds left. `chance` gives a number from 0 to below 1.
+
+    Returns the result. Raises what an attempt raised if its kind is `caller` or it was cancelled, NoCandidateError if
+    there was nothing to try, LimitReachedError if no limit let an attempt begin, RouteFailedError if none succeeded.
+    """
+    attempts: list[Attempt] = []
+    number = 0
+    while True:
+        try:
+            route = ask(None if span.left is None else max(0.0, span.left * 1000))
+        except NoCandidateError:
+            if attempts:
+                raise _failed("nothing else may be called in the time left", attempts) from attempts[-1].error
+            raise
+        result = yield from _round(route, span, attempts)
+        if result is not None:
+            return result
+        number += 1
+        pause = backoff(number, chance())
+        if span.deadline is None and number >= span.rounds:
+            raise _failed(f"all candidates were tried {number} times", attempts) from _last_error(attempts)
+        if span.left is not None and span.left <= pause:
+            raise _failed("the deadline is near", attempts) from _last_error(attempts)
+        yield Pause(pause)
+
+
+def backoff(number: int, chance: float) -> float:
+    """Seconds to wait after this many rounds: 0.5, 1, 2, 4, 8, 8, …, by chance up to a fifth more or less."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(number - 1, 16)) * (1 - JITTER + 2 * JITTER * chance)
+
+
+def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step, Answer, Result | None]:
+    """Each candidate once, best first. If none of them could begin, the first is tried once more, with patience."""
+    refused: list[tuple[Try, Refused]] = []
+    began = len(attempts)
+    for candidate in route.alternatives:
+        step = _step(candidate, span)
+        if step is None:
+            continue
+        answer = yield step
+        if isinstance(answer, Refused):
+            refused.append((step, answer))
+        elif isinstance(answer, Ended) and _count(answer, attempts):
+            return Result(answer.value, candidate.name, candidate.version, tuple(attempts))
+    if len(attempts) == began and refused:
+        step = _last_resort(refused, span)
+        answer = yield step
+        if isinstance(answer, Refused) and answer.error is not None:
+            raise answer.error
+        if isinstance(answer, Ended) and _count(answer, attempts):
+            return Result(answer.value, step.candidate.name, step.candidate.version, tuple(attempts))
+    return None
+
+
+def _step(candidate: Candidate, span: Span) -> Try | None:
+    """Its recommended limit, or what is left; None: less is left than it is expected to take."""
+    seconds = candidate.recommendation.timeout_seconds
+    left = span.left
+    if left is None:
+        return Try(candidate, seconds)
+    if left <= 0 or left * 1000 < candidate.expected_ms:
+        return None
+    return Try(candidate, min(seconds, left))
+
+
+def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
+    """The best candidate that is at its limit, for which one can wait; else the best one, although it is probed."""
+    limited = [step for step, refusal in refused if refusal.error is not None]
+    if not limited:
+        return refused[0][0]._replace(must=True)
+    step = limited[0]
+    left = step.seconds if span.left is None else span.left
+    return step._replace(patience=max(0.0, left - step.candidate.expected_ms / 1000))
+
+
+def _count(ended: Ended, attempts: list[Attempt]) -> bool:
+    """Add the attempt; whether it succeeded. Raises its error if another attempt could not do better."""
+    attempts.append(ended.attempt)
+    error = ended.attempt.error
+    if error is not None and (ended.attempt.kind == CALLER or not isinstance(error, Exception)):
+        raise error
+    return ended.attempt.kind == OK
+
+
+def _failed(why: str, attempts: list[Attempt]) -> RouteFailedError:
+    tried = "; ".join(
+        f"{each.name} {each.kind} after {each.duration_ms:.0f} ms" + (f" ({each.error!r})" if each.error else "")
+        for each in attempts
+    )
+    return RouteFailedError(f"no attempt succeeded, and {why}: {tried or 'none could begin'}.", attempts)
+
+
+def _last_error(attempts: list[Attempt]) -> BaseException | None:
+    return attempts[-1].error if attempts else None

@@ -1,0 +1,221 @@
+"""`Router`: calls the module that the registry chooses, and the next one if that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+from dspy_registry.integrations.input_size import input_characters
+from dspy_registry.readers.registry import Registry
+from dspy_registry.readers.route import Route
+from dspy_registry.registry_store.classify import kind_of
+from dspy_registry.registry_store.errors import InvalidArgumentError, UnknownModuleError
+from dspy_registry.router.attempt import Result
+from dspy_registry.router.calling import Calling, Given
+from dspy_registry.router.course import ROUNDS, Course, Pause, Span, course
+from dspy_registry.writer.client.reporter import UsageReporter
+
+Targets: TypeAlias = "dict[str, Any]"
+"""What to call, by the name of the module that it is."""
+
+_DEADLINE_STEP_MS: Final = 50
+"""Deadlines of routes are rounded up to it, so that decisions made within a call are kept too."""
+
+
+class Router:
+    """Calls one of several targets: the best by `Registry.route`, and the next one when an attempt fails.
+
+    `targets` are callables by the name of the module that each is; they are called with the arguments by name.
+    `reporter` reports each attempt; None: one for the registry's folder. `classify` gives the kind of outcome of an
+    exception; None: by its type and status. `rounds` is how often all candidates are tried when a call has no
+    deadline. Threads and tasks may share a router, and it works in forked children. Raises InvalidArgumentError.
+
+    A synchronous target runs in another thread, in a copy of the caller's context, because that is the only way to
+    stop waiting for it at its limit. A thread that runs too long is abandoned: see `abandoned`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        targets: Targets,
+        reporter: UsageReporter | None = None,
+        *,
+        classify: Callable[[BaseException], str] | None = None,
+        rounds: int = ROUNDS,
+    ) -> None:
+        wrong = [f"the target of {name!r} cannot be called" for name, target in targets.items() if not callable(target)]
+        if type(rounds) is not int or rounds < 1:
+            wrong.append(f"rounds is {rounds!r}; it is a whole number, 1 or more")
+        if wrong:
+            raise InvalidArgumentError(f"{'; '.join(wrong)}.")
+        self.registry = registry
+        self.targets = dict(targets)
+        self.reporter = reporter if reporter is not None else UsageReporter(registry.path)
+        self._rounds = rounds
+        self._calling = Calling(registry, self.reporter, classify or kind_of)
+        self._chance = random.Random()
+
+    def __repr__(self) -> str:
+        return f"Router({self.registry!r}, targets={', '.join(self.targets) or 'none'})"
+
+    @property
+    def abandoned(self) -> int:
+        """How many calls ran past their limit and have not ended yet. Each keeps its thread and its limits' places."""
+        return self._calling.abandoned.count
+
+    def call(
+        self,
+        capabilities: str | Iterable[str] | None = (),
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        names: str | Iterable[str] | None = None,
+        input_size: int | None = None,
+        deadline_ms: float | None = None,
+        **asked: Any,
+    ) -> Result:
+        """Call the best target with these arguments, by name. `asked` are further arguments of `Registry.route`.
+
+        A failed attempt goes to the next candidate at once. When all were tried, it waits 0.5 s, then twice as long
+        each time, at most 8 s, and tries again: until `deadline_ms` milliseconds have passed for all of it, without a
+        deadline `rounds` times. `names` narrows the targets. `input_size` is in characters; None: of all text in the
+        arguments.
+
+        Raises what an attempt raised if the request itself is wrong (kind `caller`), RouteFailedError with all
+        attempts when none succeeded, and LimitReachedError when no limit let an attempt begin. For the rest it raises
+        what `Registry.route` raises, and InvalidArgumentError for a name without a target or a target that must be
+        awaited.
+        """
+        return self.call_any(
+            self.targets, capabilities, arguments, names=names, input_size=input_size, deadline_ms=deadline_ms, **asked
+        )
+
+    async def acall(
+        self,
+        capabilities: str | Iterable[str] | None = (),
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        names: str | Iterable[str] | None = None,
+        input_size: int | None = None,
+        deadline_ms: float | None = None,
+        **asked: Any,
+    ) -> Result:
+        """`call` for asyncio. A target that can be awaited is a task, which is cancelled at its limit."""
+        return await self.acall_any(
+            self.targets, capabilities, arguments, names=names, input_size=input_size, deadline_ms=deadline_ms, **asked
+        )
+
+    def call_any(
+        self,
+        targets: Targets,
+        capabilities: str | Iterable[str] | None,
+        arguments: Mapping[str, Any] | None,
+        **asked: Any,
+    ) -> Result:
+        """`call` with other targets than the router's own."""
+        given, steps = self._begin(targets, capabilities, arguments, asked)
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                answer = None
+            else:
+                answer = self._calling.attempt(step, given)
+
+    async def acall_any(
+        self,
+        targets: Targets,
+        capabilities: str | Iterable[str] | None,
+        arguments: Mapping[str, Any] | None,
+        **asked: Any,
+    ) -> Result:
+        """`acall` with other targets than the router's own."""
+        given, steps = self._begin(targets, capabilities, arguments, asked)
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                answer = None
+            else:
+                answer = await self._calling.attempt_async(step, given)
+
+    def _begin(
+        self,
+        targets: Targets,
+        capabilities: str | Iterable[str] | None,
+        arguments: Mapping[str, Any] | None,
+        asked: dict[str, Any],
+    ) -> tuple[Given, Course]:
+        arguments = {} if arguments is None else arguments
+        deadline_ms, names = asked.pop("deadline_ms", None), asked.pop("names", None)
+        characters = asked.pop("input_size", None)
+        if characters is None:
+            characters = input_characters(arguments)
+        wanted = tuple(targets) if names is None else tuple(self._target_names(targets, names))
+
+        def ask(left_ms: float | None) -> Route:
+            within = None if left_ms is None else min(deadline_ms, _rounded_up(left_ms))
+            return self._route(wanted, capabilities, input_size=characters, deadline_ms=within, **asked)
+
+        deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+        steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)
+        return Given(targets, arguments, characters), steps
+
+    def _route(self, names: tuple[str, ...], capabilities: Any, **asked: Any) -> Route:
+        try:
+            return self.registry.route(capabilities, names=names, **asked)
+        except UnknownModuleError:  # others are still registered: a service outlives the module of one target
+            known = tuple(name for name in names if self._full_name(name) is not None)
+            if not known or known == names:
+                raise
+            return self.registry.route(capabilities, names=known, **asked)
+
+    def _full_name(self, name: str) -> str | None:
+        try:
+            return self.registry.get_module(name).name
+        except UnknownModuleError:
+            return None
+
+    def _target_names(self, targets: Targets, names: str | Iterable[str]) -> Iterable[str]:
+        """The names of the targets that these names mean. Raises InvalidArgumentError for a name without a target."""
+        by_full_name = {self._full_name(name): name for name in reversed(list(targets))}
+        for name in (names,) if isinstance(names, str) else names:
+            target = name if name in targets else by_full_name.get(self._full_name(name) or name)
+            if target is None:
+                raise InvalidArgumentError(
+                    f"{name!r} is the name of no target.", remedy=f"Targets: {', '.join(targets)}."
+                )
+            yield target
+
+    # A program of DSPy that holds a router is copied and pickled together with it.
+
+    def __copy__(self) -> Router:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Router:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Router], tuple[Any, ...]]:
+        classify = None if self._calling.classify is kind_of else self._calling.classify
+        return _opened, (self.registry, self.targets, str(self.reporter.path), classify, self._rounds)
+
+
+def _opened(registry: Registry, targets: Any, path: str, classify: Any, rounds: int) -> Router:
+    return Router(registry, targets, UsageReporter(path), classify=classify, rounds=rounds)
+
+
+def _rounded_up(milliseconds: float) -> float:
+    return math.ceil(milliseconds / _DEADLINE_STEP_MS) * _DEADLINE_STEP_MS

@@ -1,0 +1,180 @@
+"""Decisions and advice that a registry keeps, and the reads behind those that it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
+from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
+from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, begun
+from dspy_registry.readers.host import HostReads
+from dspy_registry.readers.observed import AUTO, DECLARED
+from dspy_registry.readers.route import Route
+from dspy_registry.readers.routing import Recommendation
+from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.host_health import HostHealth, Known
+from dspy_registry.registry_store.revision import is_retired
+from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
+
+_clock = time.clock_gettime
+_BOOT_TIME: Final = time.CLOCK_BOOTTIME
+_NO_OTHERS: Final = (None,) * 8
+_PLAIN: Final = frozenset((type(None), str, tuple, frozenset))
+"""Types of arguments that name several things and always say the same."""
+
+
+class Deciding(HostReads):
+    """What `Registry` keeps of its decisions."""
+
+    __slots__ = ("_advice", "_decisions", "_health")
+
+    _advice: AdviceKept
+    _decisions: Decisions
+    _health: HostHealth
+
+    def _open(self) -> None:
+        self._advice = NOTHING_ADVISED
+        self._decisions = NOTHING_DECIDED
+        self._health = self._own.health
+        super()._open()
+
+    def close(self) -> None:
+        super().close()
+        self._advice = NOTHING_ADVISED
+        self._decisions = NOTHING_DECIDED
+
+    def route(
+        self,
+        capabilities: str | Iterable[str] | None = (),
+        category: str | None = None,
+        pool_type: str | None = None,
+        native: bool | None = None,
+        gpu: bool | None = None,
+        max_memory: str | None = None,
+        max_compute: str | None = None,
+        any_capabilities: str | Iterable[str] | None = None,
+        without_capabilities: str | Iterable[str] | None = None,
+        # Give these by name. They are not keyword-only, because filling those in takes as long as a tenth of all.
+        names: str | Iterable[str] | None = None,
+        input_size: int | None = None,
+        prefer: Preference = "balanced",
+        deadline_ms: float | None = None,
+        max_cost_usd: float | None = None,
+        exclude: str | Iterable[str] = (),
+        accept: Accept | None = None,
+        basis: str = AUTO,
+    ) -> Route:
+        # A route depends on the size class of the input only, so it is kept by the largest input of that class.
+        if input_size is None:
+            size: Any = LARGE_INPUT
+        elif type(input_size) is not int or input_size < 0:
+            size = input_size  # refused by `asked_for`
+        elif input_size > LARGE_INPUT:
+            size = VERY_LARGE_INPUT if input_size <= VERY_LARGE_INPUT else VERY_LARGE_INPUT + 1
+        else:
+            size = LARGE_INPUT if input_size > SMALL_INPUT else SMALL_INPUT
+        # Hashing the key takes long, so the usual arguments have a short one.
+        key: Any = (capabilities, names, size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
+        others = (category, pool_type, native, gpu, max_memory, max_compute, any_capabilities, without_capabilities)
+        if others != _NO_OTHERS:
+            key = (*key, *others)
+        kept, health = self._decisions, self._health
+        if (
+            self._word[()] == kept.word
+            and self._usage_word[()] == kept.usage_word
+            and health.known is kept.health
+            and (
+                health.word[()] == kept.health_word or kept.health_word != kept.health_word
+            )  # unequal to itself: no file
+            and _clock(_BOOT_TIME) < kept.ends
+        ):
+            try:
+                return kept.routes[key]
+            except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
+                pass
+        asked = asked_for(
+            (capabilities, *others), names, input_size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis
+        )
+        several = (capabilities, any_capabilities, without_capabilities, names, exclude)
+        is_kept = accept is None and type(prefer) is str and _PLAIN.issuperset(map(type, several))
+        return self._decide(asked, key if is_kept else None)
+
+    def _decide(self, asked: Asked, key: Any) -> Route:
+        """The decision, kept under `key` unless that is None."""
+        decisions = self._decisions
+        if not self._are_valid(decisions):
+            decisions = self._in_gate(partial(self._load_decision, asked))
+        while True:
+            route = decisions.decide(asked)  # outside the gate: it calls functions of the program
+            if route is None:
+                decisions = self._in_gate(partial(self._load_decision, asked))
+            else:
+                break
+        if key is not None:
+            decisions.keep(key, route)
+        return route
+
+    def _are_valid(self, decisions: Decisions) -> bool:
+        """Whether what they rest on is unchanged."""
+        return (
+            self._word[()] == decisions.word
+            and self._usage_word[()] == decisions.usage_word
+            and self._health.current() is decisions.health
+            and boot_seconds() < decisions.ends
+        )
+
+    def _load_decision(self, asked: Asked) -> Decisions:
+        """Decisions that hold what `asked` needs, all read in one transaction. Call it inside the gate."""
+        environment = self._live()
+        while True:
+            health = self._health.current()
+            words = self._word[()], self._usage_word[()]
+            with environment.reading() as txn:
+                if (self._word[()], self._usage_word[()]) != words and not is_retired(words[0]):
+                    continue
+                decisions = self._decisions
+                if not self._are_valid(decisions) or health is not decisions.health:
+                    revision = lookup.load_state(txn, environment.dbs).revision
+                    decisions = self._new_decisions(words, health, revision)
+                decisions.load(txn, environment.dbs, asked)
+            if words[0] % 2 == 0 and self._cache.size:  # while it is odd, a commit may land at any moment
+                self._decisions = decisions
+            return decisions
+
+    def _new_decisions(self, words: tuple[float, float], health: Known, revision: int) -> Decisions:
+        sources = Sources(self._weights, self._min_observed_calls, self._advise)
+        return begun(*words, revision, health, sources, self._decisions)
+
+    def _estimate_and_keep(self, name: str, input_size: str, basis: str) -> int:
+        words = self._word[()], self._usage_word[()]
+        milliseconds = super().estimate_duration(name, input_size, basis)
+        if self._may_keep(words):
+            self._advice_at(words).estimates[name, input_size, basis] = milliseconds
+        return milliseconds
+
+    def _recommend_and_keep(
+        self, name: str, input_size: int | None, size: Any, optimize_latency: bool, basis: str
+    ) -> Recommendation:
+        words = self._word[()], self._usage_word[()]
+        told = (self._own.told(),) if basis != DECLARED and self._own.has_tellers else ()
+        advised = super().routing_recommendation(name, input_size, optimize_latency, basis)
+        if self._may_keep(words):
+            key = (name, size, optimize_latency, basis, *told)
+            with suppress(TypeError):  # what cannot be a key
+                self._advice_at(words).recommendations[key] = advised
+        return advised
+
+    def _may_keep(self, words: tuple[float, float]) -> bool:
+        """Whether what was read after these words may be kept: a commit under way may land at any moment."""
+        return self._cache.size > 0 and words[0] % 2 == 0
+
+    def _advice_at(self, words: tuple[float, float]) -> AdviceKept:
+        kept = self._advice
+        if (kept.word, kept.usage_word) != words or kept.is_full:
+            kept = self._advice = AdviceKept(*words)
+        return kept

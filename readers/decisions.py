@@ -1,0 +1,141 @@
+"""The decisions of `route` that are kept, as long as what they rest on is unchanged.
+
+Kept are the numbers of each set of candidates, and whole routes by the arguments that gave them. All are dropped when a
+word changes, when the minute ends (failure rates count minutes), and when a circuit's deadline passes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from math import inf, isnan, nan
+from typing import Any, Final, NamedTuple
+
+from dspy_registry.readers.asked import Asked
+from dspy_registry.readers.candidates import (
+    Candidates,
+    KnownModule,
+    Moment,
+    Terms,
+    candidates_of,
+    load_candidates,
+    load_full_names,
+)
+from dspy_registry.readers.route import Advise, Route, decide
+from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.host_health import Known as Health
+from dspy_registry.registry_store.revision import RETIRED
+
+_MOST_ROUTES: Final = 4096
+_MOST_FACTS: Final = 65_536
+_SECONDS_A_MINUTE: Final = 60
+_LOOK_FOR_HEALTH_EVERY: Final = 1.0
+"""Seconds that decisions last while there is no health file: no word says when there is one."""
+
+
+class Decisions:
+    """What was decided while the words are `word` and `usage_word` and health is `health`, and until `ends`.
+
+    `ends` is on the boot-time clock. Change it only inside the gate, except for adding a route.
+    """
+
+    __slots__ = (
+        "_advise",
+        "_full_names",
+        "_known",
+        "_moment",
+        "_room",
+        "_sets",
+        "_terms",
+        "ends",
+        "health",
+        "health_word",
+        "routes",
+        "usage_word",
+        "word",
+    )
+
+    def __init__(self, word: float, usage_word: float, health: Health, ends: float) -> None:
+        self.word = word
+        self.usage_word = usage_word
+        self.health = health
+        self.health_word = health.word
+        self.ends = ends
+        self.routes: dict[Any, Route] = {}
+        self._known: dict[str, KnownModule] = {}
+        self._full_names: dict[str, str | None] = {}
+        self._sets: dict[tuple[object, ...], Candidates] = {}
+        self._room = _MOST_FACTS
+        self._terms: Terms
+        self._moment: Moment
+        self._advise: Advise
+
+    def begin(self, terms: Terms, moment: Moment, advise: Advise, former: Decisions) -> None:
+        """Take over what was read at the same words, if only the minute or the health has changed."""
+        self._terms, self._moment, self._advise = terms, moment, advise
+        if (former.word, former.usage_word) == (self.word, self.usage_word):
+            self._known, self._full_names = former._known, former._full_names
+
+    def load(self, txn: Transaction, dbs: Databases, asked: Asked) -> None:
+        """Read what `decide` needs. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
+        load_full_names(txn, dbs, asked.exclude, self._full_names)
+        if asked.among not in self._sets:
+            known = load_candidates(txn, dbs, asked, self._known)
+            self._keep(asked, candidates_of(known, asked.size, asked.basis, self._terms))
+
+    def decide(self, asked: Asked) -> Route | None:
+        """The decision; None: it needs `load` first. Raises NoCandidateError, and what the caller's functions raise."""
+        candidates = self._sets.get(asked.among)
+        if candidates is None:
+            return None
+        exclude: tuple[str, ...] = ()
+        if asked.exclude:
+            try:
+                exclude = tuple(self._full_names[name] or name for name in asked.exclude)
+            except KeyError:
+                return None
+        return decide(candidates, asked, exclude, self._moment, self._advise)
+
+    def keep(self, arguments: Any, route: Route) -> None:
+        """Keep a route under the arguments of `route`."""
+        if len(self.routes) >= _MOST_ROUTES:
+            self.routes = {}
+        self.routes[arguments] = route
+
+    def _keep(self, asked: Asked, candidates: Candidates) -> None:
+        self._room -= len(candidates.known) + 1
+        if self._room < 0:
+            self._sets, self._known, self._room = {}, {}, _MOST_FACTS
+        self._sets[asked.among] = candidates
+
+
+class Sources(NamedTuple):
+    """What decisions take from the reader that makes them."""
+
+    weights: Mapping[str, float]
+    enough: int
+    advise: Advise
+
+
+def begun(
+    word: float, usage_word: float, revision: int, health: Health, sources: Sources, former: Decisions
+) -> Decisions:
+    """New decisions at these words, and the present time."""
+    now, unix = boot_seconds(), time.time()
+    decisions = Decisions(word, usage_word, health, ends_at(now, unix, health))
+    terms = Terms(sources.weights, sources.enough, health, now, int(unix // _SECONDS_A_MINUTE))
+    health_word = 0 if isnan(health.word) else int(health.word)
+    moment = Moment(revision, int(usage_word), health_word, terms.minute, sources.enough)
+    decisions.begin(terms, moment, sources.advise, former)
+    return decisions
+
+
+def ends_at(now: float, unix: float, health: Health) -> float:
+    """When decisions made now end, on the boot-time clock, which says `now`. `unix` is the Unix time."""
+    minute_ends = now + _SECONDS_A_MINUTE - unix % _SECONDS_A_MINUTE
+    look_again = now + _LOOK_FOR_HEALTH_EVERY if isnan(health.word) else inf
+    return min(minute_ends, look_again, health.next_change(now))
+
+
+NOTHING_DECIDED: Final = Decisions(RETIRED, RETIRED, Health(nan), 0.0)
