@@ -27,7 +27,7 @@ comma := ,
 ALL_STAMP := .installed-$(subst $(comma),-,$(ALL_EXTRAS))
 # The rooms are links in dspy_registry, which ruff and coverage do not follow: they are given the real folders.
 ROOMS = registry_store writer readers
-SOURCES = dspy_registry $(ROOMS) tests benchmarks tools
+SOURCES = dspy_registry $(ROOMS) tests benchmarks tools examples
 # Where `make test-wheel` runs tests: no other folder of the checkout is beside them.
 WHEEL_TESTS := build/wheel-tests
 
@@ -145,11 +145,11 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TEST): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(PINNED) -e '.[dspy,test,servers]'
+	$(BIN)/python $(PINNED) -e '.[dspy,test,servers,browser,deploy]'
 	@touch $(CORE) $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(PINNED) -e '.[dspy,test,servers,lint,bench]'
+	$(BIN)/python $(PINNED) -e '.[dspy,test,servers,browser,deploy,lint,bench]'
 	$(BIN)/python $(PINNED) -e '.[bench-compiled]' \
 		|| echo "UltraDict could not be built (it needs a C compiler): benchmarks leave it out"
 	@touch $(CORE) $(TEST) $@

@@ -110,7 +110,7 @@ def misbehaving(path: Path, what: Misbehaviour | None) -> Iterator[None]:
 
 def p99(path: Path) -> float:
     """Milliseconds, of registrations by one client."""
-    times = []
+    times: list[float] = []
     with WriterClient(path, timeout=60) as client:
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:

@@ -76,11 +76,6 @@ class Contender:
                 found.append((clock() - start) / (len(chunk) * UNROLLED))
         return found
 
-    def once(self, chunks: Sequence[Sequence[tuple[Any, ...]]], names: Namespace) -> None:
-        """Run all chunks without timing them, for a caller that times them itself."""
-        for chunk in chunks:
-            self._batch(chunk, names)
-
     def singles(self, arguments: Sequence[Any]) -> list[int]:
         """Nanoseconds of each operation, the cost of reading the clock included."""
         found: list[int] = []

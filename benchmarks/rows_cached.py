@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from benchmarks.harness import Contender, Contest, compare
-from benchmarks.rows import Bench, MakeContest, Result, Row
+from benchmarks.rows import Bench, Result, Row
 from benchmarks.stores import OURS
 from benchmarks.stores.baselines import PlainDict
 from benchmarks.workloads import CAPABILITIES, shuffled
@@ -102,4 +102,3 @@ def _measure(call: Call, bench: Bench) -> Iterator[Result]:
 
 
 ROWS: Final = tuple(Row(call.result, (call.result,), 1.5, partial(_measure, call)) for call in CALLS)
-CONTESTS: Final[dict[str, MakeContest]] = {call.result: partial(contest, call) for call in CALLS}

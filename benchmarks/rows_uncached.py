@@ -141,4 +141,3 @@ COMPARED: Final = (
     ),
 )
 ROWS: Final = tuple(Row(what.name, (what.name,), 3, partial(_measure, what)) for what in COMPARED)
-CONTESTS: Final[dict[str, MakeContest]] = {what.name: what.contest for what in COMPARED}

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from benchmarks.harness import Contender, Contest, Namespace, compare
-from benchmarks.rows import Bench, MakeContest, Result, Row
+from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_concurrent import copied
 from benchmarks.serving import serving
 from benchmarks.stores import OURS
@@ -83,6 +83,3 @@ def _record(what: Recording, bench: Bench) -> Iterator[Result]:
 
 
 ROWS: Final = tuple(Row(what.name, (what.name,), 16, partial(_record, what)) for what in RECORDINGS)
-CONTESTS: Final[dict[str, MakeContest]] = {
-    what.name: partial(contest, what) for what in RECORDINGS if what.calls < QUEUE_LENGTH
-}

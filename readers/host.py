@@ -19,6 +19,7 @@ from dspy_registry.registry_store.circuit import DEFAULTS, CircuitRow, CircuitRu
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.health_file import HealthEntry, entries
 from dspy_registry.registry_store.host_health import IN_FORCE, HostHealth
+from dspy_registry.registry_store.policy import Limit
 
 if TYPE_CHECKING:
     from dspy_registry.readers.limits_async import AsyncLimitedCall
@@ -71,6 +72,13 @@ class HostReads(ColdReads):
         except (RegistryError, TypeError):  # it is not registered
             return row
         return msgspec.structs.replace(row, name=stored.info.name, version=stored.provenance.version)
+
+    def limits_of(self, name: str) -> tuple[Limit, ...]:
+        """The limits that a call of a module begins under, its own and its pool's, by key; (): there are none.
+
+        `name` and errors are as for `policy`.
+        """
+        return self._policy_of(name).limits
 
     def limit(self, name: str, *, patience: float | None = None) -> LimitedCall:
         """One call of a module under its limits and those of its pool, for the length of a `with`.

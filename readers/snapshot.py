@@ -15,7 +15,7 @@ from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_decla
 from dspy_registry.readers.snapshot_route import DecidingSnapshot
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
-from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
+from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, key_text, misplaced
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
@@ -186,7 +186,7 @@ class Snapshot(DecidingSnapshot):
 
         The iterator reads on as it is used: use it while the snapshot is open.
         """
-        return (key.decode() for key, _ in self._rows(self._dbs.modules, start))
+        return (key_text(key) for key, _ in self._rows(self._dbs.modules, start))
 
     def unregistered_names(self, start: str = "") -> Iterator[str]:
         """The full names that begin with `start` and that only the history still has, in alphabetical order.
@@ -202,7 +202,7 @@ class Snapshot(DecidingSnapshot):
         Raises CorruptRecordError.
         """
         return {
-            key.decode(): alias_codec.load(value, key, self._dbs.format)
+            key_text(key): alias_codec.load(value, key, self._dbs.format)
             for key, value in self._rows(self._dbs.aliases, start)
         }
 

@@ -15,7 +15,7 @@ from dspy_registry.registry_store.own_files import change_owner_and_mode
 FOLDER: Final = 0o750
 DATA: Final = 0o640
 LOCK: Final = 0o660  # readers write their slots
-LEASE: Final = 0o640  # clients check whether there is a writer
+WRITER_LOCK: Final = 0o640  # clients check whether there is a writer
 
 _GROUP_MAY_WRITE: Final = 0o020
 _OWNER: Final = 0o700

@@ -3,6 +3,10 @@
 Its identity is new, and its revision file names no data file. So a writer that opens it, or a copy of it, gives it
 another new identity. No reader can then mistake its revisions for those of a registry that it knows.
 
+    python -m dspy_registry.registry_store.backup FOLDER PATH
+
+makes one, prints it as JSON and exits with 0, or prints what went wrong on stderr and exits with 2.
+
 It is made in a folder `.partial` inside the target. data.mdb is moved out last: without data.mdb there is no registry.
 """
 
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +24,9 @@ import msgspec
 
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import State
-from dspy_registry.registry_store.disk import sync, write_refusals
+from dspy_registry.registry_store.disk import make_folder_durably, sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
+from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError, RegistryNotFoundError
 from dspy_registry.registry_store.opening import create_lock_file
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
@@ -58,10 +63,10 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
     target = registry_path(folder)
     source = attach(registry_path(path))
     try:
-        with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), _partial(target) as partial:
+        with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), partial_folder(target) as partial:
             _copy(source, partial)
-            state, modules = _complete(partial)
-            _put_in_place(partial, target)
+            state, modules = complete(partial)
+            put_in_place(partial, target)
             size = (target / layout.DATA_FILE).stat().st_size
     finally:
         detach(source)
@@ -69,13 +74,18 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """The folder to work in. It is removed at the end; after a failure `target` is removed too, if it was new."""
+def partial_folder(target: Path) -> Iterator[Path]:
+    """The folder to make a registry in, inside `target`, which is new or empty. It is removed at the end.
+
+    After a failure `target` is removed too, if it was new. Raises InvalidArgumentError, OSError.
+    """
     if target.exists() and not target.is_dir():
         raise InvalidArgumentError(f"{target} is not a folder.", remedy=_EMPTY_FOLDER)
     is_new = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
     try:
+        if is_new:
+            with suppress(FileExistsError):  # another process was quicker
+                make_folder_durably(target)
         with _made(target / PARTIAL) as partial:
             _refuse_other_content(target)
             yield partial
@@ -98,7 +108,19 @@ def _made(partial: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _remove(partial: Path) -> None:
+    """Also where no file can be opened any longer, and so the folder cannot be listed."""
+    for name in (layout.DATA_FILE, layout.LOCK_FILE, layout.REVISION_FILE):
+        for path in (partial / name, partial / f".{name}.{os.getpid()}"):
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError):
+        partial.rmdir()
+        return
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _refuse_other_content(target: Path) -> None:
@@ -118,7 +140,7 @@ def _copy(source: Environment, partial: Path) -> None:
         source.copy_to(file.fileno(), txn)
 
 
-def _complete(partial: Path) -> tuple[State, int]:
+def complete(partial: Path) -> tuple[State, int]:
     """Make a registry of the copy: lock file, identity, revision file. Returns its head and its number of modules."""
     create_lock_file(partial)
     registry_id = os.urandom(ID_BYTES)
@@ -135,7 +157,7 @@ def _complete(partial: Path) -> tuple[State, int]:
     return state, modules
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
+def put_in_place(partial: Path, target: Path) -> None:
     """Moves the files out of `.partial`; data.mdb last, after everything else is durable."""
     for name in (layout.LOCK_FILE, layout.REVISION_FILE, layout.DATA_FILE):
         sync(partial / name)
@@ -145,3 +167,21 @@ def _put_in_place(partial: Path, target: Path) -> None:
     (partial / layout.DATA_FILE).rename(target / layout.DATA_FILE)
     sync(target)
     sync(target.parent)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit status."""
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m dspy_registry.registry_store.backup FOLDER PATH\n")
+        return 2
+    try:
+        made = backup(*arguments)
+    except RegistryError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.buffer.write(msgspec.json.encode(made))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

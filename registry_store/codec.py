@@ -82,6 +82,14 @@ def unseal(value: Buffer, what: str, after: int = 0) -> Buffer:
     return value[:-CHECKSUM_BYTES]
 
 
+def key_text(key: bytes) -> str:
+    """A key as text. Raises CorruptRecordError where it is none: it was stored by nobody."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptRecordError(f"a key cannot be decoded ({error}).") from error
+
+
 class SealedAlone:
     """Encoder and decoder of one msgpack type that is sealed over itself: for files, where there are no keys."""
 

@@ -19,7 +19,8 @@ from dspy_registry.registry_store import meta_pages, own_files
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import DamagedStoreError, RegistryNotFoundError, StorePermissionError
 from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
-from dspy_registry.registry_store.meta_pages import DamagedPageError, MetaPage
+from dspy_registry.registry_store.meta_pages import MetaPage
+from dspy_registry.registry_store.tree_pages import DamagedPageError
 
 _LOOKS: Final = 5
 """A writer at work may replace what is being read, so damage is what is still there at the last look."""
@@ -78,7 +79,7 @@ def is_unfinished(folder: Path) -> bool:
     """Whether data.mdb is missing, or LMDB's first write to it never came to its end."""
     try:
         with _opened(folder) as descriptor:
-            content = os.pread(descriptor, 2 * mmap.PAGESIZE + 1, 0)
+            content = os.pread(descriptor, meta_pages.FIRST_PAGES * mmap.PAGESIZE + 1, 0)
     except RegistryNotFoundError:
         return True
     return meta_pages.is_unfinished_first_write(content, mmap.PAGESIZE)
@@ -94,7 +95,7 @@ def refuse_loss(folder: Path) -> None:
 def refuse_freed_root(folder: Path) -> None:
     """Raises DamagedStoreError where the main root is a free page: an old one, as in a copy made under a writer.
 
-    It leads to pages that were used again since. For a writer with the lease, and for `check`: it reads the whole list
+    It leads to pages that were used again since. For the writer, and for `check`: it reads the whole list
     of free pages.
     """
     with _opened(folder) as descriptor:

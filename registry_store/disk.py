@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -79,6 +79,15 @@ def write_refusals(target: Path, *, not_permitted: str, no_room: str) -> Iterato
     except (OSError, lmdb.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise StoreError(f"{target} cannot be written: {why}.", remedy=no_room) from error
+
+
+def make_folder_durably(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and its missing parents, and sync the entry of each. Raises OSError, FileExistsError too."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=mode, parents=True)
+    for made in missing:
+        with suppress(PermissionError):  # a parent that this user may enter, not read
+            sync(made.parent)
 
 
 def sync(path: Path) -> None:

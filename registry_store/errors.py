@@ -271,7 +271,7 @@ class DiscoveryError(RegistryError, RuntimeError):
 
 
 class WriterLockedError(RegistryError, BlockingIOError):
-    """Another writer has the lease. `pid` is its process; None: unknown."""
+    """Another writer has the writer lock. `pid` is its process; None: unknown."""
 
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path

@@ -71,6 +71,8 @@ _REMEDIES: Final[dict[type[Exception], str]] = {
     lmdb.PanicError: "Look for disk errors in the system log, then restart this process.",
     lmdb.MemoryError: "Allow this process more address space (ulimit -v).",
 }
+# An error without a remedy here is the disk's, or follows an earlier error of the same transaction (MDB_BAD_TXN).
+_ANY_REMEDY: Final = "Look for disk errors in the system log, then run `dspy-registry check`, which finds damage."
 _PERMISSION_REMEDY: Final = (
     "Readers need read access to the folder and data.mdb, and write access to lock.mdb: "
     "run them as the writer's user or group."
@@ -99,11 +101,15 @@ def translated(error: lmdb.Error, folder: Path) -> Exception:
         return StoreClosedError(f"{folder} was closed.")
     if isinstance(error, _DAMAGES):
         return DamagedStoreError(f"{folder / DATA_FILE}{said.removeprefix(str(folder))}")
-    return StoreError(said, remedy=_REMEDIES.get(type(error)))
+    return StoreError(said, remedy=_REMEDIES.get(type(error), _ANY_REMEDY))
 
 
 def _no_slot(folder: Path) -> NoReaderSlotError:
-    found = described(holders(*read_without_slot(folder)))
+    slots, newest = read_without_slot(folder)
+    found = holders(slots, newest)
+    dead = len(slots) - sum(holder.slots for holder in found)
+    named = [described(found)] if found else []
+    named += [f"{dead} by processes that have ended, until one of the others reads again"] if dead else []
     return NoReaderSlotError(
-        f"{folder}: all slots of LMDB's table of readers are taken{f', by {found}' if found else ''}."
+        f"{folder}: all slots of LMDB's table of readers are taken{', by ' if named else ''}{'; '.join(named)}."
     )

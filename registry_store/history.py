@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dspy_registry.registry_store import layout, lookup
-from dspy_registry.registry_store.codec import decode_record, encode
+from dspy_registry.registry_store.codec import decode_record, encode, key_text
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import MERGED_FIELDS
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
-from dspy_registry.registry_store.scan import groups_with_prefix
+from dspy_registry.registry_store.scan import groups_with_prefix, items_from_last
 
 
 class KeptVersion(NamedTuple):
@@ -68,19 +68,17 @@ def _version_of(record: bytes, last: int) -> int:
 def past_records(txn: Transaction, dbs: Databases, name: str) -> Iterator[tuple[int, bytes]]:
     """(version, record) of the replaced versions of a full name, newest first."""
     prefix = name.encode() + b"\0"
-    cursor = txn.cursor(dbs.history)
-    after = cursor.set_range(prefix[:-1] + b"\1")  # no name holds a control character
-    found = cursor.prev() if after else cursor.last()
-    while found and cursor.key()[:-4] == prefix:
-        yield int.from_bytes(cursor.key()[-4:], "big"), cursor.value()
-        found = cursor.prev()
+    for key, record in items_from_last(txn, dbs.history, prefix):
+        if key[:-4] != prefix:  # the caller may ask for a name that holds a zero, as no kept one does
+            return
+        yield int.from_bytes(key[-4:], "big"), record
 
 
 def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
     """The full names that begin with `start` and have replaced versions, registered or not, in key order."""
     prefix = start.encode("utf-8", "surrogatepass")  # a surrogate begins no stored key
     for name in groups_with_prefix(txn, dbs.history, prefix, len(layout.versioned_key("", 0))):
-        yield name.decode()
+        yield key_text(name)
 
 
 def changed_fields(before: ModuleInfo, after: ModuleInfo) -> tuple[str, ...]:

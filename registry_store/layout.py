@@ -14,7 +14,7 @@ FIRST_FORMAT: Final = 1  # the oldest that it reads and writes
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
 REVISION_FILE: Final = "revision"
-LEASE_FILE: Final = "writer.lock"
+WRITER_LOCK_FILE: Final = "writer.lock"
 SOCKET_FILE: Final = "writer.sock"
 
 # Named databases.

@@ -164,4 +164,4 @@ def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleErr
 def _names_from(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
     """Names around a place in key order."""
     rows = items_from(txn, dbs.modules, start[: max(1, len(start) // 2)].encode())
-    return (key.decode() for key, _ in islice(rows, _NEIGHBOURS))
+    return (key.decode("utf-8", "replace") for key, _ in islice(rows, _NEIGHBOURS))

@@ -164,7 +164,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def create(folder: Path, *, max_readers: int = layout.MAX_READERS, group: int | None = None) -> None:
-    """Create the files of an empty environment, durably. The caller holds the writer's lease.
+    """Create the files of an empty environment, durably. The caller holds the writer lock.
 
     `group` is the number of a group that may use them too; None: no group. `max_readers` holds as long as lock.mdb
     exists.

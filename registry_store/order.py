@@ -12,7 +12,7 @@ from typing import Final
 from dspy_registry.registry_store.codec import database_seal, key_seal, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import SEQUENCES, sequence_row_key
+from dspy_registry.registry_store.layout import LAST_SEQUENCE, SEQUENCES, sequence_row_key
 
 NAMES_PER_ROW: Final = 8
 GONE: Final = ""
@@ -72,6 +72,11 @@ def all_names(txn: Transaction, dbs: Databases) -> Iterator[str]:
 
 
 def past_last(txn: Transaction, dbs: Databases) -> int:
-    """A number above every stored sequence; 0: no sequence is stored."""
+    """A number above every stored sequence; 0: no sequence is stored. Raises CorruptRecordError for no row's key."""
     cursor = txn.cursor(dbs.sequences)
-    return (int.from_bytes(cursor.key(), "big") + 1) * NAMES_PER_ROW if cursor.last() else 0
+    if not cursor.last():
+        return 0
+    past = (int.from_bytes(cursor.key(), "big") + 1) * NAMES_PER_ROW
+    if past > LAST_SEQUENCE + NAMES_PER_ROW:
+        raise CorruptRecordError(f"{cursor.key()!r} is no key of a row of names.")
+    return past

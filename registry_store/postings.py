@@ -13,7 +13,7 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, database_seal, seal, unseal
+from dspy_registry.registry_store.codec import CHECKSUM_BYTES, INTACT, crc32, database_seal, key_text, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import BLOCK_BITS, POSTINGS, posting_key
@@ -102,4 +102,4 @@ def words_in_use(txn: Transaction, dbs: Databases, kind: str, start: str) -> Ite
     """The words of a kind of term that begin with `start` and that some module has, in key order."""
     prefix = f"{kind}:{start}".encode("utf-8", "surrogatepass")
     for term in groups_with_prefix(txn, dbs.postings, prefix, len(posting_key(b"", 0))):
-        yield term.decode().partition(":")[2]
+        yield key_text(term).partition(":")[2]

@@ -29,6 +29,17 @@ def items_with_prefix(txn: Transaction, database: Database, prefix: bytes) -> It
         yield key, value
 
 
+def items_from_last(txn: Transaction, database: Database, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """What `items_with_prefix` gives, in reverse key order. The prefix ends with a zero byte."""
+    if database is None:
+        return
+    cursor = txn.cursor(database)
+    found = cursor.prev() if cursor.set_range(prefix[:-1] + b"\1") else cursor.last()
+    while found and cursor.key().startswith(prefix):
+        yield cursor.item()
+        found = cursor.prev()
+
+
 def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail: int) -> Iterator[bytes]:
     """Each distinct key without its last `tail` bytes, of the keys that begin with `prefix`, in key order.
 

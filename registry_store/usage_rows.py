@@ -8,17 +8,19 @@ name 00 version         what advice is made of; only in format 2, and only of ve
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import USAGE, versioned_key
+from dspy_registry.registry_store.layout import USAGE, versioned_key, versioned_prefix
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
-from dspy_registry.registry_store.scan import items_from
+from dspy_registry.registry_store.scan import items_from, items_with_prefix
 from dspy_registry.registry_store.statistics import Kept
 from dspy_registry.registry_store.usage import Buckets, ModuleUsage, VersionUsage
 
@@ -83,7 +85,7 @@ def version_of_key(key: bytes) -> tuple[str, int] | None:
     """(name, version) of the key of a version's row; None for any other key."""
     if len(key) <= _VERSION_BYTES or key[0] == 0 or key[-_VERSION_BYTES] != 0:
         return None
-    return key[:-_VERSION_BYTES].decode(), int.from_bytes(key[1 - _VERSION_BYTES :], "big")
+    return key[:-_VERSION_BYTES].decode("utf-8", "backslashreplace"), int.from_bytes(key[1 - _VERSION_BYTES :], "big")
 
 
 def has_versions(dbs: Databases) -> bool:
@@ -140,6 +142,26 @@ def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:
     rows = items_from(txn, dbs.usage, FIRST_NAME)
     found = [usage_in(value, key, dbs.format) for key, value in rows if version_of_key(key) is None]
     return sorted(found, key=lambda usage: (-usage.calls, usage.name))
+
+
+def load_row(txn: Transaction, dbs: Databases, name: str) -> Row | None:
+    """A module's whole row, with the counted durations; None when nothing is stored. Raises CorruptRecordError."""
+    key = name.encode()
+    value = txn.get(key, None, dbs.usage)
+    return None if value is None else row_codec.load(value, key, dbs.format)
+
+
+def load_versions_of(txn: Transaction, dbs: Databases, name: str, most: int) -> list[VersionUsage]:
+    """The usage of the newest `most` versions of a module that have some, oldest first. A damaged one is left out."""
+    if not has_versions(dbs):
+        return []
+    prefix = versioned_prefix(name)
+    keys = [key for key, _ in items_with_prefix(txn, dbs.usage, prefix) if version_of_key(key) is not None]
+    found = []
+    for key in keys[-most:]:
+        with contextlib.suppress(CorruptRecordError):
+            found.append(_version_head_codec.load(txn.get(key, None, dbs.usage), key, dbs.format).usage)
+    return found
 
 
 def calls_lost(txn: Transaction, dbs: Databases) -> int:

@@ -6,7 +6,6 @@ values that were registered.
 
 from __future__ import annotations
 
-import reprlib
 import unicodedata
 from collections.abc import Iterator
 from math import isfinite
@@ -29,6 +28,7 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.registry_store.records import ModuleInfo, Requirements
 from dspy_registry.registry_store.vocabulary import LEVELS, is_capability
+from dspy_registry.registry_store.wording import listed, shown_value
 
 _SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
 _OWN_FIELDS = frozenset(("memory", "compute", "gpu"))
@@ -100,7 +100,7 @@ def module_problems(
     yield from _word_problems("pool_type", info.pool_type)
     yield from _duration_problems(info.estimated_duration)
     if not isinstance(info.native_available, bool):
-        yield f"native_available: {_shown(info.native_available)} is not true or false"
+        yield f"native_available: {shown_value(info.native_available)} is not true or false"
     if not isinstance(info.examples, tuple):
         yield "examples: not a list of texts"
     else:
@@ -205,7 +205,9 @@ def name_problems(name: object) -> tuple[str, ...]:
     """What is wrong with a new module's name or a new alias; empty when nothing is."""
     problems = stored_name_problems(name)
     if not problems and isinstance(name, str) and _has_wrong_parts(name):
-        return (f"name: {_shown(name)} must be parts joined by dots, none empty, without @ and white space around",)
+        return (
+            f"name: {shown_value(name)} must be parts joined by dots, none empty, without @ and white space around",
+        )
     return problems
 
 
@@ -228,16 +230,7 @@ def _normalised(info: ModuleInfo) -> ModuleInfo:
 
 
 def _subject(name: object) -> str:
-    return name if isinstance(name, str) and not name_problems(name) else f"module {_shown(name)}"
-
-
-def _shown(value: object) -> str:
-    """A short text, made without recursion: the refused value may have any size and depth."""
-    try:
-        text = reprlib.repr(value)
-    except Exception:  # an int of very many digits, among others
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return name if isinstance(name, str) and not name_problems(name) else f"module {shown_value(name)}"
 
 
 def _word_problems(field: str, word: object) -> Iterator[str]:
@@ -253,14 +246,14 @@ def _label_problems(field: str, text: object, limit: int) -> Iterator[str]:
     elif not 1 <= len(text.encode()) <= limit:
         yield f"{field}: {len(text.encode())} bytes, allowed are 1 to {limit}"
     elif any(unicodedata.category(character) == "Cc" for character in text):
-        yield f"{field}: {_shown(text)} contains a control character"
+        yield f"{field}: {shown_value(text)} contains a control character"
 
 
 def _text_problems(field: str, text: object) -> Iterator[str]:
     if type(text) is not str:  # a str of another class may not encode, or format as something else (enum)
-        yield f"{field}: {_shown(text)} is not a string"
+        yield f"{field}: {shown_value(text)} is not a string"
     elif not text.isascii() and not _is_utf8(text):
-        yield f"{field}: {_shown(text)} cannot be written as UTF-8"
+        yield f"{field}: {shown_value(text)} cannot be written as UTF-8"
 
 
 def _is_utf8(text: str) -> bool:
@@ -279,20 +272,20 @@ def _capability_problems(capabilities: object) -> Iterator[str]:
         yield f"capabilities: {len(capabilities)}, at most {MAX_CAPABILITIES} are allowed"
     malformed = [word for word in capabilities if not is_capability(word)]
     if malformed:
-        shown = ", ".join(_shown(word) for word in malformed[:5])
-        yield f"capabilities: {shown} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes"
+        words = listed([shown_value(word) for word in malformed[:6]], 5)
+        yield f"capabilities: {words} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes"
 
 
 def _requirement_problems(needs: object) -> Iterator[str]:
     if type(needs) is not Requirements:
-        yield f"requirements: {_shown(needs)} is not a Requirements"
+        yield f"requirements: {shown_value(needs)} is not a Requirements"
         return
     for field in ("memory", "compute"):
         level = getattr(needs, field)
         if type(level) is not str or level not in LEVELS:
-            yield f"requirements.{field}: {_shown(level)} is not one of {', '.join(LEVELS)}"
+            yield f"requirements.{field}: {shown_value(level)} is not one of {', '.join(LEVELS)}"
     if not isinstance(needs.gpu, bool):
-        yield f"requirements.gpu: {_shown(needs.gpu)} is not true or false"
+        yield f"requirements.gpu: {shown_value(needs.gpu)} is not true or false"
     yield from _map_problems("requirements.extra", needs.extra)
     if isinstance(needs.extra, dict):
         for key in sorted(_OWN_FIELDS.intersection(needs.extra)):
@@ -301,15 +294,15 @@ def _requirement_problems(needs: object) -> Iterator[str]:
 
 def _duration_problems(duration: object) -> Iterator[str]:
     if type(duration) is not int:
-        yield f"estimated_duration: {_shown(duration)} is not a whole number of milliseconds"
+        yield f"estimated_duration: {shown_value(duration)} is not a whole number of milliseconds"
     elif not 0 <= duration <= MAX_DURATION_MS:
-        yield f"estimated_duration: {_shown(duration)} ms, allowed are 0 to {MAX_DURATION_MS} (30 days)"
+        yield f"estimated_duration: {shown_value(duration)} ms, allowed are 0 to {MAX_DURATION_MS} (30 days)"
 
 
 def _map_problems(field: str, value: object) -> Iterator[str]:
     """Problems of a mapping of plain values. Without recursion: a deep value must not exhaust the stack."""
     if not isinstance(value, dict):
-        yield f"{field}: {_shown(value)} is not a mapping"
+        yield f"{field}: {shown_value(value)} is not a mapping"
         return
     pending: list[tuple[str, Any, int]] = [(field, value, 1)]
     while pending:
@@ -349,8 +342,8 @@ def _plain_problem(item: object) -> str:
     if kind is float:  # JSON has no infinity or NaN: it would write null
         return "" if isfinite(item) else f"{item} is not a finite number"  # type: ignore[arg-type]
     if kind is str:
-        return "" if _is_utf8(item) else f"{_shown(item)} cannot be written as UTF-8"  # type: ignore[arg-type]
+        return "" if _is_utf8(item) else f"{shown_value(item)} cannot be written as UTF-8"  # type: ignore[arg-type]
     if kind is int:
         fits = _SMALLEST_INT <= item <= _LARGEST_INT  # type: ignore[operator]
-        return "" if fits else f"{_shown(item)} does not fit 64 bits"
+        return "" if fits else f"{shown_value(item)} does not fit 64 bits"
     return f"a {kind.__name__} is not a plain value (use text, finite numbers, true/false, null, lists, mappings)"

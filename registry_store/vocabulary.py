@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from dspy_registry.registry_store.errors import VocabularyError
 from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_REACHED_WORDS, MAX_TERM_BYTES
+from dspy_registry.registry_store.wording import listed, shown_value
 
 LEVELS: Final = ("low", "medium", "high", "very_high")
 """Resource levels, lowest first."""
@@ -129,12 +130,12 @@ def _refuse(problems: Iterator[str]) -> None:
 
 def _shape_problems(given: Mapping[Any, tuple[Any, ...] | None]) -> Iterator[str]:
     words = [word for implied in given.values() for word in implied or ()]
-    malformed = dict.fromkeys(_shown(word) for word in (*given, *words) if type(word) is not str)
+    malformed = [*dict.fromkeys(shown_value(word) for word in (*given, *words) if type(word) is not str)]
     if malformed:
-        yield f"not texts: {_listed(malformed)}"
-    lone = [_shown(word) for word, implied in given.items() if implied is None]
+        yield f"not texts: {listed(malformed, _SHOWN)}"
+    lone = [shown_value(word) for word, implied in given.items() if implied is None]
     if lone:
-        yield f"implied words must be a list; no list is given for {_listed(lone)}"
+        yield f"implied words must be a list; no list is given for {listed(lone, _SHOWN)}"
 
 
 def _words(implied: Any) -> tuple[Any, ...] | None:
@@ -145,14 +146,14 @@ def _words(implied: Any) -> tuple[Any, ...] | None:
 
 def _problems(implications: Mapping[str, Sequence[str]]) -> Iterator[str]:
     words = {word for pair in implications.items() for word in (pair[0], *pair[1])}
-    malformed = sorted(_shown(word) for word in words if not is_capability(word))
+    malformed = sorted(shown_value(word) for word in words if not is_capability(word))
     if malformed:
-        yield f"not capability names: {_listed(malformed)}"
+        yield f"not capability names: {listed(malformed, _SHOWN)}"
     if len(implications) > MAX_IMPLYING_WORDS:
         yield f"in all sources together, {len(implications)} words imply others; the limit is {MAX_IMPLYING_WORDS}"
-    lavish = [_shown(word) for word, implied in implications.items() if len(implied) > MAX_IMPLIED_WORDS]
+    lavish = [shown_value(word) for word, implied in implications.items() if len(implied) > MAX_IMPLIED_WORDS]
     if lavish:
-        yield f"more than {MAX_IMPLIED_WORDS} words are implied by {_listed(lavish)}"
+        yield f"more than {MAX_IMPLIED_WORDS} words are implied by {listed(lavish, _SHOWN)}"
 
 
 def _cycles(implications: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -162,19 +163,6 @@ def _cycles(implications: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _far_reaching(closure: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    words = [_shown(word) for word, reached in sorted(closure.items()) if len(reached) > MAX_REACHED_WORDS]
+    words = [shown_value(word) for word, reached in sorted(closure.items()) if len(reached) > MAX_REACHED_WORDS]
     if words:
-        yield f"more than {MAX_REACHED_WORDS} words are implied, over several steps, by {_listed(words)}"
-
-
-def _shown(word: object) -> str:
-    """A short text: the refused word may have any size."""
-    if type(word) is not str:
-        return f"a {type(word).__name__}"
-    return repr(word) if len(word) <= 2 * MAX_TERM_BYTES else f"{word[:MAX_TERM_BYTES]!r}…"
-
-
-def _listed(words: Iterable[str]) -> str:
-    listed = list(words)
-    more = len(listed) - _SHOWN
-    return ", ".join(listed) if more <= 0 else f"{', '.join(listed[:_SHOWN])} and {more} more"
+        yield f"more than {MAX_REACHED_WORDS} words are implied, over several steps, by {listed(words, _SHOWN)}"

@@ -1,8 +1,14 @@
-"""How messages list things."""
+"""How messages show values and list things."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+from typing import Final
+
+_LONGEST: Final = 80
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = _LONGEST
 
 
 def first_of(items: Sequence[str], shown: int) -> list[str]:
@@ -16,3 +22,12 @@ def listed(items: Sequence[str], shown: int, separator: str = ", ") -> str:
     more = len(items) - shown
     text = separator.join(items[:shown])
     return f"{text} and {more} more" if more > 0 else text
+
+
+def shown_value(value: object) -> str:
+    """A short text of a refused value, made without recursion: the value may have any size and depth."""
+    try:
+        text = _repr.repr(value)
+    except Exception:  # an int of very many digits, among others
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

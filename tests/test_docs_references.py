@@ -25,6 +25,7 @@ SOURCES = (
     "readers",
     "dspy_registry/cli",
     "dspy_registry/demo",
+    "dspy_registry/explorer",
     "dspy_registry/integrations",
 )
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from tests.support import ROOT
 
 PACKAGES = ("registry_store", "writer", "readers", "dspy_registry")
 ROOMS = ("registry_store", "writer", "readers")
-OWN_PARTS = ("cli", "demo", "integrations", "router")
+OWN_PARTS = ("cli", "demo", "explorer", "integrations", "router")
 # What each part of the package, and each other folder of the repository, may import of ours.
 MAY_IMPORT = {
     "registry_store": {"registry_store"},

@@ -25,7 +25,7 @@ PACKAGES = (
     "registry_store",
     "writer",
     "readers",
-    *(f"dspy_registry/{part}" for part in ("cli", "demo", "integrations", "router")),
+    *(f"dspy_registry/{part}" for part in ("cli", "demo", "explorer", "integrations", "router")),
 )
 MODULES = [
     path.relative_to(ROOT).with_suffix("")
@@ -35,6 +35,7 @@ MODULES = [
         "readers",
         "dspy_registry/cli",
         "dspy_registry/demo",
+        "dspy_registry/explorer",
         "dspy_registry/integrations",
         "dspy_registry/router",
     )

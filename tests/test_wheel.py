@@ -19,6 +19,11 @@ DATA = {
     "dspy_registry/py.typed",
     "dspy_registry/writer/manifests/manifest.schema.json",
     "dspy_registry/demo/acme.py",
+    *(
+        path.relative_to(ROOT).as_posix()
+        for folder in ("static", "templates")
+        for path in (ROOT / "dspy_registry" / "explorer" / folder).iterdir()
+    ),
 }
 # Installing takes longer than any test here: one worker process does it for all.
 pytestmark = pytest.mark.xdist_group("wheel")

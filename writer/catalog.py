@@ -14,7 +14,7 @@ from dspy_registry.registry_store.changes import (
     alias_codec,
     implications_codec,
 )
-from dspy_registry.registry_store.codec import decode_record, open_record
+from dspy_registry.registry_store.codec import decode_record, key_text, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.history import past_records
@@ -96,7 +96,7 @@ class Catalog:
                 and split[1] == block_of(sequence)
                 and sequence in load_block(value, place, self.format)
             ):
-                terms.append(split[0].decode())
+                terms.append(key_text(split[0]))
         return sequence, terms
 
     def _order(self) -> Iterator[tuple[int, str]]:
@@ -124,7 +124,7 @@ class Catalog:
             with suppress(CorruptRecordError):
                 stored = decode_record(value, "a module")
                 if row_of(stored.provenance.sequence) == number:
-                    names[stored.provenance.sequence % NAMES_PER_ROW] = key.decode()
+                    names[stored.provenance.sequence % NAMES_PER_ROW] = key_text(key)
         return names
 
     def has_version(self, name: str, version: int) -> bool:
@@ -157,11 +157,11 @@ class Catalog:
         for key, value in self._txn.cursor(self._dbs.layers):
             if key.endswith(ending):
                 with suppress(CorruptRecordError):
-                    yield key[: -len(ending)].decode(), layer_codec.load(value, key, self.format)
+                    yield key_text(key[: -len(ending)]), layer_codec.load(value, key, self.format)
 
     def _layers_from(self, prefix: bytes) -> Iterator[tuple[str, Layer]]:
         for key, value in items_with_prefix(self._txn, self._dbs.layers, prefix):
-            yield key.split(b"\0", 1)[0].decode(), layer_codec.load(value, key, self.format)
+            yield key_text(key.split(b"\0", 1)[0]), layer_codec.load(value, key, self.format)
 
     def alias(self, alias: str) -> Alias | None:
         """What an alias means: None when it is not declared, DAMAGED when it cannot be read."""
@@ -174,13 +174,15 @@ class Catalog:
         return self._alias_index.of(name, self.state.revision, self._meanings)
 
     def _meanings(self) -> Iterator[tuple[str, Alias]]:
-        rows = self._txn.cursor(self._dbs.aliases)
-        return ((key.decode(), meaning_of(value, key, self.format)) for key, value in rows)
+        """Those of which the key is text. Another one is damage that nobody can ask for, and `check` names it."""
+        for key, value in self._txn.cursor(self._dbs.aliases):
+            with suppress(CorruptRecordError):
+                yield key_text(key), meaning_of(value, key, self.format)
 
     def aliases(self) -> dict[str, Alias]:
         """All declared aliases: reads every one. Raises CorruptRecordError."""
         rows = self._txn.cursor(self._dbs.aliases)
-        return {key.decode(): alias_codec.load(value, key, self.format) for key, value in rows}
+        return {key_text(key): alias_codec.load(value, key, self.format) for key, value in rows}
 
     @property
     def alias_count(self) -> int:

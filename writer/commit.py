@@ -29,8 +29,8 @@ from dspy_registry.writer.apply import Operations, apply
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
-from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.ownership import Ownership
+from dspy_registry.writer.writer_lock import WriterLock
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
@@ -38,19 +38,21 @@ _COMMITS_BETWEEN_REAPINGS: Final = 64  # until then, pages that a dead reader sa
 
 
 class Committer:
-    """Commits drafts, one at a time. Threads may share it. It holds the lease for as long as it lives."""
+    """Commits drafts, one at a time. Threads may share it. It holds the writer lock for as long as it lives."""
 
-    def __init__(self, environment: Environment, revision_file: RevisionFile, lease: Lease) -> None:
+    def __init__(self, environment: Environment, revision_file: RevisionFile, lock: WriterLock) -> None:
         self._environment = environment
-        self._lease = lease
+        self._lock = lock
         self._revision_file = revision_file
-        self._ownership = Ownership(environment, revision_file, lease)
+        self._ownership = Ownership(environment, revision_file, lock)
         self._is_word_right = True  # the word says what landed
         self._is_disk_broken = False
         self._is_closed = False
         self._since_reaping = 0
         self.last_change: Change | None = None
         """What the newest commit of this writer changed. None: nothing that a reader can see, or there was none."""
+        self.last_sync = 0.0
+        """Seconds that LMDB took to make the newest commit durable."""
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
 
@@ -61,7 +63,7 @@ class Committer:
             return Catalog(txn, self._environment.dbs).state.revision
 
     def close(self) -> None:
-        """Wait for the commit under way, and refuse all later commits. The caller gives up the lease next."""
+        """Wait for the commit under way, and refuse all later commits. The caller gives up the writer lock next."""
         with self._environment.write_gate:
             self._is_closed = True
 
@@ -121,7 +123,9 @@ class Committer:
         if change is not None:
             self._revision_file.announce(change)
         failpoints.reach("before_commit")
+        began = time.monotonic()
         txn.commit()
+        self.last_sync = time.monotonic() - began
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
@@ -133,8 +137,8 @@ class Committer:
         failpoints.reach("before_acknowledgement")
 
     def _make_ready(self) -> None:
-        """A commit needs the lease and a word that says what landed. Dead readers' slots are freed now and then."""
-        if self._is_closed or not self._lease.is_held:
+        """A commit needs the lock and a word that says what landed. Dead readers' slots are freed now and then."""
+        if self._is_closed or not self._lock.is_held:
             raise closed(self._environment.folder)
         if self._ownership.lost is not None:
             raise self._ownership.lost

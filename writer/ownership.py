@@ -1,8 +1,8 @@
 """Whether this process is still the registry's one writer: all is as its last commit left it.
 
-A lease file that was deleted can be locked by a second writer. A lock.mdb that was overwritten, as every reader may,
+A writer.lock that was deleted can be locked by a second writer. A lock.mdb that was overwritten, as every reader may,
 makes LMDB count its transactions from the start, and what is committed then is lost at the next opening. Both come from
-outside, and neither is an error to LMDB. So each commit looks first, and looks at the lease again before it is
+outside, and neither is an error to LMDB. So each commit looks first, and looks at the writer lock again before it is
 acknowledged: the second writer may have come while the first stored its word.
 """
 
@@ -12,8 +12,8 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreError
 from dspy_registry.registry_store.handles import Transaction
 from dspy_registry.registry_store.revision import RevisionFile
-from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.recovery import recover_word
+from dspy_registry.writer.writer_lock import WriterLock
 
 _REMEDY = "Stop every process that uses this registry, then start one writer."
 
@@ -24,16 +24,16 @@ class Ownership:
     `lost` is what was raised first. From then on the writer may commit nothing.
     """
 
-    def __init__(self, environment: Environment, revision_file: RevisionFile, lease: Lease) -> None:
+    def __init__(self, environment: Environment, revision_file: RevisionFile, lock: WriterLock) -> None:
         self._environment = environment
         self._revision_file = revision_file
-        self._lease = lease
+        self._lock = lock
         self.lost: StoreError | None = None
         self.note(environment.newest_transaction())
 
     def recover(self) -> None:
         """After a commit that failed: make the word right, and go on from there."""
-        self._verify_lease()
+        self._verify_lock()
         if not recover_word(self._environment, self._revision_file):
             raise self._replaced(f"{self._revision_file.path.name} was changed by another process")
         self.confirm()
@@ -46,7 +46,7 @@ class Ownership:
 
     def verify(self, txn: Transaction) -> int:
         """Look at everything. `txn` is the write transaction: no other writer commits meanwhile. Returns its number."""
-        self._verify_lease()
+        self._verify_lock()
         if self._revision_file.word[()] != self._word:
             raise self._replaced(f"{self._revision_file.path.name} was changed by another process")
         number: int = txn.id()
@@ -56,13 +56,13 @@ class Ownership:
 
     def confirm(self) -> None:
         """Before an acknowledgement. Where a second writer has retired the file, this one may have stored over that."""
-        if not self._lease.is_in_place():
+        if not self._lock.is_in_place():
             self._revision_file.retire()
-            self._verify_lease()
+            self._verify_lock()
 
-    def _verify_lease(self) -> None:
-        if not self._lease.is_in_place():
-            raise self._replaced(f"{self._lease.path.name} was deleted or replaced")
+    def _verify_lock(self) -> None:
+        if not self._lock.is_in_place():
+            raise self._replaced(f"{self._lock.path.name} was deleted or replaced")
 
     def _replaced(self, how: str) -> StoreError:
         self.lost = StoreError(

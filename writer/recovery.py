@@ -33,13 +33,24 @@ def recover_word(environment: Environment, revision_file: RevisionFile) -> bool:
                 state = State(state.revision + 1, state.committed_at, state.next_sequence)
                 _put_empty_commit(txn, environment, state)
             elif word not in (committed(state.revision), under_way(state.revision)):
-                missing = missing_commits(environment.folder, word, state.revision)
-                if missing is not None:
-                    _log.error("%s", missing)
+                _tell_what_is_missing(environment, word, state.revision)
                 return False
         revision_file.conclude(state.revision)
         revision_file.count_silent_commit()  # one may have landed without it
         return True
+
+
+def tell_what_is_missing(environment: Environment, revision_file: RevisionFile) -> None:
+    """Log it where the word of this registry's file names a commit that data.mdb does not hold."""
+    word = revision_file.word[()]
+    with environment.reading() as txn:
+        _tell_what_is_missing(environment, word, Catalog(txn, environment.dbs).state.revision)
+
+
+def _tell_what_is_missing(environment: Environment, word: float, revision: int) -> None:
+    missing = missing_commits(environment.folder, word, revision)
+    if missing is not None:
+        _log.error("%s", missing)
 
 
 def _put_empty_commit(txn: Any, environment: Environment, state: State) -> None:

@@ -23,10 +23,10 @@ from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgume
 from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
-from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.leftovers import INCOMING
 from dspy_registry.writer.registry_writer import RegistryWriter
 from dspy_registry.writer.store import make_folder, refuse_intruders
+from dspy_registry.writer.writer_lock import WriterLock
 
 _SHOWN: Final = 3
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
@@ -52,12 +52,12 @@ def restore(backup: Path, folder: Path) -> Restored:
     make_folder(folder)
     with open_binary(backup / layout.DATA_FILE) as data, as_owner(folder):
         _refuse_intruders(folder)
-        lease = Lease(folder)
+        lock = WriterLock(folder)
         try:
             with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
                 put_in_place(data, folder)
         finally:
-            lease.release()
+            lock.release()
         with RegistryWriter(folder) as writer:
             return Restored(str(folder), writer.revision, _modules(writer.store.environment))
 
@@ -98,7 +98,7 @@ def _refuse_intruders(folder: Path) -> None:
 
 
 def put_in_place(data: BinaryIO, folder: Path) -> None:
-    """Put a data file in the place of the registry's, with its mode and group. The caller holds the lease.
+    """Put a data file in the place of the registry's, with its mode and group. The caller holds the writer lock.
 
     Copy beside the registry's data file, then rename: a rename is all or nothing.
     """

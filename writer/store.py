@@ -1,4 +1,4 @@
-"""Opening a registry for writing: lease, files, identity, recovery, core modules."""
+"""Opening a registry for writing: lock, files, identity, recovery, core modules."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from dspy_registry.registry_store.errors import (
 from dspy_registry.registry_store.handles import translated
 from dspy_registry.registry_store.layers import CORE, Layer
 from dspy_registry.registry_store.own_files import refuse_others, refuse_unsafe_folder
-from dspy_registry.registry_store.records import to_plain
+from dspy_registry.registry_store.records import ModuleInfo, to_plain
 from dspy_registry.registry_store.revision import ID_BYTES, RevisionFile, create_revision_file, data_identity
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS
 from dspy_registry.writer.commit import Committer, closed
 from dspy_registry.writer.core_modules import CORE_MODULES
 from dspy_registry.writer.draft import Draft
-from dspy_registry.writer.lease import Lease
 from dspy_registry.writer.leftovers import remove_leftovers
-from dspy_registry.writer.recovery import recover_word
+from dspy_registry.writer.recovery import recover_word, tell_what_is_missing
+from dspy_registry.writer.writer_lock import WriterLock
 
 _REVISION_FILE_MODE = 0o644
-_FILES = (layout.DATA_FILE, layout.LOCK_FILE, layout.REVISION_FILE, layout.LEASE_FILE)
+_FILES = (layout.DATA_FILE, layout.LOCK_FILE, layout.REVISION_FILE, layout.WRITER_LOCK_FILE)
 
 
 class Store:
@@ -57,13 +57,13 @@ class Store:
         with disk.explained(folder):
             make_folder(folder, group)
             refuse_intruders(folder)
-            with sharing.shared_lock:  # no fork in between: a child would keep a lease that it does not know
-                self._lease = Lease(folder, group)
+            with sharing.shared_lock:  # no fork in between: a child would keep a lock that it does not know
+                self._lock = WriterLock(folder, group)
                 _stores.add(self)
             try:
                 self._open()
             except BaseException as error:
-                self._lease.release()
+                self._lock.release()
                 if isinstance(error, lmdb.Error):
                     raise translated(error, folder) from error
                 raise
@@ -87,15 +87,15 @@ class Store:
             self._environment.reap()
             _ensure_identity(self._environment)
             revision_file = _own_revision_file(self._environment)
-            committer = Committer(self._environment, revision_file, self._lease)
+            committer = Committer(self._environment, revision_file, self._lock)
             if committer.is_unused:  # not "at revision 0": a killed first start may have raised the revision
                 committer.commit(seed)
             self._committer = committer
         except BaseException:
             sharing.detach(self._environment)
             raise
-        # Detached with the lease if nobody closes the store: a commit under way in another thread holds the lease.
-        self._unclosed = weakref.finalize(self._lease, sharing.defer, partial(sharing.detach, self._environment))
+        # Detached with the lock if nobody closes the store: a commit under way in another thread holds the lock.
+        self._unclosed = weakref.finalize(self._lock, sharing.defer, partial(sharing.detach, self._environment))
         self._unclosed.atexit = False
 
     @property
@@ -111,12 +111,12 @@ class Store:
         return self._environment
 
     def close(self) -> None:
-        """Detach the environment and release the lease. Does nothing the second time."""
+        """Detach the environment and release the writer lock. Does nothing the second time."""
         committer, self._committer = self._committer, None
         if committer is not None:
             committer.close()
             self._detach()
-            self._lease.release()
+            self._lock.release()
 
     def disown(self) -> None:
         """In a forked child: this process is not the writer."""
@@ -157,7 +157,7 @@ def make_folder(folder: Path, group: int | None = None) -> None:
     if folder.is_dir():
         return
     try:
-        _make_durably(folder)
+        disk.make_folder_durably(folder, access.mode_for_umask(access.FOLDER))
     except FileExistsError as error:
         if not folder.is_dir():  # else another writer was quicker
             raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
@@ -169,15 +169,6 @@ def make_folder(folder: Path, group: int | None = None) -> None:
         raise StoreError(f"{folder} is not a folder: {error.strerror}.") from error
     else:
         _admit_to_new_folder(folder, group)
-
-
-def _make_durably(folder: Path) -> None:
-    """Make the folder and its missing parents, and sync the entry of each."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(mode=access.mode_for_umask(access.FOLDER), parents=True)
-    for made in missing:
-        with suppress(PermissionError):  # a parent that this user may enter, not read
-            disk.sync(made.parent)
 
 
 def _admit_to_new_folder(folder: Path, group: int | None) -> None:
@@ -202,8 +193,13 @@ def _has_its_lock_file(folder: Path) -> bool:
 def seed(draft: Draft) -> None:
     """Declare the core modules."""
     for info in CORE_MODULES:
-        fields = {key: value for key, value in to_plain(info).items() if key not in ("name", "examples", "metadata")}
-        draft.declare(info.name, Layer(CORE, fields))
+        draft.declare(info.name, core_layer(info))
+
+
+def core_layer(info: ModuleInfo) -> Layer:
+    """What the core declares of one of its modules."""
+    fields = {key: value for key, value in to_plain(info).items() if key not in ("name", "examples", "metadata")}
+    return Layer(CORE, fields)
 
 
 def _ensure_identity(env: Environment) -> None:
@@ -238,6 +234,8 @@ def _own_revision_file(env: Environment) -> RevisionFile:
         if belongs and recover_word(env, file):
             create_revision_file(env.folder, registry_id, int(file.word[()]) // 2, _REVISION_FILE_MODE)
             return RevisionFile(env.folder, writable=True)
+        if file.registry_id == registry_id and not belongs:  # both were copied, or data.mdb was
+            tell_what_is_missing(env, file)
     except (RegistryNotFoundError, DamagedStoreError):  # none, or not a sound one
         pass
     return _new_identity(env)

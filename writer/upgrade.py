@@ -27,11 +27,11 @@ from dspy_registry.registry_store.lookup import load_state
 from dspy_registry.registry_store.revision import ID_BYTES
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.writer import failpoints
-from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.leftovers import BUILDING, remove_leftovers
 from dspy_registry.writer.restore import as_owner, put_in_place, refuse_unsound
 from dspy_registry.writer.store import Store
+from dspy_registry.writer.writer_lock import WriterLock
 
-BUILDING: Final = ".upgrading"
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 _OWNER: Final = "Upgrade as the daemon's user."
 _PLAIN: Final = (layout.META_FORMAT, layout.META_ID)
@@ -61,9 +61,9 @@ def upgrade(folder: Path, backup_folder: Path | None = None) -> Upgraded:
     kept = backup_folder or _new_folder(folder)
     with as_owner(folder), write_refusals(folder, not_permitted=_OWNER, no_room=_NO_ROOM):
         group = _group(folder)
-        lease = Lease(folder)
+        lock = WriterLock(folder)
         try:
-            shutil.rmtree(folder / BUILDING, ignore_errors=True)  # of one that was killed
+            remove_leftovers(folder)  # of one that was killed
             _refuse_without_room(folder, kept)
             refuse_unsound(folder, "Nothing was changed. `dspy-registry check` names all; mend it first.")
             failpoints.reach("before_backup")
@@ -72,7 +72,7 @@ def upgrade(folder: Path, backup_folder: Path | None = None) -> Upgraded:
             _replace(folder)
             failpoints.reach("before_opening")
         finally:
-            lease.release()
+            lock.release()
         Store(folder, group).close()  # a new identity: the former revision file is retired
     return msgspec.structs.replace(_look(folder), former_format=former.format, backup=made.path)
 

@@ -46,6 +46,6 @@ def demo(seconds: float, readers: int | None, as_json: bool) -> int:
     Last, if DSPy is installed, a DSPy program reports its calls, and routing uses their durations.
     Exits with 1 when there was a stale read or an error.
     """
-    from dspy_registry.demo.run import run
+    from dspy_registry.demo.stages import run
 
     return run(seconds, readers or max(MIN_READERS, _cores()), as_json=as_json)

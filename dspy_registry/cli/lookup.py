@@ -85,7 +85,7 @@ def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         stored = snapshot.describe(name)
         given = snapshot.explain(name) if explain else None
-        shown = _shown(snapshot, stored)
+        shown = _with_overrides(snapshot, stored)
     if as_json:
         console.print_json({**shown, **({} if given is None else {"explained": given})})
     else:
@@ -99,7 +99,7 @@ def plain(stored: StoredModule) -> dict[str, Any]:
     return {**to_plain(stored.info), "provenance": provenance}
 
 
-def _shown(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
+def _with_overrides(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
     """What `plain` gives, with what a snapshot knows beside: implied capabilities, and what is overridden."""
     name = stored.info.name
     beside = {"implied_capabilities": snapshot.implied_capabilities(name), "overrides": snapshot.overridden(name)}
@@ -157,7 +157,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
     """Print the modules that meet the conditions; their number."""
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
-        modules = (_shown(snapshot, snapshot.describe(name)) for name in found)
+        modules = (_with_overrides(snapshot, snapshot.describe(name)) for name in found)
         hints = [] if found or as_json else _hints(snapshot, _wanted(conditions))
         if as_json:
             items: Iterable[Any] = found if names_only else modules

@@ -76,7 +76,14 @@ def watch_options(command: Decorated) -> Decorated:
     for option in (
         discovery_options,
         click.option("--discover", is_flag=True, help="Discover modules, now and when packages change."),
-        click.option("--manifests", type=folder, metavar="DIR", help="Load the manifests in DIR and follow changes."),
+        click.option(
+            "--manifests",
+            type=folder,
+            metavar="DIR",
+            envvar="DSPY_REGISTRY_MANIFESTS",
+            show_envvar=True,
+            help="Load the manifests in DIR and follow changes.",
+        ),
     ):
         command = option(command)
     return command

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dspy_registry.cli import console
+from dspy_registry.cli import console, operations
 from dspy_registry.cli.manifests import watch_options, watching
+from dspy_registry.cli.waiting import VARIABLE, wait_seconds
+from dspy_registry.registry_store.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from dspy_registry.writer.daemon.bounds import Bounds
     from dspy_registry.writer.daemon.lifecycle import Daemon
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -22,13 +28,53 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
-@click.option("--group", metavar="NAME", help="Also let members of this Unix group change the registry.")
-@click.option("--report-group", metavar="NAME", help="Let members of this Unix group report calls, and no more.")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
+@operations.options
+@click.option(
+    "--group",
+    metavar="NAME",
+    envvar="DSPY_REGISTRY_GROUP",
+    show_envvar=True,
+    help="Also let members of this Unix group change the registry.",
+)
+@click.option(
+    "--report-group",
+    metavar="NAME",
+    envvar="DSPY_REGISTRY_REPORT_GROUP",
+    show_envvar=True,
+    help="Let members of this Unix group report calls, and no more.",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    envvar="DSPY_REGISTRY_METRICS",
+    show_envvar=True,
+    help="Answer Prometheus there, as in 127.0.0.1:9464. Needs the extra [metrics].",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="info",
+    show_default=True,
+    envvar="DSPY_REGISTRY_LOG_LEVEL",
+    show_envvar=True,
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    show_default=True,
+    envvar="DSPY_REGISTRY_LOG_FORMAT",
+    show_envvar=True,
+)
 @console.path_option
 def serve(
-    group: str | None, report_group: str | None, log_level: str, log_format: str, path: Path | None, **watched: Any
+    group: str | None,
+    report_group: str | None,
+    metrics: str | None,
+    log_level: str,
+    log_format: str,
+    path: Path | None,
+    **chosen: Any,
 ) -> None:
     """Run the writer daemon in the foreground, until SIGTERM or Ctrl-C.
 
@@ -38,10 +84,45 @@ def serve(
     """
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
-    extension = watching(**watched)
+    at_work = operations.extension(chosen)
+    extensions = [watching(**chosen), at_work, *([] if metrics is None else [measuring(metrics)])]
     _log_to_stderr(log_level, log_format)
-    run(path, ready=_say_ready, group=group, report_group=report_group, extensions=[extension])
+    with suppress(OSError):  # a standard error that is no file
+        faulthandler.enable()  # a data file that is cut short while it is mapped is a SIGBUS, which says nothing
+    run(
+        path,
+        ready=_say_ready,
+        group=group,
+        report_group=report_group,
+        bounds=_bounds(),
+        extensions=extensions,
+    )
     logging.getLogger("dspy_registry").info("ended")
+
+
+def measuring(address: str) -> Callable[[Daemon], None]:
+    """The daemon's extension that answers Prometheus. Raises InvalidArgumentError without the extra [metrics]."""
+    try:
+        from dspy_registry.writer.metrics.attach import attach_metrics, parse_address
+    except ModuleNotFoundError as error:
+        raise InvalidArgumentError(
+            f"--metrics needs the package {error.name}, which is not installed.",
+            remedy="Install the extra: pip install 'dspy-module-registry[metrics]'.",
+        ) from error
+    parsed = parse_address(address)
+
+    def attach(daemon: Daemon) -> None:
+        bound = attach_metrics(daemon, parsed)
+        logging.getLogger("dspy_registry").info("metrics are at http://%s/metrics", bound)
+
+    return attach
+
+
+def _bounds() -> Bounds:
+    """Those of the daemon; how long it waits for a reader slot may be set as for other commands."""
+    from dspy_registry.writer.daemon.bounds import Bounds
+
+    return Bounds(slot_patience=wait_seconds()) if os.environ.get(VARIABLE) else Bounds()
 
 
 def _log_to_stderr(level: str, form: str) -> None:

@@ -44,7 +44,7 @@ def _facts_once_well(folder: Path, deadline: float) -> dict[str, Any]:
     while True:
         left = deadline - time.monotonic()
         try:
-            facts = _facts(folder, min(_PATIENCE, left) if left > _PAUSE else _PATIENCE)
+            facts = current_facts(folder, min(_PATIENCE, left) if left > _PAUSE else _PATIENCE)
             if not facts["problems"] or left <= 0:
                 return facts
         except RegistryError:
@@ -53,7 +53,11 @@ def _facts_once_well(folder: Path, deadline: float) -> dict[str, Any]:
         time.sleep(_PAUSE)
 
 
-def _facts(folder: Path, patience: float) -> dict[str, Any]:
+def current_facts(folder: Path, patience: float) -> dict[str, Any]:
+    """What `--json` prints. The daemon may be silent for `patience` seconds.
+
+    Raises RegistryNotFoundError, StoreError.
+    """
     from dspy_registry.registry_store.disk import free_bytes
 
     stored = {**store_facts.stored_facts(folder), "free_bytes": free_bytes(folder)}

@@ -18,7 +18,7 @@ def stored_facts(folder: Path) -> dict[str, Any]:
     """What is known without a daemon. None: not known. Raises RegistryNotFoundError, StoreError."""
     from dspy_registry.registry_store.errors import NoReaderSlotError
     from dspy_registry.registry_store.sharing import detach
-    from dspy_registry.writer.lease import lease_holder
+    from dspy_registry.writer.writer_lock import lock_holder
 
     try:
         environment = attach_complete(folder)
@@ -29,7 +29,7 @@ def stored_facts(folder: Path) -> dict[str, Any]:
             facts = _with_slot(environment)
         finally:
             detach(environment)
-    return {"path": str(folder), **facts, "writer_pid": lease_holder(folder)}
+    return {"path": str(folder), **facts, "writer_pid": lock_holder(folder)}
 
 
 def _with_slot(environment: Environment) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The processes of the demo: how each is started, asked and ended."""
+"""What the stages of the demo share, and its processes: how each is started, asked and ended."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import msgspec
 
-from dspy_registry.demo.reader_process import Report, Task
+from dspy_registry.demo.reader_process import Reads, Task
 from dspy_registry.registry_store.errors import RegistryError, WriterUnavailableError
 from dspy_registry.writer.client.client import WriterClient
+from dspy_registry.writer.core_modules import CORE_MODULES
 
 SECONDS_TO_START: Final = 30.0
 SECONDS_TO_END: Final = 10.0
@@ -161,8 +164,8 @@ class Reader:
 
     def __init__(self, number: int, task: Task, folder: Path) -> None:
         self.number = number
-        self.latest = Report()
-        self.total = Report()
+        self.latest = Reads()
+        self.total = Reads()
         self._keep_every = 1
         self._stderr_path = folder / f"reader-{number}.err"
         arguments = ["dspy_registry.demo.reader_process"]
@@ -198,13 +201,13 @@ class Reader:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                self._take(msgspec.json.decode(line, type=Report))
+                self._take(msgspec.json.decode(line, type=Reads))
         status = self._process.wait()
         if status and self.total.error is None:
             stderr = self._stderr_path.read_text(errors="replace").strip().splitlines()
             self.total.error = f"ended with status {status}: {stderr[-1] if stderr else 'it printed no error'}"
 
-    def _take(self, report: Report) -> None:
+    def _take(self, report: Reads) -> None:
         total = self.total
         total.reads += report.reads
         total.seconds += report.seconds
@@ -217,3 +220,36 @@ class Reader:
         total.error = total.error or report.error
         if report.error is None:
             self.latest = report
+
+
+# What the stages share
+
+
+class Demo:
+    """What the stages share. `facts` is what --json prints; with any `failures` the demo exits with 1."""
+
+    def __init__(self, stack: ExitStack, folder: Path, seconds: float, readers: int, *, quiet: bool) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.registry = folder / "registry"
+        self.manifests = folder / "manifests"
+        self.seconds = seconds
+        self.readers = readers
+        self.quiet = quiet
+        self.steady = [info.name for info in CORE_MODULES]
+        self.facts: dict[str, Any] = {}
+        self.failures: list[str] = []
+        self.client: WriterClient
+
+    def say(self, text: str = "") -> None:
+        """Print a line of the story, unless quiet."""
+        if not self.quiet:
+            click.echo(text)
+
+    def title(self, text: str) -> None:
+        """Print the heading of a stage, unless quiet."""
+        self.say(click.style(text, bold=True))
+
+    def ask(self, *arguments: str) -> Any:
+        """What `dspy-registry ... --json` answers. Raises DemoError."""
+        return ask(self.registry, self.folder, *arguments)

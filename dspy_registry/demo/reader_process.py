@@ -39,7 +39,7 @@ class Task(msgspec.Struct, frozen=True):
     report_every: float = 0.25
 
 
-class Report(msgspec.Struct):
+class Reads(msgspec.Struct):
     """What happened since the last report, one line on stdout.
 
     `samples` are nanoseconds of single reads, and include the cost of reading the clock. `revision` is the newest one
@@ -66,7 +66,7 @@ class Load:
         self._names = (*task.live, *task.steady)
         self._rounds = 0
         self._began = time.perf_counter()
-        self.report = Report()
+        self.report = Reads()
 
     def round(self) -> None:
         """Read each live module by each look-up that shows its duration, and the steady ones as a worker does."""
@@ -102,10 +102,10 @@ class Load:
         self.report.reads += 3
         self.report.samples += (looked_up - start, routed - looked_up, found - routed)
 
-    def take_report(self) -> Report:
+    def take_report(self) -> Reads:
         """What happened since the last one was taken."""
         now = time.perf_counter()
-        taken, self.report = self.report, Report()
+        taken, self.report = self.report, Reads()
         taken.seconds, self._began = now - self._began, now
         taken.revision = self._registry.revision
         return taken
@@ -127,7 +127,7 @@ def run(task: Task, stopped: threading.Event) -> None:
             marks.release()
 
 
-def _send(report: Report) -> None:
+def _send(report: Reads) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -147,7 +147,7 @@ def main() -> None:
     except (BrokenPipeError, KeyboardInterrupt):
         pass
     except Exception as error:
-        _send(Report(error=f"{type(error).__name__}: {error}"))
+        _send(Reads(error=f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The story of the demo: the stages, and what they share. The stage with readers under load is in `load`."""
+"""The demo: its stages one after the other, then the end of everything they started. `load` has the largest stage."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
 from dspy_registry.cli import console
-from dspy_registry.demo.processes import Daemon, DemoError, Witness, ask, problems, show
+from dspy_registry.demo.load import read_under_load
+from dspy_registry.demo.processes import Daemon, Demo, DemoError, Witness, problems, show
 from dspy_registry.writer.client.client import WriterClient
 from dspy_registry.writer.core_modules import CORE_MODULES
 
@@ -56,36 +57,6 @@ _ROUTED: Final = (
 """(module, input size in characters, optimize latency)"""
 _USAGE_SHOWN: Final = ("name", "calls", "errors", "error_rate", "overall", "durations")
 """The part of a module's statistics that --json prints."""
-
-
-class Demo:
-    """What the stages share. `facts` is what --json prints; with any `failures` the demo exits with 1."""
-
-    def __init__(self, stack: ExitStack, folder: Path, seconds: float, readers: int, *, quiet: bool) -> None:
-        self.stack = stack
-        self.folder = folder
-        self.registry = folder / "registry"
-        self.manifests = folder / "manifests"
-        self.seconds = seconds
-        self.readers = readers
-        self.quiet = quiet
-        self.steady = [info.name for info in CORE_MODULES]
-        self.facts: dict[str, Any] = {}
-        self.failures: list[str] = []
-        self.client: WriterClient
-
-    def say(self, text: str = "") -> None:
-        """Print a line of the story, unless quiet."""
-        if not self.quiet:
-            click.echo(text)
-
-    def title(self, text: str) -> None:
-        """Print the heading of a stage, unless quiet."""
-        self.say(click.style(text, bold=True))
-
-    def ask(self, *arguments: str) -> Any:
-        """What `dspy-registry ... --json` answers. Raises DemoError."""
-        return ask(self.registry, self.folder, *arguments)
 
 
 # Daemon, discovery, routing
@@ -280,3 +251,51 @@ def _miscounts(reported: dict[str, Any], found: list[dict[str, Any]]) -> list[st
     if counted == expected:
         return []
     return ["{}: {} calls and {} errors were reported, a reader sees {} and {}".format(MODULE, *expected, *counted)]
+
+
+# One stage after the other
+
+
+STAGES: Final[tuple[Callable[[Demo], None], ...]] = (
+    start_daemon,
+    discover_dspy,
+    follow_manifests,
+    read_under_load,
+    recommend,
+    observe,
+)
+
+
+def run(seconds: float, readers: int, *, as_json: bool) -> int:
+    """Run all stages, with `readers` reader processes for `seconds`; the exit status."""
+    with _signals() as ignore_signals, ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dspy-demo-")))
+        demo = Demo(stack, folder, seconds, readers, quiet=as_json)
+        try:
+            for stage in STAGES:
+                stage(demo)
+        finally:
+            ignore_signals()  # nothing may keep the stack from ending what was started
+    demo.facts["failures"] = demo.failures
+    if as_json:
+        console.print_json(demo.facts)
+    for failure in demo.failures:
+        console.print_error("DemoError", failure, as_json=as_json)
+    return 1 if demo.failures else 0
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does. The function that is yielded ignores all three from then on."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+
+    def ignore() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    try:
+        yield ignore
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

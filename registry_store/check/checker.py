@@ -86,18 +86,27 @@ def check_apart(path: str | os.PathLike[str]) -> Iterator[Violation]:
     """
     import subprocess
 
-    command = [sys.executable, "-m", "dspy_registry.registry_store.check", os.fspath(registry_path(path))]
-    process = subprocess.run(command, capture_output=True, check=False)
+    process = subprocess.run(check_command(registry_path(path)), capture_output=True, check=False)
+    yield from violations_in(process.returncode, process.stdout, process.stderr)
+
+
+def check_command(folder: Path) -> list[str]:
+    """The command that checks a registry in a process of its own."""
+    return [sys.executable, "-m", "dspy_registry.registry_store.check", os.fspath(folder)]
+
+
+def violations_in(status: int, output: bytes, errors: bytes) -> Iterator[Violation]:
+    """What `check_command` found, by its exit status and what it wrote. Raises StoreError where it could not look."""
     decode = msgspec.json.Decoder(Violation).decode
-    if process.returncode in (0, 1):
-        yield from map(decode, process.stdout.splitlines())
-    elif process.returncode < 0:
-        whole_lines = process.stdout.rpartition(b"\n")[0]
+    if status in (0, 1):
+        yield from map(decode, output.splitlines())
+    elif status < 0:
+        whole_lines = output.rpartition(b"\n")[0]
         yield from map(decode, whole_lines.splitlines())
-        name = signal.Signals(-process.returncode).name
+        name = signal.Signals(-status).name
         yield Violation(VALUES, "data.mdb", f"reading it ends in {name}: it was cut short or overwritten")
     else:
-        raise StoreError(process.stderr.decode("utf-8", "replace").strip() or "the check could not be run.")
+        raise StoreError(errors.decode("utf-8", "replace").strip() or "the check could not be run.")
 
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:

@@ -35,6 +35,7 @@ from dspy_registry.registry_store.names import terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, name_at
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block
 from dspy_registry.registry_store.records import Provenance, StoredModule
+from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.validation import validate_encoded
 
 _PROGRESS_EVERY = 125  # rows of names: a thousand modules
@@ -263,6 +264,4 @@ def _holds(head: Head, database: object, key: bytes) -> bool:
 
 
 def _has_layers(head: Head, name: str) -> bool:
-    prefix = name.encode() + b"\0"
-    cursor = head.txn.cursor(head.dbs.layers)
-    return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
+    return any(items_with_prefix(head.txn, head.dbs.layers, name.encode() + b"\0"))

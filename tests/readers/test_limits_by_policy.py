@@ -168,7 +168,8 @@ def test_a_worker_that_is_stopped_keeps_its_call(folder: Path, registry: Registr
 
 def test_two_registries_of_one_process_share_the_limit(folder: Path, registry: Registry) -> None:
     with Registry(folder) as other, registry.limit(NAME, patience=0), other.limit(NAME, patience=0):
-        with pytest.raises(LimitReachedError), other.limit(NAME, patience=0):
+        third = other.limit(NAME, patience=0)
+        with pytest.raises(LimitReachedError), third:
             pass
 
 

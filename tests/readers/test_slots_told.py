@@ -15,11 +15,13 @@ from dspy_registry import NoReaderSlotError, Registry, RegistryWriter, Snapshot
 from dspy_registry.registry_store.opening import create
 from dspy_registry.registry_store.reader_table import Slot, holders, parse_lock_file, read_without_slot
 from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.laggards import FAR_BEHIND, LONG, Laggards
+from dspy_registry.writer.daemon.lifecycle import Daemon
 from tests.readers.test_dead_readers import rewrite
 from tests.support.command import run_process
-from tests.support.daemon_process import daemon, module
-from tests.support.processes import Process, child
+from tests.support.daemon_process import PATIENT, daemon, module
+from tests.support.processes import Process, child, say
 
 HOLDER = "tests.readers.test_dead_readers"
 
@@ -110,6 +112,27 @@ def test_i23_status_needs_no_slot(full: tuple[Path, RegistryWriter, list[Process
         assert done.returncode == 1, done
         assert "Traceback" not in done.stderr
         assert str(held[0].pid) in done.stderr or command == "serve", done
+
+
+def test_a_daemon_waits_for_a_slot(full: tuple[Path, RegistryWriter, list[Process]]) -> None:
+    folder, writer, held = full
+    writer.close()
+    with child(__name__, "serve_in_time", folder) as served:
+        assert any(str(process.pid) in served.hear() for process in held)
+        for process in held:
+            process.kill()
+        with Registry(folder) as registry:  # any process that reads frees the slots of the dead
+            assert registry.get_module("dspy.Predict")
+        assert served.hear() == "serves"
+
+
+def serve_in_time(path: str) -> None:
+    """Say what the daemon is waiting for, and that it serves."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("dspy_registry").addHandler(handler)
+    served = Daemon(path, bounds=Bounds(slot_patience=PATIENT))
+    served.run(lambda _: (say("serves"), served.stop()))
 
 
 def test_the_daemon_tells_since_when_a_snapshot_is_held(registry_folder: Path) -> None:

@@ -192,7 +192,7 @@ def test_i16_a_writer_closed_in_the_midst_of_writes_has_acknowledged_all_that_is
         while len(acknowledged) < 5:
             pass
         writer.close()
-        with RegistryWriter(folder) as next_one:  # the lease is free, and nobody writes without it
+        with RegistryWriter(folder) as next_one:  # the writer lock is free, and nobody writes without it
             next_one.register_module(ModuleInfo("a.Next"))
 
     for _ in range(10):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import Registry, RegistryError, RegistryWriter, StoreError, WriterClient
-from dspy_registry.registry_store.layout import DATA_FILE, LEASE_FILE, LOCK_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from tests.support.daemon_process import daemon_of, module, serve
 from tests.support.processes import child, requests, run, say
@@ -48,7 +48,7 @@ def lock_what_can_be_locked(folder: str) -> None:
     """As any user of the host may do, who only has to read a file for it."""
     become_stranger([])
     locked = []
-    for name, lock in ((LEASE_FILE, fcntl.flock), (LOCK_FILE, fcntl.lockf)):
+    for name, lock in ((WRITER_LOCK_FILE, fcntl.flock), (LOCK_FILE, fcntl.lockf)):
         try:
             file = os.open(f"{folder}/{name}", os.O_RDONLY)
             lock(file, fcntl.LOCK_SH)
@@ -99,7 +99,7 @@ def make(folder: str, umask: int) -> None:
     os.umask(umask)
     RegistryWriter(folder).close()
     path = Path(folder)
-    say([mode(path), mode(path / LEASE_FILE), mode(path / LOCK_FILE), mode(path / DATA_FILE)])
+    say([mode(path), mode(path / WRITER_LOCK_FILE), mode(path / LOCK_FILE), mode(path / DATA_FILE)])
     assert os.umask(0) == umask
 
 
@@ -125,10 +125,10 @@ def test_what_is_there_keeps_its_mode(tmp_path: Path) -> None:
     folder.mkdir()
     folder.chmod(0o2775)
     RegistryWriter(folder).close()
-    (folder / LEASE_FILE).chmod(0o660)
+    (folder / WRITER_LOCK_FILE).chmod(0o660)
     (folder / LOCK_FILE).chmod(0o666)
     RegistryWriter(folder).close()
-    assert [mode(folder), mode(folder / LEASE_FILE), mode(folder / LOCK_FILE)] == [0o2775, 0o660, 0o666]
+    assert [mode(folder), mode(folder / WRITER_LOCK_FILE), mode(folder / LOCK_FILE)] == [0o2775, 0o660, 0o666]
 
 
 def test_a_lock_file_that_a_backup_lacks_is_made_as_a_new_one(registry_folder: Path) -> None:
@@ -164,7 +164,7 @@ def test_who_is_of_the_group_reads_and_changes_and_nobody_else(reachable: Path) 
     with daemon_of(__name__, "serve_group", reachable):
         assert run(__name__, "read_and_change", reachable, [1]) == [True]
         assert run(__name__, "read_and_change", reachable, [1, GROUP]) == [[6, True]]
-        assert [mode(reachable / name) for name in (".", LEASE_FILE, LOCK_FILE)] == [0o750, 0o640, 0o660]
+        assert [mode(reachable / name) for name in (".", WRITER_LOCK_FILE, LOCK_FILE)] == [0o750, 0o640, 0o660]
 
 
 def serve_a_group_of_others(path: str) -> None:

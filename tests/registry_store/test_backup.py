@@ -272,7 +272,7 @@ def test_a_backup_that_fails_in_the_end_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_put_in_place", interrupted)
+    monkeypatch.setattr(module, "put_in_place", interrupted)
     with pytest.raises(KeyboardInterrupt):
         backup(tmp_path / "copy", busy)
     assert not (tmp_path / "copy").exists()

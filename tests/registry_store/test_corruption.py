@@ -283,7 +283,7 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (layout.LOCK_FILE, "read"),
         (layout.REVISION_FILE, "read"),
         (".", "write"),
-        (layout.LEASE_FILE, "write"),
+        (layout.WRITER_LOCK_FILE, "write"),
     ],
 )
 def test_missing_rights_are_named_with_what_is_needed(reachable: Path, forbidden: str, action: str) -> None:

@@ -19,7 +19,7 @@ from dspy_registry import DamagedStoreError, ModuleInfo, Registry, RegistryError
 from dspy_registry.registry_store import data_file, meta_pages
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.check.checker import check, check_apart
-from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LEASE_FILE, LOCK_FILE, REVISION_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LOCK_FILE, REVISION_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
 from tests.support.command import run_process
@@ -39,8 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What the folder holds, but for the reader table and the lease, in which whoever opens them leaves its pid."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (LOCK_FILE, LEASE_FILE)}
+    """What the folder holds, but for the reader table and writer.lock, in which whoever opens them leaves its pid."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (LOCK_FILE, WRITER_LOCK_FILE)}
 
 
 def metas(content: bytes) -> list[tuple[int, meta_pages.MetaPage]]:
@@ -195,6 +195,14 @@ def first_write() -> bytes:
     return content
 
 
+def next_page() -> bytes:
+    """What LMDB writes before it syncs its first write."""
+    with tempfile.TemporaryDirectory() as path:
+        with lmdb.open(path, max_dbs=2) as env:
+            env.open_db(b"meta")
+        return (Path(path) / DATA_FILE).read_bytes()[2 * PAGE :]
+
+
 UNFINISHED: dict[str, Callable[[], bytes]] = {
     "no bytes": lambda: b"",
     "one page of zeros": lambda: bytes(PAGE),
@@ -203,6 +211,10 @@ UNFINISHED: dict[str, Callable[[], bytes]] = {
     "the first page and zeros": lambda: first_write()[:PAGE] + bytes(PAGE),
     "the second page": lambda: bytes(PAGE) + first_write()[PAGE:],
     "both pages": first_write,
+    "both pages but the last sector": lambda: first_write()[:-512],
+    "the page of the next transaction before both": lambda: bytes(2 * PAGE) + next_page(),
+    "the second page and that of the next transaction": lambda: bytes(PAGE) + first_write()[PAGE:] + next_page(),
+    "the first page and a sector of that of the next": lambda: first_write()[:PAGE] + bytes(2 * PAGE - 512) + b"x" * 9,
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from dspy_registry import Registry, RegistryError, RegistryWriter, StoreError, StorePermissionError
 from dspy_registry.registry_store import access, own_files
 from dspy_registry.registry_store.health_file import HEALTH_FILE, HealthFile
-from dspy_registry.registry_store.layout import DATA_FILE, LEASE_FILE, LOCK_FILE, REVISION_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, REVISION_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.lease_file import LEASES_FILE, open_lease_file
 from dspy_registry.registry_store.opening import create_lock_file
 from dspy_registry.registry_store.revision import create_revision_file
@@ -22,7 +22,7 @@ from tests.support.processes import run, say
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 STRANGER = 54321
-WRITERS = (DATA_FILE, LOCK_FILE, REVISION_FILE, LEASE_FILE)
+WRITERS = (DATA_FILE, LOCK_FILE, REVISION_FILE, WRITER_LOCK_FILE)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_i23_no_link_in_the_folder_is_followed(tmp_path: Path, target: Path, nam
     with pytest.raises(StoreError, match=name) as caught:
         RegistryWriter(folder)
     assert caught.value.remedy
-    if not is_new and name != LEASE_FILE:
+    if not is_new and name != WRITER_LOCK_FILE:
         with pytest.raises(StoreError, match=name):
             Registry(folder)
     assert target.read_bytes() == b"somebody else's"
@@ -57,7 +57,7 @@ def test_i23_what_is_no_regular_file_is_named_and_nobody_waits_for_it(tmp_path: 
     RegistryWriter(tmp_path).close()
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
-    for opening in (RegistryWriter, Registry) if name != LEASE_FILE else (RegistryWriter,):
+    for opening in (RegistryWriter, Registry) if name != WRITER_LOCK_FILE else (RegistryWriter,):
         with pytest.raises(StoreError, match=name):
             opening(tmp_path)
 

@@ -10,7 +10,7 @@ from tests.stress.apart import asked
 from tests.stress.damage_bytes import PAGES, damage_data, damage_other
 from tests.stress.damage_live import LIVE, live_case
 from tests.stress.damage_rows import CANNOT_BE_MISSED, KINDS, damage_rows, databases
-from tests.stress.damaged import Answers, answers, judged, make
+from tests.stress.damaged import Answers, answers, earlier_records, judged, make
 from tests.stress.faults import Case, Fault, Plan
 
 _OTHER_FILES = ("revision", "lock.mdb", "writer.lock")
@@ -18,7 +18,7 @@ _LIVE_EVERY = 20
 """Cases with processes that read or write meanwhile take longer than the others."""
 
 
-def _case(plan: Plan, key: str, base: Path, sound: Answers, names: list[str]) -> Case:
+def _case(plan: Plan, key: str, base: Path, sound: Answers, names: list[str], earlier: list[str]) -> Case:
     number, chance = int(key), plan.chance(key)
     folder = plan.folder("case")
     if number % _LIVE_EVERY == 0:
@@ -40,7 +40,7 @@ def _case(plan: Plan, key: str, base: Path, sound: Answers, names: list[str]) ->
         return Case(key, tuple(f"{name}: {problem}" for problem in problems), f"{name}: {outcome}")
     kind = chance.choice(list(PAGES))
     damage_data(folder, kind, chance)
-    problems, outcome = judged(folder, sound, may_end=kind != "cut")
+    problems, outcome = judged(folder, sound, may_end=kind != "cut", earlier=earlier)
     return Case(key, tuple(f"data.mdb, {kind}: {problem}" for problem in problems), f"{kind}: {outcome}")
 
 
@@ -59,8 +59,10 @@ def _tries(plan: Plan) -> Iterator[Case]:
     assert not wrong, wrong
     names, wrong = asked(lambda: databases(base))
     assert not wrong, wrong
+    earlier, wrong = asked(lambda: earlier_records(base))
+    assert not wrong, wrong
     for key in plan.cases():
-        yield _case(plan, key, base, sound, names)
+        yield _case(plan, key, base, sound, names, earlier)
 
 
 FAULT = Fault(

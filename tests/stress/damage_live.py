@@ -156,6 +156,10 @@ _REPLACED: dict[str, tuple[Callable[[Path, Path], None], int]] = {
 }
 
 
+_UNTOLD = "folder replaced"
+"""Nobody can tell a reader of it: what it keeps stays in force until it reads the files, as design.md says."""
+
+
 def _replaced(folder: Path, kind: str, chance: random.Random) -> list[str]:
     """A reader reads on through it; when a writer has come it must be right, and stay so."""
     replace, expected = _REPLACED[kind]
@@ -175,6 +179,9 @@ def _replaced(folder: Path, kind: str, chance: random.Random) -> list[str]:
         with Apart(_write_on(registry)) as writer:
             if (said := writer.hear()) != "ready":
                 return [*problems, *_refusal(said)]
+            if kind == _UNTOLD:
+                reader.tell(0)
+                reader.hear()
             problems += _asked_after(reader, expected, "a writer opened")
             for value in (101, 102):
                 writer.tell(value)

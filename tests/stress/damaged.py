@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ CAPABILITIES: Final = ("reasoning", "x", "y", "z")
 CATEGORIES: Final = ("mine", "one", "two", "unknown")
 MISSING: Final = "nothing"
 _ERROR: Final = "error "
+_LOSS: Final = "Acknowledged changes are missing"
+"""The word shows that a commit is gone: `check` and the writer say so. What is read is then the state before it."""
 
 Answers = dict[str, str]
 
@@ -106,6 +109,8 @@ def look(folder: Path) -> dict[str, Any]:
     read = answers(folder, problems)
     named = _check(folder, problems)
     told: dict[str, Any] = {"read": read, "named": named}
+    log = Logged()
+    logging.getLogger("dspy_registry").addHandler(log)
     try:
         with RegistryWriter(folder) as writer:
             writer.register_module(ModuleInfo(AFTERWARDS))
@@ -118,7 +123,19 @@ def look(folder: Path) -> dict[str, Any]:
     told["read after"] = answers(folder, problems)
     told["named after"] = _check(folder, problems)
     told["problems"] = problems
+    told["is loss told"] = any(_LOSS in line for line in named) and any(_LOSS in line for line in log.errors)
     return told
+
+
+class Logged(logging.Handler):
+    """The errors that a writer logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.errors.append(record.getMessage())
 
 
 def _check(folder: Path, problems: list[str]) -> list[str]:
@@ -146,20 +163,36 @@ def missing_answers(read: Answers, sound: Answers) -> dict[str, str]:
     return {key: answer for key, answer in read.items() if answer == MISSING and answer != sound.get(key)}
 
 
-def judged(folder: Path, sound: Answers, *, may_end: bool = False, may_miss: bool = False) -> tuple[list[str], str]:
+def earlier_records(folder: Path) -> list[str]:
+    """The answers that records gave before they were replaced."""
+    with Registry(folder) as registry:
+        return [repr(stored) for name in NAMES for stored in registry.history(name)]
+
+
+def judged(
+    folder: Path,
+    sound: Answers,
+    *,
+    may_end: bool = False,
+    may_miss: bool = False,
+    earlier: Sequence[str] = (),
+) -> tuple[list[str], str]:
     """The problems, and what became of it in a word. `may_end`: LMDB's pages are damaged, which may end a process.
 
-    `may_miss`: nothing else in the registry could tell that something is not there.
+    `may_miss`: nothing else in the registry could tell that something is not there. `earlier` are records that may be
+    read where a page was exchanged for an old one: pages have no checksum, so only the check can tell, and must.
     """
     told, ended = asked(lambda: look(folder))
     if ended:
         return _ended(folder, ended, may_end)
     problems: list[str] = list(told["problems"])
+    if told["is loss told"]:
+        return problems, "a lost commit is told"
     for when in ("", " after"):
         read, named = told[f"read{when}"], told[f"named{when}"]
         wrong, missing = wrong_answers(read, sound), missing_answers(read, sound)
         back = _went_back(read, sound)
-        records = {key: answer for key, answer in wrong.items() if key.startswith("record ")}
+        records = {key: answer for key, answer in wrong.items() if key.startswith("record ") and answer not in earlier}
         if records:
             problems.append(f"wrong records are read{when}: {_some(records)}")
         if not named and (wrong or back or (missing and not may_miss)):

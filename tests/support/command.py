@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from unittest import mock
 
 from dspy_registry.cli.program import main
+from tests.support import fork_server
+from tests.support.fork_server import Forked
 
 COMMAND = (sys.executable, "-W", "error", "-m", "dspy_registry")
 
@@ -78,10 +81,9 @@ def refusal(*arguments: str | Path, stdin: str = "") -> tuple[int, dict[str, str
 
 
 @contextmanager
-def daemon(path: Path) -> Iterator[subprocess.Popen[str]]:
+def daemon(path: Path) -> Iterator[Forked]:
     """A running `dspy-registry serve`; unless it has ended, it must end well when it is asked to."""
-    process = subprocess.Popen([*COMMAND, "serve", "--path", str(path)], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    process = fork_server.start(__name__, "serve_in_child", path, stderr=subprocess.PIPE)
     try:
         lines = [process.stderr.readline()]
         while lines[-1] and " serves " not in lines[-1]:
@@ -94,4 +96,10 @@ def daemon(path: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
+        process.close()
+
+
+def serve_in_child(path: str) -> None:
+    """The command in a process that has imported it already."""
+    warnings.simplefilter("error")
+    main(["serve", "--path", path])

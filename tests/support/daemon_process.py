@@ -24,8 +24,8 @@ from dspy_registry.registry_store.protocol import (
     frame,
 )
 from dspy_registry.registry_store.wire_errors import unpack
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.lifecycle import Daemon
-from dspy_registry.writer.daemon.limits import Limits
 from tests.support.processes import child, say
 
 PATIENT = 60.0
@@ -102,9 +102,9 @@ def ready(_: Daemon) -> None:
     say("ready")
 
 
-def serve_within(path: str, limits: dict[str, Any]) -> None:
-    """A daemon with other limits than the usual ones."""
-    serve(path, limits=Limits(**limits))
+def serve_within(path: str, bounds: dict[str, Any]) -> None:
+    """A daemon with other bounds than the usual ones."""
+    serve(path, bounds=Bounds(**bounds))
 
 
 # A peer

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +13,7 @@ import pytest
 
 from dspy_registry import Registry, UnknownModuleError, WriterClient
 from tests.conftest import violations
+from tests.support.fork_server import start_code
 
 PATIENT = 60.0
 """Seconds: a limit that no test is about."""
@@ -30,7 +28,8 @@ dspy_registry.writer.manifests.notices.awatch = awatch
 """A system that has run out of what it takes to notice changes."""
 
 SERVE = """
-import logging, sys
+import logging, sys, warnings
+warnings.simplefilter("error")
 from pathlib import Path
 from dspy_registry.cli.manifests import watching
 from dspy_registry.writer.daemon.lifecycle import serve
@@ -108,11 +107,9 @@ def serving(path: Path, manifests: Path, *packages: str, before: str = "") -> It
     """The daemon must end well when it is asked to, and leave a registry without fault."""
     log = path.parent / "daemon.log"
     with log.open("ab") as stderr:
-        command = [sys.executable, "-W", "error", "-c", before + SERVE, str(path), str(manifests), *packages]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=dict(os.environ))
+        process = start_code(before + SERVE, path, manifests, *packages, stderr=stderr.fileno())
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n", log.read_text()
+        assert process.stdout.readline() == "ready\n", log.read_text()
         served = Served(path, manifests, log)
         with served.registry:
             served.until(lambda: served.status()["loaded_at"])
@@ -124,8 +121,7 @@ def serving(path: Path, manifests: Path, *packages: str, before: str = "") -> It
     finally:
         process.kill()
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        process.close()
 
 
 def module(name: str, duration: int) -> str:

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from tests.support import ROOT
-
-_START = """
-import importlib, json, sys
-sys.path.insert(0, sys.argv[1])
-function = getattr(importlib.import_module(sys.argv[2]), sys.argv[3])
-function(*json.loads(sys.argv[4]))
-"""
+from tests.support.fork_server import start
 
 
 class Process:
     """A child that runs `module.function(*arguments)`; `tell` writes a line to it, `hear` reads one of its answers."""
 
     def __init__(self, module: str, function: str, *arguments: Any, **environment: str) -> None:
-        given = json.dumps(arguments, default=os.fspath)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(ROOT), module, function, given],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
+        self._process = start(module, function, *arguments, environment={**os.environ, **environment})
 
     @property
     def pid(self) -> int:
@@ -86,10 +71,7 @@ def child(module: str, function: str, *arguments: Any, **environment: str) -> It
     finally:
         process._process.kill()
         process._process.wait()
-        for stream in (process._process.stdin, process._process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        process._process.close()
 
 
 def run(module: str, function: str, *arguments: Any, **environment: str) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from dspy_registry import Registry, RegistryWriter, UsageReporter
 from dspy_registry.registry_store.usage_rows import calls_lost
+from tests.support.fork_server import run_code
 from tests.support.usage_helpers import recorded
 
 SELDOM = 3600.0
@@ -53,9 +53,4 @@ def lost(path: Path) -> int:
 def worker(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of its own, with `path` being its first argument."""
     head = "import sys\nfrom dspy_registry import UsageReporter\npath = sys.argv[1]\n"
-    return subprocess.run(
-        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+    return run_code(head + textwrap.dedent(code), *arguments)

@@ -49,12 +49,18 @@ def forgetting_meta_pages(folder: Path) -> Callable[[], None]:
     The registry must be open.
     """
     data = str(folder / "data.mdb")
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    start = next(int(line.partition("-")[0], 16) for line in lines if line.endswith(data))
-    libc = ctypes.CDLL(None)
-    address, length = ctypes.c_void_p(start), ctypes.c_size_t(2 * mmap.PAGESIZE)
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def start() -> int:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return next((int(line.partition("-")[0], 16) for line in lines if line.endswith(data)), 0)
 
     def forget() -> None:
-        assert libc.madvise(address, length, mmap.MADV_DONTNEED) == 0
+        # The place is looked up each time: a reader that opens its files again maps them elsewhere.
+        if not (mapped := start()):
+            return  # at this moment it has no file open
+        address, length = ctypes.c_void_p(mapped), ctypes.c_size_t(2 * mmap.PAGESIZE)
+        if libc.madvise(address, length, mmap.MADV_DONTNEED):
+            raise OSError(ctypes.get_errno(), "madvise")
 
     return forget

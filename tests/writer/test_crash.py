@@ -154,11 +154,11 @@ def test_i12_a_second_writer_is_refused_with_the_pid_of_the_first(registry_folde
                 RegistryWriter(registry_folder)
             assert caught.value.pid == first.pid
             assert isinstance(caught.value, BlockingIOError)
-            with Registry(registry_folder) as registry:  # nor does reading cost it its lease
+            with Registry(registry_folder) as registry:  # nor does reading cost it its writer lock
                 assert registry.revision == revision
         revision = first.ask(1)
         first.kill()
-    with RegistryWriter(registry_folder) as writer:  # at once: the lease ended with the process
+    with RegistryWriter(registry_folder) as writer:  # at once: the writer lock ended with the process
         assert writer.revision == revision
         with pytest.raises(WriterLockedError) as caught:
             RegistryWriter(registry_folder)

@@ -1,4 +1,4 @@
-"""A writer that forks: its child is not the writer (I15), and its lease ends as if there were no child (I12)."""
+"""A writer that forks: its child is not the writer (I15), and its writer lock ends as if there were no child (I12)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryError, RegistryWriter, StoreClosedError, WriterLockedError
 from dspy_registry.registry_store import sharing
-from dspy_registry.writer.lease import lease_holder
+from dspy_registry.writer.writer_lock import lock_holder
 from tests.support import forks
 from tests.support.forks import await_all, durations, fork, update
 from tests.support.processes import child, run, say
@@ -172,7 +172,7 @@ def collects_in_a_child(folder: str) -> None:
 
     def in_child() -> None:
         nonlocal writer
-        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]  # one has the number that the lease had
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]  # one has the number that the writer lock had
         writer = None
         gc.collect()
         for file in files:
@@ -188,7 +188,7 @@ def test_i15_what_a_child_collects_is_neither_its_own_nor_its_parents_loss(folde
 
 
 def forks_in_the_midst_of_a_look(folder: str) -> None:
-    """A fork while the lease is looked at: the child has the file, and must not keep others out."""
+    """A fork while the writer lock is looked at: the child has the file, and must not keep others out."""
     RegistryWriter(folder).close()
     flock, children = fcntl.flock, []
 
@@ -199,7 +199,7 @@ def forks_in_the_midst_of_a_look(folder: str) -> None:
 
     fcntl.flock = forking
     try:
-        assert lease_holder(Path(folder)) is None
+        assert lock_holder(Path(folder)) is None
         fcntl.flock = flock
         RegistryWriter(folder).close()
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError
-from dspy_registry.registry_store.layout import DATA_FILE, LEASE_FILE, LOCK_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.revision import RevisionFile
 from tests.conftest import violations
 from tests.support.command import run
@@ -40,15 +40,15 @@ def test_i22_a_writer_whose_lease_file_is_gone_stops_before_a_second_one_commits
     with RegistryWriter(registry_folder) as first, Registry(registry_folder) as registry:
         update(first, 1)
         if moves:
-            (registry_folder / LEASE_FILE).rename(tmp_path / "elsewhere")
+            (registry_folder / WRITER_LOCK_FILE).rename(tmp_path / "elsewhere")
         else:
-            (registry_folder / LEASE_FILE).unlink()
+            (registry_folder / WRITER_LOCK_FILE).unlink()
         with child(open_and_wait.__module__, "open_and_wait", registry_folder) as second:
             assert second.hear() == first.revision
             for duration in (2, 3):
                 revision = second.ask(duration)
                 assert registry.get_module(NAME).estimated_duration == duration
-                stops(first, LEASE_FILE)
+                stops(first, WRITER_LOCK_FILE)
                 assert (registry.revision, second.ask(duration)) == (revision, revision)
             assert second.close() == 0
 
@@ -60,12 +60,12 @@ def test_i22_a_lease_lost_during_a_commit_is_seen_before_it_is_acknowledged(regi
 
         def lose(draft: object) -> None:
             draft.register(ModuleInfo(NAME))  # type: ignore[attr-defined]
-            (registry_folder / LEASE_FILE).unlink()
+            (registry_folder / WRITER_LOCK_FILE).unlink()
 
-        with pytest.raises(StoreError, match=LEASE_FILE):
+        with pytest.raises(StoreError, match=WRITER_LOCK_FILE):
             writer.store.committer.commit(lose)
         assert file.word[()] != file.word[()]
-        stops(writer, LEASE_FILE)
+        stops(writer, WRITER_LOCK_FILE)
     with RegistryWriter(registry_folder) as writer:
         assert update(writer, 1) == writer.revision
 

@@ -25,14 +25,18 @@ from dspy_registry import (
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.writer.failpoints import OF_AN_UPGRADE, VARIABLE
+from dspy_registry.writer.leftovers import BUILDING
 from dspy_registry.writer.restore import restore
-from dspy_registry.writer.upgrade import BUILDING, upgrade
+from dspy_registry.writer.upgrade import upgrade
 from tests.conftest import violations
 from tests.registry_store.test_release_fixtures import RELEASE, TOLD, answers_of
 from tests.support.command import COMMAND, answer, run
 from tests.support.processes import Process, child, requests, say
+from tests.writer.test_full_disk import fill, small_disk
 from tests.writer.test_history import damage
 from tests.writer.test_restore import carry_out, procedures
+
+__all__ = ["small_disk"]
 
 INTACT = 0x2144DF1C
 CHANGED = len(OF_AN_UPGRADE) - 1  # the failpoint from which on the registry is the new one
@@ -260,3 +264,32 @@ def test_the_command_tells_where_the_backup_is(old: Path, tmp_path: Path) -> Non
 def test_it_needs_no_lease_to_find_nothing_to_do(registry_folder: Path) -> None:
     with RegistryWriter(registry_folder):
         assert upgrade(registry_folder).backup is None
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_too_little_room_is_refused_before_anything_is_written(
+    small_disk: Path, tmp_path: Path, is_elsewhere: bool
+) -> None:
+    old = small_disk / "registry"
+    shutil.copytree(RELEASE / "full", old)
+    size = (old / layout.DATA_FILE).stat().st_size
+    kept = (tmp_path if is_elsewhere else small_disk) / "kept"
+    copies = 1 if is_elsewhere else 2
+    ballast = fill(small_disk, copies * size - 4096)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    with pytest.raises(StoreError) as caught:
+        upgrade(old, kept)
+    assert f"{copies * size:,}" in caught.value.message
+    assert caught.value.remedy
+    assert not kept.exists()
+    assert {path.name: path.read_bytes() for path in old.iterdir() if path.name in before} == before
+    ballast.unlink()
+    assert upgrade(old, kept).format == layout.FORMAT_VERSION
+
+
+def test_what_a_killed_upgrade_left_is_removed_by_the_next_writer(old: Path) -> None:
+    (old / BUILDING / "deeper").mkdir(parents=True)
+    (old / BUILDING / layout.DATA_FILE).write_bytes(b"half")
+    RegistryWriter(old).close()
+    assert not (old / BUILDING).exists()
+    assert format_of(old) == 1

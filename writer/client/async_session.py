@@ -19,7 +19,7 @@ from dspy_registry.writer.client.async_link import Link, is_greeted, open_link
 from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import STARTING, Abandoned, Deadline, new_client_id, unavailable
 from dspy_registry.writer.client.slots import Slots
-from dspy_registry.writer.lease import lease_holder
+from dspy_registry.writer.writer_lock import lock_holder
 
 _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats
 
@@ -239,7 +239,7 @@ class AsyncSession:
             self._is_reached = link is not None
             if link is not None and await is_greeted(link):
                 return link
-            if not self._was_connected and (patience.is_over or lease_holder(self._folder) is None):
+            if not self._was_connected and (patience.is_over or lock_holder(self._folder) is None):
                 raise unavailable(self._folder, lost=False)
             await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
             attempt += 1

@@ -56,7 +56,7 @@ from dspy_registry.registry_store.validation import (
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
 from dspy_registry.writer.daemon.batch_upload import batch_problem
-from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.reconcile import Outcome
 from dspy_registry.writer.registry_writer import refuse_batch
 
@@ -261,7 +261,7 @@ def _refuse_impossible(name: str, error: type[UnknownModuleError] = UnknownModul
 
 
 def _refuse_too_large(modules: Sequence[bytes]) -> None:
-    problem = batch_problem(len(modules), sum(map(len, modules)), Limits())
+    problem = batch_problem(len(modules), sum(map(len, modules)), Bounds())
     if problem:
         raise InvalidModuleError("a batch", (problem,))
 

@@ -23,13 +23,13 @@ from dspy_registry.registry_store.errors import (
 from dspy_registry.registry_store.protocol import Answer, BatchProgress, Failed, FrameReader, Hello, frame
 from dspy_registry.registry_store.validation import is_time_limit
 from dspy_registry.writer.client.calls import Call
-from dspy_registry.writer.lease import lease_holder
+from dspy_registry.writer.writer_lock import lock_holder
 
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _PAUSES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between attempts to connect; the last one repeats
 _LONGEST: Final = 1_000_000.0  # seconds
 STARTING: Final = 2.0
-"""Seconds that the first connection waits for a daemon that has the lease and does not listen yet."""
+"""Seconds that the first connection waits for a daemon that has the writer lock and does not listen yet."""
 
 
 def new_client_id() -> bytes:
@@ -198,7 +198,7 @@ class Session:
         attempt = 0
         patience = Deadline(None if self._was_connected else STARTING)
         while not self._try_to_connect(deadline):
-            is_starting = self._was_connected or (lease_holder(self._folder) is not None and not patience.is_over)
+            is_starting = self._was_connected or (lock_holder(self._folder) is not None and not patience.is_over)
             if not is_starting or deadline.is_over:
                 raise unavailable(self._folder, lost=lost)
             deadline.sleep(attempt)
@@ -244,7 +244,7 @@ def not_permitted(path: Path) -> StorePermissionError:
 
 def unavailable(folder: Path, *, lost: bool) -> WriterUnavailableError:
     """The error when no daemon answers, with what is known of the reason."""
-    holder = lease_holder(folder)
+    holder = lock_holder(folder)
     if lost:
         return WriterUnavailableError(
             f"the connection to the writer daemon of {folder} was lost before it answered.",

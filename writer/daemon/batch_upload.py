@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import BusyError, InvalidModuleError, ProtocolError, RegistryError
-from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.bounds import Bounds
 
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.group_commit import GroupCommit
@@ -14,11 +14,11 @@ _MODULE_BYTES = 48  # memory for each module, beside its encoded bytes
 
 
 class BatchUpload:
-    """What one connection has sent of a batch. A batch beyond the limits is dropped, and `take` raises the reason."""
+    """What one connection has sent of a batch. A batch beyond the bounds is dropped, and `take` raises the reason."""
 
-    def __init__(self, queue: GroupCommit, limits: Limits) -> None:
+    def __init__(self, queue: GroupCommit, bounds: Bounds) -> None:
         self._queue = queue
-        self._limits = limits
+        self._bounds = bounds
         self._modules: list[bytes] = []
         self._bytes = 0
         self._count = 0
@@ -58,11 +58,11 @@ class BatchUpload:
         self._modules, self._bytes, self._count, self._refused = [], 0, 0, None
 
     def _refuse_excess(self) -> None:
-        problem = batch_problem(self._count, self._bytes, self._limits)
+        problem = batch_problem(self._count, self._bytes, self._bounds)
         error: RegistryError | None = None
         if problem:
             error = InvalidModuleError("a batch", (problem,))
-        elif self._queue.held_bytes > self._limits.held_bytes:
+        elif self._queue.held_bytes > self._bounds.held_bytes:
             error = BusyError("too many requests wait in the writer daemon, so it cannot take this batch.")
         if error is not None:
             count = self._count
@@ -70,10 +70,10 @@ class BatchUpload:
             self._count, self._refused = count, error
 
 
-def batch_problem(count: int, size: int, limits: Limits) -> str:
+def batch_problem(count: int, size: int, bounds: Bounds) -> str:
     """What is wrong with a batch of `count` modules and `size` bytes. Empty when nothing is."""
-    if count > limits.batch_modules:
-        return f"batch: {count} modules, at most {limits.batch_modules} are allowed"
-    if size > limits.batch_bytes:
-        return f"batch: {size} bytes encoded, the limit is {limits.batch_bytes}"
+    if count > bounds.batch_modules:
+        return f"batch: {count} modules, at most {bounds.batch_modules} are allowed"
+    if size > bounds.batch_bytes:
+        return f"batch: {size} bytes encoded, the limit is {bounds.batch_bytes}"
     return ""

@@ -75,11 +75,11 @@ def _fact(change: Change, action: str, source: str, by: Any) -> dict[str, Any]:
 
 
 def _write(facts: dict[str, Any]) -> None:
-    shown = " ".join(f"{name}={_shown(name, value)}" for name, value in facts.items() if value not in (None, ""))
+    shown = " ".join(f"{name}={_on_one_line(name, value)}" for name, value in facts.items() if value not in (None, ""))
     _log.info("change: %s", shown, extra={"facts": facts})
 
 
-def _shown(name: str, value: Any) -> str:
+def _on_one_line(name: str, value: Any) -> str:
     """A value on one line: whatever is no plain word is quoted."""
     text = shown_requester(value) if name == "by" else str(value)
     return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)

@@ -16,17 +16,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lmdb
 
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import BusyError, RegistryError, StoreError
 from dspy_registry.writer.commit import Committer
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.change_lines import log_change
 from dspy_registry.writer.daemon.fair_queue import FairQueue
 from dspy_registry.writer.daemon.group import Group, Work
-from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 
 # How long a group waits to become as large as the last one. Clients answered together send together again.
@@ -37,6 +37,14 @@ _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
 _log = logging.getLogger("dspy_registry")
 
 
+class Committed(NamedTuple):
+    """Figures of one commit. `seconds` are from its begin to its end, `sync_seconds` those that the disk took."""
+
+    requests: int
+    seconds: float
+    sync_seconds: float
+
+
 class GroupCommit:
     """The queue of accepted work, and the thread that commits it.
 
@@ -45,11 +53,11 @@ class GroupCommit:
     """
 
     def __init__(
-        self, committer: Committer, replies: ReplyCache, limits: Limits, on_failure: Callable[[StoreError], None]
+        self, committer: Committer, replies: ReplyCache, bounds: Bounds, on_failure: Callable[[StoreError], None]
     ) -> None:
         self._committer = committer
         self._replies = replies
-        self._limits = limits
+        self._bounds = bounds
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._inbox = FairQueue()
@@ -62,6 +70,8 @@ class GroupCommit:
         self.requests = 0
         self.groups = 0
         self.revision = committer.revision
+        self.observers: list[Callable[[Committed], None]] = []
+        """Each is called in the commit thread after each commit. It must be quick and raise nothing."""
         self._began: float | None = None  # when the commit under way began
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
@@ -71,7 +81,7 @@ class GroupCommit:
 
     def refuse_if_full(self) -> None:
         """Raises BusyError when no further request fits."""
-        if self.queued >= self._limits.requests or self.held_bytes > self._limits.held_bytes:
+        if self.queued >= self._bounds.requests or self.held_bytes > self._bounds.held_bytes:
             raise BusyError(
                 f"the writer daemon has {self.queued} requests of {self.held_bytes} bytes waiting, and takes no more."
             )
@@ -92,7 +102,7 @@ class GroupCommit:
     def is_hanging(self) -> bool:
         """Whether the present commit has taken so long that it may never end."""
         began = self._began
-        return began is not None and time.monotonic() - began > self._limits.hanging
+        return began is not None and time.monotonic() - began > self._bounds.hanging
 
     # In the loop's thread again
 
@@ -132,7 +142,7 @@ class GroupCommit:
         group = [first]
         until = time.monotonic() + min(self._last_commit * _PATIENCE, _MOST_PATIENT)
         size = first.held_bytes
-        while len(group) < self._limits.group and size < self._limits.group_bytes:
+        while len(group) < self._bounds.group and size < self._bounds.group_bytes:
             patience = min(until - time.monotonic(), _LONGEST_GAP) if len(group) < self._regulars else 0.0
             work = self._inbox.get(max(patience, 0.0))
             if work is None:
@@ -146,7 +156,7 @@ class GroupCommit:
         if self._failure is not None:
             self._fail(works, self._failure)
             return
-        group = Group(works, self._replies, self._limits.staging, self._inbox.charge)
+        group = Group(works, self._replies, self._bounds.staging, self._inbox.charge)
         self._began = began = time.monotonic()
         try:
             try:
@@ -161,6 +171,8 @@ class GroupCommit:
             self._commit_apart(works, error)
         else:
             self._last_commit = time.monotonic() - began
+            for observe in self.observers:
+                observe(Committed(len(works), self._last_commit, self._committer.last_sync))
             self._inbox.put_back(group.left)
             change = self._committer.last_change
             self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.protocol import HealthRequest
+from dspy_registry.registry_store.protocol import DaemonStatus, HealthRequest
 from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.daemon.group_commit import Committed
 from dspy_registry.writer.draft import Draft
 
 T = TypeVar("T")
@@ -47,6 +48,12 @@ class Host(Protocol):
     @property
     def revision(self) -> int:
         """The newest revision that the daemon has committed. Only while it runs. Costs nothing."""
+
+    def observe_commits(self, observer: Callable[[Committed], None]) -> None:
+        """Call this with the figures of each commit, in the commit thread. It must be quick and raise nothing."""
+
+    def status(self) -> DaemonStatus:
+        """The state of the daemon. Only while it runs, in its loop."""
 
     async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
         """Commit a change of the daemon in one group with the changes of clients.

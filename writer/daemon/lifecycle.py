@@ -20,15 +20,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import RegistryError, StoreError
+from dspy_registry.registry_store.errors import NoReaderSlotError, RegistryError, StoreError
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus, HealthRequest
 from dspy_registry.writer.daemon import socket_file
-from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.bounds import Bounds
+from dspy_registry.writer.daemon.group_commit import Committed, GroupCommit
 from dspy_registry.writer.daemon.health import keep_health
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
-from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.roles import Groups
@@ -43,6 +43,7 @@ T = TypeVar("T")
 Extension = Callable[["Daemon"], None]
 
 _FILES_BESIDE_CONNECTIONS = 200
+_SLOT_PAUSE = 0.1  # seconds
 _LOOK = "Look for disk errors in the system log."
 
 _log = logging.getLogger("dspy_registry")
@@ -65,7 +66,7 @@ class Daemon:
         *,
         group: str | int | None = None,
         report_group: str | int | None = None,
-        limits: Limits | None = None,
+        bounds: Bounds | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
         self.folder = registry_path(path)
@@ -73,7 +74,7 @@ class Daemon:
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
         self.health_sink: Callable[[HealthRequest], None] | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
-        self._limits = limits or Limits()
+        self._bounds = bounds or Bounds()
         self._extensions = tuple(extensions)
         self._sections: dict[str, Callable[[], Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,14 +99,29 @@ class Daemon:
         WriterLockedError when there is another writer, and StoreError when the registry cannot be opened. It also
         raises StoreError when the disk fails or the files are taken away: then a new daemon must be started.
         """
-        with contextlib.closing(Store(self.folder, self._groups.of_files)) as self._store:
-            _allow_files(self._limits.connections + _FILES_BESIDE_CONNECTIONS)
+        with contextlib.closing(self._opened()) as self._store:
+            _allow_files(self._bounds.connections + _FILES_BESIDE_CONNECTIONS)
             asyncio.run(self._serve(ready))
         if self._failure is not None:
             raise StoreError(
                 f"the writer daemon has stopped, because it cannot write any longer: {self._failure.message}",
                 remedy=f"{self._failure.remedy or _LOOK} Run `dspy-registry check`, then start the daemon again.",
             ) from self._failure
+
+    def _opened(self) -> Store:
+        """The open registry. While no reader slot is free, it is tried again: a restart would meet the same."""
+        deadline = time.monotonic() + self._bounds.slot_patience
+        is_told = False
+        while True:
+            try:
+                return Store(self.folder, self._groups.of_files)
+            except NoReaderSlotError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not is_told:
+                    _log.warning("waiting up to %.0f s for a reader slot: %s", self._bounds.slot_patience, error)
+                is_told = True
+            time.sleep(_SLOT_PAUSE)
 
     def stop(self) -> None:
         """Make `run` finish what was accepted and return. Any thread may call it. Does nothing when it does not run."""
@@ -144,6 +160,10 @@ class Daemon:
     def revision(self) -> int:
         """See `Host.revision`."""
         return self.queue.revision
+
+    def observe_commits(self, observer: Callable[[Committed], None]) -> None:
+        """See `Host.observe_commits`."""
+        self.queue.observers.append(observer)
 
     async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
         """See `Host.submit`."""
@@ -188,8 +208,8 @@ class Daemon:
         self._started = time.monotonic()
         self._listen_to_signals()
         replies = ReplyCache.load(self.environment)
-        self._queue = GroupCommit(self.store.committer, replies, self._limits, self._failed)
-        service = Service(self._queue, self._limits, self._groups, self.status, self._take_usage, self._take_health)
+        self._queue = GroupCommit(self.store.committer, replies, self._bounds, self._failed)
+        service = Service(self._queue, self._bounds, self._groups, self.status, self._take_usage, self._take_health)
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         laggards = Laggards()
@@ -272,8 +292,8 @@ def serve(
     ready: Callable[[Daemon], None] | None = None,
     group: str | int | None = None,
     report_group: str | int | None = None,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     extensions: Sequence[Extension] = (),
 ) -> None:
     """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry"."""
-    Daemon(path, group=group, report_group=report_group, limits=limits, extensions=extensions).run(ready)
+    Daemon(path, group=group, report_group=report_group, bounds=bounds, extensions=extensions).run(ready)

@@ -27,8 +27,8 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group_commit import GroupCommit
-from dspy_registry.writer.daemon.limits import Limits
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
@@ -44,7 +44,7 @@ class Service:
     """
 
     queue: GroupCommit
-    limits: Limits
+    bounds: Bounds
     groups: Groups
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
@@ -64,7 +64,7 @@ class Requests:
         self._service = service
         self._send = send
         self._answered = answered
-        self._upload = BatchUpload(service.queue, service.limits)
+        self._upload = BatchUpload(service.queue, service.bounds)
         # For each request: when its client was last told of it, and the progress told then.
         self._unanswered: dict[ClientRequest | UsageReport, tuple[float, int]] = {}
         self.by: By | None = None  # whose process is at the other end; None: the kernel does not tell

@@ -18,7 +18,7 @@ _BACKLOG: Final = 1024
 
 
 def bind(path: Path, group: int | None) -> socket.socket:
-    """A listening socket that only this user, root and the group can open. The caller holds the lease.
+    """A listening socket that only this user, root and the group can open. The caller holds the writer lock.
 
     Raises StoreError when another file or a live socket is there, StorePermissionError.
     """

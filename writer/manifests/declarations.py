@@ -10,6 +10,7 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.layers import Default
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.writer.manifests.lines import Path, shown_path
 
 ERRORS_SHOWN: Final = 100
@@ -51,12 +52,13 @@ def shown(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
 
 
 class Declarations(msgspec.Struct, frozen=True):
-    """What one file declares: fields by module, aliases, implications, defaults in their order."""
+    """What one file declares: fields by module, aliases, implications, defaults in their order, policies by pattern."""
 
     modules: dict[str, dict[str, Any]] = {}
     aliases: dict[str, str] = {}
     implications: Implications = {}
     defaults: tuple[Default, ...] = ()
+    policies: dict[str, Policy] = {}
 
 
 def _nowhere(path: Path) -> int:

@@ -16,6 +16,7 @@ from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
 from dspy_registry.registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.manifests.declarations import Declarations, ManifestError
 from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, declared_aliases
@@ -65,6 +66,7 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     aliases: dict[str, dict[str, str]] = defaultdict(dict)
     implications: dict[str, Implications] = {}
     defaults: dict[str, tuple[Default, ...]] = {}
+    policies: dict[str, dict[str, Policy]] = defaultdict(dict)
     for name, layer in draft.catalog.layers_from(MANIFEST_PREFIX):
         modules[_file(layer.source)][name] = layer.fields
     for alias, meaning in draft.all_aliases().items():
@@ -75,11 +77,18 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
             implications[_file(source)] = words
     for source, rules in draft.all_defaults().items():
         defaults[_file(source)] = rules
+    for (source, pattern), policy in draft.all_policies().items():
+        if source.startswith(MANIFEST_PREFIX):
+            policies[_file(source)][pattern] = policy
     return {
         file: Declarations(
-            modules.get(file, {}), aliases.get(file, {}), implications.get(file, {}), defaults.get(file, ())
+            modules.get(file, {}),
+            aliases.get(file, {}),
+            implications.get(file, {}),
+            defaults.get(file, ()),
+            policies.get(file, {}),
         )
-        for file in sorted({*modules, *aliases, *implications, *defaults})
+        for file in sorted({*modules, *aliases, *implications, *defaults, *policies})
     }
 
 
@@ -102,6 +111,7 @@ class _Staging:
         self._defaults()
         self._modules()
         self._aliases()
+        self._policies()
         return self._errors
 
     def _refuse(self, file: str, path: Path, error: RegistryError) -> None:
@@ -167,6 +177,18 @@ class _Staging:
             meaning = self._draft.alias(alias)
             if meaning is None or meaning.source != CLIENT:
                 self._alias(file, alias, name)
+
+    def _policies(self) -> None:
+        """What is no longer declared goes first, so that there is room."""
+        for file, declared in self._old.items():
+            for pattern in declared.policies.keys() - self._effective.get(file, NOTHING).policies.keys():
+                self._draft.set_policy(pattern, None, MANIFEST_PREFIX + file)
+        for file, declared in self._effective.items():
+            for place, (pattern, policy) in enumerate(declared.policies.items()):
+                try:
+                    self._draft.set_policy(pattern, policy, MANIFEST_PREFIX + file)
+                except RegistryError as error:
+                    self._refuse(file, ("policies", place), error)
 
     def _alias(self, file: str, alias: str, name: str) -> None:
         path = ("aliases", alias)

@@ -12,12 +12,14 @@ import msgspec
 
 from dspy_registry.registry_store.layers import Default
 from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_TERM_BYTES
+from dspy_registry.registry_store.policy import Policy, policy_problems
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
+from dspy_registry.registry_store.wording import shown_value
 from dspy_registry.writer.manifests.declarations import ERRORS_SOUGHT, Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
-from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, keys_of
+from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, PolicyManifest, keys_of
 from dspy_registry.writer.manifests.text import Document
 
 _LONGEST_COMPARED: Final = 64  # characters
@@ -54,6 +56,7 @@ def _declarations(data: Mapping[str, Any]) -> Declarations:
         aliases=dict(data.get("aliases", {})),
         implications={word: tuple(implied) for word, implied in data.get("implications", {}).items() if implied},
         defaults=tuple(Default(entry["match"], _without(entry, "match")) for entry in data.get("defaults", ())),
+        policies={entry["pattern"]: Policy(**_without(entry, "pattern")) for entry in data.get("policies", ())},
     )
 
 
@@ -81,6 +84,7 @@ def _problems(data: Any) -> Iterator[Problem]:
     yield from _alias_problems(data.get("aliases", {}))
     yield from _implication_problems(data.get("implications", {}))
     yield from _default_problems(data.get("defaults", []))
+    yield from _policy_problems(data.get("policies", []))
 
 
 def _module_problems(entries: Any) -> Iterator[Problem]:
@@ -107,6 +111,35 @@ def _default_problems(entries: Any) -> Iterator[Problem]:
         return
     for index, entry in enumerate(entries):
         yield from _entry_problems(("defaults", index), entry, DefaultManifest, "match")
+
+
+def _policy_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("policies",), "a list of policies", entries)
+        return
+    seen: dict[str, Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("policies", index)
+        yield from _policy_entry_problems(path, entry)
+        pattern = entry.get("pattern") if isinstance(entry, dict) else None
+        if isinstance(pattern, str) and seen.setdefault(pattern, path) != path:
+            yield Problem(
+                (*path, "pattern"), f"{pattern!r} is declared twice in this file", (*seen[pattern], "pattern")
+            )
+
+
+def _policy_entry_problems(path: Path, entry: Any) -> Iterator[Problem]:
+    keys = keys_of(PolicyManifest)
+    if not isinstance(entry, dict):
+        yield _wrong_type(path, f"a mapping with {_listed(keys)}", entry)
+        return
+    yield from _unknown_keys(path, entry, keys)
+    if "pattern" not in entry:
+        yield Problem(path, "pattern is missing")
+    fields = {field: value for field, value in entry.items() if field in keys and field != "pattern"}
+    for problem in policy_problems(entry.get("pattern", "any"), Policy(**fields)):
+        field, separator, message = problem.partition(": ")
+        yield Problem((*path, field) if separator else path, message or problem)
 
 
 def _alias_problems(aliases: Any) -> Iterator[Problem]:
@@ -138,7 +171,7 @@ def _implication_problems(implications: Any) -> Iterator[Problem]:
 
 def _capability_problems(path: Path, word: Any) -> Iterator[Problem]:
     if not is_capability(word):
-        yield Problem(path, f"{_shown(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
+        yield Problem(path, f"{shown_value(word)} must match [a-z][a-z0-9_]* with at most {MAX_TERM_BYTES} bytes")
 
 
 def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: str) -> Iterator[Problem]:
@@ -177,13 +210,8 @@ def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]
 
 
 def _wrong_type(path: Path, expected: str, value: Any) -> Problem:
-    return Problem(path, f"expected {expected}, not {_shown(value)}")
+    return Problem(path, f"expected {expected}, not {shown_value(value)}")
 
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(word for word in words if not word.startswith("$"))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, RegistryWriter, UsageReporter
-from dspy_registry.demo.processes import DemoError, Witness
-from dspy_registry.demo.reader_process import Report, Task
-from dspy_registry.demo.stages import Demo, follow_manifests, observe, start_daemon
+from dspy_registry.demo.processes import Demo, DemoError, Witness
+from dspy_registry.demo.reader_process import Reads, Task
+from dspy_registry.demo.stages import follow_manifests, observe, start_daemon
 from tests.support.command import COMMAND, run, run_process
 from tests.support.usage_helpers import wait_until
 
@@ -237,7 +237,7 @@ def test_a_witness_that_cannot_read_says_why(tmp_path: Path) -> None:
 # The reader process by itself
 
 
-def reports(path: Path, marks: list[int], tmp_path: Path) -> list[Report]:
+def reports(path: Path, marks: list[int], tmp_path: Path) -> list[Reads]:
     """What a reader says of a registry when this much is claimed to have been acknowledged."""
     import msgspec
 
@@ -259,7 +259,7 @@ def reports(path: Path, marks: list[int], tmp_path: Path) -> list[Report]:
         process.stdin.close()
         lines = [first, *process.stdout]
         assert (process.wait(30), process.stderr.read()) == (0, b"")
-    return [msgspec.json.decode(line, type=Report) for line in lines]
+    return [msgspec.json.decode(line, type=Reads) for line in lines]
 
 
 @pytest.mark.parametrize(

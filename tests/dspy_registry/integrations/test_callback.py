@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from dspy_registry.registry_store.outcome_kinds import CANCELLED, KINDS
 from tests.support import TESTS
 from tests.support.command import daemon
 from tests.support.dspy_program_costs import COST, TOKENS_IN, TOKENS_OUT
+from tests.support.fork_server import WITH_DSPY, run_code
 
 pytestmark = pytest.mark.dspy
 SUPPORT = TESTS / "support"
@@ -33,13 +33,7 @@ def served(seeded_registry: Path) -> Iterator[Path]:
 
 def python(code: str, *arguments: object) -> Any:
     """What a process that can import the program prints, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=SUPPORT,
-    )
+    done = run_code(code, *arguments, imports=WITH_DSPY, folder=SUPPORT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from dspy_registry import Registry, WriterClient
 from dspy_registry.writer.discovery.report import discover
 from tests.support.command import daemon
 from tests.support.discovery_packages import PATIENT, Packages, importable, named, reasons
+from tests.support.fork_server import WITH_DSPY, run_code
 
 pytestmark = pytest.mark.dspy
 
@@ -85,9 +83,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packages]:
 
 
 def run(path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, timeout=110, env=dict(os.environ)
-    )
+    done = run_code(PROGRAM, path, imports=WITH_DSPY)
     assert done.returncode == 0, done.stderr
 
 

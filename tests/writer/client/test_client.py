@@ -22,7 +22,7 @@ from dspy_registry import (
 )
 from dspy_registry.registry_store import errors
 from dspy_registry.registry_store.wire_errors import pack, unpack
-from dspy_registry.writer.daemon.limits import Limits
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.discovery.report import DiscoveryFailure, DiscoveryReport
 from tests.support.client_kinds import Blocking, Opened, blocking, either, raised
 from tests.support.daemon_process import Served, daemon, module
@@ -241,4 +241,4 @@ def test_a_batch_beyond_any_limit_is_refused_before_it_is_sent(served: Served, c
     with connect(served.path) as client:
         refused = raised(client.register_modules, (largest for _ in range(193)))
         assert isinstance(refused, InvalidModuleError)
-        assert str(Limits().batch_bytes) in refused.message
+        assert str(Bounds().batch_bytes) in refused.message

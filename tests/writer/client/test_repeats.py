@@ -26,7 +26,7 @@ from dspy_registry import (
 from dspy_registry.registry_store import protocol
 from dspy_registry.registry_store.protocol import FrameReader, Welcome, frame
 from dspy_registry.writer.client.session import Session
-from dspy_registry.writer.lease import Lease
+from dspy_registry.writer.writer_lock import WriterLock
 from tests.support.client_kinds import Opened, either, raised
 from tests.support.daemon_process import PATIENT, Served, daemon, module
 from tests.support.usage_helpers import wait_until
@@ -189,7 +189,7 @@ class Deaf:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lease = Lease(folder)  # whose holder clients wait for
+        self._lock = WriterLock(folder)  # whose holder clients wait for
         self.heard: list[tuple[int, int, int]] = []
         self.connections: list[socket.socket] = []
         self._socket = socket.socket(socket.AF_UNIX)
@@ -222,7 +222,7 @@ class Deaf:
             await asyncio.sleep(0.001)
 
     def close(self) -> None:
-        self._lease.release()
+        self._lock.release()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         for connection in (self._socket, *self.connections):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import daemon
+from tests.support.fork_server import start_code
 from tests.support.reporting import calls, worker
 
 
@@ -44,14 +45,13 @@ def test_i26_the_last_calls_arrive_though_the_daemon_was_restarted(
         for _ in range(10):
             reporter.record("dspy.Predict", 1.0)
     """
-    program = [sys.executable, "-c", textwrap.dedent(head) + ending, str(seeded_registry)]
     with daemon(seeded_registry):
-        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
+        process = start_code(textwrap.dedent(head) + ending, seeded_registry)
         assert process.stdout.readline() == "True\n"
     with daemon(seeded_registry):
-        process.communicate("\n", timeout=60)
-        assert process.returncode == 0
+        process.stdin.write("\n")
+        process.close()
+        assert process.wait() == 0
     assert calls(seeded_registry) == 11
 
 

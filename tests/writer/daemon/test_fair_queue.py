@@ -127,17 +127,17 @@ def test_a_record_of_too_many_values_is_refused_by_name_and_alone(registry_folde
 
 
 def serve_few(path: str) -> None:
-    from dspy_registry.writer.daemon.limits import Limits
+    from dspy_registry.writer.daemon.bounds import Bounds
     from tests.support.daemon_process import serve
 
-    serve(path, limits=Limits(connections=8, spared=0.0))
+    serve(path, bounds=Bounds(connections=8, spared=0.0))
 
 
 def serve_busy(path: str) -> None:
-    from dspy_registry.writer.daemon.limits import Limits
+    from dspy_registry.writer.daemon.bounds import Bounds
     from tests.support.daemon_process import serve
 
-    serve(path, limits=Limits(connections=8, spared=3600.0))
+    serve(path, bounds=Bounds(connections=8, spared=3600.0))
 
 
 def test_idle_connections_make_room_oldest_first(registry_folder: os.PathLike[str]) -> None:

@@ -42,7 +42,7 @@ def test_a_signal_ends_it_well(registry_folder: Path, number: signal.Signals) ->
     with daemon(registry_folder) as served:
         assert served.end(number) == 0
         assert not (registry_folder / "writer.sock").exists()
-    with RegistryWriter(registry_folder) as writer:  # the lease is free
+    with RegistryWriter(registry_folder) as writer:  # the writer lock is free
         assert writer.revision == 1
 
 

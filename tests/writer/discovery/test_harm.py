@@ -134,7 +134,7 @@ def test_each_harm_is_reported_by_name(of_harms: DiscoveryReport) -> None:
         "harms.m_lists.Missing": "AttributeError",
         "harms.n_syntax": "SyntaxError",
         "harms.o_odd.Unhashable": "TypeError",
-        "harms.o_odd.not a name": "not an import path",
+        "harms.o_odd.not a name": "no import path",
         f"harms.o_odd.{'z' * 300}": "255",
         "harms.p_ends": "exit status 9",
     }

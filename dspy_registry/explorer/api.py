@@ -1,0 +1,110 @@
+"""The JSON beside each page, under `/api/v1`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response, StreamingResponse
+
+from dspy_registry.cli.console import encode_json
+from dspy_registry.explorer import access
+from dspy_registry.explorer.ask import QuestionQuery
+from dspy_registry.explorer.changes import SHOWN
+from dspy_registry.explorer.filters import AskedQuery
+from dspy_registry.explorer.reported_calls import ReportedCalls, record
+from dspy_registry.explorer.site import Site
+
+PREFIX = "/api/v1"
+
+
+class Json(Response):
+    """Text that is no UTF-8, as a command's arguments may be, is escaped."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of a value."""
+        return encode_json(content)
+
+
+def refusal(status: int, kind: str, message: str, remedy: str = "") -> Json:
+    """An error, in the form that the command line has too."""
+    return Json({"error": {"type": kind, "message": message, "remedy": remedy}}, status)
+
+
+def api(site: Site) -> APIRouter:
+    """The routes of one site."""
+    router = APIRouter(prefix=PREFIX, default_response_class=Json)
+    _reading(router, site)
+    _live(router, site)
+    _reporting(router, site)
+    return router
+
+
+def _reading(router: APIRouter, site: Site) -> None:
+    @router.get("/state", summary="What the strip shows")
+    def state() -> Json:
+        """Daemon, revision, last commit, manifest errors, overrides, circuits that are not closed, laggards."""
+        return Json(site.strip())
+
+    @router.get("/modules", summary="Modules by use")
+    def modules(asked: AskedQuery) -> Json:
+        """A page of modules that meet every condition, most used first. The conditions are those of `find`."""
+        return Json(site.modules(asked))
+
+    @router.get("/modules/{name:path}", summary="One module")
+    def module(name: str) -> Json:
+        """Fields and who declared them, versions and their differences, usage by size and version.
+
+        `name` is a full name, an alias or a short name; of an unregistered module, its full name.
+        """
+        return Json(site.module(name))
+
+    @router.get("/route", summary="Which module to call")
+    def route(question: QuestionQuery) -> Json:
+        """Candidates best first, with their numbers, and exclusions with their reasons: what `Registry.route` answers.
+
+        `chosen` is null when nothing is left.
+        """
+        return Json(site.route(question))
+
+    @router.get("/changes", summary="The newest changes")
+    def changes(count: Annotated[int, Query(ge=1, le=SHOWN)] = SHOWN) -> Json:
+        """The newest commits that readers can see, newest first."""
+        return Json(site.changes(count))
+
+    @router.get("/store", summary="Readers, snapshots, file growth")
+    def store() -> Json:
+        """What `dspy-registry status` says, and the size of the data file over the last two hours at most."""
+        return Json(site.store())
+
+    @router.get("/health", summary="What is not healthy")
+    def health() -> Json:
+        """The circuits that are not closed. `until` is Unix time."""
+        return Json({"health": site.health.read()})
+
+
+def _live(router: APIRouter, site: Site) -> None:
+    @router.get("/events", summary="Changes and health, as they happen", response_class=StreamingResponse)
+    async def events(last_event_id: Annotated[str, Header()] = "") -> StreamingResponse:
+        """Server-sent events: `hello`, `change`, `health`, and `reload` for a listener that was too slow.
+
+        The id of a change is its revision. A listener that connects again with `Last-Event-ID` gets what it missed.
+        """
+        since = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else None
+        return StreamingResponse(site.events.stream(since), media_type="text/event-stream")
+
+
+def _reporting(router: APIRouter, site: Site) -> None:
+    @router.post("/usage", status_code=202, summary="Report calls")
+    async def usage(reported: ReportedCalls, request: Request) -> Json:
+        """Report calls that have ended, at most 1,000 at once. Needs `Authorization: Bearer TOKEN`, not a cookie.
+
+        They are sent to the daemon about once a second, and kept within bounds while there is none.
+        """
+        if not access.has_bearer(request.headers.get("authorization", ""), site.token):
+            remedy = "Start `dspy-registry ui` with --token-file, and send Authorization: Bearer TOKEN."
+            return refusal(403, "StorePermissionError", "reporting calls needs the explorer's token.", remedy)
+        return Json({"recorded": await run_in_threadpool(record, site.reporter, reported)}, 202)

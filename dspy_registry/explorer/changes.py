@@ -1,0 +1,43 @@
+"""Changes as JSON, and the newest of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.changes import Change, shown_requester
+
+SHOWN: Final = 100
+_LISTED: Final = 200
+"""Modules of one change that are listed; a change may name thousands."""
+
+
+def plain(change: Change) -> dict[str, Any]:
+    """A change for JSON. `more` counts what is left out of its lists."""
+    modules, aliases = change.modules, change.aliases
+    return {
+        "revision": change.revision,
+        "committed_at": change.committed_at,
+        "everything": change.everything,
+        "modules": [{**msgspec.structs.asdict(each), "by": shown_requester(each.by)} for each in modules[:_LISTED]],
+        "aliases": [{**msgspec.structs.asdict(each), "by": shown_requester(each.by)} for each in aliases[:_LISTED]],
+        "labels": [f"{name}@{label}" for name, label in change.labels[:_LISTED]],
+        "policies": list(change.policies[:_LISTED]),
+        "by": [shown_requester(each) for each in change.by[:_LISTED]],
+        "more": max(0, len(modules) - _LISTED) + max(0, len(aliases) - _LISTED),
+    }
+
+
+def newest(snapshot: Snapshot, count: int = SHOWN) -> list[dict[str, Any]]:
+    """The last `count` changes, newest first, with at most as many modules in all as one page can show."""
+    found = []
+    room = 4 * _LISTED
+    for change in reversed(snapshot.changes_since(max(0, snapshot.revision - count))):
+        shown = plain(change)
+        room -= len(shown["modules"]) + len(shown["aliases"])
+        if room < 0:
+            break
+        found.append(shown)
+    return found

@@ -1,0 +1,100 @@
+"""A running `dspy-registry ui`, and Debian's browser to look at it with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.support.command import COMMAND
+
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+
+
+class Explorer:
+    """Its address, and requests to it."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+        self.url = url.rstrip("/")
+        self.process = process
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60, **options)
+
+    def json(self, path: str) -> Any:
+        answer = self.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=60, **options)
+
+
+@contextmanager
+def explorer(registry: Path, *options: str, **environment: str) -> Iterator[Explorer]:
+    """The explorer of a registry at a free port. It must end well when asked to, and have complained of nothing."""
+    command = [*COMMAND, "ui", "--port", "0", "--path", str(registry), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        assert " is at http" in line, line + process.stderr.read()
+        yield Explorer(line.split()[-1], process)
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+        assert (process.wait(60), said) == (0, "")
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Debian's Chromium without a window. Skips the test where it or what drives it is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not _CHROMIUM:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+class Looked:
+    """A page of the browser that notes what should not happen: console errors, requests elsewhere."""
+
+    def __init__(self, browser: Any, explorer: Explorer, **options: Any) -> None:
+        self.explorer = explorer
+        self.page = browser.new_page(**options)
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda message: message.type in ("error", "warning") and self._note(message.text))
+        self.page.on("pageerror", lambda error: self._note(str(error)))
+        self.page.on("request", lambda request: self._look(request.url))
+
+    def _note(self, text: str) -> None:
+        self.complaints.append(text)
+
+    def _look(self, url: str) -> None:
+        if urlsplit(url).netloc != urlsplit(self.explorer.url).netloc:
+            self.elsewhere.append(url)
+
+    def go(self, path: str) -> Any:
+        self.page.goto(self.explorer.url + path)
+        return self.page
+
+    def close(self) -> None:
+        self.page.close()
+        assert (self.complaints, self.elsewhere) == ([], [])
