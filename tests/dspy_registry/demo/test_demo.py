@@ -86,7 +86,7 @@ def check_usage(told: dict[str, Any]) -> None:
     seen = digest["durations"]["normal"]
     assert 0 < seen["p50"] <= seen["p99"]
     assert told["declared"]["timeout"] == 420  # 350 ms, as the corrected manifest says
-    assert told["observed"]["timeout"] == round(seen["p99"] * 1.2)
+    assert told["observed"]["timeout"] >= int(seen["p99"] * 1.2)  # more, if one of the last calls was much slower
 
 
 def test_demo_tells_its_story() -> None:
