@@ -14,7 +14,7 @@ from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
-from dspy_registry.writer import overrides, reconcile
+from dspy_registry.writer import overrides, policies, reconcile
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
 
@@ -110,7 +110,7 @@ class RegistryWriter:
         the same pattern as a whole. Raises InvalidArgumentError naming all that is wrong, and UpgradeRequiredError in a
         registry of format 1.
         """
-        return self._commit(lambda draft: draft.set_policy(pattern, policy))
+        return self._commit(lambda draft: policies.set_policy(draft, pattern, policy))
 
     def remove_policy(self, pattern: str) -> int:
         """Remove a client's policy of a pattern. Returns the revision in which it is gone.
@@ -118,7 +118,7 @@ class RegistryWriter:
         A pattern without one is no error. A manifest's policy of the same pattern counts again. Raises
         InvalidArgumentError for a malformed pattern.
         """
-        return self._commit(lambda draft: draft.set_policy(pattern, None))
+        return self._commit(lambda draft: policies.set_policy(draft, pattern, None))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare, and re-index in the same commit.

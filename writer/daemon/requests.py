@@ -40,7 +40,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import overrides, reconcile
+from dspy_registry.writer import overrides, policies, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
@@ -237,7 +237,7 @@ def stage_message(draft: Draft, message: ChangeRequest) -> None:
         case ResetUsage():
             draft.reset_usage(message.name, message.version)
         case SetPolicy():
-            draft.set_policy(message.pattern, message.policy)
+            policies.set_policy(draft, message.pattern, message.policy)
         case SetImplications():
             draft.set_implications(CLIENT, message.implications)
         case _:

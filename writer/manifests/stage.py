@@ -22,6 +22,7 @@ from dspy_registry.writer.manifests.declarations import Declarations, ManifestEr
 from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, declared_aliases
 from dspy_registry.writer.manifests.lines import Path
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
+from dspy_registry.writer.policies import set_policy
 
 Refused = dict[str, tuple[ManifestError, ...]]
 
@@ -182,11 +183,11 @@ class _Staging:
         """What is no longer declared goes first, so that there is room."""
         for file, declared in self._old.items():
             for pattern in declared.policies.keys() - self._effective.get(file, NOTHING).policies.keys():
-                self._draft.set_policy(pattern, None, MANIFEST_PREFIX + file)
+                set_policy(self._draft, pattern, None, MANIFEST_PREFIX + file)
         for file, declared in self._effective.items():
             for place, (pattern, policy) in enumerate(declared.policies.items()):
                 try:
-                    self._draft.set_policy(pattern, policy, MANIFEST_PREFIX + file)
+                    set_policy(self._draft, pattern, policy, MANIFEST_PREFIX + file)
                 except RegistryError as error:
                     self._refuse(file, ("policies", place), error)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dspy_registry import ModuleInfo, Policy, Registry, RegistryWriter, Requirements, VocabularyError
+from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements, VocabularyError
 from dspy_registry.writer.discovery.report import DiscoveryReport
 from dspy_registry.writer.manifests.declarations import unreadable
 from dspy_registry.writer.manifests.parse import load
@@ -393,56 +393,3 @@ def test_what_is_in_force_depends_on_the_files_alone(
         old.stage(as_tree(history[-1]))
         assert old.reader.revision == revision
     assert violations(folder / "old") == violations(folder / "new") == []
-
-
-# Policies
-
-
-def policies(subject: Subject) -> dict[tuple[str, str], Policy]:
-    with subject.reader.snapshot() as snapshot:
-        return snapshot.policies()
-
-
-def test_policies_come_and_go_with_their_files(subject: Subject) -> None:
-    assert subject.load(a="policies: [{pattern: 'acme.*', max_concurrency: 4}]").errors == ()
-    assert policies(subject) == {("manifest:a.yaml", "acme.*"): Policy(max_concurrency=4)}
-    before = subject.reader.revision
-    subject.load(a="policies: [{pattern: 'acme.*', max_concurrency: 4}]")
-    assert subject.reader.revision == before
-    subject.load(b="policies: [{pattern: 'acme.*', max_timeout: 2}]")
-    assert policies(subject) == {("manifest:b.yaml", "acme.*"): Policy(max_timeout=2)}
-    subject.load()
-    assert policies(subject) == {}
-
-
-def test_a_clients_policy_wins_over_a_manifests(subject: Subject) -> None:
-    subject.load(a="policies: [{pattern: dspy.Predict, max_concurrency: 4, max_timeout: 9}]")
-    subject.writer.set_policy("dspy.Predict", Policy(max_concurrency=2))
-    assert subject.reader.policy("dspy.Predict") == Policy(max_concurrency=2, max_timeout=9)
-    subject.writer.remove_policy("dspy.Predict")
-    assert subject.reader.policy("dspy.Predict") == Policy(max_concurrency=4, max_timeout=9)
-
-
-def test_a_pattern_in_two_files_is_an_error_of_both(subject: Subject) -> None:
-    declared = "policies: [{pattern: 'acme.*', max_concurrency: 4}]"
-    assert [(error.file, error.field) for error in subject.load(a=declared, b=declared).errors] == [
-        ("a.yaml", "policies[0].pattern"),
-        ("b.yaml", "policies[0].pattern"),
-    ]
-    assert policies(subject) == {}
-
-
-@pytest.mark.parametrize(
-    ("entry", "field"),
-    [
-        ("{pattern: 'acme.*', max_concurrency: 0}", "policies[0].max_concurrency"),
-        ("{pattern: 'acme.*', max_concurrency: many}", "policies[0].max_concurrency"),
-        ("{pattern: 'acme.*', max_calls: 3}", "policies[0].max_calls"),
-        ("{max_concurrency: 3}", "policies[0]"),
-        ("{pattern: '', max_concurrency: 3}", "policies[0].pattern"),
-        ("{pattern: 'acme.*'}", "policies[0]"),
-        ("3", "policies[0]"),
-    ],
-)
-def test_what_is_wrong_with_a_policy_is_named(subject: Subject, entry: str, field: str) -> None:
-    assert field in [error.field for error in subject.load(a=f"policies: [{entry}]").errors]
