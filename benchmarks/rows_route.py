@@ -225,5 +225,3 @@ ROWS: Final = (
     Row("route_litellm", _OF_LITELLM, 8.0, _against_litellm),
     Row("router_call", ("router_call", "router_call_litellm"), 15.0, _router_call),
 )
-CONTESTS: Final[dict[str, MakeContest]] = {"route_cached": repeated}
-"""What the row that is a contest works with."""
