@@ -16,6 +16,8 @@ from benchmarks import (
     rows_concurrent,
     rows_daemon,
     rows_find,
+    rows_health,
+    rows_limits,
     rows_manifests,
     rows_memory,
     rows_mixes,
@@ -54,6 +56,8 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_manifests.ROWS,
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
+    *rows_health.ROWS,
+    *rows_limits.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 
