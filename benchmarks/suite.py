@@ -23,6 +23,7 @@ from benchmarks import (
     rows_mixes,
     rows_outage,
     rows_peers,
+    rows_programs,
     rows_route,
     rows_sizes,
     rows_steps,
@@ -30,6 +31,8 @@ from benchmarks import (
     rows_uncached,
     rows_usage,
     rows_usage_readers,
+    rows_versions,
+    rows_watch,
     rows_writes,
 )
 from benchmarks.rows import Bench, Result, Row
@@ -56,6 +59,9 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_manifests.ROWS,
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
+    *rows_versions.ROWS,
+    *rows_watch.ROWS,
+    *rows_programs.ROWS,
     *rows_health.ROWS,
     *rows_limits.ROWS,
 )

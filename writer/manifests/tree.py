@@ -103,7 +103,20 @@ def _conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str
     for alias, files in aliases.items():
         for file, others in _others(files, retained):
             yield _conflict(tree, retained, file, ("aliases", alias), f"the alias {alias!r}", others)
+    yield from _label_conflicts(tree, claims, retained)
     yield from _shadowed(tree, modules, aliases, retained)
+
+
+def _label_conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str]) -> Iterator[ManifestError]:
+    labels: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for file, declared in claims.items():
+        for one in declared.labels:
+            labels[one.name, one.label].append(file)
+    for (name, label), files in labels.items():
+        for file, others in _others(files, retained):
+            declared_there = [(one.name, one.label) for one in claims[file].labels]
+            path = ("labels", declared_there.index((name, label)))
+            yield _conflict(tree, retained, file, path, f"the label {name}@{label}", others)
 
 
 def _repeated_policies(tree: Tree, claims: Mapping[str, Declarations], retained: set[str]) -> Iterator[ManifestError]:
