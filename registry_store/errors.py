@@ -388,3 +388,26 @@ class BusyError(RegistryError, TimeoutError):
 
 class ProtocolError(RegistryError, ValueError):
     """A message between client and daemon is not understood."""
+
+
+# The cluster
+
+
+class ClusterUnavailableError(RegistryError, ConnectionError):
+    """The cluster does not answer, or not in time. The message says whether the change may have been made."""
+
+    remedy = "Look at the cluster's nodes and at `dspy-registry status`, then repeat the call with the same client."
+
+
+class ClusterFullError(RegistryError, OSError):
+    """The cluster's storage quota is used up; nothing was changed."""
+
+    remedy = "Compact and defragment etcd, or raise its quota, then `etcdctl alarm disarm`: see docs/cluster.md."
+
+
+class ClusterAccessError(RegistryError, PermissionError):
+    """The cluster does not admit this host: certificate, user, password or rights."""
+
+
+class ClusterMembershipError(RegistryError, ValueError):
+    """This registry and the cluster do not belong together; the message says why."""

@@ -5,9 +5,6 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-
 import msgspec
 
 from dspy_registry.registry_store import layout
@@ -39,23 +36,7 @@ from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
-
-
-@dataclass
-class Operations:
-    """The puts and deletes of each named database, and the change for the log.
-
-    `change` is None when no reader can see a difference. Then there is no new revision. `references` says by how much
-    more or less often each program is named.
-    """
-
-    puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
-    deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    change: Change | None = None
-    references: Counter[bytes] = field(default_factory=Counter)
-
-    def __bool__(self) -> bool:
-        return any(self.puts.values()) or any(self.deletes.values())
+from dspy_registry.writer.operations import Operations as Operations
 
 
 def apply(draft: Draft, now: int) -> Operations:
@@ -115,6 +96,7 @@ class _Application:
         self._conclude()
         self._requests()
         self._usage()
+        self._cluster()
         return self._result
 
     # Modules
@@ -129,7 +111,9 @@ class _Application:
         if stored is None and entry is None and not past:
             return
         self._index(name, stored, entry)
-        if stored is not None:
+        if entry is not None and entry.global_revision:
+            self._make_room(name, entry.version)
+        if stored is not None and (entry is None or stored.provenance.version < entry.version):
             self._keep_history(name, stored.provenance.version, self._catalog.record(name))
         for replaced in past:
             if stored is None or replaced.version > stored.provenance.version:
@@ -154,10 +138,25 @@ class _Application:
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
-        return (kept.version, kept.sequence) == (entry.version, entry.sequence)
+        is_the_same = (kept.version, kept.sequence) == (entry.version, entry.sequence)
+        return is_the_same and (not entry.global_revision or encode(stored.info) == entry.encoded)
+
+    def _make_room(self, name: str, version: int) -> None:
+        """A version comes from a cluster: drop what this host counted itself from there on, and what is too old.
+
+        A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
+        """
+        labelled = labelled_versions(self._labels_after(name).values())
+        for kept in self._catalog.kept_versions(name):
+            if not (version - layout.HISTORY_VERSIONS <= kept < version or (kept < version and kept in labelled)):
+                key = layout.versioned_key(name, kept)
+                self._forget_usage(key)
+                self._result.deletes[layout.HISTORY].append(key)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
         kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
+        if entry.global_revision:
+            kept = msgspec.structs.replace(kept, global_revision=entry.global_revision)
         return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
@@ -386,6 +385,13 @@ class _Application:
                 self._result.deletes[layout.USAGE].append(key)
             else:
                 self._result.puts[layout.USAGE][key] = row
+
+    def _cluster(self) -> None:
+        """What this host knows of global records, in the commit that shows them."""
+        for key, row in self._draft.cluster.items():
+            self._put_or_delete(layout.META, key, row)
+        if self._draft.position is not None:
+            self._put_or_delete(layout.META, layout.META_CLUSTER, self._draft.position or None)
 
     def _change(self) -> Change:
         by = tuple(self._draft.authors)

@@ -147,8 +147,10 @@ def test_i23_every_command_says_what_is_wrong(folder: Path, damage: str) -> None
 def test_i23_a_missing_data_file_is_not_taken_for_a_new_registry(folder: Path) -> None:
     (folder / DATA_FILE).unlink()
     before = files(folder)
-    with pytest.raises(DamagedStoreError, match=REVISION_FILE):
-        RegistryWriter(folder)
+    for opening in (lambda: RegistryWriter(folder), lambda: Registry(folder), lambda: backup(folder / "copy", folder)):
+        with pytest.raises(DamagedStoreError, match=REVISION_FILE):
+            opening()
+    assert [violation.invariant for violation in check(folder)] == ["I23"]
     assert files(folder) == before
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -117,6 +118,7 @@ def _written(results: list[Result], arguments: argparse.Namespace) -> None:
     told = {
         "command": shlex.join(["python", "-m", "tests.stress", *sys.argv[1:]]),
         "seed": arguments.seed,
+        "revision": _revision(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.platform()}, {os.cpu_count()} processors, Python {platform.python_version()}",
         "faults": [
@@ -135,6 +137,15 @@ def _written(results: list[Result], arguments: argparse.Namespace) -> None:
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _revision() -> str | None:
+    """The commit that is tried, with a + where files differ from it. None: it is not known."""
+    described = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _arguments() -> argparse.Namespace:
