@@ -27,6 +27,8 @@ from benchmarks import (
     rows_uncached,
     rows_usage,
     rows_usage_readers,
+    rows_versions,
+    rows_watch,
     rows_writes,
 )
 from benchmarks.rows import Bench, Result, Row
@@ -51,6 +53,8 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_manifests.ROWS,
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
+    *rows_versions.ROWS,
+    *rows_watch.ROWS,
     *rows_programs.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""

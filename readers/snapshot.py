@@ -140,7 +140,7 @@ class Snapshot(DecidingSnapshot):
 
         The iterator reads on as it is used: use it while the snapshot is open.
         """
-        names = (key.partition(b"\0")[0].decode() for key, _ in self._rows(self._dbs.labels, start))
+        names = (key_text(key.partition(b"\0")[0]) for key, _ in self._rows(self._dbs.labels, start))
         return (name for name, _ in groupby(names))
 
     def explain(self, name: str) -> dict[str, str]:

@@ -163,7 +163,7 @@ class RegistryWriter:
         return self.set_labels((label_update(name, label, versions, expected),))
 
     def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
-        """Set, move and remove several labels in one commit, or none. Errors are as for `set_label`."""
+        """Set, move and remove up to 128 labels in one commit, or none. Errors are as for `set_label`."""
         checked = labels.checked(updates)
         return self._commit(lambda draft: labels.set_labels(draft, checked))
 

@@ -24,6 +24,7 @@ from dspy_registry.registry_store.program_document import MAX_PROGRAM_BYTES, dig
 from dspy_registry.registry_store.program_rows import PIECE_BYTES, cut, load_program, rows_of, stored_digests
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.writer.failpoints import NAMES
+from dspy_registry.writer.repair.repair import repair
 from dspy_registry.writer.restore import restore
 from dspy_registry.writer.rollback import read_versions, roll_back
 from dspy_registry.writer.upgrade import upgrade
@@ -204,6 +205,24 @@ def test_format_1_names_the_upgrade_and_takes_programs_after_it(registry_folder:
     assert set(stored(registry_folder)) == {digest_of(document)}
 
 
+@pytest.mark.parametrize("has_backup", [True, False])
+def test_i29_a_repair_keeps_whole_programs_and_takes_lost_ones_from_a_backup(
+    registry_folder: Path, tmp_path: Path, has_backup: bool
+) -> None:
+    whole, lost = plain_document("whole", PIECE_BYTES), plain_document("lost", PIECE_BYTES)
+    with RegistryWriter(tmp_path / "damaged") as opened:
+        publish(opened, whole, label="whole")
+        publish(opened, lost, label="lost", is_in_force=True)
+        publish(opened, lost, name="acme.Other")
+    backup(tmp_path / "copy", tmp_path / "damaged")
+    lose(tmp_path / "damaged", 36, digest_of(lost))
+    done = repair(tmp_path / "damaged", registry_folder, backups=tmp_path / "copy" if has_backup else None)
+    assert set(stored(registry_folder)) == {digest_of(whole), *([digest_of(lost)] if has_backup else [])}
+    assert program_of(registry_folder, f"{NAME}@lost") == (digest_of(lost) if has_backup else b"")
+    assert program_of(registry_folder, f"{NAME}@whole") == digest_of(whole)
+    assert any("program" in each.reason for each in done.lost) == (not has_backup)
+
+
 def publish_once(folder: str, size: int) -> None:
     with RegistryWriter(folder) as opened:
         say("ready")
@@ -229,12 +248,16 @@ def test_i29_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothin
     assert (found != kept) == (failpoint in ("before_even_word", "before_acknowledgement"))
 
 
-def lose(folder: Path, key_length: int) -> None:
-    """Delete the last row of `programs` whose key is at least this long."""
+def lose(folder: Path, key_length: int, digest: bytes = b"") -> None:
+    """Delete the last row of `programs`, of this document, whose key is at least this long."""
     environment = attach(folder, writable=True)
     try:
         with environment.writing(environment.dbs.programs) as txn:
-            keys = [key for key, _ in txn.cursor(environment.dbs.programs) if len(key) >= key_length]
+            keys = [
+                key
+                for key, _ in txn.cursor(environment.dbs.programs)
+                if len(key) >= key_length and key.startswith(digest)
+            ]
             txn.delete(keys[-1])
     finally:
         detach(environment)

@@ -207,6 +207,8 @@ def decode_module(encoded: bytes) -> ModuleInfo:
 
 def decode_labels(encoded: bytes) -> tuple[LabelUpdate, ...]:
     """Changes of labels as a client sent them, not validated. Raises ProtocolError."""
+    if found := excess(encoded):
+        raise ProtocolError(f"a request for labels {found} to be read.")
     try:
         return _decode_labels(encoded)
     except UNREADABLE as error:
