@@ -63,11 +63,14 @@ MOST_KEYS: Final = 100
 MOST_BYTES: Final = 1024 * 1024
 """Bytes that one transaction puts. etcd refuses more than 1.5 MiB."""
 CONFLICT_SECONDS: Final = 2.0
+CONFLICTS: Final = 20
+"""A change that other hosts overtook so often, and for so long, is refused."""
 UNAVAILABLE_SECONDS: Final = 5.0
 """A leader that was killed is replaced within about two seconds, so writes wait for longer than that."""
 _SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accepted
 _MOST_WAITING: Final = 4096  # requests
 _MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
+_MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its commit take
 _GROUP: Final = 48  # requests that are tried in one transaction
 _ANSWERS_KEPT: Final = 2 * 3600  # seconds
 _PAUSE: Final = 0.1  # seconds
@@ -116,6 +119,7 @@ class Origin:
         self._keys = keys
         self._mirror = mirror
         self._waiting: deque[GlobalRequest] = deque()
+        self._regulars = 1  # requests of the last group
         self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
@@ -168,8 +172,16 @@ class Origin:
         """Answer all that waits with an error."""
         self._answer_all([self._waiting.popleft() for _ in range(len(self._waiting))], error)
 
+    async def _gather(self) -> None:
+        """Wait a moment for a group to become as large as the last one: clients answered together send together."""
+        until = time.monotonic() + _MOST_PATIENT
+        while len(self._waiting) < self._regulars and time.monotonic() < until:
+            await asyncio.sleep(_MOST_PATIENT / 8)
+
     async def _carry_out_some(self) -> None:
+        await self._gather()
         works = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
+        self._regulars = len(works)
         try:
             if self.refusal is not None:
                 raise self.refusal
@@ -234,8 +246,9 @@ class Origin:
     # A group
 
     async def _carry_out(self, works: Sequence[GlobalRequest]) -> None:
-        began = time.monotonic()
+        began, tries = time.monotonic(), 0
         while True:
+            tries += 1
             staged = await asyncio.to_thread(self._stage, works)
             if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
                 await self._carry_out(works[: len(works) // 2])
@@ -251,7 +264,7 @@ class Origin:
             if marker is not None:
                 await tidy(self._engine, self._keys)
             self.conflicts += 1
-            if time.monotonic() - began > CONFLICT_SECONDS:
+            if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
             await self._shown(outcome.revision)
 
