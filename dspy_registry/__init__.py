@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
+    from dspy_registry.readers.watched import ChangeWithRecords
     from dspy_registry.registry_store import errors
     from dspy_registry.registry_store.advice import Standing
     from dspy_registry.registry_store.changes import Change, LabelChange, ModuleChange
@@ -93,6 +94,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Provenance",
     "StoredModule",
     "Change",
+    "ChangeWithRecords",
     "ModuleChange",
     "LabelChange",
     "Label",
@@ -168,6 +170,7 @@ _HOMES: Final = {
     "Provenance": _RECORDS,
     "StoredModule": _RECORDS,
     "Change": "registry_store.changes",
+    "ChangeWithRecords": "readers.watched",
     "ModuleChange": "registry_store.changes",
     "LabelChange": "registry_store.changes",
     "Label": "registry_store.labels",

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.readers.published import read_program
+from dspy_registry.readers.published import names_with_programs, read_program
 from dspy_registry.readers.rebuild import checked_packages, rebuild
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import NoProgramError, ProgramRefusedError, RegistryError
@@ -68,21 +68,24 @@ class _Failure:
 class Programs(Mapping[str, Any]):
     """The compiled programs of a registry, by what a look-up takes: `acme.Qa`, `acme.Qa@3`, `acme.Qa@live`.
 
-    `allow` are the packages whose code may be imported to build a program; nothing else is imported. The first look-up
+    `allow` are the packages whose code may be imported to build a program; nothing else is imported. `names` are what
+    iteration gives, and so what a Router chooses from, as ("acme.Fast@live", "acme.Deep@live"). None: the full names of
+    modules whose version in force has a program; finding them reads every record after each change. The first look-up
     of a name builds its program and waits for it. When the version moves, the next look-up starts a thread that builds
     the new one, and gives the old program until it is ready. A program that cannot be built leaves the old one in
     service, and `status` and the log say so. All who ask get the same object: do not change it.
 
     Threads may share it, and it works in a forked child, which has all that was built before. `[]` and `get` raise
     UnknownModuleError, UnknownVersionError, UnknownLabelError and NoProgramError, which are KeyErrors, and
-    ProgramRefusedError for a program that does not fit this process, if no older one serves. Iteration gives the full
-    names of the modules whose version in force has a program, and reads every record.
+    ProgramRefusedError for a program that does not fit this process, if no older one serves. A copy is the same object.
     """
 
-    def __init__(self, registry: Registry, allow: Sequence[str]) -> None:
+    def __init__(self, registry: Registry, allow: Sequence[str], names: Sequence[str] | None = None) -> None:
         self._registry = registry
         self._resolve = registry.resolve
         self.allow = checked_packages(allow)
+        self._names = None if names is None else tuple(names)
+        self._found: tuple[int, tuple[str, ...]] = -1, ()  # the revision, and what iteration gives there
         self._forget()
         _all.add(self)
 
@@ -140,12 +143,27 @@ class Programs(Mapping[str, Any]):
             return False
 
     def __iter__(self) -> Iterator[str]:
-        with self._registry.snapshot() as snapshot:
-            names = list(snapshot)
-            return iter([name for name in names if snapshot.describe(name).provenance.program])
+        return iter(self._names if self._names is not None else self._with_programs())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._names if self._names is not None else self._with_programs())
+
+    def _with_programs(self) -> tuple[str, ...]:
+        if self._found[0] != self._registry.revision or self._registry._cache is not self._begun_on:
+            with self._registry.snapshot() as snapshot:
+                self._found = snapshot.revision, names_with_programs(snapshot)
+        return self._found[1]
+
+    # A program of DSPy that holds this is copied and pickled together with it.
+
+    def __copy__(self) -> Programs:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Programs:
+        return self
+
+    def __reduce__(self) -> tuple[type[Programs], tuple[Any, ...]]:
+        return type(self), (self._registry, self.allow, self._names)
 
     # What a look-up does when its version is not built
 

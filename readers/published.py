@@ -9,7 +9,7 @@ from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.errors import NoProgramError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.program_document import ProgramDocument, decode_document
-from dspy_registry.registry_store.program_rows import load_program
+from dspy_registry.registry_store.program_rows import has_programs, load_program, program_of
 from dspy_registry.registry_store.selection import load_version
 
 
@@ -31,6 +31,17 @@ def read_program(snapshot: Snapshot, asked: str, key: str | None = None) -> Stor
     """
     name, version, digest, document = snapshot._in_transaction(_load, asked, key)
     return StoredProgram(name, version, digest.hex(), len(document), decode_document(document))
+
+
+def names_with_programs(snapshot: Snapshot) -> tuple[str, ...]:
+    """The full names of the modules whose version in force has a program, in key order. Reads every record."""
+    return snapshot._in_transaction(_named)
+
+
+def _named(txn: Transaction, dbs: Databases) -> tuple[str, ...]:
+    if not has_programs(txn, dbs):
+        return ()
+    return tuple(key.decode() for key, record in txn.cursor(dbs.modules) if program_of(record))
 
 
 def _load(txn: Transaction, dbs: Databases, asked: str, key: str | None) -> tuple[str, int, bytes, bytes]:

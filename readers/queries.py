@@ -12,6 +12,7 @@ from dspy_registry.readers.asked import Accept, Asked, Preference
 from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
+from dspy_registry.readers.policies import ModulePolicy
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, default_ceiling
@@ -23,6 +24,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.own_place import OwnPlace
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.selection import Resolved, Selection
 from dspy_registry.registry_store.usage import LARGEST_OF, ModuleUsage, VersionUsage, size_class
@@ -129,6 +131,10 @@ class Queries(Mapping[str, ModuleInfo]):
 
         Raises UnknownModuleError, AmbiguousNameError, and TypeError for a name that is not a string.
         """
+
+    @abstractmethod
+    def _policy_of(self, name: str) -> ModulePolicy:
+        """What is decided about a module, by a full name, an alias or a short name. Raises as `_in_force` does."""
 
     @abstractmethod
     def usages(self) -> list[ModuleUsage]:
@@ -254,11 +260,15 @@ class Queries(Mapping[str, ModuleInfo]):
         exclude: str | Iterable[str] = (),
         accept: Accept | None = None,
         basis: str = AUTO,
+        label: str | None = None,
+        key: str | None = None,
     ) -> Route:
         """Which module to call, and which others if that fails. docs/routing.md has the formula and the reasons.
 
         Candidates are the modules of `names` (full names, aliases, short names), or those that `find` returns for the
-        same conditions, or those of `names` that meet the conditions; without both, all modules. Left out are those in
+        same conditions, or those of `names` that meet the conditions; without both, all modules. A name may say a
+        version: `acme.Qa@3`, `acme.Qa@live`. `label` is the one for all names without; a module that conditions find
+        and that has no such label is left out. `key` is as for `resolve`. Left out are those in
         `exclude`, those expected to take longer than `deadline_ms` milliseconds, those whose cost is above
         `max_cost_usd` or not known, those for which `accept`, called with a Candidate, returns something false, and
         those whose circuit is open. None: no limit.
@@ -272,6 +282,25 @@ class Queries(Mapping[str, ModuleInfo]):
         NoCandidateError with every exclusion when nothing is left, UnknownModuleError and AmbiguousNameError for
         `names`, InvalidArgumentError with all that is wrong, and TypeError.
         """
+
+    def _versions_of(
+        self, conditions: tuple[Any, ...], names: str | Iterable[str] | None, label: str | None, key: str | None
+    ) -> tuple[str, ...] | None:
+        """The candidates of a route, each as `name@version`. None: neither names nor a label say which."""
+        check_text("label", label)
+        check_text("key", key)
+        if names is None and label is None:
+            return None
+        asked = self.find(*conditions) if names is None else (names,) if isinstance(names, str) else tuple(names)
+        chosen = []
+        for name in asked:
+            versioned = name if label is None or "@" in plain_name(name) else f"{name}@{label}"
+            try:
+                chosen.append(str(self.resolve(versioned, key=key)))
+            except UnknownLabelError:
+                if names is not None:
+                    raise
+        return tuple(chosen)
 
     def get_pool_type(self, name: str) -> str:
         """The name of the pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""
@@ -336,21 +365,24 @@ class Queries(Mapping[str, ModuleInfo]):
         `input_size` is a number of characters; None: not known, which counts as small. `optimize_latency` asks for the
         native implementation where there is one. `basis` is `declared`; `observed`, with the timeout that calls of the
         version in force with such an input need, and what this process has just seen itself; or `auto`, which is at
-        least what is declared. See docs/statistics.md. Raises UnknownModuleError, AmbiguousNameError,
-        InvalidArgumentError.
+        least what is declared. Neither is above the module's `Policy.max_timeout`. See docs/statistics.md. Raises
+        UnknownModuleError, AmbiguousNameError, InvalidArgumentError.
         """
         if basis == DECLARED:
             return self._declared(self.get_module(name), input_size, optimize_latency)
         observed.check_basis(basis)
         found = self._in_force(name)
         declared = self._declared(found.info, input_size, optimize_latency)
-        return self._observed(found, declared, size_class(input_size), basis)
+        longest = self._policy_of(found.info.name).policy.max_timeout
+        return self._observed(found, declared, size_class(input_size), basis, longest)
 
-    def _observed(self, found: InForce, declared: Recommendation, size: str, basis: str) -> Recommendation:
-        """The recommendation on a basis other than `declared`."""
+    def _observed(
+        self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None
+    ) -> Recommendation:
+        """The recommendation on a basis other than `declared`. `longest` is the policy's longest timeout in seconds."""
         own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
-        ceiling = default_ceiling(declared.timeout)
+        ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
         enough = self._min_observed_calls
         return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
 
@@ -358,7 +390,17 @@ class Queries(Mapping[str, ModuleInfo]):
         """The recommendation for a candidate of a route, from what was read for the decision."""
         found, size = known.found, asked.size
         declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)
-        return declared if asked.basis == DECLARED else self._observed(found, declared, size, asked.basis)
+        if asked.basis == DECLARED:
+            return declared
+        return self._observed(found, declared, size, asked.basis, known.max_timeout)
+
+    def policy(self, name: str) -> Policy:
+        """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.
+
+        `max_concurrency` is the module's own; its pool may have another. `name` is a full name, an alias or a short
+        name. Raises UnknownModuleError, AmbiguousNameError, TypeError for a name that is not a string.
+        """
+        return self._policy_of(name).policy
 
     def _declared(self, info: ModuleInfo, input_size: int | None, optimize_latency: bool) -> Recommendation:
         cost = self._usage_of(info.name).cost_usd_per_call

@@ -13,7 +13,7 @@ import msgspec
 
 from dspy_registry.registry_store import buckets
 from dspy_registry.registry_store.buckets import BUCKETS, Run
-from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.codec import Sealed, key_text
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import LABELS, LAST_VERSION, label_key
@@ -25,6 +25,9 @@ LATEST: Final = "latest"
 
 MAX_LABELS_OF_MODULE: Final = 64
 """Each of them may keep MAX_VERSIONS versions in the history."""
+
+MAX_UPDATES: Final = 128
+"""Labels that change in one call. More would not fit into one message, if each names as many versions as it may."""
 
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
@@ -155,14 +158,14 @@ def labels_of(txn: Transaction, dbs: Databases, name: str, *, are_damages_told: 
             if are_damages_told:
                 raise
             label = DAMAGED
-        found[key[len(prefix) :].decode()] = label
+        found[key_text(key[len(prefix) :])] = label
     return found
 
 
 def label_names(txn: Transaction, dbs: Databases, name: str) -> list[str]:
     """The names of a module's labels, damaged ones too, in alphabetical order."""
     prefix = label_key(name, "")
-    return [key[len(prefix) :].decode() for key, _ in items_with_prefix(txn, dbs.labels, prefix)]
+    return [key_text(key[len(prefix) :]) for key, _ in items_with_prefix(txn, dbs.labels, prefix)]
 
 
 def labelled_versions(labels: Iterable[Label]) -> set[int]:

@@ -8,7 +8,7 @@ A version of a module names its document in its provenance. Look-ups of modules 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -68,6 +68,11 @@ def keys_of(txn: Transaction, dbs: Databases, digest: bytes) -> list[bytes]:
     return [key for key, _ in items_with_prefix(txn, dbs.programs, digest)]
 
 
+def has_programs(txn: Transaction, dbs: Databases) -> bool:
+    """Whether any document is stored."""
+    return dbs.programs is not None and bool(txn.stat(dbs.programs)["entries"])
+
+
 def is_stored(txn: Transaction, dbs: Databases, digest: bytes) -> bool:
     """Whether there is a document of this digest."""
     return len(digest) == DIGEST_BYTES and value_at(txn, dbs.programs, digest) is not None
@@ -87,15 +92,20 @@ def stored_digests(txn: Transaction, dbs: Databases) -> Iterator[bytes]:
 
 def load_program(txn: Transaction, dbs: Databases, digest: bytes) -> bytes:
     """The document of this digest. Raises CorruptRecordError when a part of it is missing or damaged."""
+    return document_in(lambda key: value_at(txn, dbs.programs, key), digest, dbs.format)
+
+
+def document_in(row_at: Callable[[bytes], bytes | None], digest: bytes, format: int) -> bytes:
+    """The document of this digest, from rows that `row_at` gives by key. Raises as `load_program`."""
     what = f"the program {digest.hex()[:12]}"
-    head: ProgramHead = head_codec.load(value_at(txn, dbs.programs, digest), digest, dbs.format)
+    head: ProgramHead = head_codec.load(row_at(digest), digest, format)
     pieces: list[Any] = []
     for number in range(head.pieces):
         key = _piece_key(digest, number)
-        value = value_at(txn, dbs.programs, key)
+        value = row_at(key)
         if value is None:
             raise CorruptRecordError(f"{what}: piece {number} of {head.pieces} is missing.")
-        pieces.append(unseal(value, f"{what}, piece {number}", key_seal(_SEAL, key, dbs.format)))
+        pieces.append(unseal(value, f"{what}, piece {number}", key_seal(_SEAL, key, format)))
     document = b"".join(pieces)
     if digest_of(document) != digest:
         raise CorruptRecordError(f"{what}: its pieces are not what was published.")

@@ -12,7 +12,7 @@ these two are added at the end only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -21,6 +21,8 @@ from msgspec import Meta
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.daemon_status import DaemonStatus as DaemonStatus
 from dspy_registry.registry_store.errors import ProtocolError
+from dspy_registry.registry_store.framing import HEADER_BYTES as HEADER_BYTES
+from dspy_registry.registry_store.framing import FrameReader as FrameReader
 from dspy_registry.registry_store.layout import LAST_VERSION, MAX_RECORD_BYTES, REQUESTS
 from dspy_registry.registry_store.policy import Policy
 
@@ -31,7 +33,6 @@ A client of the other version is refused by name. A reporter then keeps its call
 its own release.
 """
 CLIENT_ID_BYTES: Final = 16
-HEADER_BYTES: Final = 4
 
 MAX_FRAME_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
 """Of a client's message: one record of the largest size, and the rest of the message."""
@@ -394,46 +395,3 @@ def version_mismatch(client: int, daemon: int) -> ProtocolError:
         f"the client speaks protocol version {client}, the daemon {daemon}.",
         remedy="Install the same release of dspy-module-registry on both sides, and restart the older one.",
     )
-
-
-class FrameReader:
-    """Cuts a stream of bytes into payloads of at most `limit` bytes. Keeps incomplete ones and those not taken yet."""
-
-    __slots__ = ("_held", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._held = bytearray()
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether a frame has begun and not ended."""
-        return bool(self._held)
-
-    def feed(self, data: bytes) -> Generator[bytes, None, None]:
-        """The payloads that `data` completes. Those that the caller does not take are kept for a later call.
-
-        Raises ProtocolError for a frame that is too long, as soon as its header is there.
-        """
-        if not self._held and len(data) >= HEADER_BYTES and self._length(data) == len(data) - HEADER_BYTES:
-            yield data[HEADER_BYTES:]  # the usual case: exactly one whole frame
-            return
-        self._held += data
-        start = 0
-        try:
-            while len(self._held) - start >= HEADER_BYTES:
-                end = start + HEADER_BYTES + self._length(self._held[start : start + HEADER_BYTES])
-                if end > len(self._held):
-                    break
-                payload = bytes(self._held[start + HEADER_BYTES : end])
-                start = end
-                yield payload
-        finally:
-            del self._held[:start]
-
-    def _length(self, data: bytes | bytearray) -> int:
-        """The payload length of the frame that begins here. Its header must be complete."""
-        length = int.from_bytes(data[:HEADER_BYTES], "big")
-        if length > self.limit:
-            raise ProtocolError(f"a frame of {length} bytes is longer than the {self.limit} allowed.")
-        return length

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from hashlib import blake2b
 from itertools import accumulate
 from typing import Final, NamedTuple
 
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.buckets import BUCKETS, Run
+from dspy_registry.registry_store.buckets import Run, bucket_in, hash_of
 from dspy_registry.registry_store.codec import decode_record, open_record
 from dspy_registry.registry_store.errors import CorruptRecordError, UnknownLabelError, UnknownVersionError
 from dspy_registry.registry_store.handles import Databases, Transaction
@@ -52,16 +51,13 @@ class Selection:
         self._chosen = Resolved(name, version, label)
         self._ends = tuple(accumulate(length for _, length in runs))
         self._of_runs = tuple(Resolved(name, version, label) for version, _ in runs)
-        # `buckets.bucket_of`, of which all but the key is hashed once.
-        self._begun = blake2b(f"{name}\0{label}\0".encode(), digest_size=8)
+        self._begun = hash_of(name, label) if len(runs) > 1 else None
 
     def choose(self, key: str | None) -> Resolved:
         """The version for a key, the same in every process. None: the version with most buckets."""
-        if key is None or len(self._of_runs) < 2:
+        if key is None or self._begun is None:
             return self._chosen
-        begun = self._begun.copy()
-        begun.update(key.encode("utf-8", "surrogatepass"))
-        return self._of_runs[bisect_right(self._ends, int.from_bytes(begun.digest(), "big") % BUCKETS)]
+        return self._of_runs[bisect_right(self._ends, bucket_in(self._begun, key))]
 
 
 def split(asked: str) -> tuple[str, str]:

@@ -5,9 +5,6 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-
 import msgspec
 
 from dspy_registry.registry_store import layout
@@ -39,23 +36,7 @@ from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
-
-
-@dataclass
-class Operations:
-    """The puts and deletes of each named database, and the change for the log.
-
-    `change` is None when no reader can see a difference. Then there is no new revision. `references` says by how much
-    more or less often each program is named.
-    """
-
-    puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
-    deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    change: Change | None = None
-    references: Counter[bytes] = field(default_factory=Counter)
-
-    def __bool__(self) -> bool:
-        return any(self.puts.values()) or any(self.deletes.values())
+from dspy_registry.writer.operations import Operations as Operations
 
 
 def apply(draft: Draft, now: int) -> Operations:

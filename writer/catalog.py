@@ -203,7 +203,7 @@ class Catalog:
             with suppress(CorruptRecordError):
                 found = label_codec.load(value, key, self.format)
                 if found.source.startswith(source_prefix):
-                    name, _, label = key.decode().partition("\0")
+                    name, _, label = key_text(key).partition("\0")
                     yield name, label, found
 
     def layers(self, name: str) -> dict[str, Layer]:

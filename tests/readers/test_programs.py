@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +21,15 @@ from dspy_registry import (
     Programs,
     Registry,
     RegistryWriter,
+    Router,
     UnknownModuleError,
 )
-from dspy_registry.integrations.dspy import publish
+from dspy_registry.integrations.dspy import Routed, publish
 from dspy_registry.readers import programs as programs_module
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.program_document import MAX_PROGRAM_BYTES
 from dspy_registry.writer.restore import restore
-from tests.support.compiled_programs import ALLOW, NAME, Qa, compiled, plain_document, publication
+from tests.support.compiled_programs import ALLOW, NAME, Qa, compiled, model, plain_document, publication
 from tests.support.daemon_process import daemon
 
 LIVE = f"{NAME}@live"
@@ -112,7 +115,7 @@ def test_the_first_look_ups_of_many_threads_build_once(
     assert all(each is found[0] for each in found)
 
 
-def test_i29_a_program_that_cannot_be_built_leaves_the_old_one_and_is_told(
+def test_i33_a_program_that_cannot_be_built_leaves_the_old_one_and_is_told(
     writer: RegistryWriter, programs: Programs, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = send(writer, "good")
@@ -187,6 +190,27 @@ def test_look_ups_of_records_do_not_read_programs(writer: RegistryWriter, regist
         mapped = Path("/proc/self/smaps").read_text(encoding="ascii").split(str(registry_folder / "data.mdb"))[1:]
         resident = sum(int(each.split("Rss:")[1].split()[0]) for each in mapped) * 1024
         assert resident < len(document) or os.environ.get("DSPY_REGISTRY_SAME_PROCESS")
+
+
+def test_a_router_chooses_among_programs_and_follows_their_labels(writer: RegistryWriter, programs: Programs) -> None:
+    send(writer, "one")
+    live = Programs(programs._registry, ALLOW, names=(LIVE,))
+    assert (list(live), len(live)) == ([LIVE], 1)
+    router = Router(programs._registry, live)
+    routed = copy.deepcopy(Routed(programs._registry, live))
+    try:
+        with dspy.context(lm=model()):
+            assert router.call(arguments={"question": "?"}).value.answer == "yes"
+            second = send(writer, "two")
+            live[LIVE]
+            wait_for_builds(live)
+            result = router.call(arguments={"question": "?"})
+            assert (result.value.answer, result.version) == ("yes", second)
+            assert routed(question="?").answer == "yes"
+    finally:
+        router.reporter.close()
+        routed.router.reporter.close()
+    assert pickle.loads(pickle.dumps(live)).allow == ALLOW
 
 
 # A daemon and forked workers

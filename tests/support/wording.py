@@ -115,6 +115,8 @@ PROVOKED: dict[str, Callable[[Place], object]] = {
     "ambiguous name": raise_(errors.AmbiguousNameError("X", ("a.X", "b.X"))),
     "unknown version": raise_(errors.UnknownVersionError("acme.X", 9, (3, 2))),
     "no earlier version": raise_(errors.UnknownVersionError("acme.X", None)),
+    "unknown label": raise_(errors.UnknownLabelError("acme.X", "live", ("champion",))),
+    "label conflict": raise_(errors.LabelConflictError("acme.X", "live", "3", "3=90 4=10")),
     "invalid module": raise_(errors.InvalidModuleError("acme.X", ("one: wrong", "two: wrong"))),
     "conflict": raise_(errors.ConflictError("acme.X", 7, 1)),
     "limit reached": raise_(errors.LimitReachedError("module:acme.X", 2, ("process 7, for 3 s",))),

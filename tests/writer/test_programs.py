@@ -24,6 +24,7 @@ from dspy_registry.registry_store.program_document import MAX_PROGRAM_BYTES, dig
 from dspy_registry.registry_store.program_rows import PIECE_BYTES, cut, load_program, rows_of, stored_digests
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.writer.failpoints import NAMES
+from dspy_registry.writer.repair.repair import repair
 from dspy_registry.writer.restore import restore
 from dspy_registry.writer.rollback import read_versions, roll_back
 from dspy_registry.writer.upgrade import upgrade
@@ -60,7 +61,7 @@ def publish(writer: RegistryWriter, document: bytes, **given: object) -> int:
     return writer.publish_program(publication(document, **given), document).version
 
 
-def test_i29_a_program_is_stored_once_and_comes_back_byte_for_byte(
+def test_i33_a_program_is_stored_once_and_comes_back_byte_for_byte(
     writer: RegistryWriter, registry_folder: Path
 ) -> None:
     documents = [plain_document("a"), plain_document("b", PIECE_BYTES * 3), plain_document("c", PIECE_BYTES)]
@@ -100,7 +101,7 @@ def test_a_program_in_force_is_a_version_and_a_later_record_keeps_it(
     assert program_of(registry_folder) == digest_of(document)
 
 
-def test_i29_a_state_goes_with_the_last_version_that_names_it(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i33_a_state_goes_with_the_last_version_that_names_it(writer: RegistryWriter, registry_folder: Path) -> None:
     shared, alone = plain_document("shared"), plain_document("alone")
     publish(writer, shared, is_in_force=True, label="champion")
     publish(writer, alone, is_in_force=True)
@@ -153,7 +154,7 @@ def test_a_renamed_module_takes_its_programs_along(writer: RegistryWriter, regis
     assert program_of(registry_folder, "acme.New") == digest_of(document)
 
 
-def test_i29_a_refused_publication_leaves_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i33_a_refused_publication_leaves_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
     writer.register_module(ModuleInfo(NAME))
     document = plain_document()
     for given, bytes_sent, error in (
@@ -204,6 +205,24 @@ def test_format_1_names_the_upgrade_and_takes_programs_after_it(registry_folder:
     assert set(stored(registry_folder)) == {digest_of(document)}
 
 
+@pytest.mark.parametrize("has_backup", [True, False])
+def test_i33_a_repair_keeps_whole_programs_and_takes_lost_ones_from_a_backup(
+    registry_folder: Path, tmp_path: Path, has_backup: bool
+) -> None:
+    whole, lost = plain_document("whole", PIECE_BYTES), plain_document("lost", PIECE_BYTES)
+    with RegistryWriter(tmp_path / "damaged") as opened:
+        publish(opened, whole, label="whole")
+        publish(opened, lost, label="lost", is_in_force=True)
+        publish(opened, lost, name="acme.Other")
+    backup(tmp_path / "copy", tmp_path / "damaged")
+    lose(tmp_path / "damaged", 36, digest_of(lost))
+    done = repair(tmp_path / "damaged", registry_folder, backups=tmp_path / "copy" if has_backup else None)
+    assert set(stored(registry_folder)) == {digest_of(whole), *([digest_of(lost)] if has_backup else [])}
+    assert program_of(registry_folder, f"{NAME}@lost") == (digest_of(lost) if has_backup else b"")
+    assert program_of(registry_folder, f"{NAME}@whole") == digest_of(whole)
+    assert any("program" in each.reason for each in done.lost) == (not has_backup)
+
+
 def publish_once(folder: str, size: int) -> None:
     with RegistryWriter(folder) as opened:
         say("ready")
@@ -211,7 +230,7 @@ def publish_once(folder: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("failpoint", NAMES)
-def test_i29_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothing(
+def test_i33_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothing(
     registry_folder: Path, failpoint: str
 ) -> None:
     with RegistryWriter(registry_folder) as opened:
@@ -229,19 +248,23 @@ def test_i29_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothin
     assert (found != kept) == (failpoint in ("before_even_word", "before_acknowledgement"))
 
 
-def lose(folder: Path, key_length: int) -> None:
-    """Delete the last row of `programs` whose key is at least this long."""
+def lose(folder: Path, key_length: int, digest: bytes = b"") -> None:
+    """Delete the last row of `programs`, of this document, whose key is at least this long."""
     environment = attach(folder, writable=True)
     try:
         with environment.writing(environment.dbs.programs) as txn:
-            keys = [key for key, _ in txn.cursor(environment.dbs.programs) if len(key) >= key_length]
+            keys = [
+                key
+                for key, _ in txn.cursor(environment.dbs.programs)
+                if len(key) >= key_length and key.startswith(digest)
+            ]
             txn.delete(keys[-1])
     finally:
         detach(environment)
 
 
 @pytest.mark.parametrize(("key_length", "words"), [(36, "is missing"), (0, "is missing")])
-def test_i29_check_finds_a_missing_piece_and_publishing_again_mends_it(
+def test_i33_check_finds_a_missing_piece_and_publishing_again_mends_it(
     registry_folder: Path, key_length: int, words: str
 ) -> None:
     document = plain_document("x", PIECE_BYTES * 2)
@@ -254,7 +277,7 @@ def test_i29_check_finds_a_missing_piece_and_publishing_again_mends_it(
     assert stored(registry_folder) == {digest_of(document): document}
 
 
-def test_i29_check_finds_a_program_that_is_gone_and_one_that_nobody_names(registry_folder: Path) -> None:
+def test_i33_check_finds_a_program_that_is_gone_and_one_that_nobody_names(registry_folder: Path) -> None:
     document = plain_document()
     with RegistryWriter(registry_folder) as writer:
         publish(writer, document)
