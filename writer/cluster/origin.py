@@ -14,12 +14,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterMembershipError,
@@ -50,6 +48,7 @@ from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
 from dspy_registry.writer.cluster.mirror import Mirror
+from dspy_registry.writer.cluster.staged import Staged
 from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host
@@ -58,10 +57,6 @@ from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
 from dspy_registry.writer.draft import Draft
 
-MOST_KEYS: Final = 100
-"""Keys that one transaction puts. etcd refuses more than 128 operations."""
-MOST_BYTES: Final = 1024 * 1024
-"""Bytes that one transaction puts. etcd refuses more than 1.5 MiB."""
 CONFLICT_SECONDS: Final = 2.0
 CONFLICTS: Final = 20
 """A change that other hosts overtook so often, and for so long, is refused."""
@@ -88,26 +83,6 @@ _GLOBAL: Final = (
 
 T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
-
-
-@dataclass
-class Staged:
-    """A group staged on a position: what it puts, and the clients whose answers it stores."""
-
-    position: Position
-    group: Group
-    change: bytes
-    puts: dict[bytes, bytes]
-    answers: dict[bytes, bytes]
-    is_repeated: bool
-    records: dict[tuple[bytes, bytes], bytes]
-    expected: dict[bytes, int]
-
-    @property
-    def is_too_large(self) -> bool:
-        """Whether one transaction cannot hold it."""
-        size = sum(len(key) + len(value) for part in (self.puts, self.answers) for key, value in part.items())
-        return len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES
 
 
 class Origin:
