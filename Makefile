@@ -71,7 +71,7 @@ bench-quick: $(DEV) ## the same benchmarks, a few seconds each
 	$(BIN)/python -m benchmarks --quick
 
 bench-cluster: $(DEV) ## what a cluster costs, beside bare etcd
-	$(BIN)/python -m benchmarks.cluster
+	$(BIN)/python -m tests.support.cluster_figures
 
 stress: $(TEST) ## the fault suite, for as long as its counts take, and the tests that take minutes
 	$(BIN)/python -m tests.stress $(MINUTES:%=--minutes %) $(ONLY:%=--only %) $(SEED:%=--seed %)
