@@ -22,12 +22,15 @@ from benchmarks import (
     rows_memory,
     rows_mixes,
     rows_peers,
+    rows_programs,
     rows_sizes,
     rows_steps,
     rows_throughput,
     rows_uncached,
     rows_usage,
     rows_usage_readers,
+    rows_versions,
+    rows_watch,
     rows_writes,
 )
 from benchmarks.rows import Bench, Result, Row
@@ -54,6 +57,9 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_usage_readers.ROWS,
     *rows_health.ROWS,
     *rows_limits.ROWS,
+    *rows_versions.ROWS,
+    *rows_watch.ROWS,
+    *rows_programs.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 

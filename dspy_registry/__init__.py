@@ -11,13 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from dspy_registry.readers.programs import Programs
     from dspy_registry.readers.registry import Registry
     from dspy_registry.readers.route import Candidate, Exclusion, Route
     from dspy_registry.readers.routing import CostWeights, Recommendation
     from dspy_registry.readers.snapshot import Snapshot
+    from dspy_registry.readers.watched import ChangeWithRecords
     from dspy_registry.registry_store import errors
     from dspy_registry.registry_store.advice import Standing
-    from dspy_registry.registry_store.changes import Change, ModuleChange
+    from dspy_registry.registry_store.changes import Change, LabelChange, ModuleChange
     from dspy_registry.registry_store.errors import (
         AmbiguousNameError,
         BusyError,
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
         FormatVersionError,
         InvalidArgumentError,
         InvalidModuleError,
+        InvalidProgramError,
+        LabelConflictError,
         LimitReachedError,
         NoCandidateError,
+        NoProgramError,
         NoReaderSlotError,
+        ProgramRefusedError,
         ProtocolError,
         RegistryError,
         RegistryFullError,
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
         StoreError,
         StorePermissionError,
         UnknownAliasError,
+        UnknownLabelError,
         UnknownModuleError,
         UnknownVersionError,
         UpgradeRequiredError,
@@ -50,8 +57,10 @@ if TYPE_CHECKING:
         WriterUnavailableError,
     )
     from dspy_registry.registry_store.health_file import HealthEntry
+    from dspy_registry.registry_store.labels import Label, LabelUpdate
     from dspy_registry.registry_store.policy import Policy
     from dspy_registry.registry_store.records import ModuleInfo, Provenance, Requirements, StoredModule
+    from dspy_registry.registry_store.selection import Resolved
     from dspy_registry.registry_store.usage import Durations, ModuleUsage, VersionUsage
     from dspy_registry.router.attempt import Attempt, Result
     from dspy_registry.router.router import Router
@@ -64,6 +73,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Reading
     "Registry",
     "Snapshot",
+    "Programs",
     "Recommendation",
     "CostWeights",
     # Routing
@@ -84,7 +94,12 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Provenance",
     "StoredModule",
     "Change",
+    "ChangeWithRecords",
     "ModuleChange",
+    "LabelChange",
+    "Label",
+    "LabelUpdate",
+    "Resolved",
     "ModuleUsage",
     "VersionUsage",
     "Durations",
@@ -97,13 +112,18 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "RegistryError",
     "UnknownModuleError",
     "UnknownVersionError",
+    "UnknownLabelError",
     "UpgradeRequiredError",
     "UnknownAliasError",
     "AmbiguousNameError",
     "InvalidArgumentError",
     "InvalidModuleError",
+    "InvalidProgramError",
+    "ProgramRefusedError",
+    "NoProgramError",
     "VocabularyError",
     "ConflictError",
+    "LabelConflictError",
     "StoreError",
     "RegistryNotFoundError",
     "RegistryFullError",
@@ -132,6 +152,7 @@ _RECORDS: Final = "registry_store.records"
 _HOMES: Final = {
     "Registry": "readers.registry",
     "Snapshot": "readers.snapshot",
+    "Programs": "readers.programs",
     "Recommendation": "readers.routing",
     "CostWeights": "readers.routing",
     "Route": "readers.route",
@@ -149,7 +170,12 @@ _HOMES: Final = {
     "Provenance": _RECORDS,
     "StoredModule": _RECORDS,
     "Change": "registry_store.changes",
+    "ChangeWithRecords": "readers.watched",
     "ModuleChange": "registry_store.changes",
+    "LabelChange": "registry_store.changes",
+    "Label": "registry_store.labels",
+    "LabelUpdate": "registry_store.labels",
+    "Resolved": "registry_store.selection",
     "ModuleUsage": "registry_store.usage",
     "VersionUsage": "registry_store.usage",
     "Durations": "registry_store.usage",

@@ -37,6 +37,7 @@ from dspy_registry.registry_store.revision import (
     is_retired,
     missing_commits,
 )
+from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
 
 _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
@@ -68,6 +69,7 @@ class Attachment(Queries):
         "_own",
         "_policies",
         "_records",
+        "_selections",
         "_usage",
         "_usage_seen",
         "_usage_word",
@@ -82,6 +84,7 @@ class Attachment(Queries):
     _valid: float
     _followed: float
     _records: dict[str, ModuleInfo]
+    _selections: dict[str, Selection]
     _by_capability: Results
     _by_category: Results
     _by_arguments: Results
@@ -214,6 +217,7 @@ class Attachment(Queries):
         self._file = file
         self._freshness = Freshness(environment, file, cache)
         self._records = cache.records
+        self._selections = cache.selections
         self._by_capability = cache.by_capability
         self._by_category = cache.by_category
         self._by_arguments = cache.by_arguments

@@ -17,6 +17,7 @@ from typing import Any, Final
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.revision import RETIRED
+from dspy_registry.registry_store.selection import Selection, split
 from dspy_registry.registry_store.usage import ModuleUsage
 from dspy_registry.registry_store.usage_rows import InForce
 
@@ -28,7 +29,9 @@ _USAGES_KEPT: Final = 4096
 
 
 class Cache:
-    """Records by the name that was asked, and results of queries. It has no lock: its owner changes it inside the gate.
+    """Records and selections by the name that was asked, and results of queries.
+
+    It has no lock: its owner changes it inside the gate.
 
     `size` is the most records that it keeps, 0 for none. Its results hold at most eight times as many names.
     Results are kept by capability, by category, and by all the arguments of `find`.
@@ -39,12 +42,14 @@ class Cache:
         "_declined",
         "_dependents",
         "_full_budget",
+        "_versioned",
         "by_arguments",
         "by_capability",
         "by_category",
         "marks",
         "marks_bound",
         "records",
+        "selections",
         "size",
     )
 
@@ -53,6 +58,8 @@ class Cache:
         self.marks_bound = size  # 0: no more marks
         self._declined = 0
         self.records: dict[str, ModuleInfo] = {}
+        self.selections: dict[str, Selection] = {}
+        self._versioned: dict[str, set[str]] = {}  # what was asked with an @, by the name before it
         self.marks: set[str] = set()
         self.by_capability: Results = {}
         self.by_category: Results = {}
@@ -67,7 +74,8 @@ class Cache:
     @property
     def is_empty(self) -> bool:
         """Whether no look-up can hit."""
-        return not (self.records or self.by_capability or self.by_category or self.by_arguments)
+        kept = self.records or self.selections or self.by_capability or self.by_category or self.by_arguments
+        return not kept
 
     def is_due(self, asked: str) -> bool:
         """Whether the record of this name is worth keeping. Remembers that it was read."""
@@ -88,7 +96,25 @@ class Cache:
         """Keep a record under the string that was asked."""
         if len(self.records) >= self.size:
             self.records = dict(islice(self.records.items(), (self.size + 1) // 2, None))
+            self._forget_versions_of_others()
         self.records[asked] = info
+        if "@" in asked:
+            self._versioned.setdefault(split(asked)[0], set()).add(asked)
+
+    def put_selection(self, asked: str, selection: Selection) -> None:
+        """Keep what was asked, resolved as far as it can be without a key."""
+        if len(self.selections) >= max(self.size, 1):
+            self.selections.clear()
+            self._forget_versions_of_others()
+        self.selections[asked] = selection
+        self._versioned.setdefault(split(asked)[0], set()).add(asked)
+
+    def _forget_versions_of_others(self) -> None:
+        """Forget which versions depend on which name, but for those that are kept."""
+        self._versioned.clear()
+        for asked in (*self.records, *self.selections):
+            if "@" in asked:
+                self._versioned.setdefault(split(asked)[0], set()).add(asked)
 
     def put_result(self, results: Results, arguments: Any, terms: Iterable[str], names: tuple[str, ...]) -> None:
         """Keep a query's result in one of the three dictionaries, until one of these terms changes."""
@@ -110,6 +136,11 @@ class Cache:
             return
         for key in change.keys:
             self.records.pop(key, None)
+            self.selections.pop(key, None)
+            if key in self._versioned:
+                for asked in self._versioned.pop(key):
+                    self.records.pop(asked, None)
+                    self.selections.pop(asked, None)
         for term in change.terms:
             for results, arguments in self._dependents.pop(term, ()):
                 results.pop(arguments, None)
@@ -117,6 +148,8 @@ class Cache:
     def forget(self) -> None:
         """Forget everything. The dictionaries are emptied and stay the same objects."""
         self.records.clear()
+        self.selections.clear()
+        self._versioned.clear()
         self.marks.clear()
         self.marks_bound = self.size
         self.forget_results()

@@ -18,6 +18,7 @@ from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc
 from dspy_registry.registry_store.environment import short_reads
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import InForce, load_all, load_in_force, load_usage, load_version_usage
 
@@ -129,13 +130,27 @@ class ColdReads(Attachment):
     def _find(self, name: str) -> ModuleInfo | None:
         cache = self._cache
         # If the word could not be followed, everything is pending, and what is kept may be out of date.
-        info = None if name in self._freshness.pending else cache.records.get(name)
+        is_pending = self._freshness.is_pending(name)
+        info = None if is_pending else cache.records.get(name)
         if info is None:
             info = self._in_transaction(lookup.find_info, name)
-            if info is not None and name not in self._freshness.pending and cache.is_due(name):
+            if info is not None and not is_pending and cache.is_due(name):
                 cache.put(name, info)
         self._offer()
         return info
+
+    def _select(self, name: str) -> Selection:
+        return self._in_gate(partial(self._find_selection, plain_name(name)))
+
+    def _find_selection(self, name: str) -> Selection:
+        is_pending = self._freshness.is_pending(name)
+        selection = None if is_pending else self._cache.selections.get(name)
+        if selection is None:
+            selection = self._in_transaction(lookup.select, name)
+            if not is_pending and self._cache.size:
+                self._cache.put_selection(name, selection)
+        self._offer()
+        return selection
 
     def _execute_and_keep(self, results: Results, arguments: Any, plan: Plan) -> tuple[str, ...]:
         """The result of a plan, kept under the query's arguments in one of the cache's dictionaries."""

@@ -15,6 +15,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import Change, change_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_sound
+from dspy_registry.registry_store.selection import split
 
 _STEPS_WORTH_READING: Final = 256
 _TRIES: Final = 4
@@ -45,6 +46,10 @@ class Freshness:
         self._cache = cache
         self._followed_to = -1  # the cache has dropped what any change up to this revision touched
         self.pending: frozenset[str] = _EVERYTHING  # keys and terms that must not be cached now
+
+    def is_pending(self, asked: str) -> bool:
+        """Whether a commit under way may change what was asked: a name, or a version of it after an @."""
+        return asked in self.pending or ("@" in asked and split(asked)[0] in self.pending)
 
     def advance(self) -> float:
         """Bring the cache up to the word as it is now. Returns the word at which it is valid.

@@ -7,7 +7,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
-from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.arguments import check_text, plain_name
 from dspy_registry.readers.asked import Accept, Asked, Preference
 from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
@@ -16,10 +16,17 @@ from dspy_registry.readers.policies import ModulePolicy
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, default_ceiling
-from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
+from dspy_registry.registry_store.errors import (
+    AmbiguousNameError,
+    UnknownLabelError,
+    UnknownModuleError,
+    UnknownVersionError,
+)
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
+from dspy_registry.registry_store.selection import Resolved, Selection
 from dspy_registry.registry_store.usage import LARGEST_OF, ModuleUsage, VersionUsage, size_class
 from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
@@ -80,8 +87,30 @@ class Queries(Mapping[str, ModuleInfo]):
         """
 
     @abstractmethod
+    def _select(self, name: str) -> Selection:
+        """What was asked, resolved as far as it can be without a key."""
+
+    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
+        """The full name and the version that a name means: `acme.Qa`, `acme.Qa@3`, `acme.Qa@live`, `acme.Qa@latest`.
+
+        The part before the last @ is a full name, an alias or a short name. Without an @, and for `@latest`, it is the
+        version in force. Of a label with weights, the same key gives the same version in every process; None: the
+        version with the largest weight. Raises UnknownModuleError, AmbiguousNameError, UnknownVersionError and
+        UnknownLabelError, which list what there is, and TypeError for a name or key that is not a string.
+        """
+        check_text("key", key)
+        return self._select(name).choose(key)
+
+    @abstractmethod
+    def labels(self, name: str) -> dict[str, Label]:
+        """The labels of a module, by label, in alphabetical order; {} if it has none. A copy.
+
+        `name` is a full name, an alias or a short name. Raises UnknownModuleError, AmbiguousNameError.
+        """
+
+    @abstractmethod
     def history(self, name: str) -> tuple[StoredModule, ...]:
-        """The versions kept of a module, newest first: the one in force, and the last 16 that were replaced.
+        """The versions kept of a module, newest first: the one in force, the last 16 replaced, and every labelled one.
 
         `name` is a full name, an alias or a short name. The versions of an unregistered module are found by its full
         name. Raises UnknownModuleError when nothing is kept, AmbiguousNameError, and CorruptRecordError, which names
@@ -119,9 +148,10 @@ class Queries(Mapping[str, ModuleInfo]):
     def get_module(self, name: str) -> ModuleInfo:
         """The module of a full name, an alias or a short name (`predict`, `Predict`).
 
-        The record is shared with others who ask in this process: do not change its `metadata`. Raises
-        UnknownModuleError (a KeyError) with the closest names, AmbiguousNameError with the candidates, and TypeError
-        for a name that is not a string.
+        After an @ stands a version or a label: `acme.Qa@3`, `acme.Qa@champion`. Without one, it is the version in
+        force. The record is shared with others who ask in this process: do not change its `metadata`. Raises
+        UnknownModuleError (a KeyError) with the closest names, AmbiguousNameError with the candidates,
+        UnknownVersionError and UnknownLabelError with what there is, and TypeError for a name that is not a string.
         """
         info = self._fetch(name)
         if info is None:
@@ -158,7 +188,7 @@ class Queries(Mapping[str, ModuleInfo]):
             return None
         try:  # as a dict: what equals a key is found
             info = self._fetch(plain_name(name))
-        except AmbiguousNameError:  # so it is a short name, and not a key
+        except (AmbiguousNameError, UnknownVersionError, UnknownLabelError):  # so it is not a full name
             return None
         return info if info is not None and info.name == name else None
 
@@ -230,11 +260,15 @@ class Queries(Mapping[str, ModuleInfo]):
         exclude: str | Iterable[str] = (),
         accept: Accept | None = None,
         basis: str = AUTO,
+        label: str | None = None,
+        key: str | None = None,
     ) -> Route:
         """Which module to call, and which others if that fails. docs/routing.md has the formula and the reasons.
 
         Candidates are the modules of `names` (full names, aliases, short names), or those that `find` returns for the
-        same conditions, or those of `names` that meet the conditions; without both, all modules. Left out are those in
+        same conditions, or those of `names` that meet the conditions; without both, all modules. A name may say a
+        version: `acme.Qa@3`, `acme.Qa@live`. `label` is the one for all names without; a module that conditions find
+        and that has no such label is left out. `key` is as for `resolve`. Left out are those in
         `exclude`, those expected to take longer than `deadline_ms` milliseconds, those whose cost is above
         `max_cost_usd` or not known, those for which `accept`, called with a Candidate, returns something false, and
         those whose circuit is open. None: no limit.
@@ -249,6 +283,25 @@ class Queries(Mapping[str, ModuleInfo]):
         `names`, InvalidArgumentError with all that is wrong, and TypeError.
         """
 
+    def _versions_of(
+        self, conditions: tuple[Any, ...], names: str | Iterable[str] | None, label: str | None, key: str | None
+    ) -> tuple[str, ...] | None:
+        """The candidates of a route, each as `name@version`. None: neither names nor a label say which."""
+        check_text("label", label)
+        check_text("key", key)
+        if names is None and label is None:
+            return None
+        asked = self.find(*conditions) if names is None else (names,) if isinstance(names, str) else tuple(names)
+        chosen = []
+        for name in asked:
+            versioned = name if label is None or "@" in plain_name(name) else f"{name}@{label}"
+            try:
+                chosen.append(str(self.resolve(versioned, key=key)))
+            except UnknownLabelError:
+                if names is not None:
+                    raise
+        return tuple(chosen)
+
     def get_pool_type(self, name: str) -> str:
         """The name of the pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""
         return self.get_module(name).pool_type
@@ -261,23 +314,29 @@ class Queries(Mapping[str, ModuleInfo]):
     @overload
     def usage(self, name: str, version: None = None) -> ModuleUsage: ...
     @overload
-    def usage(self, name: str, version: int) -> VersionUsage: ...
-    def usage(self, name: str, version: int | None = None) -> ModuleUsage | VersionUsage:
+    def usage(self, name: str, version: int | str) -> VersionUsage: ...
+    def usage(self, name: str, version: int | str | None = None) -> ModuleUsage | VersionUsage:
         """What real calls have shown of a module: how many, how long, at what cost. All zero: there were no calls.
 
-        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. With
-        `version`, it is what calls of that version have shown, as long as the version is kept; None: of all together,
-        over the module's life. Raises UnknownModuleError for any other name, AmbiguousNameError, and
-        InvalidArgumentError for what is no version.
+        `name` is a full name, an alias, a short name, or a name that was reported and is not registered. `version` is
+        a version or a label: then it is what calls of that version have shown, as long as the version is kept. None:
+        of all together, over the module's life. `acme.Qa@live` and `acme.Qa@3` are as the name with that version.
+        Raises UnknownModuleError for any other name, AmbiguousNameError, UnknownLabelError, and InvalidArgumentError
+        for what is no version.
         """
+        if isinstance(version, str):
+            version = self.resolve(f"{name}@{version}").version
         check_version(version)
         info = self._fetch(name)
+        if info is not None and version is None and "@" in name:
+            found = self._select(name)
+            version = found.choose(None).version if found.is_of_version else None
         if info is not None and version is not None:
             return self._version_usage(info.name, version)
-        found = self._usage_of(name if info is None else info.name)
-        if info is None and not found.calls:
+        usage = self._usage_of(name if info is None else info.name)
+        if info is None and not usage.calls:
             raise self._unknown(name)
-        return found if version is None else VersionUsage(name, version)
+        return usage if version is None else VersionUsage(name, version)
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
         """Typical milliseconds for a `small`, `normal`, `large` or `very_large` input: x 0.5, 1, 2, 5.
@@ -321,7 +380,7 @@ class Queries(Mapping[str, ModuleInfo]):
         self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None
     ) -> Recommendation:
         """The recommendation on a basis other than `declared`. `longest`: the policy's `max_timeout`."""
-        own = self._own.seen(found.names, found.usage.version, size, in_force=True)
+        own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
         ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
         enough = self._min_observed_calls

@@ -13,23 +13,26 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, overload
 
 import msgspec
 
 from dspy_registry.readers import watch
-from dspy_registry.readers.arguments import plain_name
+from dspy_registry.readers.arguments import check_text, plain_name
 from dspy_registry.readers.deciding import Deciding
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.readers.watched import ChangeWithRecords
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
+from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
 from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
@@ -110,6 +113,15 @@ class Registry(Deciding):
         if info is None:
             raise self._unknown(name)
         return info
+
+    def resolve(self, name: str, *, key: str | None = None) -> Resolved:
+        check_text("key", key)
+        if self._word[()] == self._valid:
+            try:
+                return self._selections[name].choose(key)
+            except KeyError:
+                pass
+        return self._select(name).choose(key)
 
     def get_pool_type(self, name: str) -> str:
         if self._word[()] == self._valid:
@@ -240,25 +252,66 @@ class Registry(Deciding):
         with shared_lock:  # nobody lets go of the environment before the snapshot has it
             return Snapshot(self._live(), self._weights, self._min_observed_calls)
 
-    def watch(self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01) -> Iterator[Change]:
+    @overload
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: Literal[False] = False,
+        timeout: float | None = None,
+        poll: float = 0.01,
+    ) -> Iterator[Change]: ...
+    @overload
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: Literal[True],
+        timeout: float | None = None,
+        poll: float = 0.01,
+    ) -> Iterator[ChangeWithRecords]: ...
+    def watch(
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: bool = False,
+        timeout: float | None = None,
+        poll: float = 0.01,
+    ) -> Iterator[Any]:
         """Every change after revision `since`, as it is committed. None: from now on; 0: all that the log holds.
 
-        It ends when nothing has changed for `timeout` seconds (None: never). It looks at the revision word every `poll`
-        seconds. A change with `everything` stands for all that the log no longer holds. Raises InvalidArgumentError
-        for a negative number and for what is not a number.
+        It ends when nothing has changed for `timeout` seconds (None: never). `names` are full names, in which `*`, `?`
+        and `[abc]` are as in file names: only what concerns such names is told (None: everything). With `records`, a
+        change also has the records that it made. The writer wakes the watcher; where there is no futex it looks at the
+        revision word every `poll` seconds. A change with `everything` stands for all that the log no longer holds.
+        Raises InvalidArgumentError for a negative number and for what is not a number, TypeError for other names.
         """
-        return watch.changes(self, since, timeout, poll)
+        return watch.changes(watch.follower(self, since, names, records, timeout, poll))
 
     def watch_async(
-        self, since: int | None = None, *, timeout: float | None = None, poll: float = 0.01
+        self,
+        since: int | None = None,
+        *,
+        names: str | Iterable[str] | None = None,
+        records: bool = False,
+        timeout: float | None = None,
+        poll: float = 0.01,
     ) -> AsyncIterator[Change]:
-        """`watch` for asyncio, with the same arguments and errors."""
-        return watch.changes_async(self, since, timeout, poll)
+        """`watch` for asyncio, with the same arguments and errors. It needs no thread for each watcher."""
+        return watch.changes_async(watch.follower(self, since, names, records, timeout, poll))
 
     def describe(self, name: str) -> StoredModule:
         name = plain_name(name)
         self._catch_up()
         return self._in_transaction(lookup.load_stored, name)
+
+    def labels(self, name: str) -> dict[str, Label]:
+        name = plain_name(name)
+        self._catch_up()
+        return self._in_transaction(lookup.load_labels, name)
 
     def implied_capabilities(self, name: str) -> tuple[str, ...]:
         with self._brief_snapshot() as snapshot:

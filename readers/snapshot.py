@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import groupby
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
@@ -20,6 +21,7 @@ from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ForkedSnapshotError, StoreClosedError, UnknownModuleError
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.history import Versions, kept_names, load_versions
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.policy import Policy
@@ -27,6 +29,7 @@ from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.selection import Selection, version_record
 from dspy_registry.registry_store.sharing import defer, detach, share
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import (
@@ -131,6 +134,20 @@ class Snapshot(DecidingSnapshot):
     def describe(self, name: str) -> StoredModule:
         return self._in_transaction(lookup.load_stored, plain_name(name))
 
+    def _select(self, name: str) -> Selection:
+        return self._in_transaction(lookup.select, plain_name(name))
+
+    def labels(self, name: str) -> dict[str, Label]:
+        return self._in_transaction(lookup.load_labels, plain_name(name))
+
+    def labelled_modules(self, start: str = "") -> Iterator[str]:
+        """The full names that begin with `start` of modules that have labels, in alphabetical order.
+
+        The iterator reads on as it is used: use it while the snapshot is open.
+        """
+        names = (key_text(key.partition(b"\0")[0]) for key, _ in self._rows(self._dbs.labels, start))
+        return (name for name, _ in groupby(names))
+
     def explain(self, name: str) -> dict[str, str]:
         """The source of each field of a module, by field; a new dict.
 
@@ -160,6 +177,10 @@ class Snapshot(DecidingSnapshot):
         `name` and errors are as for `history`, CorruptRecordError aside.
         """
         return self._in_transaction(load_versions, plain_name(name))
+
+    def version_record(self, name: str, version: int) -> StoredModule | None:
+        """A version of a full name, registered or not. None: it is not kept, or damaged."""
+        return self._in_transaction(version_record, name, version)
 
     def history(self, name: str) -> tuple[StoredModule, ...]:
         return tuple(kept.load() for kept in self.versions(name).kept)

@@ -1,19 +1,24 @@
-"""Following the change log: look at the revision word every few milliseconds, and read the log when it has changed."""
+"""Following the change log: sleep until the revision word moves, then read what the log has of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.readers.waiting import LONGEST_SLEEP, can_sleep, joined
+from dspy_registry.readers.watched import Watched
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.revision import RevisionFile, acknowledged, is_sound
 
 
 class Followed(Protocol):
     """What a watcher needs of a registry."""
+
+    _file: RevisionFile
 
     @property
     def revision(self) -> int: ...
@@ -27,9 +32,13 @@ class Followed(Protocol):
 class Follower:
     """How far a watcher has come, and in which registry, because a restored registry counts its own revisions."""
 
-    def __init__(self, registry: Followed, since: int | None, timeout: float | None) -> None:
+    def __init__(
+        self, registry: Followed, since: int | None, timeout: float | None, poll: float, watched: Watched
+    ) -> None:
         self._registry = registry
         self._timeout = timeout
+        self._poll = poll
+        self._watched = watched
         self._registry_id = registry.registry_id
         self._seen = registry.revision if since is None else since
         self._quiet_since = time.monotonic()
@@ -45,14 +54,54 @@ class Follower:
                 found = snapshot.changes_since(self._seen)
             else:
                 found = [Change(snapshot.revision, snapshot.committed_at, everything=True)]
+            told = [self._watched.told(change, snapshot) for change in found]
         self._registry_id, self._seen = registry_id, snapshot.revision
-        if found:
+        if any(told):
             self._quiet_since = time.monotonic()
-        return found
+        return [change for change in told if change is not None]
 
-    def is_over(self) -> bool:
-        """Whether nothing has changed for the watcher's whole timeout."""
-        return self._timeout is not None and time.monotonic() - self._quiet_since >= self._timeout
+    def patience(self) -> float:
+        """Seconds until the watcher's timeout, at most the longest sleep. 0 or less: it is over."""
+        if self._timeout is None:
+            return LONGEST_SLEEP
+        return min(LONGEST_SLEEP, self._timeout - (time.monotonic() - self._quiet_since))
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until there may be news, at most so long."""
+        file = self._registry._file
+        if not can_sleep(file):
+            time.sleep(min(self._poll, seconds))
+            return
+        from threading import Event
+
+        is_rung = Event()
+        with joined(file, is_rung.set):
+            if not self._has_moved(file):
+                is_rung.wait(seconds)
+
+    async def sleep_async(self, seconds: float) -> None:
+        """`sleep` for asyncio."""
+        import asyncio
+
+        file = self._registry._file
+        if not can_sleep(file):
+            await asyncio.sleep(min(self._poll, seconds))
+            return
+        loop = asyncio.get_running_loop()
+        is_rung = loop.create_future()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(lambda: None if is_rung.done() else is_rung.set_result(None))
+
+        with joined(file, wake):
+            if not self._has_moved(file):
+                await asyncio.wait((is_rung,), timeout=seconds)
+
+    def _has_moved(self, file: RevisionFile) -> bool:
+        """Whether a commit was concluded since the last look. Of one under way, the bell tells."""
+        word = file.word[()]
+        return not is_sound(word) or acknowledged(word) > self._seen  # not sound: the file was retired
 
 
 def _refuse_negative(**numbers: object) -> None:
@@ -63,32 +112,35 @@ def _refuse_negative(**numbers: object) -> None:
             raise InvalidArgumentError(f"{argument} is {value!r}; it is {meaning}, 0 or more.")
 
 
-def changes(registry: Followed, since: int | None, timeout: float | None, poll: float) -> Iterator[Change]:
-    """See Registry.watch."""
+def follower(
+    registry: Followed,
+    since: int | None,
+    names: str | Iterable[str] | None,
+    records: bool,
+    timeout: float | None,
+    poll: float,
+) -> Follower:
+    """A watcher with the arguments of Registry.watch. Raises InvalidArgumentError, TypeError."""
     _refuse_negative(since=since, timeout=timeout, poll=poll)
-    return _changes(Follower(registry, since, timeout), poll)
+    return Follower(registry, since, timeout, poll, Watched(names, records))
 
 
-def _changes(follower: Follower, poll: float) -> Iterator[Change]:
+def changes(follower: Follower) -> Iterator[Change]:
+    """See Registry.watch."""
     while True:
         yield from follower.news()
-        if follower.is_over():
+        patience = follower.patience()
+        if patience <= 0:
             return
-        time.sleep(poll)
+        follower.sleep(patience)
 
 
-def changes_async(registry: Followed, since: int | None, timeout: float | None, poll: float) -> AsyncIterator[Change]:
+async def changes_async(follower: Follower) -> AsyncIterator[Change]:
     """See Registry.watch_async."""
-    _refuse_negative(since=since, timeout=timeout, poll=poll)
-    return _changes_async(Follower(registry, since, timeout), poll)
-
-
-async def _changes_async(follower: Follower, poll: float) -> AsyncIterator[Change]:
-    import asyncio
-
     while True:
         for change in follower.news():
             yield change
-        if follower.is_over():
+        patience = follower.patience()
+        if patience <= 0:
             return
-        await asyncio.sleep(poll)
+        await follower.sleep_async(patience)

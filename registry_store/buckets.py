@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 BUCKETS: Final = 10_000
 MAX_VERSIONS: Final = 16
@@ -21,13 +20,34 @@ Run = tuple[int, int]
 """A version, and how many buckets in a row have it."""
 
 
+class Hash(Protocol):
+    """What hashlib's hashes have."""
+
+    def copy(self) -> Hash: ...
+    def update(self, data: bytes, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
 def bucket_of(name: str, label: str, key: str) -> int:
     """The bucket of a key for a label of a module, 0 to BUCKETS - 1. Other modules and labels give other buckets.
 
     It is the first eight bytes of BLAKE2b over the three, as a number, modulo BUCKETS: the same in every process.
     """
-    digest = blake2b(f"{name}\0{label}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % BUCKETS
+    return bucket_in(hash_of(name, label), key)
+
+
+def hash_of(name: str, label: str) -> Hash:
+    """The hash of all but the key. It is begun once for a label. hashlib is loaded only by those who need it."""
+    from hashlib import blake2b
+
+    return blake2b(f"{name}\0{label}\0".encode("utf-8", "surrogatepass"), digest_size=8)
+
+
+def bucket_in(begun: Hash, key: str) -> int:
+    """The bucket of a key, from `hash_of`."""
+    whole = begun.copy()
+    whole.update(key.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(whole.digest(), "big") % BUCKETS
 
 
 def version_at(runs: Iterable[Run], bucket: int) -> int:

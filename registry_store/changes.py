@@ -47,6 +47,21 @@ class AliasChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     by: By | None = None
 
 
+class LabelChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What became of one label of a module.
+
+    `old` and `new` are (version, buckets) of each version that it named and names; (): it was not set, or is not any
+    longer. `source` set what it names now, else what it named. `by` asked for the change; None: not known.
+    """
+
+    name: str
+    label: str
+    old: tuple[tuple[int, int], ...]
+    new: tuple[tuple[int, int], ...]
+    source: str = ""
+    by: By | None = None
+
+
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One commit.
 
@@ -55,7 +70,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     postings changed. `everything` means that the commit was too large to list: the three are empty and
     nothing known before it may be relied on.
 
-    `by` are all who asked for a part of it and are known, `labels` (name, label) of each label that changed,
+    `by` are all who asked for a part of it and are known, `labels` says what became of which label,
     `policies` the patterns of changed policies, `overrides` the modules that became overrides or ended as such.
     `aliases` says what became of which alias.
     """
@@ -67,7 +82,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     terms: tuple[str, ...] = ()
     everything: bool = False
     by: tuple[By, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: tuple[LabelChange, ...] = ()
     policies: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     aliases: tuple[AliasChange, ...] = ()

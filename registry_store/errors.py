@@ -85,6 +85,23 @@ class UnknownVersionError(RegistryError, KeyError):
         return type(self), (self.name, self.version, self.kept)
 
 
+class UnknownLabelError(RegistryError, KeyError):
+    """A module has no label of this name. `labels` lists those that it has."""
+
+    def __init__(self, name: str, label: str, labels: Iterable[str] = ()) -> None:
+        self.name = name
+        self.label = label
+        self.labels = tuple(labels)
+        shown = ", ".join((*self.labels[:16], "…") if len(self.labels) > 16 else self.labels)
+        super().__init__(
+            f"{name} has no label {label!r}.",
+            remedy=f"It has {shown or 'none'}; see `dspy-registry label list {name}`.",
+        )
+
+    def __reduce__(self) -> tuple[type[UnknownLabelError], tuple[str, str, tuple[str, ...]]]:
+        return type(self), (self.name, self.label, self.labels)
+
+
 class InvalidArgumentError(RegistryError, ValueError):
     """An argument is not allowed; the message says what is."""
 
@@ -111,6 +128,51 @@ class InvalidModuleError(RegistryError, ValueError):
         return type(self), (self.subject, self.problems)
 
 
+class InvalidProgramError(RegistryError, ValueError):
+    """A program cannot be published. `problems` has one line for each reason."""
+
+    def __init__(self, subject: str, problems: Iterable[str]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(
+            f"the program {subject} cannot be published: {'; '.join(self.problems)}.",
+            remedy="Nothing was changed.",
+        )
+
+    def __reduce__(self) -> tuple[type[InvalidProgramError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.subject, self.problems)
+
+
+class ProgramRefusedError(RegistryError, ValueError):
+    """A published program does not fit this process, and was not loaded. `problems` has one line for each reason."""
+
+    def __init__(self, name: str, problems: Iterable[str]) -> None:
+        self.name = name
+        self.problems = tuple(problems)
+        super().__init__(
+            f"the program {name} was not loaded: {'; '.join(self.problems)}.",
+            remedy="Publish it again from the code that runs here, or run the code that it was published from.",
+        )
+
+    def __reduce__(self) -> tuple[type[ProgramRefusedError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.name, self.problems)
+
+
+class NoProgramError(RegistryError, KeyError):
+    """A version of a module has no program. `name` is what was asked for, `version` the version that it means."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.name = name
+        self.version = version
+        super().__init__(
+            f"{name} is version {version}, which has no program.",
+            remedy="Publish one (`dspy-registry program publish`), or ask for a label of a version that has one.",
+        )
+
+    def __reduce__(self) -> tuple[type[NoProgramError], tuple[str, int]]:
+        return type(self), (self.name, self.version)
+
+
 class VocabularyError(RegistryError, ValueError):
     """Capability implications cannot be used: a malformed word, a limit, or a cycle. The message names it."""
 
@@ -129,6 +191,26 @@ class ConflictError(RegistryError, ValueError):
 
     def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, int]]:
         return type(self), (self.name, self.expected_version, self.current_version)
+
+
+class LabelConflictError(RegistryError, ValueError):
+    """A label does not name what was expected.
+
+    `expected` and `current` are as `label list` shows them; "-": the label is not set.
+    """
+
+    def __init__(self, name: str, label: str, expected: str, current: str) -> None:
+        self.name = name
+        self.label = label
+        self.expected = expected
+        self.current = current
+        super().__init__(
+            f"the label {label} of {name} names {current}, not {expected}.",
+            remedy="Read the label again, then repeat the change.",
+        )
+
+    def __reduce__(self) -> tuple[type[LabelConflictError], tuple[str, str, str, str]]:
+        return type(self), (self.name, self.label, self.expected, self.current)
 
 
 class NoCandidateError(RegistryError, LookupError):
@@ -306,3 +388,26 @@ class BusyError(RegistryError, TimeoutError):
 
 class ProtocolError(RegistryError, ValueError):
     """A message between client and daemon is not understood."""
+
+
+# The cluster
+
+
+class ClusterUnavailableError(RegistryError, ConnectionError):
+    """The cluster does not answer, or not in time. The message says whether the change may have been made."""
+
+    remedy = "Look at the cluster's nodes and at `dspy-registry status`, then repeat the call with the same client."
+
+
+class ClusterFullError(RegistryError, OSError):
+    """The cluster's storage quota is used up; nothing was changed."""
+
+    remedy = "Compact and defragment etcd, or raise its quota, then `etcdctl alarm disarm`: see docs/cluster.md."
+
+
+class ClusterAccessError(RegistryError, PermissionError):
+    """The cluster does not admit this host: certificate, user, password or rights."""
+
+
+class ClusterMembershipError(RegistryError, ValueError):
+    """This registry and the cluster do not belong together; the message says why."""

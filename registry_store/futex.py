@@ -37,6 +37,11 @@ _POLL_SECONDS: Final = 0.002
 _FORBIDDEN: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES)  # an old kernel, a seccomp filter
 
 
+def is_available() -> bool:
+    """Whether this system has a futex. Without one, waiting is polling."""
+    return _system_call() is not None
+
+
 class FutexWord:
     """One aligned word of a mapping. A read-only mapping is enough to wait.
 

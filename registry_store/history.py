@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.codec import decode_record, encode, key_text
@@ -11,7 +11,8 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layers import MERGED_FIELDS
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
-from dspy_registry.registry_store.scan import groups_with_prefix, items_from_last
+from dspy_registry.registry_store.scan import groups_with_prefix
+from dspy_registry.registry_store.selection import decode_version, past_records, split
 
 
 class KeptVersion(NamedTuple):
@@ -23,13 +24,7 @@ class KeptVersion(NamedTuple):
 
     def load(self) -> StoredModule:
         """The record. Raises CorruptRecordError naming the version."""
-        stored = decode_record(self.record, f"{self.name}, version {self.version},")
-        found = stored.info.name, stored.provenance.version
-        if found != (self.name, self.version):
-            raise CorruptRecordError(
-                f"version {self.version} of {self.name} holds version {found[1]} of {found[0]} instead."
-            )
-        return stored
+        return decode_version(self.record, self.name, self.version)
 
 
 class Versions(NamedTuple):
@@ -43,10 +38,11 @@ class Versions(NamedTuple):
 def load_versions(txn: Transaction, dbs: Databases, asked: str) -> Versions:
     """The versions kept of a full name, an alias or a short name. An unregistered module is found by its full name.
 
-    Records are not decoded yet, so `KeptVersion.load` finds a damaged one. Raises UnknownModuleError when nothing is
-    kept, AmbiguousNameError.
+    What follows an @ is left out. Records are not decoded yet, so `KeptVersion.load` finds a damaged one. Raises
+    UnknownModuleError when nothing is kept, AmbiguousNameError.
     """
-    name = lookup.resolve(txn, dbs, asked) or (asked if lookup.is_askable(asked) else "")
+    name = lookup.resolve(txn, dbs, asked) or lookup.resolve(txn, dbs, split(asked)[0])
+    name = name or (asked if lookup.is_askable(asked) else "")
     past = tuple(KeptVersion(name, *row) for row in past_records(txn, dbs, name)) if name else ()
     record = txn.get(name.encode(), None, dbs.modules) if name else None
     if record is not None:
@@ -65,15 +61,6 @@ def _version_of(record: bytes, last: int) -> int:
         return last + 1
 
 
-def past_records(txn: Transaction, dbs: Databases, name: str) -> Iterator[tuple[int, bytes]]:
-    """(version, record) of the replaced versions of a full name, newest first."""
-    prefix = name.encode() + b"\0"
-    for key, record in items_from_last(txn, dbs.history, prefix):
-        if key[:-4] != prefix:  # the caller may ask for a name that holds a zero, as no kept one does
-            return
-        yield int.from_bytes(key[-4:], "big"), record
-
-
 def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
     """The full names that begin with `start` and have replaced versions, registered or not, in key order."""
     prefix = start.encode("utf-8", "surrogatepass")  # a surrogate begins no stored key
@@ -83,14 +70,27 @@ def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
 
 def changed_fields(before: ModuleInfo, after: ModuleInfo) -> tuple[str, ...]:
     """The fields that differ; for requirements and metadata the keys, as in `requirements.memory`."""
+    return tuple(changed_values(before, after))
+
+
+def changed_values(before: ModuleInfo, after: ModuleInfo) -> dict[str, tuple[Any, Any]]:
+    """The old and the new value of each field that differs. None: the key is not there, or it is null."""
     old, new = _flat(before), _flat(after)
-    return tuple(field for field in {**new, **old} if old.get(field) != new.get(field))
+    return {
+        field: (old.get(field), new.get(field))
+        for field in {**new, **old}
+        if _encoded(old, field) != _encoded(new, field)
+    }
 
 
-def _flat(info: ModuleInfo) -> dict[str, bytes]:
+def _encoded(flat: dict[str, Any], field: str) -> bytes | None:
     """Encoded, because 1 equals True but its bytes differ."""
+    return encode(flat[field]) if field in flat else None
+
+
+def _flat(info: ModuleInfo) -> dict[str, Any]:
     flat = {}
     for field, value in to_plain(info).items():
         keyed = {f"{field}.{key}": part for key, part in value.items()} if field in MERGED_FIELDS else {field: value}
-        flat.update({key: encode(part) for key, part in keyed.items()})
+        flat.update(keyed)
     return flat

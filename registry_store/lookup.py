@@ -8,17 +8,19 @@ from itertools import islice
 
 import msgspec
 
-from dspy_registry.registry_store import layout
+from dspy_registry.registry_store import layout, selection
 from dspy_registry.registry_store.changes import State, alias_codec, implications_codec, state_codec
 from dspy_registry.registry_store.codec import INTACT, corrupt, crc32, decode_info, misplaced, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.labels import Label, labels_of
 from dspy_registry.registry_store.layers import Layer, layer_codec
 from dspy_registry.registry_store.names import DSPY_PREFIX, last_part, short_term, snake_case
 from dspy_registry.registry_store.order import load_names
 from dspy_registry.registry_store.postings import BitMap, load_posting, stored_blocks
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.selection import Selection, load_version, split
 from dspy_registry.registry_store.vocabulary import Vocabulary
 
 _CANDIDATES_SHOWN = 8
@@ -71,24 +73,60 @@ def info_of(value: bytes, name: str) -> ModuleInfo:
 
 
 def find_info(txn: Transaction, dbs: Databases, asked: str) -> ModuleInfo | None:
-    """The module of a full name, an alias or a short name. None: there is none.
+    """The module of a full name, an alias or a short name, and of the version after an @. None: there is no such name.
 
-    Raises AmbiguousNameError, CorruptRecordError.
+    Raises AmbiguousNameError, UnknownVersionError, UnknownLabelError, CorruptRecordError.
     """
     info = load_info(txn, dbs, asked) if is_askable(asked) else None
     if info is not None:
         return info
-    resolved = resolve(txn, dbs, asked)
-    return load_info(txn, dbs, resolved) if resolved else None
+    found = resolve_selector(txn, dbs, asked)
+    if found is None:
+        return None
+    return _selected(txn, dbs, *found).info if found[1] else load_info(txn, dbs, found[0])
 
 
 def load_stored(txn: Transaction, dbs: Databases, asked: str) -> StoredModule:
-    """The module with its provenance. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
-    name = resolve(txn, dbs, asked)
-    value = txn.get(name.encode(), None, dbs.modules) if name else None
-    if name is None or value is None:
+    """The module with its provenance. Raises UnknownModuleError, and as `find_info`."""
+    found = resolve_selector(txn, dbs, asked)
+    if found is None:
         raise unknown(txn, dbs, asked)
-    return open_record(value, name)
+    return _selected(txn, dbs, *found)
+
+
+def _selected(txn: Transaction, dbs: Databases, name: str, selector: str) -> StoredModule:
+    if not selector:
+        return open_record(txn.get(name.encode(), None, dbs.modules), name)
+    return load_version(txn, dbs, name, selection.select(txn, dbs, name, selector).choose(None).version)
+
+
+def select(txn: Transaction, dbs: Databases, asked: str) -> Selection:
+    """What was asked, resolved as far as it can be without a key. Raises as `load_stored`."""
+    found = resolve_selector(txn, dbs, asked)
+    if found is None:
+        raise unknown(txn, dbs, asked)
+    return selection.select(txn, dbs, *found)
+
+
+def load_labels(txn: Transaction, dbs: Databases, asked: str) -> dict[str, Label]:
+    """The labels of a full name, an alias or a short name. Raises UnknownModuleError, AmbiguousNameError."""
+    name = resolve(txn, dbs, asked)
+    if name is None:
+        raise unknown(txn, dbs, asked)
+    return labels_of(txn, dbs, name)
+
+
+def resolve_selector(txn: Transaction, dbs: Databases, asked: str) -> tuple[str, str] | None:
+    """(full name, selector) of what was asked; the selector is what follows the @, "" where that is part of the name.
+
+    None: there is no such name. Raises AmbiguousNameError.
+    """
+    name = resolve(txn, dbs, asked)
+    if name is not None:
+        return name, ""
+    part, selector = split(asked)
+    name = resolve(txn, dbs, part) if selector else None
+    return None if name is None else (name, selector)
 
 
 def resolve(txn: Transaction, dbs: Databases, asked: str) -> str | None:
@@ -155,9 +193,10 @@ def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleErr
     """The error for a missing module, with the closest names among its neighbours in key order and those in `dspy.`."""
     if not isinstance(asked, str) or not is_askable(asked):
         return UnknownModuleError(str(asked))
-    known = dict.fromkeys((*_names_from(txn, dbs, asked), *_names_from(txn, dbs, DSPY_PREFIX)))
+    part = split(asked)[0] or asked
+    known = dict.fromkeys((*_names_from(txn, dbs, part), *_names_from(txn, dbs, DSPY_PREFIX)))
     forms = {form: name for name in known for form in (last_part(name).lower(), name.lower())}
-    close = difflib.get_close_matches(asked.lower(), forms, n=6, cutoff=0.6)
+    close = difflib.get_close_matches(part.lower(), forms, n=6, cutoff=0.6)
     return UnknownModuleError(asked, tuple(dict.fromkeys(forms[form] for form in close))[:3])
 
 

@@ -13,15 +13,16 @@ these two are added at the end only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.daemon_status import DaemonStatus as DaemonStatus
 from dspy_registry.registry_store.errors import ProtocolError
-from dspy_registry.registry_store.frame_reader import HEADER_BYTES as HEADER_BYTES
-from dspy_registry.registry_store.frame_reader import FrameReader as FrameReader
+from dspy_registry.registry_store.framing import HEADER_BYTES as HEADER_BYTES
+from dspy_registry.registry_store.framing import FrameReader as FrameReader
 from dspy_registry.registry_store.layout import LAST_VERSION, MAX_RECORD_BYTES, REQUESTS
 from dspy_registry.registry_store.policy import Policy
 
@@ -86,7 +87,7 @@ class Register(Message, frozen=True, tag=1):
 
 
 class Part(Message, frozen=True, tag=2):
-    """Encoded modules of a batch upload; its request follows. Not answered."""
+    """Encoded modules of a batch upload, or pieces of a program; its request follows. Not answered."""
 
     modules: list[bytes]
 
@@ -161,6 +162,20 @@ class Rename(Message, frozen=True, tag=13):
     repeats: Repeats = ()
 
 
+class Publish(Message, frozen=True, tag=19):
+    """Publish a program. The `count` pieces of its document came as parts before; 0: it is stored already.
+
+    `publication` is an encoded Publication; `expected_version` None means any.
+    """
+
+    id: int
+    oldest: int
+    count: int
+    publication: bytes
+    expected_version: int | None = None
+    repeats: Repeats = ()
+
+
 class ReadStatus(Message, frozen=True, tag=9):
     """The state of the daemon: its pid, revision, queue lengths and errors."""
 
@@ -181,6 +196,15 @@ class ResetUsage(Message, frozen=True, tag=11):
     oldest: int
     name: str
     version: int | None = None
+
+
+class SetLabels(Message, frozen=True, tag=16):
+    """Set, move and remove labels in one commit. `updates` is an encoded tuple of LabelUpdate."""
+
+    id: int
+    oldest: int
+    updates: bytes
+    repeats: Repeats = ()
 
 
 class SetPolicy(Message, frozen=True, tag=20):
@@ -241,6 +265,8 @@ ChangeRequest: TypeAlias = (
     | Release
     | Rename
     | SetPolicy
+    | SetLabels
+    | Publish
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage | HealthRequest
 
@@ -278,6 +304,14 @@ class Applied(Message, frozen=True, tag=3):
     refused: tuple[str, ...] = ()
 
 
+class Versioned(Message, frozen=True, tag=19):
+    """What Publish did: this version has the program, visible from `revision` on."""
+
+    id: int
+    revision: int
+    version: int
+
+
 class BatchProgress(Message, frozen=True, tag=4):
     """How many modules of a batch upload have been looked at; 0 of 1 for any other request.
 
@@ -293,26 +327,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 """A function that is called with how much is done and the total. It is called often, so it must be quick."""
 
 
-class DaemonStatus(msgspec.Struct, frozen=True):
-    """The writer daemon at work.
-
-    `revision` is the newest committed one, `uptime` in seconds. `queued` are requests accepted and not yet answered;
-    `requests` those answered since the start, failures included; `groups` the commits they took. `sections` is
-    what further parts of the daemon say of themselves, by the name of the part. `hanging`: a commit takes so
-    long that it may never end.
-    """
-
-    pid: int
-    revision: int
-    uptime: float
-    connections: int
-    queued: int
-    requests: int
-    groups: int
-    sections: dict[str, Any] = {}
-    hanging: bool = False
-
-
 class Status(Message, frozen=True, tag=5):
     """The answer to ReadStatus."""
 
@@ -320,7 +334,7 @@ class Status(Message, frozen=True, tag=5):
     status: DaemonStatus
 
 
-Effect: TypeAlias = Done | Failed | Applied
+Effect: TypeAlias = Done | Failed | Applied | Versioned
 """The answers to a change. The reply cache holds them, so that a request that arrives twice gets the same answer."""
 Answer: TypeAlias = Effect | BatchProgress | Status
 

@@ -10,6 +10,9 @@ comparison with it fails. On the supported 64-bit processors an aligned 8-byte c
 
 The usage word beside it counts the commits that make no revision. So each commit moves one of the two.
 
+The bell is a third number, for those who sleep until something changes: the writer raises it after a commit, and wakes
+them. 0 means that the writer is of release 0.1.0, which rings no bell.
+
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
 The word never takes an earlier value again, and no two commits use the same odd word. So a reader that sees the same
 word before and after it reads the announcement has read the announcement of that word.
@@ -20,10 +23,12 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dspy_registry.registry_store.changes import Change, announcement_codec
+from dspy_registry.registry_store.data_file import refuse_loss
 from dspy_registry.registry_store.disk import explanation, sync
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -37,12 +42,15 @@ from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
 from dspy_registry.registry_store.own_files import new_file, open_file
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
+if TYPE_CHECKING:
+    from dspy_registry.registry_store.futex import FutexWord
+
 FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16
 
 _MAGIC: Final = b"dspy-registry-1\n"
 # The word has a cache line to itself: a write to the same line would slow its readers.
-_WORD_AT, _USAGE_AT, _MAGIC_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 4096
+_WORD_AT, _USAGE_AT, _MAGIC_AT, _BELL_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 192, 4096
 _ID_AT: Final = _MAGIC_AT + len(_MAGIC)
 _DATA_AT: Final = _ID_AT + 16
 _DATA: Final = struct.Struct("=QQ")  # device and inode of data.mdb
@@ -51,6 +59,8 @@ _PAYLOAD_AT: Final = _ANNOUNCEMENT_AT + _HEADER.size
 LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
 
 RETIRED: Final = float("nan")
+
+_LARGEST_BELL: Final = 2**32 - 1
 
 NO_DATA_FILE: Final = (0, 0)
 """Stands for no data file. A revision file that names it makes the next writer give the registry a new identity."""
@@ -137,6 +147,13 @@ class RevisionFile:
             os.close(descriptor)
         self.identity = (status.st_dev, status.st_ino)
 
+    @cached_property
+    def bell(self) -> FutexWord:
+        """The number that changes after each commit, to sleep on. ctypes is loaded only by those who need it."""
+        from dspy_registry.registry_store.futex import FutexWord
+
+        return FutexWord(self._map, _BELL_AT)
+
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
 
@@ -185,8 +202,14 @@ class RevisionFile:
         self.word[()] = committed(revision)
 
     def retire(self) -> None:
-        """Tell every process that maps this file to open the registry again."""
+        """Tell every process that maps this file to open the registry again, and wake those who sleep."""
         self.word[()] = RETIRED
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake all who sleep until something changes. Each of them takes some microseconds."""
+        self.bell.store(self.bell.value % _LARGEST_BELL + 1)
+        self.bell.wake_all()
 
 
 def create_revision_file(
@@ -200,6 +223,7 @@ def create_revision_file(
     """
     content = bytearray(FILE_BYTES)
     struct.pack_into("=d", content, _WORD_AT, committed(revision))
+    struct.pack_into("=I", content, _BELL_AT, 1)
     content[_MAGIC_AT:_ID_AT] = _MAGIC
     content[_ID_AT : _ID_AT + ID_BYTES] = registry_id
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
@@ -219,10 +243,15 @@ def create_revision_file(
 
 
 def data_identity(folder: Path) -> FileIdentity:
-    """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
+    """(device, inode) of the registry's data file.
+
+    Raises RegistryNotFoundError, StorePermissionError, and DamagedStoreError where the data file was taken away.
+    """
     try:
         status = os.stat(f"{folder}/{DATA_FILE}")  # noqa: PTH116 - half the time of Path.stat, at every opening
     except (FileNotFoundError, NotADirectoryError) as error:
+        if _knows_a_data_file(folder):
+            refuse_loss(folder)
         raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
     except OSError as error:
         raise StorePermissionError(
@@ -230,6 +259,14 @@ def data_identity(folder: Path) -> FileIdentity:
             remedy="Run readers as the writer's user or group, or let them read the folder.",
         ) from error
     return status.st_dev, status.st_ino
+
+
+def _knows_a_data_file(folder: Path) -> bool:
+    """Whether a revision file is here that names one. That of a backup, which may have been killed, names none."""
+    try:
+        return RevisionFile(folder).data_identity != NO_DATA_FILE
+    except StoreError:
+        return False
 
 
 def newest_word(folder: Path) -> float:

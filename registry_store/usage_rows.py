@@ -21,6 +21,7 @@ from dspy_registry.registry_store.layout import USAGE, versioned_key, versioned_
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
+from dspy_registry.registry_store.selection import split, version_in_force
 from dspy_registry.registry_store.statistics import Kept
 from dspy_registry.registry_store.usage import Buckets, ModuleUsage, VersionUsage
 
@@ -122,19 +123,25 @@ def load_version_usage(txn: Transaction, dbs: Databases, name: str, version: int
 
 
 class InForce(NamedTuple):
-    """A module and the usage of its version in force. `names` are those that its calls may have been reported by."""
+    """A module and the usage of its version in force, or of the version that was asked for.
+
+    `names` are those that its calls may have been reported by.
+    """
 
     info: ModuleInfo
     usage: VersionUsage
     names: tuple[str, ...]
+    is_in_force: bool = True
 
 
 def load_in_force(txn: Transaction, dbs: Databases, asked: str) -> InForce:
-    """By a full name, an alias or a short name. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
+    """By a full name, an alias or a short name, and the version after an @. Raises as `lookup.load_stored`."""
     stored = lookup.load_stored(txn, dbs, asked)
-    name = stored.info.name
-    usage = load_version_usage(txn, dbs, name, stored.provenance.version)
-    return InForce(stored.info, usage, tuple(dict.fromkeys((name, asked, *lookup_keys(name)))))
+    name, version = stored.info.name, stored.provenance.version
+    usage = load_version_usage(txn, dbs, name, version)
+    names = tuple(dict.fromkeys((name, asked, split(asked)[0], *lookup_keys(name))))
+    is_in_force = "@" not in asked or version == version_in_force(txn, dbs, name)
+    return InForce(stored.info, usage, names, is_in_force)
 
 
 def load_all(txn: Transaction, dbs: Databases) -> list[ModuleUsage]:

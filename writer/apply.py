@@ -5,8 +5,7 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+import msgspec
 
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import (
@@ -15,6 +14,7 @@ from dspy_registry.registry_store.changes import (
     Alias,
     AliasChange,
     Change,
+    LabelChange,
     ModuleChange,
     State,
     alias_codec,
@@ -24,30 +24,19 @@ from dspy_registry.registry_store.changes import (
 )
 from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.layers import defaults_codec, layer_codec
+from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
+from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.collection import program_rows
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
-
-
-@dataclass
-class Operations:
-    """The puts and deletes of each named database, and the change for the log.
-
-    `change` is None when no reader can see a difference. Then there is no new revision.
-    """
-
-    puts: dict[bytes, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
-    deletes: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    change: Change | None = None
-
-    def __bool__(self) -> bool:
-        return any(self.puts.values()) or any(self.deletes.values())
+from dspy_registry.writer.operations import Operations as Operations
 
 
 def apply(draft: Draft, now: int) -> Operations:
@@ -69,8 +58,11 @@ class _Application:
         self._changes: list[ModuleChange] = []
         self._expired_usage: dict[bytes, None] = {}
         self._alias_changes: list[AliasChange] = []
+        self._label_changes: list[LabelChange] = []
+        self._overrides: list[str] = []
         self._keys: dict[str, None] = {}
         self._patterns: dict[str, None] = {}
+        self._names_of_labels: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
@@ -96,17 +88,21 @@ class _Application:
         self._reindex_for_vocabulary()
         self._aliases()
         self._policies()
+        self._labels()
         self._layers()
+        self._programs()
         self._blocks()
         self._rows_of_names()
         self._conclude()
         self._requests()
         self._usage()
+        self._cluster()
         return self._result
 
     # Modules
 
     def _module(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        self._note_override(name, stored, entry)
         if stored is not None and entry is not None and self._only_source_changed(stored, entry):
             kept = stored.provenance
             self._put_record(entry, kept.revision, kept.updated_at)
@@ -115,7 +111,9 @@ class _Application:
         if stored is None and entry is None and not past:
             return
         self._index(name, stored, entry)
-        if stored is not None:
+        if entry is not None and entry.global_revision:
+            self._make_room(name, entry.version)
+        if stored is not None and (entry is None or stored.provenance.version < entry.version):
             self._keep_history(name, stored.provenance.version, self._catalog.record(name))
         for replaced in past:
             if stored is None or replaced.version > stored.provenance.version:
@@ -140,10 +138,25 @@ class _Application:
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
-        return (kept.version, kept.sequence) == (entry.version, entry.sequence)
+        is_the_same = (kept.version, kept.sequence) == (entry.version, entry.sequence)
+        return is_the_same and (not entry.global_revision or encode(stored.info) == entry.encoded)
+
+    def _make_room(self, name: str, version: int) -> None:
+        """A version comes from a cluster: drop what this host counted itself from there on, and what is too old.
+
+        A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
+        """
+        labelled = labelled_versions(self._labels_after(name).values())
+        for kept in self._catalog.kept_versions(name):
+            if not (version - layout.HISTORY_VERSIONS <= kept < version or (kept < version and kept in labelled)):
+                key = layout.versioned_key(name, kept)
+                self._forget_usage(key)
+                self._result.deletes[layout.HISTORY].append(key)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by)
+        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
+        if entry.global_revision:
+            kept = msgspec.structs.replace(kept, global_revision=entry.global_revision)
         return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
@@ -152,8 +165,11 @@ class _Application:
 
     def _keep_history(self, name: str, version: int, record: bytes) -> None:
         self._result.puts[layout.HISTORY][layout.versioned_key(name, version)] = record
-        expired = version - layout.HISTORY_VERSIONS
-        if expired <= 0:
+        self._expire(name, version - layout.HISTORY_VERSIONS)
+
+    def _expire(self, name: str, expired: int) -> None:
+        """Drop a version from the history, unless a label names it."""
+        if expired <= 0 or expired in labelled_versions(self._labels_after(name).values()):
             return
         key = layout.versioned_key(name, expired)
         self._forget_usage(key)
@@ -246,6 +262,16 @@ class _Application:
         else:
             self._result.puts[database][key] = value
 
+    def _programs(self) -> None:
+        staged, result = self._draft.programs, self._result
+        has_versions = any(
+            result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY)
+        )
+        if staged or (has_versions and self._catalog.has_programs):
+            rows, gone, result.references = program_rows(staged, result.puts, result.deletes, self._catalog)
+            result.puts[layout.PROGRAMS].update(rows)
+            result.deletes[layout.PROGRAMS] += gone
+
     # Aliases, layers, log
 
     def _aliases(self) -> None:
@@ -271,6 +297,55 @@ class _Application:
                 self._put_or_delete(layout.POLICIES, key, value)
                 self._patterns[pattern] = None
 
+    def _labels_after(self, name: str) -> dict[str, Label]:
+        """The labels of a module as this draft leaves them."""
+        staged = self._draft.labels.get(name)
+        return self._catalog.labels(name) if staged is None else staged
+
+    def _labels(self) -> None:
+        for name, labels in self._draft.labels.items():
+            before = self._catalog.labels(name)
+            for label in {**before, **labels}:
+                if before.get(label) != labels.get(label):
+                    self._label(name, label, before.get(label), labels.get(label))
+            for version in labelled_versions(before.values()) - labelled_versions(labels.values()):
+                if version <= self._newest_past(name) - layout.HISTORY_VERSIONS:
+                    self._expire(name, version)
+
+    def _label(self, name: str, label: str, before: Label | None, after: Label | None) -> None:
+        key = layout.label_key(name, label)
+        by = self._draft.label_authors.get((name, label))
+        dumped = None
+        if after is not None:
+            stored = msgspec.structs.replace(after, by=by, revision=self._revision, updated_at=self._now)
+            dumped = label_codec.dump(stored, key, self._format)
+        self._put_or_delete(layout.LABELS, key, dumped)
+        self._names_of_labels[name] = None
+        old, new = (tuple(found.versions.items()) if found else () for found in (before, after))
+        source = after.source if after else before.source if before else ""
+        self._label_changes.append(LabelChange(name, label, old, new, source, by))
+
+    def _newest_past(self, name: str) -> int:
+        """The newest version of a module in the history, after this draft. 0: there is none."""
+        entry = self._draft.module(name)
+        if entry is not None:
+            return entry.version - 1
+        past = self._draft.dropped.get(name, ())
+        stored = self._catalog.module(name)
+        return past[-1].version if past else stored.provenance.version if stored else self._catalog.last_version(name)
+
+    def _note_override(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+        """Note a module that becomes an override of what other sources declare, or ends as such."""
+        old = stored is not None and stored.provenance.source == CLIENT
+        new = entry is not None and entry.source == CLIENT
+        staged = self._draft.layers.get(name)
+        if old == new and staged is None:
+            return
+        before = self._catalog.layers(name) if stored is not None else {}  # without a record there are no layers
+        after = before if staged is None else staged
+        if (old and bool(before)) != (new and bool(after)):
+            self._overrides.append(name)
+
     def _layers(self) -> None:
         if self._draft.defaults is not None:
             rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
@@ -286,7 +361,7 @@ class _Application:
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
-        if not (self._changes or self._keys or self._postings or self._patterns):
+        if not (self._changes or self._keys or self._postings or self._label_changes or self._patterns):
             return
         change = self._change()
         self._result.change = change
@@ -311,15 +386,22 @@ class _Application:
             else:
                 self._result.puts[layout.USAGE][key] = row
 
+    def _cluster(self) -> None:
+        """What this host knows of global records, in the commit that shows them."""
+        for key, row in self._draft.cluster.items():
+            self._put_or_delete(layout.META, key, row)
+        if self._draft.position is not None:
+            self._put_or_delete(layout.META, layout.META_CLUSTER, self._draft.position or None)
+
     def _change(self) -> Change:
         by = tuple(self._draft.authors)
-        if len(self._changes) > LARGEST_LISTED_CHANGE:
+        if max(len(self._changes), len(self._label_changes)) > LARGEST_LISTED_CHANGE:
             return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
-        for changed in self._changes:
+        for name in dict.fromkeys((*(changed.name for changed in self._changes), *self._names_of_labels)):
             # A damaged alias may have meant any module, and a reader may still have it cached.
-            aliases = (*self._catalog.aliases_of(changed.name), *self._catalog.aliases_of(DAMAGED.name))
-            for key in (*lookup_keys(changed.name), *aliases):
+            aliases = (*self._catalog.aliases_of(name), *self._catalog.aliases_of(DAMAGED.name))
+            for key in (*lookup_keys(name), *aliases):
                 self._keys[key] = None
         return Change(
             self._revision,
@@ -329,5 +411,7 @@ class _Application:
             tuple(terms),
             by=by,
             policies=tuple(self._patterns),
+            labels=tuple(self._label_changes),
+            overrides=tuple(self._overrides),
             aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
         )

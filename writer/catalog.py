@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, lru_cache
 
@@ -17,9 +17,10 @@ from dspy_registry.registry_store.changes import (
 from dspy_registry.registry_store.codec import decode_record, key_text, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.history import past_records
+from dspy_registry.registry_store.labels import Label, label_codec, labels_of
 from dspy_registry.registry_store.layers import DISCOVERED, Defaults, Layer, defaults_codec, layer_codec
 from dspy_registry.registry_store.layout import (
+    META_CLUSTER,
     META_DEFAULTS,
     META_VOCABULARY,
     layer_key,
@@ -32,16 +33,19 @@ from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, 
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
+from dspy_registry.registry_store.program_rows import is_stored, keys_of, load_program, program_of, stored_digests
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.registry_store.scan import items_with_prefix
+from dspy_registry.registry_store.scan import items_with_prefix, value_at
+from dspy_registry.registry_store.selection import load_version, past_records
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
 from dspy_registry.writer.classes import ClassIndex
+from dspy_registry.writer.program_index import ProgramIndex
 
 
 class Catalog:
-    """Reads of one transaction. `aliases` and `classes` are indexes kept from earlier commits; None: new ones."""
+    """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones."""
 
     def __init__(
         self,
@@ -49,16 +53,20 @@ class Catalog:
         dbs: Databases,
         aliases: AliasIndex | None = None,
         classes: ClassIndex | None = None,
+        programs: ProgramIndex | None = None,
     ) -> None:
         self._txn = txn
         self._dbs = dbs
         self._provenances: dict[str, Provenance | None] = {}
         self._alias_index = aliases or AliasIndex()
         self._class_index = classes or ClassIndex()
+        self._program_index = programs or ProgramIndex()
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
         self.has_history = self._has_entries(dbs.history)
         self.has_layers = self._has_entries(dbs.layers)
+        self.has_programs = dbs.programs is not None and self._has_entries(dbs.programs)
+        self.has_labels = dbs.labels is not None and self._has_entries(dbs.labels)
         self.is_empty = not self._has_entries(dbs.modules)
 
     @property
@@ -131,6 +139,72 @@ class Catalog:
         """Whether this version is kept in the history."""
         key = versioned_key(name, version)
         return self._txn.get(key, None, self._dbs.history) is not None
+
+    def row(self, database: bytes, key: bytes) -> bytes | None:
+        """The stored bytes of a row, or None."""
+        value: bytes | None = self._txn.get(key, None, getattr(self._dbs, database.decode()))
+        return value
+
+    # Programs
+
+    def has_program(self, digest: bytes) -> bool:
+        """Whether the document of this digest is stored."""
+        return self.has_programs and is_stored(self._txn, self._dbs, digest)
+
+    def has_whole_program(self, digest: bytes) -> bool:
+        """Whether the document of this digest is stored and intact. Reads all of it."""
+        if not self.has_program(digest):
+            return False
+        with suppress(CorruptRecordError):
+            return bool(load_program(self._txn, self._dbs, digest))
+        return False
+
+    def past_versions(self, name: str) -> Iterator[StoredModule]:
+        """The replaced versions of a full name that can be read, newest first."""
+        for _, record in past_records(self._txn, self._dbs, name):
+            with suppress(CorruptRecordError):
+                yield open_record(record, name)
+
+    def program_keys(self, digest: bytes) -> list[bytes]:
+        """The keys of all rows of a document."""
+        return keys_of(self._txn, self._dbs, digest)
+
+    def program_references(self) -> Mapping[bytes, int]:
+        """How many kept versions name each document, by digest; 0: none does."""
+        if not self.has_programs:
+            return {}
+        index = self._program_index
+        return index.references(self.state.revision, self._named_programs, self._stored_programs)
+
+    def forget_program_references(self) -> None:
+        """Read them again: a damaged record is replaced, and it is not known what it named."""
+        self._program_index.forget()
+
+    def _named_programs(self) -> Iterator[bytes]:
+        for database in (self._dbs.modules, self._dbs.history):
+            yield from filter(None, (program_of(record) for _, record in self._txn.cursor(database)))
+
+    def _stored_programs(self) -> Iterator[bytes]:
+        return stored_digests(self._txn, self._dbs)
+
+    # Labels and layers
+
+    def past_version(self, name: str, version: int) -> StoredModule:
+        """A version of a registered module. Raises UnknownVersionError, CorruptRecordError."""
+        return load_version(self._txn, self._dbs, name, version)
+
+    def labels(self, name: str) -> dict[str, Label]:
+        """The labels of a module. Damaged ones name nothing: they can be set again or removed."""
+        return labels_of(self._txn, self._dbs, name, are_damages_told=False) if self.has_labels else {}
+
+    def labels_from(self, source_prefix: str) -> Iterator[tuple[str, str, Label]]:
+        """(name, label, what it names) of every label that can be read and whose source begins with `source_prefix`."""
+        for key, value in items_with_prefix(self._txn, self._dbs.labels, b""):
+            with suppress(CorruptRecordError):
+                found = label_codec.load(value, key, self.format)
+                if found.source.startswith(source_prefix):
+                    name, _, label = key_text(key).partition("\0")
+                    yield name, label, found
 
     def layers(self, name: str) -> dict[str, Layer]:
         """By source, the fields that sources other than clients declare of a module."""
@@ -210,6 +284,27 @@ class Catalog:
         """The vocabulary of all sources together."""
         return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta), self.format)
 
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(name, stored bytes) of every module."""
+        return items_with_prefix(self._txn, self._dbs.modules, b"")
+
+    def cluster_row(self, key: bytes) -> bytes | None:
+        """What is known of a global record, by its key in `meta`, or None."""
+        return value_at(self._txn, self._dbs.meta, key)
+
+    def cluster_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of each row of a global record whose key begins with `prefix`."""
+        return items_with_prefix(self._txn, self._dbs.meta, prefix)
+
+    @property
+    def position(self) -> bytes | None:
+        """How far this host has followed a cluster, as stored. None: it belongs to none."""
+        return value_at(self._txn, self._dbs.meta, META_CLUSTER)
+
+    def kept_versions(self, name: str) -> list[int]:
+        """The versions in the history of this full name, newest first."""
+        return [version for version, _ in past_records(self._txn, self._dbs, name)]
+
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""
         row: bytes | None = self._txn.get(key, None, self._dbs.usage)
@@ -263,18 +358,25 @@ class Catalog:
     def _past_at(self, name: str, time: int, current: Provenance) -> Provenance:
         """The version that was in force at a time, else the oldest one that is kept."""
         found = current
+        after = current.version
         for version, record in past_records(self._txn, self._dbs, name):
-            if version < current.version and found.updated_at > time:
-                with suppress(CorruptRecordError):
-                    found = open_record(record, name).provenance
+            if found.updated_at <= time or version != after - 1:  # a gap: only labels keep what is older
+                break
+            after = version
+            with suppress(CorruptRecordError):
+                found = open_record(record, name).provenance
         return found
 
     def registered_name(self, asked: str) -> str | None:
-        """The full name of the one registered module that `asked` means. None: it means no module, or several."""
+        """The full name of the one registered module that `asked` means. None: it means no module, or several.
+
+        What follows an @ is left out.
+        """
         try:
-            return lookup.resolve(self._txn, self._dbs, asked)
+            found = lookup.resolve_selector(self._txn, self._dbs, asked)
         except AmbiguousNameError:
             return None
+        return found[0] if found else None
 
     def unknown(self, asked: object) -> UnknownModuleError:
         """The error for a name that no module has, with the closest known names."""

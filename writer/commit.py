@@ -30,6 +30,8 @@ from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.ownership import Ownership
+from dspy_registry.writer.program_index import ProgramIndex
+from dspy_registry.writer.ringer import Ringer
 from dspy_registry.writer.writer_lock import WriterLock
 
 _DROPPED_AT_ONCE: Final = 256
@@ -44,6 +46,7 @@ class Committer:
         self._environment = environment
         self._lock = lock
         self._revision_file = revision_file
+        self._ringer = Ringer(revision_file)
         self._ownership = Ownership(environment, revision_file, lock)
         self._is_word_right = True  # the word says what landed
         self._is_disk_broken = False
@@ -55,6 +58,7 @@ class Committer:
         """Seconds that LMDB took to make the newest commit durable."""
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
+        self._programs = ProgramIndex()
 
     @property
     def revision(self) -> int:
@@ -66,6 +70,7 @@ class Committer:
         """Wait for the commit under way, and refuse all later commits. The caller gives up the writer lock next."""
         with self._environment.write_gate:
             self._is_closed = True
+        self._ringer.end()
 
     @property
     def is_lost(self) -> bool:
@@ -92,7 +97,7 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 number = self._ownership.verify(txn)
-                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs)
                 draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
@@ -104,6 +109,8 @@ class Committer:
                 self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
+                    self._programs.follow(catalog.state.revision, operations.change.revision, operations.references)
+                    self._ringer.ring()
             except lmdb.Error as error:
                 txn.abort()
                 self._is_disk_broken = error.code == errno.EIO

@@ -6,9 +6,12 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Alias
 from dspy_registry.registry_store.errors import InvalidArgumentError, InvalidModuleError, UnknownModuleError
+from dspy_registry.registry_store.labels import labelled_versions
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.validation import name_problems, stored_name_problems
-from dspy_registry.writer.draft import Draft, Entry
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
+from dspy_registry.writer.labels import carry_labels
 
 
 def release(draft: Draft, name: str) -> None:
@@ -29,7 +32,9 @@ def release(draft: Draft, name: str) -> None:
 
 
 def rename(draft: Draft, old: str, new: str) -> None:
-    """Register a client's module under another name, with its aliases. Its history stays under the old name.
+    """Register a client's module under another name, with its aliases and labels. Its history stays under the old name.
+
+    Versions that labels name come along, numbered from 1, since a label names versions of its own module.
 
     Raises UnknownModuleError, and InvalidModuleError when `new` is malformed or taken, or other sources declare the
     module: they would bring the old name back.
@@ -45,7 +50,11 @@ def rename(draft: Draft, old: str, new: str) -> None:
         problems.append(f"{declaring} declares {old!r}: rename it there")
     if problems:
         raise InvalidModuleError(f"{old!r} as {new!r}", problems)
-    draft.register(msgspec.structs.replace(current.info, name=new))
+    renumbered = {}
+    for version in sorted({*labelled_versions(draft.labels_of(old).values()), current.version}):
+        info, program = draft.past_version(old, version)
+        renumbered[version] = draft.put_version(msgspec.structs.replace(info, name=new), CLIENT, program).version
+    carry_labels(draft, old, new, renumbered)
     for alias in tuple(draft.aliases_of(old)):
         draft.aliases.put(alias, draft.alias(alias), Alias(new, CLIENT))
     draft.unregister(old)

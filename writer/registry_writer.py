@@ -7,16 +7,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import InvalidModuleError
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.policy import Policy
+from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
-from dspy_registry.writer import overrides, policies, reconcile
+from dspy_registry.writer import labels, overrides, policies, reconcile
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.member import refuse_member
+from dspy_registry.writer.programs import Publication, Published, check_publication, publish
 from dspy_registry.writer.store import Store
+from dspy_registry.writer.usage_reset import reset_usage
 
 if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -37,6 +42,11 @@ class RegistryWriter:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._store = Store(registry_path(path))
+        try:
+            refuse_member(self._store.environment)
+        except BaseException:
+            self._store.close()
+            raise
         self._by = os.geteuid(), os.getpid()
 
     def __repr__(self) -> str:
@@ -86,11 +96,31 @@ class RegistryWriter:
     def rename_module(self, name: str, new_name: str) -> int:
         """Give a client's module another name. Returns the revision in which it has it.
 
-        Its record and its aliases go to the new name. Its history and its statistics stay under the old one. Raises
+        Its record, its aliases and its labels go to the new name, with the versions that labels name, numbered from 1.
+        The rest of its history and its statistics stay under the old one. Raises
         UnknownModuleError, and InvalidModuleError when the new name is malformed or taken, or when manifests, core or
         discovery declare the module: they would bring the old name back.
         """
         return self._commit(lambda draft: overrides.rename(draft, name, new_name))
+
+    def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """Publish a program as a version of a module, and set its label, in one commit.
+
+        `document` are the bytes of a ProgramDocument; empty: the document of this digest is stored already. `publish`
+        of `dspy_registry.integrations.dspy` makes both from a program. With `expected_version` the call succeeds only
+        if that is the version in force; 0: if the module is not registered; None: in any case. Raises
+        InvalidProgramError, InvalidModuleError, ConflictError, UpgradeRequiredError.
+        """
+        check_publication(publication, len(document), expected_version)
+        pieces, version = cut(document), 0
+
+        def stage(draft: Draft) -> None:
+            nonlocal version
+            version = publish(draft, publication, pieces, expected_version)
+
+        return Published(self._commit(stage), publication.name, version, publication.digest.hex())
 
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
@@ -120,6 +150,30 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: policies.set_policy(draft, pattern, None))
 
+    def set_label(
+        self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
+    ) -> int:
+        """Let a label of the module `name` name a version, or several with weights: `{3: 90, 4: 10}`.
+
+        `name` is a full name. Only the proportions of weights count. What a label names is kept. With `expected`
+        the call succeeds only if the label names just that; 0: if it is not set; None: in any case. Returns the
+        revision in which it is visible. Raises InvalidArgumentError for a malformed label or weights,
+        UnknownModuleError, UnknownVersionError, LabelConflictError, UpgradeRequiredError.
+        """
+        return self.set_labels((label_update(name, label, versions, expected),))
+
+    def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
+        """Set, move and remove up to 128 labels in one commit, or none. Errors are as for `set_label`."""
+        checked = labels.checked(updates)
+        return self._commit(lambda draft: labels.set_labels(draft, checked))
+
+    def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
+        """Remove a label of a module. Returns the revision in which it is gone. Raises UnknownLabelError.
+
+        Further errors are as for `set_label`.
+        """
+        return self.set_labels((label_update(name, label, None, expected),))
+
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare, and re-index in the same commit.
 
@@ -147,7 +201,7 @@ class RegistryWriter:
         keeps what it saw itself of the last calls, and acts on that until calls complete. Raises UnknownModuleError,
         InvalidArgumentError for what is no version.
         """
-        self._commit(lambda draft: draft.reset_usage(name, version))
+        self._commit(lambda draft: reset_usage(draft, name, version))
 
     def close(self) -> None:
         """Release the registry to other writers. Does nothing the second time."""

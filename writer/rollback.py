@@ -10,8 +10,10 @@ import msgspec
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import CorruptRecordError, UnknownVersionError
 from dspy_registry.registry_store.history import KeptVersion, Versions, load_versions
-from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.program_rows import program_of
+from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.registry_store.sharing import attach, detach
+from dspy_registry.writer.programs import Publication
 
 if TYPE_CHECKING:
     from dspy_registry.writer.client.client import WriterClient
@@ -48,24 +50,60 @@ def roll_back(writer: RegistryWriter | WriterClient, versions: Versions, version
     ConflictError when the module was changed since, and what `register_module` raises.
     """
     chosen = choose(versions, version)
-    info = chosen.load().info
-    revision = writer.register_module(info, expected_version=versions.in_force)
-    now = versions.in_force if _is_in_force(versions, info) else versions.kept[0].version + 1
+    stored = chosen.load()
+    revision = _register(writer, stored, versions)
+    now = versions.in_force if _is_in_force(versions, stored) else versions.kept[0].version + 1
     return RolledBack(revision, versions.name, chosen.version, now)
 
 
+def _register(writer: RegistryWriter | WriterClient, stored: StoredModule, versions: Versions) -> int:
+    """A new record keeps the program in force, so a version is registered together with its program."""
+    program = stored.provenance.program
+    if not program and not program_of(versions.kept[0].record):
+        return writer.register_module(stored.info, expected_version=versions.in_force)
+    publication = Publication(versions.name, program, stored.info, is_in_force=True)
+    return writer.publish_program(publication, b"", expected_version=versions.in_force).revision
+
+
 def choose(versions: Versions, version: int | None) -> KeptVersion:
-    """The version to register again. Raises UnknownVersionError naming the kept versions."""
+    """The version to register again. Raises UnknownVersionError naming the kept versions.
+
+    Without a version it is the newest one that was in force and is not what is in force now.
+    """
+    later: KeptVersion | None = None
     for kept in versions.kept:
-        if kept.version == version or (version is None and kept.version != versions.in_force):
+        if kept.version == version:
             return kept
+        is_eligible = kept.version != versions.in_force and not _was_passed_by(kept, later)
+        if version is None and is_eligible and not _is_what_is_in_force(versions, kept):
+            return kept
+        later = kept
     raise UnknownVersionError(versions.name, version, (kept.version for kept in versions.kept))
 
 
-def _is_in_force(versions: Versions, info: ModuleInfo) -> bool:
+def _was_passed_by(kept: KeptVersion, later: KeptVersion | None) -> bool:
+    """Whether the next version came in the same commit, as when a program is published beside what is in force."""
+    if later is None:
+        return False
+    try:
+        return kept.load().provenance.revision == later.load().provenance.revision
+    except CorruptRecordError:
+        return False
+
+
+def _is_what_is_in_force(versions: Versions, kept: KeptVersion) -> bool:
+    try:
+        return _is_in_force(versions, kept.load())
+    except CorruptRecordError:
+        return False
+
+
+def _is_in_force(versions: Versions, stored: StoredModule) -> bool:
     if not versions.in_force:
         return False
     try:
-        return encode(versions.kept[0].load().info) == encode(info)
+        current = versions.kept[0].load()
     except CorruptRecordError:
         return False
+    is_same = current.provenance.program == stored.provenance.program
+    return is_same and encode(current.info) == encode(stored.info)

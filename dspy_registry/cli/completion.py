@@ -38,6 +38,12 @@ def _aliases(snapshot: Snapshot, start: str) -> Iterable[str]:
     return snapshot.aliases(start)
 
 
+def _labels(snapshot: Snapshot, start: str) -> Iterable[str]:
+    """The labels of all modules that begin so, each once."""
+    found = (label for name in snapshot.labelled_modules() for label in snapshot.labels(name))
+    return dict.fromkeys(label for label in found if label.startswith(start))
+
+
 def _words(kind: str) -> Source:
     return lambda snapshot, start: snapshot.words(kind, start)
 
@@ -58,6 +64,7 @@ def _completion(source: Source) -> Completion:
 modules = _completion(_names)
 kept_modules = _completion(_kept_names)
 aliases = _completion(_aliases)
+labels = _completion(_labels)
 capabilities = _completion(_words("capability"))
 categories = _completion(_words("category"))
 pools = _completion(_words("pool"))

@@ -13,6 +13,7 @@ import click
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.buckets import BUCKETS
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.vocabulary import LEVELS
@@ -75,17 +76,27 @@ def conditions(command: Decorated) -> Decorated:
 @click.command("get", short_help="Show one module.")
 @click.argument("name", shell_complete=completion.modules)
 @click.option("--explain", is_flag=True, help="Also show which source gave each field.")
+@click.option("--key", metavar="KEY", help="The version that a label with weights means for this key.")
+@click.option("--at-version", "version", type=click.IntRange(min=1), metavar="N", help="Show this version.")
 @console.path_option
 @console.json_option
-def get(name: str, explain: bool, path: Path | None, as_json: bool) -> None:
+def get(name: str, explain: bool, key: str | None, version: int | None, path: Path | None, as_json: bool) -> None:
     """Show one module: by its full name, an alias, or a short name (predict, Predict).
 
-    `register` takes what --json prints.
+    NAME@3 is a version, NAME@champion what a label names. `register` takes what --json prints.
+
+    \b
+    dspy-registry get acme.Qa@live --key user-17
     """
+    if version is not None and (key is not None or explain):
+        raise click.UsageError("--at-version goes with neither --key nor --explain.")
     with open_registry(path) as registry, registry.snapshot() as snapshot:
-        stored = snapshot.describe(name)
-        given = snapshot.explain(name) if explain else None
-        shown = _with_overrides(snapshot, stored)
+        resolved = snapshot.resolve(f"{name}@{version}" if version else name, key=key)
+        stored = snapshot.describe(str(resolved))
+        if explain and resolved.version != snapshot.resolve(resolved.name).version:
+            raise click.UsageError("--explain is for the version in force: sources are not kept of others.")
+        given = snapshot.explain(resolved.name) if explain else None
+        shown = _shown(snapshot, stored)
     if as_json:
         console.print_json({**shown, **({} if given is None else {"explained": given})})
     else:
@@ -99,10 +110,15 @@ def plain(stored: StoredModule) -> dict[str, Any]:
     return {**to_plain(stored.info), "provenance": provenance}
 
 
-def _with_overrides(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
-    """What `plain` gives, with what a snapshot knows beside: implied capabilities, and what is overridden."""
-    name = stored.info.name
-    beside = {"implied_capabilities": snapshot.implied_capabilities(name), "overrides": snapshot.overridden(name)}
+def _shown(snapshot: Snapshot, stored: StoredModule) -> dict[str, Any]:
+    """What `plain` gives, with what a snapshot knows beside: implied capabilities, labels, what is overridden."""
+    name, version = stored.info.name, stored.provenance.version
+    labels = {word: kept.versions for word, kept in snapshot.labels(name).items() if version in kept.versions}
+    beside = {
+        "implied_capabilities": snapshot.implied_capabilities(f"{name}@{version}"),
+        "overrides": snapshot.overridden(f"{name}@{version}"),
+        "labels": {word: 100 * versions[version] / BUCKETS for word, versions in labels.items()},
+    }
     return {**plain(stored), **beside}
 
 
@@ -117,6 +133,9 @@ def _rows(stored: StoredModule, beside: dict[str, Any], given: dict[str, str] | 
             yield "implied", beside["implied_capabilities"]
     kept = stored.provenance
     yield "version", kept.version
+    if beside["labels"]:
+        shares = ((word, f" {share:g} %" if share < 100 else "") for word, share in beside["labels"].items())
+        yield "labels", [word + share for word, share in shares]
     yield "revision", kept.revision
     yield "source", _source(kept.source, beside["overrides"])
     yield "by", shown_requester(kept.by)
@@ -157,7 +176,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
     """Print the modules that meet the conditions; their number."""
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         found = snapshot.find(**conditions)
-        modules = (_with_overrides(snapshot, snapshot.describe(name)) for name in found)
+        modules = (_shown(snapshot, snapshot.describe(name)) for name in found)
         hints = [] if found or as_json else _hints(snapshot, _wanted(conditions))
         if as_json:
             items: Iterable[Any] = found if names_only else modules

@@ -15,7 +15,7 @@ from dspy_registry.writer.manifests.lines import Path, shown_path
 from dspy_registry.writer.manifests.text import Document, TextProblem, read_stream
 from dspy_registry.writer.manifests.validate import module_entry_problems
 
-_IGNORED: Final = ("provenance", "explained", "changed", "implied_capabilities", "overrides")
+_IGNORED: Final = ("provenance", "explained", "changed", "changes", "implied_capabilities", "overrides", "labels")
 """What `get --json` and `history --json` add to a module. The registry sets these itself."""
 
 _BESIDE: Final = ("$schema", "revision", "failures", "python", "dspy_version", "registered")

@@ -10,6 +10,7 @@ import click
 
 from dspy_registry.cli import completion, console
 from dspy_registry.cli.beneath import declaring_manifests, warn_of_overrides
+from dspy_registry.cli.label import labels_of
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.vocabulary import LEVELS
@@ -139,6 +140,7 @@ def unregister(names: tuple[str, ...], embedded: bool, path: Path | None, as_jso
     revision = None
     with open_writer(path, embedded) as writer:
         returning = declaring_manifests(path, dict.fromkeys(names))
+        labelled = dict(labels_of(path, dict.fromkeys(names)))
         for name in dict.fromkeys(names):
             try:
                 revision = writer.unregister_module(name)
@@ -148,9 +150,13 @@ def unregister(names: tuple[str, ...], embedded: bool, path: Path | None, as_jso
                 unknown.append(name)
     if as_json:
         back = {name: source for name, source in returning.items() if name in removed}
-        console.print_json({"revision": revision, "names": removed, "unknown": unknown, "declared_by": back})
+        gone = {name: held for name, held in labelled.items() if name in removed}
+        facts = {"names": removed, "unknown": unknown, "declared_by": back, "labels": gone}
+        console.print_json({"revision": revision, **facts})
     elif removed:
         console.print_done(f"unregistered {', '.join(removed)}", {"revision": revision}, as_json=False)
+        for name in filter(labelled.__contains__, removed):
+            console.say(f"the labels of {name} are gone with it: {', '.join(labelled[name])}")
         for name in filter(returning.__contains__, removed):
             brings_back = "the next change of that folder, or the daemon's next start, brings it back"
             console.print_warning(f"{returning[name]} declares {name}: {brings_back}. Remove it there.")

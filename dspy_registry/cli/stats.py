@@ -16,6 +16,7 @@ from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.advice import Standing
 from dspy_registry.registry_store.outcome_kinds import KINDS
+from dspy_registry.registry_store.selection import split
 from dspy_registry.registry_store.usage import SIZES, ModuleUsage, VersionUsage
 
 _COLUMNS: Final = (
@@ -55,19 +56,22 @@ def stats() -> None:
 @click.argument("names", nargs=-1, shell_complete=completion.modules)
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Show the N most used only.")
 @click.option("--hours", is_flag=True, help="Draw the last 40 hours, not the last one.")
-@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Show what advice on version N is made of.")
+@click.option("--version", metavar="N", help="Show what advice on version N, or on the version of a label, is made of.")
 @console.path_option
 @console.json_option
 def show(
-    names: tuple[str, ...], limit: int | None, hours: bool, version: int | None, path: Path | None, as_json: bool
+    names: tuple[str, ...], limit: int | None, hours: bool, version: str | None, path: Path | None, as_json: bool
 ) -> None:
     """Show how modules are used: calls, failures, latencies, tokens and cost; the most used first.
 
     Latencies are of calls that succeeded. A module's tokens and cost include those of the modules it calls. The last
     column draws the number of calls over time, the newest on the right.
 
-    `stats reset NAME` forgets the statistics of a module. With --version, NAME is one module.
+    `stats reset NAME` forgets the statistics of a module. With --version, NAME is one module; NAME@N is as with it.
     """
+    if version is None and len(names) == 1 and "@" in names[0]:
+        found_name, version = split(names[0])
+        names = (found_name,)
     if version is not None:
         if len(names) != 1:
             raise click.UsageError("--version needs one module's name.")
@@ -90,9 +94,12 @@ def show(
         console.print_warning(f"{lost:,} calls are not counted: their reporters or the daemon had no room for them")
 
 
-def show_version(name: str, version: int, path: Path | None, as_json: bool) -> None:
+def show_version(name: str, selector: str, path: Path | None, as_json: bool) -> None:
     """Print what calls of one version have shown, by size of input."""
     with open_registry(path) as registry:
+        version = (
+            int(selector) if selector.isascii() and selector.isdigit() else registry.resolve(f"{name}@{selector}")[1]
+        )
         usage = registry.usage(name, version)
     if as_json:
         console.print_json(plain_version(usage))

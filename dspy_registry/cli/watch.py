@@ -13,19 +13,30 @@ from dspy_registry.cli import console
 from dspy_registry.cli.tables import printable
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import Change, shown_requester
+from dspy_registry.registry_store.labels import shown_versions
 from dspy_registry.registry_store.records import By
 
 
 @click.command("watch", short_help="Print changes as they are committed.")
 @click.option("--since", type=click.IntRange(min=0), metavar="REVISION", help="Begin after this revision, not now.")
+@click.option(
+    "--names", multiple=True, metavar="PATTERN", help="Only what concerns such names: 'acme.*'. Repeated: any of them."
+)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after SECONDS without a change.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N changes.")
 @console.path_option
 @console.json_option
-def watch(since: int | None, timeout: float | None, count: int | None, path: Path | None, as_json: bool) -> None:
+def watch(
+    since: int | None,
+    names: tuple[str, ...],
+    timeout: float | None,
+    count: int | None,
+    path: Path | None,
+    as_json: bool,
+) -> None:
     """Print each change as it is committed, until interrupted; with --json, one object per line."""
     with open_registry(path) as registry:
-        changes = registry.watch(since, timeout=timeout)
+        changes = registry.watch(since, names=names or None, timeout=timeout)
         for number, change in enumerate(changes, 1):
             _show(change, as_json)
             if number == count:
@@ -44,7 +55,7 @@ def _show(change: Change, as_json: bool) -> None:
 def _lines(change: Change) -> Iterator[str]:
     if change.everything:
         yield "older changes are no longer logged: reload everything"
-    elif not (change.modules or change.aliases):
+    elif not (change.modules or change.aliases or change.labels or change.policies):
         yield f"aliases or implied capabilities changed{''.join(map(_by, change.by))}"
     for module in change.modules:
         source = f"  {printable(module.source)}" if module.source else ""
@@ -52,6 +63,13 @@ def _lines(change: Change) -> Iterator[str]:
     for alias in change.aliases:
         meaning = f"{alias.old or '-'} -> {alias.new or '-'}"
         yield f"{'alias':<12}  {alias.alias}  {meaning}  {printable(alias.source)}{_by(alias.by)}"
+    for label in change.labels:
+        meaning = f"{shown_versions(dict(label.old))} -> {shown_versions(dict(label.new))}"
+        yield f"{'label':<12}  {label.name}@{label.label}  {meaning}  {printable(label.source)}{_by(label.by)}"
+    for name in change.overrides:
+        yield f"{'override':<12}  {name}  begins or ends"
+    for pattern in change.policies:
+        yield f"{'policy':<12}  {printable(pattern)}{''.join(map(_by, change.by))}"
 
 
 def _by(by: By | None) -> str:
@@ -65,6 +83,9 @@ def _plain(change: Change) -> dict[str, Any]:
         "committed_at": change.committed_at,
         "modules": [msgspec.structs.asdict(module) for module in change.modules],
         "aliases": [msgspec.structs.asdict(alias) for alias in change.aliases],
+        "labels": [msgspec.structs.asdict(label) for label in change.labels],
+        "policies": change.policies,
+        "overrides": change.overrides,
         "by": change.by,
         "everything": change.everything,
     }

@@ -30,6 +30,7 @@ from dspy_registry.integrations.lm_usage import (
     tracked_tokens,
     will_be_tracked,
 )
+from dspy_registry.integrations.publish import publish
 from dspy_registry.integrations.routed import Routed
 from dspy_registry.integrations.unseen import Unseen
 from dspy_registry.registry_store.classify import kind_of
@@ -37,7 +38,7 @@ from dspy_registry.registry_store.retry_after import retry_after_of
 from dspy_registry.router.under_way import CallUnderWay, under_way
 from dspy_registry.writer.client.reporter import UsageReporter
 
-__all__ = ["RegistryCallback", "Routed", "module"]
+__all__ = ["RegistryCallback", "Routed", "module", "publish"]
 
 _MAX_OPEN: Final = 100_000
 _SEARCHED: Final = 16

@@ -9,7 +9,7 @@ import dspy
 
 from dspy_registry.readers.registry import Registry
 from dspy_registry.router.attempt import Result
-from dspy_registry.router.router import Router
+from dspy_registry.router.router import Router, kept
 from dspy_registry.writer.client.reporter import UsageReporter
 
 
@@ -20,7 +20,8 @@ class Routed(dspy.Module):  # type: ignore[misc]
         answer(question="…")
 
     `targets` are modules of DSPy, or other callables, by the registry name of each. They are the parts of this module:
-    optimizers compile them, `save` and `load` take their states, `deepcopy` copies them. `capabilities` and `asked` are
+    optimizers compile them, `save` and `load` take their states, `deepcopy` copies them. A `Programs` stays what it is,
+    and its programs are no parts: each is loaded as it was published. `capabilities` and `asked` are
     the arguments of `Registry.route`, for every call. `reporter` None: one for the registry's folder. Raises
     InvalidArgumentError.
 
@@ -37,9 +38,9 @@ class Routed(dspy.Module):  # type: ignore[misc]
         **asked: Any,
     ) -> None:
         super().__init__()
-        router = Router(registry, dict(targets), reporter)
+        router = Router(registry, targets, reporter)
         router.targets = {}  # the targets are parts of this module, and copied with it; the router is shared
-        self.targets = dict(targets)
+        self.targets = kept(targets)
         self._router = router
         self._capabilities = capabilities
         self._asked = asked

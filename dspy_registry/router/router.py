@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from dspy_registry.integrations.input_size import input_characters
+from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
 from dspy_registry.readers.route import Route
 from dspy_registry.registry_store.classify import kind_of
@@ -19,8 +20,14 @@ from dspy_registry.router.calling import Calling, Given
 from dspy_registry.router.course import ROUNDS, Course, Pause, Span, course
 from dspy_registry.writer.client.reporter import UsageReporter
 
-Targets: TypeAlias = "dict[str, Any]"
+Targets: TypeAlias = "Mapping[str, Any]"
 """What to call, by the name of the module that it is."""
+
+
+def kept(targets: Targets) -> Targets:
+    """A copy, but of `Programs` the object itself: it gives each program as it is at the time of a call."""
+    return targets if isinstance(targets, Programs) else dict(targets)
+
 
 _DEADLINE_STEP_MS: Final = 50
 """Deadlines of routes are rounded up to it, so that decisions made within a call are kept too."""
@@ -29,7 +36,8 @@ _DEADLINE_STEP_MS: Final = 50
 class Router:
     """Calls one of several targets: the best by `Registry.route`, and the next one when an attempt fails.
 
-    `targets` are callables by the name of the module that each is; they are called with the arguments by name.
+    `targets` are callables by the name of the module that each is, or a `Programs`; they are called with the arguments
+    by name.
     `reporter` reports each attempt; None: one for the registry's folder. `classify` gives the kind of outcome of an
     exception; None: by its type and status. `rounds` is how often all candidates are tried when a call has no
     deadline. Threads and tasks may share a router, and it works in forked children. Raises InvalidArgumentError.
@@ -47,13 +55,14 @@ class Router:
         classify: Callable[[BaseException], str] | None = None,
         rounds: int = ROUNDS,
     ) -> None:
-        wrong = [f"the target of {name!r} cannot be called" for name, target in targets.items() if not callable(target)]
+        given = {} if isinstance(targets, Programs) else targets
+        wrong = [f"the target of {name!r} cannot be called" for name, target in given.items() if not callable(target)]
         if type(rounds) is not int or rounds < 1:
             wrong.append(f"rounds is {rounds!r}; it is a whole number, 1 or more")
         if wrong:
             raise InvalidArgumentError(f"{'; '.join(wrong)}.")
         self.registry = registry
-        self.targets = dict(targets)
+        self.targets = kept(targets)
         self.reporter = reporter if reporter is not None else UsageReporter(registry.path)
         self._rounds = rounds
         self._calling = Calling(registry, self.reporter, classify or kind_of)

@@ -24,11 +24,13 @@ INDEXES: Final = "I5"
 ALIASES: Final = "I6"
 LAYERS: Final = "I7"
 HISTORY: Final = "I8"
+LABELS: Final = HISTORY
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
 DAMAGE: Final = "I23"
-LIMITS: Final = "I28"
-CIRCUITS: Final = "I29"
+PROGRAMS: Final = "I29"
+LIMITS: Final = "I31"
+CIRCUITS: Final = "I32"
 HEAD: Final = VALUES
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
+from dspy_registry.registry_store.buckets import BUCKETS
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
 from dspy_registry.registry_store.check.inspection import (
     ALIASES,
     CHANGES,
     HISTORY,
+    LABELS,
     LAYERS,
     VALUES,
     Head,
     Violation,
     text,
 )
+from dspy_registry.registry_store.cluster_rows import global_row_codec, position_codec
 from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.labels import DAMAGED, label_codec, label_problems, labelled_versions, labels_of
 from dspy_registry.registry_store.layers import (
     CLIENT,
     DISCOVERED,
@@ -31,16 +35,17 @@ from dspy_registry.registry_store.layers import (
 from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
     HISTORY_VERSIONS,
-    LABELS,
+    META_CLUSTER,
     POLICIES,
-    PROGRAMS,
     REQUESTS,
     USAGE,
+    versioned_key,
 )
 from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.policy import policy_problems
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
 
@@ -121,10 +126,11 @@ def history(head: Head) -> Iterator[Violation]:
     """What is wrong with the versions kept of each module."""
     for name, keys in groupby(_history_rows(head), key=lambda row: row[0]):
         versions: list[int] = []
+        taken_over: set[int] = set()
         for _, version, value in keys:
             versions.append(version)
-            yield from _past_version(text(name), version, value)
-        yield from _versions(head, text(name), versions)
+            yield from _past_version(text(name), version, value, taken_over)
+        yield from _versions(head, text(name), versions, taken_over)
 
 
 def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
@@ -132,26 +138,65 @@ def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
         yield key[:-5], int.from_bytes(key[-4:], "big"), value
 
 
-def _past_version(name: str, version: int, value: bytes) -> Iterator[Violation]:
+def _past_version(name: str, version: int, value: bytes, taken_over: set[int]) -> Iterator[Violation]:
     where = f"history/{name}/{version}"
     try:
         stored = decode_record(value, name)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
+    if stored.provenance.global_revision:
+        taken_over.add(version)
     if (stored.info.name, stored.provenance.version) != (name, version):
         yield Violation(HISTORY, where, f"holds version {stored.provenance.version} of {stored.info.name}")
 
 
-def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]:
+def _versions(head: Head, name: str, versions: list[int], taken_over: set[int]) -> Iterator[Violation]:
+    """Versions follow each other, but for those taken over from a cluster: a host that was away has not seen all."""
     where = f"history/{name}"
-    if len(versions) > HISTORY_VERSIONS:
-        yield Violation(HISTORY, where, f"keeps {len(versions)} versions, {HISTORY_VERSIONS} are allowed")
-    if versions != list(range(versions[0], versions[0] + len(versions))):
-        yield Violation(HISTORY, where, f"keeps versions {versions}, which are not consecutive")
+    labels = labels_of(head.txn, head.dbs, name, are_damages_told=False).values()
+    labelled = labelled_versions(labels)
+    recent = [version for version in versions if version > versions[-1] - HISTORY_VERSIONS]
+    older = [version for version in versions[: -len(recent)] if version not in labelled]
+    if older and DAMAGED not in labels:
+        yield Violation(HISTORY, where, f"keeps versions {older}, beyond the last {HISTORY_VERSIONS} and without label")
+    has_gap = any(after != before + 1 and after not in taken_over for before, after in pairwise(recent))
+    if has_gap or (len(recent) < HISTORY_VERSIONS and older and recent[0] not in taken_over):
+        yield Violation(HISTORY, where, f"keeps versions {recent}, which are not consecutive")
     stored = head.module(name)
-    if stored is not None and versions[-1] != stored.provenance.version - 1:
+    if stored is None:
+        return
+    is_next = versions[-1] == stored.provenance.version - 1
+    if not is_next and not (stored.provenance.global_revision and versions[-1] < stored.provenance.version):
         yield Violation(HISTORY, where, f"ends with version {versions[-1]}, in force is {stored.provenance.version}")
+
+
+# Labels
+
+
+def labels(head: Head) -> Iterator[Violation]:
+    """What is wrong with labels: each names versions that are kept, of a registered module."""
+    for key, value in head.rows(head.dbs.labels):
+        name, _, label = text(key).partition("\0")
+        where = f"labels/{name}/{label}"
+        try:
+            runs = label_codec.load(value, key, head.dbs.format).runs
+        except CorruptRecordError as error:
+            yield Violation(VALUES, where, str(error))
+            continue
+        for problem in label_problems(label):
+            yield Violation(LABELS, where, problem)
+        if sum(length for _, length in runs) != BUCKETS or not all(length > 0 for _, length in runs):
+            yield Violation(LABELS, where, f"does not have {BUCKETS} buckets")
+        if not head.is_registered(name):
+            yield Violation(LABELS, where, f"is of {name}, which is not registered")
+            continue
+        stored = head.module(name)
+        in_force = stored.provenance.version if stored else 0
+        for version in sorted({version for version, _ in runs}):
+            past = head.txn.get(versioned_key(name, version), None, head.dbs.history)
+            if past is None and stored is not None and version != in_force:
+                yield Violation(LABELS, where, f"names version {version}, which is not kept")
 
 
 # The change log
@@ -233,7 +278,7 @@ def _last_words(head: Head) -> Iterator[Violation]:
 
 def sealed_rows(head: Head) -> Iterator[Violation]:
     """Rows of which the seal is looked at, and of usage the name and version that a row holds."""
-    for database in (REQUESTS, USAGE, LABELS, PROGRAMS, POLICIES):
+    for database in (REQUESTS, USAGE, POLICIES):
         seal = database_seal(database)
         for key, value in head.rows(getattr(head.dbs, text(database))):
             where = f"{text(database)}/{text(key)}"
@@ -256,6 +301,16 @@ def _policy(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violat
         yield Violation(VALUES, where, f"is of a source {source!r} that no policy has")
     for problem in policy_problems(pattern, policy):
         yield Violation(VALUES, where, problem)
+
+
+def global_rows(head: Head) -> Iterator[Violation]:
+    """What is wrong with what a host keeps of a cluster."""
+    format = head.dbs.format
+    for key, value in items_with_prefix(head.txn, head.dbs.meta, META_CLUSTER):
+        try:
+            (position_codec if key == META_CLUSTER else global_row_codec).load(value, key, format)
+        except CorruptRecordError as error:
+            yield Violation(VALUES, f"meta/{text(key)}", str(error))
 
 
 def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:

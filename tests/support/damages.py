@@ -16,6 +16,7 @@ from dspy_registry.registry_store.changes import (
     state_codec,
 )
 from dspy_registry.registry_store.codec import Sealed, database_seal, encode, key_seal, seal, seal_record
+from dspy_registry.registry_store.labels import Label, label_codec
 from dspy_registry.registry_store.layers import Layer, layer_codec
 from dspy_registry.registry_store.layout import FORMAT_VERSION as FORMAT
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_row, store_row
@@ -56,6 +57,11 @@ def put_sealed(database: str, key: bytes, payload: bytes) -> Callable[[Get, Put]
 def put_dumped(database: str, key: bytes, codec: Sealed, value: Any) -> Callable[[Get, Put], None]:
     """Another value for a key, as the registry would store it."""
     return put_row(database, key, codec.dump(value, key, FORMAT))
+
+
+def put_label(name: str, label: str, runs: tuple[tuple[int, int], ...]) -> Callable[[Get, Put], None]:
+    """A label with any runs of buckets."""
+    return put_dumped("labels", layout.label_key(name, label), label_codec, Label(runs))
 
 
 def put_block(term: str, *sequences: int, key: bytes | None = None) -> Callable[[Get, Put], None]:
@@ -218,6 +224,10 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
         "layers/a.Ghost",
         put_dumped("layers", layout.layer_key("a.Ghost", "core"), layer_codec, Layer("core", {})),
     ),
+    ("I8", "labels/a.Twenty/gone", put_label("a.Twenty", "gone", ((1, 10_000),))),
+    ("I8", "labels/a.Twenty/short", put_label("a.Twenty", "short", ((20, 9),))),
+    ("I8", "labels/a.None/lost", put_label("a.None", "lost", ((1, 10_000),))),
+    ("I8", "labels/a.Twenty/9", put_label("a.Twenty", "9", ((20, 10_000),))),
     ("I8", "modules/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 19), None)),
     ("I8", "history/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 12), None)),
     ("I8", "history/a.Twenty", replace_record("a.Twenty", version=30)),

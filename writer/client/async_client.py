@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
@@ -22,6 +23,7 @@ from dspy_registry.writer.client.session import check_timeout
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
     from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.programs import Publication, Published
     from dspy_registry.writer.reconcile import Outcome
 
 
@@ -73,6 +75,13 @@ class AsyncWriterClient:
         """See WriterClient.rename_module."""
         return calls.visible_in(await self._call(calls.rename(name, new_name)))
 
+    async def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """See WriterClient.publish_program."""
+        call = calls.publish(publication, document, expected_version)
+        return calls.published(await self._call(call), publication)
+
     async def set_alias(self, alias: str, name: str) -> int:
         """See WriterClient.set_alias."""
         return calls.visible_in(await self._call(calls.set_alias(alias, name)))
@@ -96,6 +105,20 @@ class AsyncWriterClient:
     async def reset_circuit(self, name: str, version: int | None = None) -> None:
         """See WriterClient.reset_circuit."""
         calls.visible_in(await self._call(calls.reset_circuit(name, version)))
+
+    async def set_label(
+        self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
+    ) -> int:
+        """Let a label name a version, or several with weights. See RegistryWriter.set_label."""
+        return await self.set_labels((label_update(name, label, versions, expected),))
+
+    async def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
+        """Set, move and remove several labels in one commit, or none. See RegistryWriter.set_labels."""
+        return calls.visible_in(await self._call(calls.set_labels(updates)))
+
+    async def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
+        """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
+        return await self.set_labels((label_update(name, label, None, expected),))
 
     async def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """See WriterClient.set_implications."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from dspy_registry.registry_store import wire_errors
+from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
     InvalidModuleError,
@@ -15,7 +16,9 @@ from dspy_registry.registry_store.errors import (
     UnknownAliasError,
     UnknownModuleError,
 )
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.policy import Policy, check_pattern, check_policy
+from dspy_registry.registry_store.program_rows import cut
 from dspy_registry.registry_store.protocol import (
     PART_BYTES,
     Answer,
@@ -27,6 +30,7 @@ from dspy_registry.registry_store.protocol import (
     OpenCircuit,
     Part,
     Progress,
+    Publish,
     ReadStatus,
     Register,
     RegisterMany,
@@ -40,9 +44,11 @@ from dspy_registry.registry_store.protocol import (
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetLabels,
     SetPolicy,
     Status,
     Unregister,
+    Versioned,
     frame,
 )
 from dspy_registry.registry_store.records import ModuleInfo
@@ -55,8 +61,10 @@ from dspy_registry.registry_store.validation import (
     validate_encoded,
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
+from dspy_registry.writer import labels
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.bounds import Bounds
+from dspy_registry.writer.programs import Publication, Published, check_publication
 from dspy_registry.writer.reconcile import Outcome
 from dspy_registry.writer.registry_writer import refuse_batch
 
@@ -102,9 +110,9 @@ class Call:
     @property
     def fails_when_repeated(self) -> bool:
         """Whether a repetition fails because the first call succeeded. Any other call can be repeated."""
-        if self.kind is Register:
-            return self.arguments[1] is not None
-        return self.kind in (Unregister, RemoveAlias, Rename)
+        if self.kind in (Register, Publish):
+            return self.arguments[-1] is not None
+        return self.kind in (Unregister, RemoveAlias, Rename, SetLabels)
 
     def frames(self, request: int, oldest: int, repeats: tuple[int, ...] = ()) -> Iterator[bytes]:
         """The messages to send, framed. `repeats` (see the protocol) is for calls that fail when repeated."""
@@ -154,6 +162,13 @@ def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Cal
     return Call(RegisterMany, (len(modules),), modules, progress)
 
 
+def publish(publication: Publication, document: bytes, expected_version: int | None = None) -> Call:
+    """The document is sent before it, in pieces; empty: it is stored already. Raises what `check_publication` does."""
+    check_publication(publication, len(document), expected_version)
+    pieces = cut(document)
+    return Call(Publish, (len(pieces), encode(publication), expected_version), pieces)
+
+
 def unregister(name: str) -> Call:
     """Raises UnknownModuleError for a malformed name."""
     _refuse_impossible(name)
@@ -188,6 +203,11 @@ def rename(old: str, new: str) -> Call:
     if problems:
         raise InvalidModuleError(f"{old!r} as {new!r}", problems)
     return Call(Rename, (old, new))
+
+
+def set_labels(updates: Iterable[LabelUpdate]) -> Call:
+    """Raises one InvalidArgumentError naming what is wrong with every update by itself."""
+    return Call(SetLabels, (msgspec.msgpack.encode(labels.checked(updates)),))
 
 
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
@@ -280,6 +300,13 @@ def outcome(answer: Answer) -> Outcome:
     """What a discovery report changed. Raises the daemon's error."""
     if isinstance(answer, Applied):
         return Outcome(answer.revision, list(answer.declared), list(answer.withdrawn), list(answer.refused))
+    raise _unexpected(answer)
+
+
+def published(answer: Answer, publication: Publication) -> Published:
+    """What a publication did. Raises the daemon's error."""
+    if isinstance(answer, Versioned):
+        return Published(answer.revision, publication.name, answer.version, publication.digest.hex())
     raise _unexpected(answer)
 
 

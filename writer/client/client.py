@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
@@ -19,6 +20,7 @@ from dspy_registry.writer.client.session import Session, check_timeout
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
     from dspy_registry.writer.discovery.report import DiscoveryReport
+    from dspy_registry.writer.programs import Publication, Published
     from dspy_registry.writer.reconcile import Outcome
 
 
@@ -90,6 +92,13 @@ class WriterClient:
         """Give a client's module another name. See RegistryWriter.rename_module."""
         return calls.visible_in(self._call(calls.rename(name, new_name)))
 
+    def publish_program(
+        self, publication: Publication, document: bytes, *, expected_version: int | None = None
+    ) -> Published:
+        """Publish a program as a version of a module, in one commit. See RegistryWriter.publish_program."""
+        call = calls.publish(publication, document, expected_version)
+        return calls.published(self._call(call), publication)
+
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
@@ -123,6 +132,20 @@ class WriterClient:
         `name` and errors are as for `open_circuit`. A circuit that is closed stays closed.
         """
         calls.visible_in(self._call(calls.reset_circuit(name, version)))
+
+    def set_label(
+        self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
+    ) -> int:
+        """Let a label name a version, or several with weights. See RegistryWriter.set_label."""
+        return self.set_labels((label_update(name, label, versions, expected),))
+
+    def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
+        """Set, move and remove several labels in one commit, or none. See RegistryWriter.set_labels."""
+        return calls.visible_in(self._call(calls.set_labels(updates)))
+
+    def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
+        """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
+        return self.set_labels((label_update(name, label, None, expected),))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare. See RegistryWriter.set_implications."""

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dspy_registry.registry_store.changes import AliasChange, Change, ModuleChange, shown_requester
+from dspy_registry.registry_store.changes import AliasChange, Change, LabelChange, ModuleChange, shown_requester
+from dspy_registry.registry_store.labels import shown_versions
 
 LINES_OF_A_CHANGE: Final = 20
 """Of a larger commit the first of its changes have a line, and one more line counts the others."""
@@ -44,20 +45,22 @@ def log_change(change: Change) -> None:
         return
     for number, facts in enumerate(_facts(change)):
         if number == LINES_OF_A_CHANGE:
-            count = len(change.modules) + len(change.aliases)
+            count = len(change.modules) + len(change.aliases) + len(change.labels)
             _write({"action": "changed", "revision": change.revision, "further_changes": count - number})
             return
         _write(facts)
 
 
 def _facts(change: Change) -> Iterator[dict[str, Any]]:
-    if not (change.modules or change.aliases):
+    if not (change.modules or change.aliases or change.labels):
         action = "everything changed" if change.everything else "implied capabilities changed"
         yield _fact(change, action, "", change.by[0] if len(change.by) == 1 else None)
     for module in change.modules:
         yield _module(change, module)
     for alias in change.aliases:
         yield _alias(change, alias)
+    for label in change.labels:
+        yield _label(change, label)
 
 
 def _module(change: Change, module: ModuleChange) -> dict[str, Any]:
@@ -68,6 +71,12 @@ def _module(change: Change, module: ModuleChange) -> dict[str, Any]:
 def _alias(change: Change, alias: AliasChange) -> dict[str, Any]:
     fact = _fact(change, "alias set" if alias.new else "alias removed", alias.source, alias.by)
     return {**fact, "alias": alias.alias, "old": alias.old, "new": alias.new}
+
+
+def _label(change: Change, label: LabelChange) -> dict[str, Any]:
+    fact = _fact(change, "label set" if label.new else "label removed", label.source, label.by)
+    old, new = (shown_versions(dict(versions)) if versions else None for versions in (label.old, label.new))
+    return {**fact, "name": label.name, "label": label.label, "old": old, "new": new}
 
 
 def _fact(change: Change, action: str, source: str, by: Any) -> dict[str, Any]:

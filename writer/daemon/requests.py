@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import msgspec
 
@@ -11,10 +11,13 @@ from dspy_registry.registry_store import wire_errors
 from dspy_registry.registry_store.errors import (
     ConflictError,
     InvalidModuleError,
+    LabelConflictError,
     ProtocolError,
     RegistryError,
+    UnknownLabelError,
     UnknownModuleError,
 )
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
 from dspy_registry.registry_store.nesting import MANY, excess
@@ -35,19 +38,22 @@ from dspy_registry.registry_store.protocol import (
     ResetUsage,
     SetAlias,
     SetImplications,
+    SetLabels,
     SetPolicy,
     Unregister,
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import overrides, policies, reconcile
+from dspy_registry.writer import labels, overrides, policies, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
+from dspy_registry.writer.usage_reset import reset_usage
 
 if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
+_decode_labels = msgspec.msgpack.Decoder(tuple[LabelUpdate, ...]).decode
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 Reply = Callable[["ClientRequest", Answer], None]
@@ -90,24 +96,27 @@ class SingleRequest(ClientRequest):
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         super().__init__(client, message, reply, held_bytes)
-        self._message = message
-        if isinstance(message, Register | Unregister | RemoveAlias | Rename):
+        self.message = message
+        if isinstance(message, Register | Unregister | RemoveAlias | Rename | SetLabels):
             self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
         """Stage the change."""
-        stage_message(draft, self._message)
+        stage_message(draft, self.message)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """Whether the registry already has the effect of this message, whose staging has failed."""
-        match self._message:
+        match self.message:
             case Register():
-                return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
+                return isinstance(error, ConflictError) and _is_next_version(self.message, draft)
             case Unregister() | RemoveAlias():
                 return isinstance(error, UnknownModuleError)
             case Rename():
-                is_there = draft.module(self._message.new_name) is not None
+                is_there = draft.module(self.message.new_name) is not None
                 return isinstance(error, UnknownModuleError) and is_there
+            case SetLabels():
+                is_of_labels = isinstance(error, LabelConflictError | UnknownLabelError)
+                return is_of_labels and labels.is_in_force(draft, decode_labels(self.message.updates))
         return False
 
 
@@ -196,6 +205,16 @@ def decode_module(encoded: bytes) -> ModuleInfo:
         raise ProtocolError(f"a module is not understood: {error}.") from error
 
 
+def decode_labels(encoded: bytes) -> tuple[LabelUpdate, ...]:
+    """Changes of labels as a client sent them, not validated. Raises ProtocolError."""
+    if found := excess(encoded):
+        raise ProtocolError(f"a request for labels {found} to be read.")
+    try:
+        return _decode_labels(encoded)
+    except UNREADABLE as error:
+        raise ProtocolError(f"changes of labels are not understood: {error}.") from error
+
+
 def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     """A discovery report together with its modules, which came separately. Raises ProtocolError."""
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -219,29 +238,26 @@ def _is_next_version(message: Register, draft: Draft) -> bool:
     )
 
 
+_STAGING: Final[Mapping[type[Any], Callable[[Draft, Any], object]]] = {
+    Register: lambda draft, message: draft.register(decode_module(message.module), message.expected_version),
+    Unregister: lambda draft, message: draft.unregister(message.name),
+    SetAlias: lambda draft, message: draft.set_alias(message.alias, message.name),
+    RemoveAlias: lambda draft, message: draft.remove_alias(message.alias),
+    Release: lambda draft, message: overrides.release(draft, message.name),
+    Rename: lambda draft, message: overrides.rename(draft, message.name, message.new_name),
+    ResetUsage: lambda draft, message: reset_usage(draft, message.name, message.version),
+    SetLabels: lambda draft, message: labels.set_labels(draft, decode_labels(message.updates)),
+    SetPolicy: lambda draft, message: policies.set_policy(draft, message.pattern, message.policy),
+    SetImplications: lambda draft, message: draft.set_implications(CLIENT, message.implications),
+}
+
+
 def stage_message(draft: Draft, message: ChangeRequest) -> None:
     """Stage a request that came in one message. Raises ProtocolError for a malformed one."""
-    match message:
-        case Register():
-            draft.register(decode_module(message.module), message.expected_version)
-        case Unregister():
-            draft.unregister(message.name)
-        case SetAlias():
-            draft.set_alias(message.alias, message.name)
-        case RemoveAlias():
-            draft.remove_alias(message.alias)
-        case Release():
-            overrides.release(draft, message.name)
-        case Rename():
-            overrides.rename(draft, message.name, message.new_name)
-        case ResetUsage():
-            draft.reset_usage(message.name, message.version)
-        case SetPolicy():
-            policies.set_policy(draft, message.pattern, message.policy)
-        case SetImplications():
-            draft.set_implications(CLIENT, message.implications)
-        case _:
-            raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
+    stage = _STAGING.get(type(message))
+    if stage is None:
+        raise ProtocolError(f"{type(message).__name__} cannot be sent as a single message.")
+    stage(draft, message)
 
 
 def batch_request(

@@ -18,6 +18,7 @@ from dspy_registry.registry_store.protocol import (
     HealthRequest,
     OpenCircuit,
     Part,
+    Publish,
     ReadStatus,
     RegisterMany,
     ReportOutcomes,
@@ -28,7 +29,9 @@ from dspy_registry.registry_store.protocol import (
 from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.bounds import Bounds
+from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
 
@@ -40,7 +43,8 @@ class Service:
     """What all connections of the daemon share. Belongs to the loop's thread.
 
     `groups` are the Unix groups to admit. `status`, `take_usage` and `take_health` answer the requests of that name;
-    `watch_progress` is called when a request begins to wait.
+    `take_change` takes a client's change over from the queue, or leaves it to the queue (False). `watch_progress` is
+    called when a request begins to wait.
     """
 
     queue: GroupCommit
@@ -49,6 +53,7 @@ class Service:
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
     take_health: Callable[[HealthRequest], None]
+    take_change: Callable[[Work], bool] = lambda request: False
     watch_progress: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     is_stopping: bool = False
@@ -76,6 +81,7 @@ class Requests:
             Part: lambda message: self._upload.add(message.modules),
             RegisterMany: self._take_batch,
             ApplyDiscovery: self._take_batch,
+            Publish: self._take_publication,
             ReadStatus: lambda message: self._send(Status(message.id, self._service.status())),
             ReportUsage: self._take_usage,
             ReportOutcomes: self._take_health,
@@ -141,10 +147,16 @@ class Requests:
         modules, held = self._upload.take(message.count)
         self._accept(batch_request(self._client, message, modules, self._reply, held))
 
+    def _take_publication(self, message: Publish) -> None:
+        self._service.queue.refuse_if_full()
+        pieces, held = self._upload.take(message.count)
+        self._accept(PublicationRequest(self._client, message, pieces, self._reply, held + self._size))
+
     def _accept(self, request: ClientRequest) -> None:
         request.by = self.by
         self._await(request)
-        self._service.queue.put(request)
+        if not self._service.take_change(request):
+            self._service.queue.put(request)
 
     def _await(self, request: ClientRequest | UsageReport) -> None:
         self._unanswered[request] = (self._heard, 0)

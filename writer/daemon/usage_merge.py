@@ -20,10 +20,12 @@ from dspy_registry.registry_store import usage_rows
 from dspy_registry.registry_store.advice import declared_timeout, default_ceiling
 from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.labels import LATEST
 from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.policy import effective_policy
 from dspy_registry.registry_store.policy_rows import declarations
 from dspy_registry.registry_store.reports import Batch, Report
+from dspy_registry.registry_store.selection import split
 from dspy_registry.registry_store.usage import LARGEST_COUNT, ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import Ledger, Row, VersionRow
 from dspy_registry.registry_store.validation import stored_name_problems
@@ -135,17 +137,33 @@ class _Merge:
         catalog = self._draft.catalog
         if not usage_rows.has_versions(catalog.dbs):
             return None
-        number = report.version
+        number = report.version or self._asked_version(name, report.names)
         if not number:
             first, last = (catalog.version_at(name, min(at, self._now)) for at in report.began)
             number = first if first == last else 0
         key = name, number
-        if key not in self._versions and number and catalog.is_kept(name, number):
+        if key not in self._versions and number > 0 and catalog.is_kept(name, number):
             row: VersionRow | None = _load(self._draft, versioned_key(name, number), usage_rows.version_codec)
             self._versions[key] = VersionTotal(
                 row or VersionRow(VersionUsage(name, number), {}), partial(self._ceiling, name)
             )
         return self._versions.get(key)
+
+    def _asked_version(self, name: str, names: tuple[str, ...]) -> int:
+        """The version after the @ of the first of these names that means the module. 0: the one in force.
+
+        A label with weights is a mixture: -1.
+        """
+        asked = next(
+            (each for each in names if "@" in each and self._draft.catalog.registered_name(each) == name), name
+        )
+        selector = split(asked)[1] if asked != name else ""
+        if selector in ("", LATEST):
+            return 0
+        if selector.isascii() and selector.isdigit():
+            return int(selector)
+        label = self._draft.labels_of(name).get(selector)
+        return label.runs[0][0] if label is not None and len(label.versions) == 1 else -1
 
     def _ceiling(self, name: str, size: str) -> float:
         current = self._draft.module(name)

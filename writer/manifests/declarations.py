@@ -51,13 +51,22 @@ def shown(errors: Iterable[ManifestError]) -> tuple[ManifestError, ...]:
     return tuple(found)
 
 
+class DeclaredLabel(msgspec.Struct, frozen=True):
+    """A label of a manifest: the full name of its module, and how many buckets each version has."""
+
+    name: str
+    label: str
+    versions: dict[int, int]
+
+
 class Declarations(msgspec.Struct, frozen=True):
-    """What one file declares: fields by module, aliases, implications, defaults in their order, policies by pattern."""
+    """What one file declares: fields by module, aliases, implications, defaults, labels in their order, policies."""
 
     modules: dict[str, dict[str, Any]] = {}
     aliases: dict[str, str] = {}
     implications: Implications = {}
     defaults: tuple[Default, ...] = ()
+    labels: tuple[DeclaredLabel, ...] = ()
     policies: dict[str, Policy] = {}
 
 

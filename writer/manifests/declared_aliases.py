@@ -1,6 +1,6 @@
-"""Whether the registry still has the aliases that manifests declare.
+"""Whether the registry still has the aliases and the labels that manifests declare.
 
-When a module is unregistered, the registry drops its aliases. The manifest still declares them: once the module is
+When a module is unregistered, the registry drops both. The manifest still declares them: once the module is
 registered again, they must come back.
 """
 
@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 from dspy_registry.registry_store.changes import change_codec
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.handles import Databases, Transaction
-from dspy_registry.registry_store.layout import revision_key
-from dspy_registry.writer.manifests.declarations import Declarations
+from dspy_registry.registry_store.layout import label_key, revision_key
+from dspy_registry.registry_store.scan import value_at
+from dspy_registry.writer.manifests.declarations import Declarations, DeclaredLabel
 
 _MOST_FOLLOWED: Final = 1000
 """Revisions. Beyond that, it is cheaper to look at each alias."""
@@ -37,15 +38,30 @@ def declared_aliases(effective: Mapping[str, Declarations]) -> tuple[DeclaredAli
     )
 
 
-def are_disturbed(environment: Environment, aliases: Iterable[DeclaredAlias], since: int, until: int) -> bool:
-    """Whether an alias is wrong because a module was registered or unregistered after `since` and up to `until`."""
+def are_disturbed(
+    environment: Environment,
+    aliases: Iterable[DeclaredAlias],
+    labels: Iterable[DeclaredLabel],
+    since: int,
+    until: int,
+) -> bool:
+    """Whether one is wrong because a module was registered or unregistered after `since` and up to `until`."""
     touching = {word: one for one in aliases for word in (one.alias, one.name)}
-    if not touching or since >= until:
+    labelled = {one.name: one for one in labels}
+    if not (touching or labelled) or since >= until:
         return False
     with environment.reading() as txn:
         names = _come_and_gone(txn, environment.dbs, since, until)
         touched = touching.values() if names is None else [touching[name] for name in names if name in touching]
-        return any(_is_wrong(txn, environment.dbs, one) for one in touched)
+        lost = labelled.values() if names is None else [labelled[name] for name in names if name in labelled]
+        are_wrong = any(_is_wrong(txn, environment.dbs, one) for one in touched)
+        return are_wrong or any(_is_gone(txn, environment.dbs, one) for one in lost)
+
+
+def _is_gone(txn: Transaction, dbs: Databases, declared: DeclaredLabel) -> bool:
+    """Whether the label is gone, as all labels of its module are, although the module is registered."""
+    is_registered = txn.get(declared.name.encode(), None, dbs.modules) is not None
+    return is_registered and value_at(txn, dbs.labels, label_key(declared.name, declared.label)) is None
 
 
 def _come_and_gone(txn: Transaction, dbs: Databases, since: int, until: int) -> set[str] | None:

@@ -243,7 +243,8 @@ class ManifestWatch:
         revision = self._host.revision
         if self._loaded.needs_registry:
             return revision != self._revision
-        found = are_disturbed(self._host.environment, self._loaded.aliases, self._followed, revision)
+        declared = self._loaded.aliases, self._loaded.labels
+        found = are_disturbed(self._host.environment, *declared, self._followed, revision)
         self._followed = revision
         return found
 

@@ -79,6 +79,19 @@ class DefaultManifest(Fields, kw_only=True, forbid_unknown_fields=True):
     match: Annotated[Name, Meta(description="Full names, where * and ? stand for anything: dspy.Bootstrap*")]
 
 
+class LabelManifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A label: a name for one version of a module, or for several with weights."""
+
+    module: Annotated[Name, Meta(description="Full name of the module.")]
+    label: Annotated[
+        str, Meta(pattern=f"^[A-Za-z][A-Za-z0-9_.-]{{0,{MAX_TERM_BYTES - 1}}}$", description="Such as champion, live.")
+    ]
+    versions: Annotated[
+        Annotated[int, Meta(ge=1)] | dict[Annotated[str, Meta(pattern="^[1-9][0-9]*$")], Annotated[float, Meta(gt=0)]],
+        Meta(description="A version, or the weight of each version; only the proportions count."),
+    ]
+
+
 class PolicyManifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is decided about the modules of a name, a pattern or a pool. Times are seconds; docs/health.md says more."""
 
@@ -102,7 +115,7 @@ class PolicyManifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A manifest of the DSPy Module Registry: modules, implications, aliases, defaults, policies."""
+    """A manifest of the DSPy Module Registry: modules, implications, aliases, labels, defaults, policies."""
 
     schema: Annotated[str, Meta(description="Where an editor finds this schema.")] | UnsetType = msgspec.field(
         default=UNSET, name="$schema"
@@ -120,6 +133,7 @@ class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         tuple[DefaultManifest, ...],
         Meta(description="Defaults for discovered modules, by pattern; of several that match, the later wins."),
     ] = ()
+    labels: Annotated[tuple[LabelManifest, ...], Meta(description="Labels of versions.")] = ()
     policies: Annotated[
         tuple[PolicyManifest, ...], Meta(description="Limits and circuits, each pattern in one file only.")
     ] = ()

@@ -15,10 +15,12 @@ import msgspec
 from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
+from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.writer.draft import Draft
-from dspy_registry.writer.manifests.declarations import Declarations, ManifestError
+from dspy_registry.writer.labels import set_labels
+from dspy_registry.writer.manifests.declarations import Declarations, DeclaredLabel, ManifestError
 from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, declared_aliases
 from dspy_registry.writer.manifests.lines import Path
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
@@ -31,7 +33,7 @@ class Loaded(msgspec.Struct, frozen=True):
     """The result of loading a tree.
 
     `modules` are the full names that manifests declare. `needs_registry`: an error depends on other registered modules,
-    so it may disappear without a change of a file. `aliases` are the aliases that came into force.
+    so it may disappear without a change of a file. `aliases` and `labels` are those that came into force.
     """
 
     modules: tuple[str, ...]
@@ -39,6 +41,7 @@ class Loaded(msgspec.Struct, frozen=True):
     errors: tuple[ManifestError, ...]
     needs_registry: bool
     aliases: tuple[DeclaredAlias, ...] = ()
+    labels: tuple[DeclaredLabel, ...] = ()
 
 
 def stage_tree(draft: Draft, tree: Tree) -> Loaded:
@@ -58,7 +61,8 @@ def stage_tree(draft: Draft, tree: Tree) -> Loaded:
         draft.absorb(child)
     kept = (in_force.get(file, NOTHING) for file in plan.retained)
     modules = tuple(name for declared in (*plan.effective.values(), *kept) for name in declared.modules)
-    return Loaded(modules, plan.retained, plan.errors, bool(refused), declared_aliases(plan.effective))
+    labels = tuple(label for declared in plan.effective.values() for label in declared.labels)
+    return Loaded(modules, plan.retained, plan.errors, bool(refused), declared_aliases(plan.effective), labels)
 
 
 def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
@@ -68,6 +72,7 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     implications: dict[str, Implications] = {}
     defaults: dict[str, tuple[Default, ...]] = {}
     policies: dict[str, dict[str, Policy]] = defaultdict(dict)
+    labels: dict[str, tuple[DeclaredLabel, ...]] = {}
     for name, layer in draft.catalog.layers_from(MANIFEST_PREFIX):
         modules[_file(layer.source)][name] = layer.fields
     for alias, meaning in draft.all_aliases().items():
@@ -81,15 +86,19 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     for (source, pattern), policy in draft.all_policies().items():
         if source.startswith(MANIFEST_PREFIX):
             policies[_file(source)][pattern] = policy
+    for name, label, kept in draft.catalog.labels_from(MANIFEST_PREFIX):
+        file = _file(kept.source)
+        labels[file] = (*labels.get(file, ()), DeclaredLabel(name, label, kept.versions))
     return {
         file: Declarations(
             modules.get(file, {}),
             aliases.get(file, {}),
             implications.get(file, {}),
             defaults.get(file, ()),
+            labels.get(file, ()),
             policies.get(file, {}),
         )
-        for file in sorted({*modules, *aliases, *implications, *defaults, *policies})
+        for file in sorted({*modules, *aliases, *implications, *defaults, *labels, *policies})
     }
 
 
@@ -113,6 +122,7 @@ class _Staging:
         self._modules()
         self._aliases()
         self._policies()
+        self._labels()
         return self._errors
 
     def _refuse(self, file: str, path: Path, error: RegistryError) -> None:
@@ -198,5 +208,31 @@ class _Staging:
             return
         try:
             self._draft.set_alias(alias, name, MANIFEST_PREFIX + file)
+        except RegistryError as error:
+            self._refuse(file, path, error)
+
+    def _labels(self) -> None:
+        """A client's label wins, as its modules do. They come last: a label may name a version that is staged here."""
+        declared = {(one.name, one.label) for here in self._effective.values() for one in here.labels}
+        for file, here in self._old.items():
+            for one in here.labels:
+                current = self._draft.labels_of(one.name).get(one.label)
+                is_own = current is not None and current.source == MANIFEST_PREFIX + file
+                if is_own and (one.name, one.label) not in declared:
+                    set_labels(self._draft, (LabelUpdate(one.name, one.label, None),))
+        for file, here in self._effective.items():
+            for index, one in enumerate(here.labels):
+                current = self._draft.labels_of(one.name).get(one.label)
+                if current is None or current.source != CLIENT:
+                    self._label(file, ("labels", index), one)
+
+    def _label(self, file: str, path: Path, declared: DeclaredLabel) -> None:
+        if self._draft.module(declared.name) is None:
+            self._refuse(file, path, UnknownModuleError(declared.name))
+            return
+        weights = {version: float(count) for version, count in declared.versions.items()}
+        try:
+            update = LabelUpdate(declared.name, declared.label, weights)
+            set_labels(self._draft, (update,), MANIFEST_PREFIX + file)
         except RegistryError as error:
             self._refuse(file, path, error)

@@ -103,6 +103,7 @@ def _conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str
     for alias, files in aliases.items():
         for file, others in _others(files, retained):
             yield _conflict(tree, retained, file, ("aliases", alias), f"the alias {alias!r}", others)
+    yield from _label_conflicts(tree, claims, retained)
     yield from _shadowed(tree, modules, aliases, retained)
 
 
@@ -115,6 +116,18 @@ def _repeated_policies(tree: Tree, claims: Mapping[str, Declarations], retained:
         for file, others in _others(files, retained):
             place = list(claims[file].policies).index(pattern)
             yield _conflict(tree, retained, file, ("policies", place, "pattern"), f"the policy of {pattern!r}", others)
+
+
+def _label_conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str]) -> Iterator[ManifestError]:
+    labels: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for file, declared in claims.items():
+        for one in declared.labels:
+            labels[one.name, one.label].append(file)
+    for (name, label), files in labels.items():
+        for file, others in _others(files, retained):
+            declared_there = [(one.name, one.label) for one in claims[file].labels]
+            path = ("labels", declared_there.index((name, label)))
+            yield _conflict(tree, retained, file, path, f"the label {name}@{label}", others)
 
 
 def _others(files: list[str], retained: set[str]) -> Iterator[tuple[str, list[str]]]:

@@ -19,8 +19,16 @@ from dspy_registry.registry_store.vocabulary import is_capability
 from dspy_registry.registry_store.wording import shown_value
 from dspy_registry.writer.manifests.declarations import ERRORS_SOUGHT, Declarations, LoadedFile, ManifestError, shown
 from dspy_registry.writer.manifests.lines import Path, shown_path
-from dspy_registry.writer.manifests.schema import DefaultManifest, Manifest, ModuleManifest, PolicyManifest, keys_of
+from dspy_registry.writer.manifests.schema import (
+    DefaultManifest,
+    LabelManifest,
+    Manifest,
+    ModuleManifest,
+    PolicyManifest,
+    keys_of,
+)
 from dspy_registry.writer.manifests.text import Document
+from dspy_registry.writer.manifests.validate_labels import declared_labels, label_entry_problems, with_text_keys
 
 _LONGEST_COMPARED: Final = 64  # characters
 
@@ -40,7 +48,8 @@ def validate_document(file: str, document: Document) -> LoadedFile:
     problems = list(islice(_problems(document.data), ERRORS_SOUGHT))
     if not problems:
         try:
-            msgspec.convert(document.data, Manifest)
+            labels = with_text_keys(document.data.get("labels", ()))
+            msgspec.convert({**document.data, "labels": labels}, Manifest)
         except msgspec.ValidationError as error:
             problems.append(Problem((), str(error)))
     if problems:
@@ -56,6 +65,7 @@ def _declarations(data: Mapping[str, Any]) -> Declarations:
         aliases=dict(data.get("aliases", {})),
         implications={word: tuple(implied) for word, implied in data.get("implications", {}).items() if implied},
         defaults=tuple(Default(entry["match"], _without(entry, "match")) for entry in data.get("defaults", ())),
+        labels=declared_labels(data.get("labels", ())),
         policies={entry["pattern"]: Policy(**_without(entry, "pattern")) for entry in data.get("policies", ())},
     )
 
@@ -84,6 +94,7 @@ def _problems(data: Any) -> Iterator[Problem]:
     yield from _alias_problems(data.get("aliases", {}))
     yield from _implication_problems(data.get("implications", {}))
     yield from _default_problems(data.get("defaults", []))
+    yield from _label_problems(data.get("labels", []))
     yield from _policy_problems(data.get("policies", []))
 
 
@@ -140,6 +151,23 @@ def _policy_entry_problems(path: Path, entry: Any) -> Iterator[Problem]:
     for problem in policy_problems(entry.get("pattern", "any"), Policy(**fields)):
         field, separator, message = problem.partition(": ")
         yield Problem((*path, field) if separator else path, message or problem)
+
+
+def _label_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("labels",), "a list of labels", entries)
+        return
+    seen: dict[tuple[str, str], Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("labels", index)
+        if not isinstance(entry, dict):
+            yield _wrong_type(path, f"a mapping with {_listed(keys_of(LabelManifest))}", entry)
+            continue
+        yield from _unknown_keys(path, entry, keys_of(LabelManifest))
+        yield from (Problem(place, message) for place, message in label_entry_problems(path, entry))
+        declared = str(entry.get("module")), str(entry.get("label"))
+        if seen.setdefault(declared, path) != path:
+            yield Problem((*path, "label"), f"{'@'.join(declared)} is declared twice in this file", seen[declared])
 
 
 def _alias_problems(aliases: Any) -> Iterator[Problem]:

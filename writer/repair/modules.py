@@ -49,6 +49,7 @@ class Candidate(NamedTuple):
 class Modules:
     """The modules of the new registry: `records` by name, and `past`, their earlier versions as stored.
 
+    `history` are all earlier versions that can be read, `renumbered` the new numbers of versions in force.
     `layers` are what sources declare, by name: sound ones, and those that stand for lost ones.
     """
 
@@ -59,9 +60,9 @@ class Modules:
         self._account = account
         self._order = _order(found)
         self._logged = _logged(found)
-        self._history = {**_past(backup)}
+        self.history = {**_past(backup)}
         for name, versions in _past(found).items():
-            self._history[name] = {**self._history.get(name, {}), **versions}
+            self.history[name] = {**self.history.get(name, {}), **versions}
         self.layers = _layers(found)
         self.records: dict[str, StoredModule] = {}
         self.past: dict[str, dict[int, bytes]] = {}
@@ -108,7 +109,7 @@ class Modules:
         found = self._stored(self._found, name)
         if found is not None and found.origin == NEWEST:
             return found
-        past = self._history.get(name, {})
+        past = self.history.get(name, {})
         newest = [Candidate(past_record(versioned_key(name, max(past)), past[max(past)]), _HISTORY)] if past else []
         kept = [each for each in (found, self._stored(self._backup, name), *newest) if each is not None]
         best = max(kept, key=lambda each: each.stored.provenance.version, default=None)
@@ -168,14 +169,14 @@ class Modules:
     def _keep_past(self) -> None:
         for name, stored in self.records.items():
             self._keep_past_of(name, stored.provenance.version)
-        for name in self._history.keys() - self.records.keys():
-            self._keep_run(name, max(self._history[name]))
+        for name in self.history.keys() - self.records.keys():
+            self._keep_run(name, max(self.history[name]))
         for (database, key), reason in self._found.unsound.items():
             if database == HISTORY and not self._is_kept(key):
                 self._account.lose(HISTORY, _named_version(key), reason)
 
     def _keep_past_of(self, name: str, version: int) -> None:
-        before = [number for number in self._history.get(name, {}) if number < version]
+        before = [number for number in self.history.get(name, {}) if number < version]
         last = max(before, default=0)
         if last != version - 1:
             self.renumbered[name] = last + 1
@@ -186,7 +187,7 @@ class Modules:
 
     def _keep_run(self, name: str, last: int) -> None:
         """Keep the versions up to `last` that have no gap between them."""
-        rows = self._history.get(name, {})
+        rows = self.history.get(name, {})
         kept: dict[int, bytes] = {}
         number = last
         while number in rows and len(kept) < HISTORY_VERSIONS:

@@ -37,6 +37,7 @@ from dspy_registry.registry_store.postings import BitMap, block_of, store_block
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
+from dspy_registry.writer.repair import versions
 from dspy_registry.writer.repair.account import Account
 from dspy_registry.writer.repair.modules import Modules
 from dspy_registry.writer.repair.reading import NEWEST, Found, Rows
@@ -44,9 +45,7 @@ from dspy_registry.writer.repair.soundness import past_record
 
 _NEW: Final = layout.FORMAT_VERSION
 _BACKUP: Final = "the backup"
-_NO_MODULE: Final = "its module is lost"
 _NOT_ON_PAGES: Final = "no page that can be read has it"
-_COPIED: Final = (layout.LABELS, layout.PROGRAMS, layout.POLICIES)
 
 
 def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
@@ -59,6 +58,9 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
     implications, defaults = _declared_words(found, backup, account)
     vocabulary = Vocabulary.combined(implications)
     layers = _layers(modules, defaults, found, account)
+    labels = versions.labels(found, modules, account)
+    programs = versions.programs(found, backup, modules, account)
+    _lose_unsound(layout.LABELS, found, labels, account)
     records, past = modules.rows()
     newest = max([state.revision, *(stored.provenance.revision for stored in modules.records.values())])
     head = State(newest, state.committed_at, modules.next_sequence)
@@ -72,7 +74,9 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
         layout.ALIASES: _aliases(found, backup, modules, account),
         layout.CHANGES: _changes(head),
         layout.USAGE: _usage(found, modules, account),
-        **{database: _copied(database, found, modules, account) for database in _COPIED},
+        layout.LABELS: labels,
+        layout.PROGRAMS: programs,
+        layout.POLICIES: _copied(layout.POLICIES, found, account),
     }
 
 
@@ -246,12 +250,9 @@ def _usage(found: Found, modules: Modules, account: Account) -> Rows:
     return rows
 
 
-def _copied(database: bytes, found: Found, modules: Modules, account: Account) -> Rows:
+def _copied(database: bytes, found: Found, account: Account) -> Rows:
     rows = {}
     for key, value in found.rows[database].items():
-        if database == layout.LABELS and key.partition(b"\0")[0].decode("utf-8", "replace") not in modules.records:
-            account.lose(database, key, _NO_MODULE)
-            continue
         rows[key] = _sealed_again(database, key, value, found.format)
         _tell_origin(account, database, key, found.origin.get((database, key), NEWEST))
     _lose_unsound(database, found, rows, account)
@@ -269,9 +270,7 @@ def _lose_unsound(database: bytes, found: Found, rows: Rows, account: Account) -
 
 
 def _readable(database: bytes, key: bytes) -> Any:
-    return (version_of_key(key) if database == layout.USAGE else None) or (
-        (key[:32].hex(), int.from_bytes(key[32:], "big")) if database == layout.PROGRAMS else key
-    )
+    return (version_of_key(key) if database == layout.USAGE else None) or key
 
 
 def _sealed_again(database: bytes, key: bytes, value: bytes, format: int) -> bytes:

@@ -19,6 +19,7 @@ from dspy_registry.writer.client.pending_calls import Pending
 from dspy_registry.writer.client.recorded_call import Moment
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.usage_reset import reset_usage
 from tests.support.usage_helpers import MINUTE, NOW, batches, merge, recorded
 
 NAME = "acme.Qa"
@@ -235,7 +236,7 @@ def test_a_reset_forgets_a_module_or_a_version(writer: RegistryWriter, registry:
 def test_a_reset_forgets_what_is_staged_before_it(writer: RegistryWriter, registry: Registry) -> None:
     def stage(draft: Draft) -> None:
         UsageMerger().stage(draft, batches([(NAME, 100.0)]), NOW)
-        draft.reset_usage(NAME, None)
+        reset_usage(draft, NAME, None)
 
     writer.store.committer.commit(stage)
     assert (version_keys(writer), registry.usages()) == ([], [])

@@ -18,6 +18,7 @@ from dspy_registry.writer.manifests.folder_scan import MAX_FILES, MAX_PATH_BYTES
 from dspy_registry.writer.manifests.parse import MAX_FILE_BYTES
 from dspy_registry.writer.manifests.schema import (
     DefaultManifest,
+    LabelManifest,
     Manifest,
     ModuleManifest,
     PolicyManifest,
@@ -45,7 +46,9 @@ def test_toml_and_yaml_examples_say_the_same() -> None:
     assert {key for module in toml["modules"] for key in module} == set(keys_of(ModuleManifest))
 
 
-@pytest.mark.parametrize("struct", [Manifest, ModuleManifest, DefaultManifest, RequirementsManifest, PolicyManifest])
+@pytest.mark.parametrize(
+    "struct", [Manifest, ModuleManifest, DefaultManifest, LabelManifest, RequirementsManifest, PolicyManifest]
+)
 def test_every_key_is_described(struct: type) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert [key for key in keys_of(struct) if f"`{key}`" not in text] == []

@@ -1,4 +1,4 @@
-"""Cutting a stream of bytes into the frames of `protocol`."""
+"""Cutting a stream of bytes into frames: the length of a payload in 4 bytes, big-endian, and the payload."""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""Whether the state of a DSPy program is plain data, and is the same after it was loaded: what is not, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from dspy_registry.registry_store.program_document import MAX_DEPTH, encode_json
+
+_LEARNED: Final = frozenset(("traces", "train", "demos", "signature", "fields", "lm", "stage", "history", "callbacks"))
+"""Attributes of a predictor that its state holds, or that differ in each object and mean nothing."""
+
+_UNSAFE_LM_KEYS: Final = ("api_base", "base_url", "model_list")
+_PLAIN: Final = (str, int, bool, float, type(None))
+
+
+def state_problems(state: dict[str, Any]) -> Iterator[str]:
+    """What a state holds that JSON cannot give back, or that DSPy would not load."""
+    for name, held in state.items():
+        yield from json_problems(held, name)
+        if isinstance(held, dict):
+            lm = held.get("lm")
+            unsafe = [key for key in _UNSAFE_LM_KEYS if isinstance(lm, dict) and key in lm]
+            if unsafe:
+                yield f"{name}: its language model has {', '.join(unsafe)}, which DSPy does not load from a state"
+            if held.get("module_src") is not None:
+                yield f"{name}: its state is source code, which is never loaded"
+
+
+def json_problems(value: Any, where: str, depth: int = 0) -> Iterator[str]:
+    """What in a value is not JSON, each with its place."""
+    if depth > MAX_DEPTH:
+        yield f"{where}: nests deeper than {MAX_DEPTH}"
+    elif type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                yield f"{where}: the key {key!r} is no text"
+            else:
+                yield from json_problems(item, f"{where}.{key}", depth + 1)
+    elif type(value) is list:
+        for index, item in enumerate(value):
+            yield from json_problems(item, f"{where}[{index}]", depth + 1)
+    else:
+        problem = _scalar_problem(value)
+        if problem:
+            yield f"{where}: {problem}"
+
+
+def _scalar_problem(value: Any) -> str:
+    if type(value) not in _PLAIN:
+        return f"is a {type(value).__name__}, which JSON cannot give back"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which JSON cannot hold"
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        return "is an integer of more than 64 bits"
+    return "is no valid Unicode" if isinstance(value, str) and not _encodes(value) else ""
+
+
+def lost_in(published: dict[str, Any], loaded: dict[str, Any]) -> Iterator[str]:
+    """What of a published state is not the same in the program that it was loaded into."""
+    for name, held in published.items():
+        now = loaded.get(name)
+        if isinstance(held, dict) and isinstance(now, dict):
+            for key, value in held.items():
+                if key not in now or encode_json(now[key]) != encode_json(value):
+                    yield f"{name}.{key}: is not what was published once DSPy has loaded it"
+        elif encode_json(now) != encode_json(held):
+            yield f"{name}: is not what was published once DSPy has loaded it"
+
+
+def unsaved(program: Any, fresh: Any) -> Iterator[str]:
+    """What a program has that neither its code nor its state gives: it would be lost."""
+    built = dict(fresh.named_sub_modules())
+    for name, module in program.named_sub_modules():
+        path = name.removeprefix("self").lstrip(".") or "the program"
+        if callable(vars(module).get("forward")):
+            yield f"{path}: its forward was replaced, as KNNFewShot does, and a state cannot hold that"
+        if module is not program and getattr(module, "_compiled", False):
+            yield f"{path}: is frozen (_compiled), so DSPy leaves it out of the state"
+        if name in built:
+            yield from _other_settings(path, vars(module), vars(built[name]))
+
+
+def _other_settings(path: str, held: Mapping[str, Any], built: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in held.items():
+        if key in _LEARNED or key.startswith("_") or any(json_problems(value, key)):
+            continue
+        if key not in built:
+            yield f"{path}: {key} was set after it was made, and is not in the state"
+        elif not any(json_problems(built[key], key)) and encode_json(built[key]) != encode_json(value):
+            yield f"{path}: {key} is {value!r}, its code makes {built[key]!r}, and it is not in the state"
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""The program of a version, read and decoded. What needs no DSPy is here, so that any process can look at a program."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.errors import NoProgramError
+from dspy_registry.registry_store.handles import Databases, Transaction
+from dspy_registry.registry_store.program_document import ProgramDocument, decode_document
+from dspy_registry.registry_store.program_rows import has_programs, load_program, program_of
+from dspy_registry.registry_store.selection import load_version
+
+
+class StoredProgram(NamedTuple):
+    """The program of one version of a module. `digest` is the SHA-256 of its document, `size` that in bytes."""
+
+    name: str
+    version: int
+    digest: str
+    size: int
+    document: ProgramDocument
+
+
+def read_program(snapshot: Snapshot, asked: str, key: str | None = None) -> StoredProgram:
+    """The program of a version, asked for as any module is: `name`, `name@3`, `name@label`, with a key.
+
+    Raises NoProgramError when the version has none, UnknownModuleError, UnknownVersionError, UnknownLabelError,
+    AmbiguousNameError, CorruptRecordError.
+    """
+    name, version, digest, document = snapshot._in_transaction(_load, asked, key)
+    return StoredProgram(name, version, digest.hex(), len(document), decode_document(document))
+
+
+def names_with_programs(snapshot: Snapshot) -> tuple[str, ...]:
+    """The full names of the modules whose version in force has a program, in key order. Reads every record."""
+    return snapshot._in_transaction(_named)
+
+
+def _named(txn: Transaction, dbs: Databases) -> tuple[str, ...]:
+    if not has_programs(txn, dbs):
+        return ()
+    return tuple(key.decode() for key, record in txn.cursor(dbs.modules) if program_of(record))
+
+
+def _load(txn: Transaction, dbs: Databases, asked: str, key: str | None) -> tuple[str, int, bytes, bytes]:
+    chosen = lookup.select(txn, dbs, asked).choose(key)
+    digest = load_version(txn, dbs, chosen.name, chosen.version).provenance.program
+    if not digest:
+        raise NoProgramError(asked, chosen.version)
+    return chosen.name, chosen.version, digest, load_program(txn, dbs, digest)

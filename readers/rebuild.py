@@ -1,0 +1,100 @@
+"""From a published document to a program in this process, or a refusal that names every reason. Nothing is pickled.
+
+The code is imported from allowed packages alone. What it makes must have the class and the predictors that were
+published. The state is loaded only then, and compared afterwards with what was published.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dspy_registry.readers.program_shapes import class_path_of, shapes_of
+from dspy_registry.readers.program_state import lost_in, state_problems
+from dspy_registry.registry_store.errors import InvalidArgumentError, ProgramRefusedError
+from dspy_registry.registry_store.program_document import ProgramDocument
+from dspy_registry.registry_store.program_drift import drift
+
+
+def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
+    """The program of a document. `name` is what to call it in an error.
+
+    Raises ProgramRefusedError naming every reason, CorruptRecordError.
+    """
+    _refuse(name, code_problems(document, allow))
+    program = build(document.origin, name)
+    _refuse(name, _form_problems(document, program))
+    state = document.load_state()
+    _refuse(name, state_problems(state))
+    try:
+        program.load_state(state)
+        lost = list(lost_in(state, program.dump_state()))
+    except Exception as error:
+        raise ProgramRefusedError(name, (f"DSPy does not load its state: {type(error).__name__}: {error}",)) from error
+    _refuse(name, lost)
+    return program
+
+
+def build(origin: str, name: str) -> Any:
+    """A program as its code makes it: `origin` names a class, a function without arguments, or a program to copy.
+
+    Raises ProgramRefusedError.
+    """
+    import dspy
+
+    module, _, path = origin.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        program = found.deepcopy() if isinstance(found, dspy.Module) else found()
+    except Exception as error:
+        reason = f"{origin} cannot be built here: {type(error).__name__}: {error}"
+        raise ProgramRefusedError(name, (reason,)) from error
+    if not isinstance(program, dspy.Module):
+        raise ProgramRefusedError(name, (f"{origin} makes a {type(program).__name__}, which is no dspy.Module",))
+    return program
+
+
+def code_problems(document: ProgramDocument, allow: Sequence[str]) -> Iterator[str]:
+    """Why its code may not be imported, or its state not be loaded by the DSPy that is here."""
+    module = document.origin.partition(":")[0]
+    if not any(module == package or module.startswith(f"{package}.") for package in allow):
+        allowed = ", ".join(allow) or "none"
+        yield f"its code is in {module}, and the packages allowed here are: {allowed}"
+    here = dspy_version()
+    if _major(here) != _major(document.dspy_version):
+        yield f"DSPy {document.dspy_version} wrote its state, and DSPy {here} is here"
+
+
+def checked_packages(allow: Sequence[str]) -> tuple[str, ...]:
+    """Names of packages. Raises InvalidArgumentError for one text instead of several, and for what is no name."""
+    wrong = [package for package in allow if not all(part.isidentifier() for part in package.split("."))]
+    if isinstance(allow, str) or wrong:
+        raise InvalidArgumentError(f"allow is {allow!r}; it takes names of packages, as in ('acme',).")
+    return tuple(allow)
+
+
+def dspy_version() -> str:
+    """The release of DSPy that is here."""
+    from importlib.metadata import version
+
+    return version("dspy")
+
+
+def _form_problems(document: ProgramDocument, program: Any) -> Iterator[str]:
+    found = class_path_of(program)
+    if found != document.class_path:
+        yield f"{document.origin} makes a {found} here, and a {document.class_path} was published"
+    yield from drift(document.predictors, shapes_of(program))
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
+
+
+def _refuse(name: str, problems: Iterator[str] | Sequence[str]) -> None:
+    found = tuple(problems)
+    if found:
+        raise ProgramRefusedError(name, found)

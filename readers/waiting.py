@@ -1,0 +1,147 @@
+"""Sleeping until a registry changes: one thread of this process waits for all its watchers, those of asyncio too.
+
+The thread waits for the bell of the revision file, which the writer rings after a commit. It starts with the first
+watcher, ends when nobody has watched for a second, and ends before a fork. A bell that is not heard costs a second: no
+watcher sleeps longer without a look at the word.
+
+A watcher first joins, then compares the word, then sleeps. The thread keeps the bell's number from before it tells the
+watchers, so a bell that rings in between is heard.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+from weakref import WeakValueDictionary
+
+from dspy_registry.registry_store.paths import FileIdentity
+from dspy_registry.registry_store.revision import RevisionFile
+
+LONGEST_SLEEP: Final = 1.0
+
+Wake = Callable[[], None]
+
+
+def can_sleep(file: RevisionFile) -> bool:
+    """Whether somebody rings this file's bell, and this system can wait for it."""
+    from dspy_registry.registry_store import futex
+
+    return futex.is_available() and file.bell.value != 0
+
+
+@contextmanager
+def joined(file: RevisionFile, wake: Wake) -> Iterator[None]:
+    """While this lasts, `wake` is called at each bell, in another thread. It must be quick, and raise nothing."""
+    waiter = _waiter_of(file)
+    waiter.join(wake)
+    try:
+        yield
+    finally:
+        waiter.leave(wake)
+
+
+class _Waiter:
+    """What waits for one revision file."""
+
+    def __init__(self, file: RevisionFile) -> None:
+        self._file = file
+        self._seen = 0
+        self._is_ending = False
+        self._wakes: set[Wake] = set()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # a signal's handler may fork while its own thread holds it
+
+    def join(self, wake: Wake) -> None:
+        with self._lock:
+            self._wakes.add(wake)
+            if self._thread is None and not self._is_ending:
+                self._start()
+
+    def _start(self) -> None:
+        self._seen = self._file.bell.value
+        thread = threading.Thread(target=self._run, name="registry watcher", daemon=True)
+        thread.start()  # before it is known: an interrupt in between must not leave one that never began
+        self._thread = thread
+
+    def leave(self, wake: Wake) -> None:
+        with self._lock:
+            self._wakes.discard(wake)
+
+    def _run(self) -> None:
+        bell = self._file.bell
+        while True:
+            bell.wait(self._seen, LONGEST_SLEEP)
+            rung = bell.value
+            with self._lock:
+                is_over = self._is_ending or (rung == self._seen and not self._wakes)
+                if is_over:
+                    self._thread = None
+                wakes = list(self._wakes) if rung != self._seen else []
+                self._seen = rung
+            for wake in wakes:
+                wake()
+            if is_over:
+                return
+
+    def end(self) -> None:
+        """End the thread; those who watch stay joined."""
+        with self._lock:
+            thread, self._is_ending = self._thread, True
+        deadline = time.monotonic() + LONGEST_SLEEP
+        while thread is not None and thread.is_alive() and time.monotonic() < deadline:
+            self._file.bell.wake_all()  # of other processes too: they look, and sleep again
+            thread.join(0.001)
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        with self._lock:
+            self._is_ending = False
+            if self._wakes and self._thread is None:
+                self._start()
+            wakes = list(self._wakes)
+        for wake in wakes:  # a bell may have rung meanwhile
+            wake()
+
+
+_waiters: WeakValueDictionary[FileIdentity, _Waiter] = WeakValueDictionary()
+_waiters_lock = threading.RLock()
+
+
+def _waiter_of(file: RevisionFile) -> _Waiter:
+    with _waiters_lock:
+        waiter = _waiters.get(file.identity)
+        if waiter is None:
+            waiter = _waiters[file.identity] = _Waiter(file)
+        return waiter
+
+
+_ended: list[_Waiter] = []
+
+
+def _before_fork() -> None:
+    _waiters_lock.acquire()
+    _ended[:] = _waiters.values()
+    for waiter in _ended:
+        waiter.end()
+
+
+def _after_fork_in_parent() -> None:
+    for waiter in _ended:
+        waiter.resume()
+    _ended.clear()
+    _waiters_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """The watchers were other threads'. The one that forked joins another waiter when it sleeps next."""
+    global _waiters_lock
+    _waiters_lock = threading.RLock()
+    _ended.clear()
+    _waiters.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

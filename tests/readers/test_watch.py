@@ -1,0 +1,240 @@
+"""Watching: woken when a commit is acknowledged, told what concerns the names, and never a lost change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_registry import Change, LabelUpdate, ModuleInfo, Registry, RegistryWriter
+from dspy_registry.readers import waiting, watch
+from dspy_registry.registry_store import futex, layout
+from dspy_registry.registry_store.layers import Layer
+from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.writer import commit
+
+PATIENCE = 60
+
+
+@pytest.fixture
+def writer(registry_folder: Path) -> Iterator[RegistryWriter]:
+    with RegistryWriter(registry_folder) as writer:
+        yield writer
+
+
+@pytest.fixture
+def registry(writer: RegistryWriter) -> Iterator[Registry]:
+    with Registry(writer.store.folder) as registry:
+        yield registry
+
+
+def register(writer: RegistryWriter, name: str, duration: int = 1) -> int:
+    return writer.register_module(ModuleInfo(name, estimated_duration=duration))
+
+
+def told(registry: Registry, since: int, **arguments: Any) -> list[Change]:
+    return list(registry.watch(since, timeout=0, **arguments))
+
+
+# What is told
+
+
+def test_only_what_concerns_the_names_is_told(writer: RegistryWriter, registry: Registry) -> None:
+    since = registry.revision
+    register(writer, "acme.Qa")
+    register(writer, "other.Qa")
+    writer.set_alias("short", "acme.Qa")
+    writer.set_alias("long", "other.Qa")
+    writer.set_labels([LabelUpdate("acme.Qa", "champion", 1), LabelUpdate("other.Qa", "champion", 1)])
+    writer.store.committer.commit(lambda draft: draft.declare("acme.L", Layer("manifest:a.toml", {"category": "x"})))
+    register(writer, "acme.L")
+    writer.set_implications({"x": ("y",)})
+    changes = told(registry, since, names="acme.*")
+    assert [change.revision - since for change in changes] == [1, 3, 5, 6, 7]
+    named = [module.name for change in changes for module in change.modules]
+    assert named == ["acme.Qa", "acme.L", "acme.L"]
+    assert [label.name for change in changes for label in change.labels] == ["acme.Qa"]
+    assert [alias.alias for change in changes for alias in change.aliases] == ["short"]
+    assert [change.overrides for change in changes][-1] == ("acme.L",)
+    assert all("other" not in key for change in changes for key in change.keys)
+    assert [change.revision - since for change in told(registry, since, names=("other.Qa", "long"))] == [2, 4, 5]
+    assert told(registry, since, names=()) == []
+    assert len(told(registry, since)) >= 7
+    for wrong in (7, b"acme", ["acme", 3]):
+        with pytest.raises(TypeError):
+            registry.watch(names=wrong)  # type: ignore[call-overload]
+
+
+def test_records_come_with_the_changes_that_made_them(writer: RegistryWriter, registry: Registry) -> None:
+    since = registry.revision
+    for duration in (1, 2, 3):
+        register(writer, "acme.Qa", duration)
+    writer.unregister_module("acme.Qa")
+    changes = list(registry.watch(since, records=True, timeout=0))
+    assert [
+        [(name, kept.provenance.version, kept.info.estimated_duration) for name, kept in change.records.items()]
+        for change in changes
+    ] == [[("acme.Qa", 1, 1)], [("acme.Qa", 2, 2)], [("acme.Qa", 3, 3)], []]
+
+
+def test_what_the_log_dropped_is_told_whatever_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "CHANGES_KEPT", 4)  # the check would miss the others, so no fixture looks here
+    monkeypatch.setattr(commit, "_DROPPED_AT_ONCE", 1)
+    with RegistryWriter(tmp_path / "short") as writer, Registry(tmp_path / "short") as registry:
+        for duration in range(1, 9):
+            register(writer, "acme.Qa", duration)
+        first, *_ = told(registry, 1, names="nothing.of.that.name")
+        assert first.everything
+
+
+# Being woken
+
+
+class Watcher(threading.Thread):
+    """Watches in a thread until it has heard of a module."""
+
+    def __init__(self, registry: Registry, last: str, **arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self.heard: list[Change] = []
+        self._changes = registry.watch(timeout=PATIENCE, **arguments)
+        self._last = last
+        self.start()
+
+    def run(self) -> None:
+        for change in self._changes:
+            self.heard.append(change)
+            if any(module.name == self._last for module in change.modules):
+                return
+
+
+def watching_threads() -> int:
+    return sum(thread.name == "registry watcher" for thread in threading.enumerate())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(PATIENCE * 100):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come about")
+
+
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
+def test_one_thread_wakes_all_watchers_of_a_process(writer: RegistryWriter, registry: Registry) -> None:
+    before = watching_threads()
+    with Registry(registry.path) as other:
+        watchers = [Watcher(each, "acme.End") for each in (registry, registry, other, other)]
+        until(lambda: watching_threads() == before + 1)
+
+        async def watch_many() -> list[int]:
+            async def one() -> int:
+                async for change in registry.watch_async(timeout=PATIENCE):
+                    if any(module.name == "acme.End" for module in change.modules):
+                        return change.revision
+                raise AssertionError("it ended early")
+
+            tasks = [asyncio.ensure_future(one()) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            assert watching_threads() == before + 1
+            await asyncio.get_running_loop().run_in_executor(None, register, writer, "acme.End")
+            return await asyncio.gather(*tasks)
+
+        revisions = asyncio.run(watch_many())
+        for watcher in watchers:
+            watcher.join(PATIENCE)
+        assert set(revisions) == {watcher.heard[-1].revision for watcher in watchers} == {registry.revision}
+    until(lambda: watching_threads() == before)
+
+
+@pytest.mark.parametrize("cannot", ["no futex", "an old writer"])
+def test_without_a_bell_it_looks_every_now_and_then(
+    writer: RegistryWriter, registry: Registry, monkeypatch: pytest.MonkeyPatch, cannot: str
+) -> None:
+    monkeypatch.setattr(watch, "can_sleep", lambda file: False)
+    if cannot == "an old writer":
+        monkeypatch.undo()
+        monkeypatch.setattr(RevisionFile, "ring", lambda self: None)
+        RevisionFile(registry.path, writable=True).bell.store(0)
+        assert not waiting.can_sleep(RevisionFile(registry.path))
+    threads = watching_threads()
+    watcher = Watcher(registry, "acme.End", poll=0.005)
+    register(writer, "acme.End")
+    watcher.join(PATIENCE)
+    assert watcher.heard[-1].revision == registry.revision
+    assert watching_threads() == threads
+
+
+def test_a_bell_that_is_not_heard_costs_a_second(
+    writer: RegistryWriter, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the writer is killed between the word and the bell."""
+    monkeypatch.setattr(RevisionFile, "ring", lambda self: None)
+    watcher = Watcher(registry, "acme.End")
+    register(writer, "acme.End")
+    watcher.join(PATIENCE)
+    assert not watcher.is_alive()
+
+
+def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:
+    assert list(registry.watch(timeout=0.05)) == []
+    assert list(registry.watch(timeout=0.05, names="nothing.*")) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_fork_while_threads_watch(registry_folder: Path) -> None:
+    """In a process of its own, where every warning is an error: parent and child go on watching."""
+    script = """
+import os, sys, threading
+from dspy_registry import ModuleInfo, Registry, RegistryWriter
+folder = sys.argv[1]
+writer, registry = RegistryWriter(folder), Registry(folder)
+def heard(changes, name):
+    return any(module.name == name for change in changes for module in change.modules)
+def first(name):
+    for change in registry.watch(0, timeout=60):
+        if heard([change], name):
+            return True
+writer.register_module(ModuleInfo("acme.Before"))
+# A watcher without a thread of its own keeps the waiting thread busy: its last sleep was just now.
+assert list(registry.watch(timeout=0.01)) == []
+child = os.fork()
+if child == 0:
+    os._exit(0 if first("acme.After") else 1)
+writer.register_module(ModuleInfo("acme.After"))
+assert first("acme.After")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+writer.close(); registry.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(registry_folder)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_fork_beside_watching_threads_loses_no_change(writer: RegistryWriter, registry: Registry) -> None:
+    import warnings
+
+    watchers = [Watcher(registry, "acme.End") for _ in range(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the watchers' own threads
+        for number in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+            register(writer, "acme.Qa", number)
+    register(writer, "acme.End")
+    for watcher in watchers:
+        watcher.join(PATIENCE)
+        assert [change.revision for change in watcher.heard] == list(range(2, 8))
