@@ -21,8 +21,10 @@ from benchmarks import (
     rows_manifests,
     rows_memory,
     rows_mixes,
+    rows_outage,
     rows_peers,
     rows_programs,
+    rows_route,
     rows_sizes,
     rows_steps,
     rows_throughput,
@@ -41,6 +43,8 @@ QUICK_SIZES: Final = (6, 1_000, 5_000)
 ROWS: Final[tuple[Row, ...]] = (
     *rows_writes.BULK,
     *rows_cached.ROWS,
+    *rows_route.ROWS,
+    *rows_outage.ROWS,
     *rows_uncached.ROWS,
     *rows_steps.ROWS,
     *rows_peers.ROWS,
@@ -55,11 +59,11 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_manifests.ROWS,
     *rows_usage.ROWS,
     *rows_usage_readers.ROWS,
-    *rows_health.ROWS,
-    *rows_limits.ROWS,
     *rows_versions.ROWS,
     *rows_watch.ROWS,
     *rows_programs.ROWS,
+    *rows_health.ROWS,
+    *rows_limits.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 

@@ -9,7 +9,6 @@ from dspy_registry.readers import observed, routing
 from dspy_registry.readers.asked import Asked
 from dspy_registry.readers.observed import DECLARED
 from dspy_registry.readers.plan import execute
-from dspy_registry.readers.policies import decide
 from dspy_registry.readers.ranking import Facts, Field, prior_rate
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.advice import Standing
@@ -17,8 +16,7 @@ from dspy_registry.registry_store.circuit import state_at
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.outcome_kinds import CALLER, KINDS
-from dspy_registry.registry_store.policy import Declaration
-from dspy_registry.registry_store.policy_rows import load_policies
+from dspy_registry.registry_store.policy import Declaration, Policy, effective_policy
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.usage import MINUTES_KEPT, Ring, VersionUsage
 from dspy_registry.registry_store.usage_rows import InForce, load_in_force, load_usage
@@ -31,13 +29,13 @@ class KnownModule(NamedTuple):
     """A module as `asked`, with the usage of its version in force.
 
     `life_usd` is the mean cost of a call of the module over its life, in US dollars; None: no call told its cost.
-    `max_timeout` is the longest timeout that its policy allows, in seconds; None: no policy says.
+    `max_timeout` is what its policy allows, in seconds; None: no policy does.
     """
 
     asked: str
     found: InForce
     life_usd: float | None
-    max_timeout: float | None = None
+    max_timeout: float | None
 
     @property
     def usd(self) -> tuple[float | None, str]:
@@ -82,15 +80,16 @@ class Candidates(NamedTuple):
     known: Mapping[str, KnownModule]
 
 
-def load_candidates(txn: Transaction, dbs: Databases, asked: Asked, seen: dict[str, KnownModule]) -> list[KnownModule]:
+def load_candidates(
+    txn: Transaction, dbs: Databases, asked: Asked, seen: dict[str, KnownModule], declared: Sequence[Declaration]
+) -> list[KnownModule]:
     """The candidates in the order that decides ties. `seen` has those that were read at the same revision and usage.
 
     Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError.
     """
     plan = asked.plan
     found = None if plan is None else execute(txn, dbs, plan)
-    declared = load_policies(txn, dbs)
-    known = [_load(txn, dbs, name, declared, seen) for name in (found or () if asked.names is None else asked.names)]
+    known = [_load(txn, dbs, name, seen, declared) for name in (found or () if asked.names is None else asked.names)]
     if found is not None and asked.names is not None:
         wanted = frozenset(found)
         known = [each for each in known if each.found.info.name in wanted]
@@ -98,15 +97,15 @@ def load_candidates(txn: Transaction, dbs: Databases, asked: Asked, seen: dict[s
 
 
 def _load(
-    txn: Transaction, dbs: Databases, name: str, declared: Sequence[Declaration], seen: dict[str, KnownModule]
+    txn: Transaction, dbs: Databases, name: str, seen: dict[str, KnownModule], declared: Sequence[Declaration]
 ) -> KnownModule:
     known = seen.get(name)
     if known is None:
         found = load_in_force(txn, dbs, name)
         life = load_usage(txn, dbs, found.info.name)
-        decided = decide(declared, found.info.name, found.info.pool_type)
-        life_usd = None if life is None else life.cost_usd_per_call
-        known = seen[name] = KnownModule(name, found, life_usd, decided.policy.max_timeout)
+        policy = effective_policy(declared, found.info.name, found.info.pool_type) if declared else Policy()
+        cost = None if life is None else life.cost_usd_per_call
+        known = seen[name] = KnownModule(name, found, cost, policy.max_timeout)
     return known
 
 

@@ -362,20 +362,12 @@ class Queries(Mapping[str, ModuleInfo]):
     def _observed(
         self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None
     ) -> Recommendation:
-        """The recommendation on a basis other than `declared`. `longest`: the policy's `max_timeout`."""
+        """The recommendation on a basis other than `declared`. `longest` is the policy's longest timeout in seconds."""
         own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
         ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
         enough = self._min_observed_calls
         return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
-
-    def policy(self, name: str) -> Policy:
-        """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.
-
-        `max_concurrency` is the module's own; its pool may have another. `name` is a full name, an alias or a short
-        name. Raises UnknownModuleError, AmbiguousNameError, TypeError for a name that is not a string.
-        """
-        return self._policy_of(name).policy
 
     def _advise(self, known: KnownModule, asked: Asked) -> Recommendation:
         """The recommendation for a candidate of a route, from what was read for the decision."""
@@ -384,6 +376,14 @@ class Queries(Mapping[str, ModuleInfo]):
         if asked.basis == DECLARED:
             return declared
         return self._observed(found, declared, size, asked.basis, known.max_timeout)
+
+    def policy(self, name: str) -> Policy:
+        """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.
+
+        `max_concurrency` is the module's own; its pool may have another. `name` is a full name, an alias or a short
+        name. Raises UnknownModuleError, AmbiguousNameError, TypeError for a name that is not a string.
+        """
+        return self._policy_of(name).policy
 
     def _declared(self, info: ModuleInfo, input_size: int | None, optimize_latency: bool) -> Recommendation:
         cost = self._usage_of(info.name).cost_usd_per_call

@@ -294,15 +294,6 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
                 yield Violation(VALUES, where, str(error))
 
 
-def _policy(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
-    source, _, pattern = text(key).partition("\0")
-    policy = policy_codec.load(value, key, head.dbs.format)
-    if source != CLIENT and not source.startswith(MANIFEST_PREFIX):
-        yield Violation(VALUES, where, f"is of a source {source!r} that no policy has")
-    for problem in policy_problems(pattern, policy):
-        yield Violation(VALUES, where, problem)
-
-
 def global_rows(head: Head) -> Iterator[Violation]:
     """What is wrong with what a host keeps of a cluster."""
     format = head.dbs.format
@@ -311,6 +302,15 @@ def global_rows(head: Head) -> Iterator[Violation]:
             (position_codec if key == META_CLUSTER else global_row_codec).load(value, key, format)
         except CorruptRecordError as error:
             yield Violation(VALUES, f"meta/{text(key)}", str(error))
+
+
+def _policy(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
+    source, _, pattern = text(key).partition("\0")
+    policy = policy_codec.load(value, key, head.dbs.format)
+    if source != CLIENT and not source.startswith(MANIFEST_PREFIX):
+        yield Violation(VALUES, where, f"is of a source {source!r} that no policy has")
+    for problem in policy_problems(pattern, policy):
+        yield Violation(VALUES, where, problem)
 
 
 def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:

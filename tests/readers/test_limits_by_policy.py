@@ -61,7 +61,7 @@ def test_a_module_without_a_policy_has_no_limit(registry: Registry) -> None:
     assert registry.limited_calls() == []
 
 
-def test_i31_no_call_begins_beyond_the_limit_in_any_process(folder: Path, registry: Registry) -> None:
+def test_i28_no_call_begins_beyond_the_limit_in_any_process(folder: Path, registry: Registry) -> None:
     with child(__name__, "hold", folder, 1) as worker:
         assert worker.hear() == "holds"
         with registry.limit("Predict", patience=0):  # a short name has the limit of its module

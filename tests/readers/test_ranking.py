@@ -61,7 +61,7 @@ ASKED = st.builds(
 
 
 @given(candidates(), st.sampled_from(("balanced", "latency", "cost", "reliability")), ASKED)
-def test_i33_the_last_candidate_is_never_refused_in_silence(
+def test_i30_the_last_candidate_is_never_refused_in_silence(
     given_facts: list[Facts], prefer: str, asked: Limits
 ) -> None:
     found = rank(given_facts, prefer, asked)

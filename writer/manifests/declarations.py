@@ -60,7 +60,7 @@ class DeclaredLabel(msgspec.Struct, frozen=True):
 
 
 class Declarations(msgspec.Struct, frozen=True):
-    """What one file declares: fields by module, aliases, implications, defaults, labels in their order, policies."""
+    """What one file declares: by module, alias, implication, label and pattern; defaults in their order."""
 
     modules: dict[str, dict[str, Any]] = {}
     aliases: dict[str, str] = {}

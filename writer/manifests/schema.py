@@ -115,7 +115,7 @@ class PolicyManifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A manifest of the DSPy Module Registry: modules, implications, aliases, labels, defaults, policies."""
+    """A manifest of the DSPy Module Registry: modules, implications, aliases, labels, defaults and policies."""
 
     schema: Annotated[str, Meta(description="Where an editor finds this schema.")] | UnsetType = msgspec.field(
         default=UNSET, name="$schema"

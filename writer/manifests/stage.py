@@ -71,8 +71,8 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     aliases: dict[str, dict[str, str]] = defaultdict(dict)
     implications: dict[str, Implications] = {}
     defaults: dict[str, tuple[Default, ...]] = {}
-    policies: dict[str, dict[str, Policy]] = defaultdict(dict)
     labels: dict[str, tuple[DeclaredLabel, ...]] = {}
+    policies: dict[str, dict[str, Policy]] = defaultdict(dict)
     for name, layer in draft.catalog.layers_from(MANIFEST_PREFIX):
         modules[_file(layer.source)][name] = layer.fields
     for alias, meaning in draft.all_aliases().items():
@@ -83,12 +83,12 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
             implications[_file(source)] = words
     for source, rules in draft.all_defaults().items():
         defaults[_file(source)] = rules
-    for (source, pattern), policy in draft.all_policies().items():
-        if source.startswith(MANIFEST_PREFIX):
-            policies[_file(source)][pattern] = policy
     for name, label, kept in draft.catalog.labels_from(MANIFEST_PREFIX):
         file = _file(kept.source)
         labels[file] = (*labels.get(file, ()), DeclaredLabel(name, label, kept.versions))
+    for (source, pattern), policy in draft.all_policies().items():
+        if source.startswith(MANIFEST_PREFIX):
+            policies[_file(source)][pattern] = policy
     return {
         file: Declarations(
             modules.get(file, {}),

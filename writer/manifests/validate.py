@@ -124,6 +124,23 @@ def _default_problems(entries: Any) -> Iterator[Problem]:
         yield from _entry_problems(("defaults", index), entry, DefaultManifest, "match")
 
 
+def _label_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("labels",), "a list of labels", entries)
+        return
+    seen: dict[tuple[str, str], Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("labels", index)
+        if not isinstance(entry, dict):
+            yield _wrong_type(path, f"a mapping with {_listed(keys_of(LabelManifest))}", entry)
+            continue
+        yield from _unknown_keys(path, entry, keys_of(LabelManifest))
+        yield from (Problem(place, message) for place, message in label_entry_problems(path, entry))
+        declared = str(entry.get("module")), str(entry.get("label"))
+        if seen.setdefault(declared, path) != path:
+            yield Problem((*path, "label"), f"{'@'.join(declared)} is declared twice in this file", seen[declared])
+
+
 def _policy_problems(entries: Any) -> Iterator[Problem]:
     if not isinstance(entries, list):
         yield _wrong_type(("policies",), "a list of policies", entries)
@@ -151,23 +168,6 @@ def _policy_entry_problems(path: Path, entry: Any) -> Iterator[Problem]:
     for problem in policy_problems(entry.get("pattern", "any"), Policy(**fields)):
         field, separator, message = problem.partition(": ")
         yield Problem((*path, field) if separator else path, message or problem)
-
-
-def _label_problems(entries: Any) -> Iterator[Problem]:
-    if not isinstance(entries, list):
-        yield _wrong_type(("labels",), "a list of labels", entries)
-        return
-    seen: dict[tuple[str, str], Path] = {}
-    for index, entry in enumerate(entries):
-        path: Path = ("labels", index)
-        if not isinstance(entry, dict):
-            yield _wrong_type(path, f"a mapping with {_listed(keys_of(LabelManifest))}", entry)
-            continue
-        yield from _unknown_keys(path, entry, keys_of(LabelManifest))
-        yield from (Problem(place, message) for place, message in label_entry_problems(path, entry))
-        declared = str(entry.get("module")), str(entry.get("label"))
-        if seen.setdefault(declared, path) != path:
-            yield Problem((*path, "label"), f"{'@'.join(declared)} is declared twice in this file", seen[declared])
 
 
 def _alias_problems(aliases: Any) -> Iterator[Problem]:

@@ -98,7 +98,7 @@ def test_a_killed_daemons_circuits_are_adopted(seeded_registry: Path) -> None:
     assert (after.state, after.openings) == ("open", 1)
 
 
-def test_i32_a_circuit_is_open_until_the_published_deadline_and_no_longer(seeded_registry: Path) -> None:
+def test_i29_a_circuit_is_open_until_the_published_deadline_and_no_longer(seeded_registry: Path) -> None:
     with daemon(seeded_registry) as served, Registry(seeded_registry) as registry:
         with served.client() as client:
             client.open_circuit(NAME, 0.5)
