@@ -4,7 +4,7 @@ VENV ?= .venv
 TESTS ?=
 PYTEST_ARGS ?=
 # Processes that run tests side by side. Much of a test is waiting for other processes, so more than there are cores.
-WORKERS ?= 4
+WORKERS ?= 3
 # How `make stress` is told otherwise: `make stress MINUTES=20 ONLY=power_loss,soak SEED=7`.
 MINUTES ?=
 ONLY ?=

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -68,7 +68,15 @@ class Deciding(HostReads):
         exclude: str | Iterable[str] = (),
         accept: Accept | None = None,
         basis: str = AUTO,
+        label: str | None = None,
+        key: str | None = None,
     ) -> Route:
+        if label is not None or key is not None:
+            conditions = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
+            every = (*conditions, any_capabilities, without_capabilities)
+            limits = {"input_size": input_size, "deadline_ms": deadline_ms, "max_cost_usd": max_cost_usd}
+            choices = {**limits, "prefer": prefer, "exclude": exclude, "accept": accept, "basis": basis}
+            return self._route_versions(every, names, label, key, choices)
         # A route depends on the size class of the input only, so it is kept by the largest input of that class.
         if input_size is None:
             size: Any = LARGE_INPUT
@@ -79,10 +87,10 @@ class Deciding(HostReads):
         else:
             size = LARGE_INPUT if input_size > SMALL_INPUT else SMALL_INPUT
         # Hashing the key takes long, so the usual arguments have a short one.
-        key: Any = (capabilities, names, size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
+        arguments: Any = (capabilities, names, size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
         others = (category, pool_type, native, gpu, max_memory, max_compute, any_capabilities, without_capabilities)
         if others != _NO_OTHERS:
-            key = (*key, *others)
+            arguments = (*arguments, *others)
         kept, health = self._decisions, self._health
         if (
             self._word[()] == kept.word
@@ -94,7 +102,7 @@ class Deciding(HostReads):
             and _clock(_BOOT_TIME) < kept.ends
         ):
             try:
-                return kept.routes[key]
+                return kept.routes[arguments]
             except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
                 pass
         asked = asked_for(
@@ -102,7 +110,19 @@ class Deciding(HostReads):
         )
         several = (capabilities, any_capabilities, without_capabilities, names, exclude)
         is_kept = accept is None and type(prefer) is str and _PLAIN.issuperset(map(type, several))
-        return self._decide(asked, key if is_kept else None)
+        return self._decide(asked, arguments if is_kept else None)
+
+    def _route_versions(
+        self, conditions: tuple[Any, ...], names: Any, label: str | None, key: str | None, choices: dict[str, Any]
+    ) -> Route:
+        """The route among versions that a label or a key chooses. It is kept by these versions, never by the key."""
+        decide: Callable[..., Route] = self.route
+        while True:
+            word = self._word[()]
+            chosen = self._versions_of(conditions, names, label, key)
+            route = decide(*conditions, names=chosen, **choices)
+            if self._word[()] == word:  # else a label may have moved between the two
+                return route
 
     def _decide(self, asked: Asked, key: Any) -> Route:
         """The decision, kept under `key` unless that is None."""

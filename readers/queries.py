@@ -254,11 +254,15 @@ class Queries(Mapping[str, ModuleInfo]):
         exclude: str | Iterable[str] = (),
         accept: Accept | None = None,
         basis: str = AUTO,
+        label: str | None = None,
+        key: str | None = None,
     ) -> Route:
         """Which module to call, and which others if that fails. docs/routing.md has the formula and the reasons.
 
         Candidates are the modules of `names` (full names, aliases, short names), or those that `find` returns for the
-        same conditions, or those of `names` that meet the conditions; without both, all modules. Left out are those in
+        same conditions, or those of `names` that meet the conditions; without both, all modules. A name may say a
+        version: `acme.Qa@3`, `acme.Qa@live`. `label` is the one for all names without; a module that conditions find
+        and that has no such label is left out. `key` is as for `resolve`. Left out are those in
         `exclude`, those expected to take longer than `deadline_ms` milliseconds, those whose cost is above
         `max_cost_usd` or not known, those for which `accept`, called with a Candidate, returns something false, and
         those whose circuit is open. None: no limit.
@@ -272,6 +276,25 @@ class Queries(Mapping[str, ModuleInfo]):
         NoCandidateError with every exclusion when nothing is left, UnknownModuleError and AmbiguousNameError for
         `names`, InvalidArgumentError with all that is wrong, and TypeError.
         """
+
+    def _versions_of(
+        self, conditions: tuple[Any, ...], names: str | Iterable[str] | None, label: str | None, key: str | None
+    ) -> tuple[str, ...] | None:
+        """The candidates of a route, each as `name@version`. None: neither names nor a label say which."""
+        check_text("label", label)
+        check_text("key", key)
+        if names is None and label is None:
+            return None
+        asked = self.find(*conditions) if names is None else (names,) if isinstance(names, str) else tuple(names)
+        chosen = []
+        for name in asked:
+            versioned = name if label is None or "@" in plain_name(name) else f"{name}@{label}"
+            try:
+                chosen.append(str(self.resolve(versioned, key=key)))
+            except UnknownLabelError:
+                if names is not None:
+                    raise
+        return tuple(chosen)
 
     def get_pool_type(self, name: str) -> str:
         """The name of the pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""

@@ -53,9 +53,13 @@ class DecidingSnapshot(Queries):
         exclude: str | Iterable[str] = (),
         accept: Accept | None = None,
         basis: str = AUTO,
+        label: str | None = None,
+        key: str | None = None,
     ) -> Route:
         given = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
         conditions: tuple[Any, ...] = (*given, any_capabilities, without_capabilities)
+        if label is not None or key is not None:
+            names = self._versions_of(conditions, names, label, key)
         asked = asked_for(conditions, names, input_size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
         while True:
             decisions = self._decisions_now()

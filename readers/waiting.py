@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -52,7 +53,7 @@ class _Waiter:
         self._is_ending = False
         self._wakes: set[Wake] = set()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may fork while its own thread holds it
 
     def join(self, wake: Wake) -> None:
         with self._lock:
@@ -90,7 +91,8 @@ class _Waiter:
         """End the thread; those who watch stay joined."""
         with self._lock:
             thread, self._is_ending = self._thread, True
-        while thread is not None and thread.is_alive():
+        deadline = time.monotonic() + LONGEST_SLEEP
+        while thread is not None and thread.is_alive() and time.monotonic() < deadline:
             self._file.bell.wake_all()  # of other processes too: they look, and sleep again
             thread.join(0.001)
 
@@ -106,7 +108,7 @@ class _Waiter:
 
 
 _waiters: WeakValueDictionary[FileIdentity, _Waiter] = WeakValueDictionary()
-_waiters_lock = threading.Lock()
+_waiters_lock = threading.RLock()
 
 
 def _waiter_of(file: RevisionFile) -> _Waiter:
@@ -137,7 +139,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """The watchers were other threads'. The one that forked joins another waiter when it sleeps next."""
     global _waiters_lock
-    _waiters_lock = threading.Lock()
+    _waiters_lock = threading.RLock()
     _ended.clear()
     _waiters.clear()
 

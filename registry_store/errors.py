@@ -116,58 +116,40 @@ class NoHomeError(InvalidArgumentError):
 class InvalidModuleError(RegistryError, ValueError):
     """A module, or a batch of them, breaks the limits. `problems` has one line for each wrong field."""
 
+    _MESSAGE = "{} cannot be registered: {}."
+    remedy = "Nothing was changed."
+
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
-        super().__init__(
-            f"{subject} cannot be registered: {'; '.join(self.problems)}.",
-            remedy="Nothing was changed.",
-        )
+        super().__init__(self._MESSAGE.format(subject, "; ".join(self.problems)))
 
     def __reduce__(self) -> tuple[type[InvalidModuleError], tuple[str, tuple[str, ...]]]:
         return type(self), (self.subject, self.problems)
 
 
-class InvalidProgramError(RegistryError, ValueError):
-    """A program cannot be published. `problems` has one line for each reason."""
+class InvalidProgramError(InvalidModuleError):
+    """A program cannot be published as a version of a module. `problems` has one line for each reason."""
 
-    def __init__(self, subject: str, problems: Iterable[str]) -> None:
-        self.subject = subject
-        self.problems = tuple(problems)
-        super().__init__(
-            f"the program {subject} cannot be published: {'; '.join(self.problems)}.",
-            remedy="Nothing was changed.",
-        )
-
-    def __reduce__(self) -> tuple[type[InvalidProgramError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.subject, self.problems)
+    _MESSAGE = "the program {} cannot be published: {}."
 
 
-class ProgramRefusedError(RegistryError, ValueError):
+class ProgramRefusedError(InvalidProgramError):
     """A published program does not fit this process, and was not loaded. `problems` has one line for each reason."""
 
-    def __init__(self, name: str, problems: Iterable[str]) -> None:
-        self.name = name
-        self.problems = tuple(problems)
-        super().__init__(
-            f"the program {name} was not loaded: {'; '.join(self.problems)}.",
-            remedy="Publish it again from the code that runs here, or run the code that it was published from.",
-        )
-
-    def __reduce__(self) -> tuple[type[ProgramRefusedError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.name, self.problems)
+    _MESSAGE = "the program {} was not loaded: {}."
+    remedy = "Publish it again from the code that runs here, or run the code that it was published from."
 
 
 class NoProgramError(RegistryError, KeyError):
     """A version of a module has no program. `name` is what was asked for, `version` the version that it means."""
 
+    remedy = "Publish one (`dspy-registry program publish`), or ask for a label of a version that has one."
+
     def __init__(self, name: str, version: int) -> None:
         self.name = name
         self.version = version
-        super().__init__(
-            f"{name} is version {version}, which has no program.",
-            remedy="Publish one (`dspy-registry program publish`), or ask for a label of a version that has one.",
-        )
+        super().__init__(f"{name} is version {version}, which has no program.")
 
     def __reduce__(self) -> tuple[type[NoProgramError], tuple[str, int]]:
         return type(self), (self.name, self.version)
@@ -388,3 +370,26 @@ class BusyError(RegistryError, TimeoutError):
 
 class ProtocolError(RegistryError, ValueError):
     """A message between client and daemon is not understood."""
+
+
+# The cluster
+
+
+class ClusterUnavailableError(RegistryError, ConnectionError):
+    """The cluster does not answer, or not in time. The message says whether the change may have been made."""
+
+    remedy = "Look at the cluster's nodes and at `dspy-registry status`, then repeat the call with the same client."
+
+
+class ClusterFullError(RegistryError, OSError):
+    """The cluster's storage quota is used up; nothing was changed."""
+
+    remedy = "Compact and defragment etcd, or raise its quota, then `etcdctl alarm disarm`: see docs/cluster.md."
+
+
+class ClusterAccessError(RegistryError, PermissionError):
+    """The cluster does not admit this host: certificate, user, password or rights."""
+
+
+class ClusterMembershipError(RegistryError, ValueError):
+    """This registry and the cluster do not belong together; the message says why."""

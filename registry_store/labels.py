@@ -26,6 +26,9 @@ LATEST: Final = "latest"
 MAX_LABELS_OF_MODULE: Final = 64
 """Each of them may keep MAX_VERSIONS versions in the history."""
 
+MAX_UPDATES: Final = 128
+"""Labels that change in one call. More would not fit into one message, if each names as many versions as it may."""
+
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
 Weights: TypeAlias = Mapping[int, float]

@@ -12,7 +12,7 @@ import lmdb
 from dspy_registry.registry_store import access, layout
 from dspy_registry.registry_store.data_file import NOT_OURS, has_revision_file, problem_of, refuse_damaged
 from dspy_registry.registry_store.disk import sync
-from dspy_registry.registry_store.errors import FormatVersionError, StorePermissionError
+from dspy_registry.registry_store.errors import DamagedStoreError, FormatVersionError, StorePermissionError
 from dspy_registry.registry_store.handles import Databases, translated
 from dspy_registry.registry_store.own_files import new_file, refuse_others
 
@@ -74,14 +74,25 @@ def open_databases(env: Any, folder: Path, *, writable: bool) -> Databases:
 
 
 def _open_databases(env: Any, folder: Path, writable: bool) -> Databases:
-    version = _format_of(env, folder)
+    version = _format_of(env, folder) or _format_after_creation(env, folder)
     if version is None:
-        refuse_loss_of_head(env, folder)
         found = [env.open_db(name, create=writable) for name in layout.DATABASES]
         return Databases._make([*found, layout.FORMAT_VERSION])
     first = [_database_of_complete(env, folder, name) for name in layout.DATABASES_OF_FORMAT_1]
     later = [_later_database(env, folder, name, version) for name in layout.DATABASES[len(first) :]]
     return Databases._make([*first, *later, version])
+
+
+def _format_after_creation(env: Any, folder: Path) -> int | None:
+    """The format where the head was missing a moment ago. None: its creation is not finished. Raises as above."""
+    try:
+        refuse_loss_of_head(env, folder)
+    except DamagedStoreError:
+        version = _format_of(env, folder)
+        if version is None:
+            raise
+        return version  # the creation came to its end in between, and what it left was no damage
+    return None
 
 
 def _database_of_complete(env: Any, folder: Path, name: bytes) -> Any:

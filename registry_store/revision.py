@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dspy_registry.registry_store.changes import Change, announcement_codec
+from dspy_registry.registry_store.data_file import refuse_loss
 from dspy_registry.registry_store.disk import explanation, sync
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
@@ -242,10 +243,15 @@ def create_revision_file(
 
 
 def data_identity(folder: Path) -> FileIdentity:
-    """(device, inode) of the registry's data file. Raises RegistryNotFoundError, StorePermissionError."""
+    """(device, inode) of the registry's data file.
+
+    Raises RegistryNotFoundError, StorePermissionError, and DamagedStoreError where the data file was taken away.
+    """
     try:
         status = os.stat(f"{folder}/{DATA_FILE}")  # noqa: PTH116 - half the time of Path.stat, at every opening
     except (FileNotFoundError, NotADirectoryError) as error:
+        if _knows_a_data_file(folder):
+            refuse_loss(folder)
         raise RegistryNotFoundError(f"there is no registry in {folder}.") from error
     except OSError as error:
         raise StorePermissionError(
@@ -253,6 +259,14 @@ def data_identity(folder: Path) -> FileIdentity:
             remedy="Run readers as the writer's user or group, or let them read the folder.",
         ) from error
     return status.st_dev, status.st_ino
+
+
+def _knows_a_data_file(folder: Path) -> bool:
+    """Whether a revision file is here that names one. That of a backup, which may have been killed, names none."""
+    try:
+        return RevisionFile(folder).data_identity != NO_DATA_FILE
+    except StoreError:
+        return False
 
 
 def newest_word(folder: Path) -> float:

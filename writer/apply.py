@@ -25,18 +25,18 @@ from dspy_registry.registry_store.changes import (
 from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
-from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
+from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
-from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
 from dspy_registry.writer.operations import Operations as Operations
+from dspy_registry.writer.staged_rows import write_layers, write_programs
 
 
 def apply(draft: Draft, now: int) -> Operations:
@@ -89,13 +89,14 @@ class _Application:
         self._aliases()
         self._policies()
         self._labels()
-        self._layers()
-        self._programs()
+        write_layers(self._draft, self._result)
+        write_programs(self._draft, self._result)
         self._blocks()
         self._rows_of_names()
         self._conclude()
         self._requests()
         self._usage()
+        self._cluster()
         return self._result
 
     # Modules
@@ -110,7 +111,9 @@ class _Application:
         if stored is None and entry is None and not past:
             return
         self._index(name, stored, entry)
-        if stored is not None:
+        if entry is not None and entry.global_revision:
+            self._make_room(name, entry.version)
+        if stored is not None and (entry is None or stored.provenance.version < entry.version):
             self._keep_history(name, stored.provenance.version, self._catalog.record(name))
         for replaced in past:
             if stored is None or replaced.version > stored.provenance.version:
@@ -135,10 +138,25 @@ class _Application:
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
-        return (kept.version, kept.sequence) == (entry.version, entry.sequence)
+        is_the_same = (kept.version, kept.sequence) == (entry.version, entry.sequence)
+        return is_the_same and (not entry.global_revision or encode(stored.info) == entry.encoded)
+
+    def _make_room(self, name: str, version: int) -> None:
+        """A version comes from a cluster: drop what this host counted itself from there on, and what is too old.
+
+        A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
+        """
+        labelled = labelled_versions(self._labels_after(name).values())
+        for kept in self._catalog.kept_versions(name):
+            if not (version - layout.HISTORY_VERSIONS <= kept < version or (kept < version and kept in labelled)):
+                key = layout.versioned_key(name, kept)
+                self._forget_usage(key)
+                self._result.deletes[layout.HISTORY].append(key)
 
     def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
         kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
+        if entry.global_revision:
+            kept = msgspec.structs.replace(kept, global_revision=entry.global_revision)
         return seal_record(entry.encoded, kept, self._format)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
@@ -244,17 +262,7 @@ class _Application:
         else:
             self._result.puts[database][key] = value
 
-    def _programs(self) -> None:
-        staged, result = self._draft.programs, self._result
-        has_versions = any(
-            result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY)
-        )
-        if staged or (has_versions and self._catalog.has_programs):
-            rows, gone, result.references = program_rows(staged, result.puts, result.deletes, self._catalog)
-            result.puts[layout.PROGRAMS].update(rows)
-            result.deletes[layout.PROGRAMS] += gone
-
-    # Aliases, layers, log
+    # Aliases, labels, log
 
     def _aliases(self) -> None:
         for alias, meaning in self._draft.aliases.meanings.items():
@@ -328,19 +336,6 @@ class _Application:
         if (old and bool(before)) != (new and bool(after)):
             self._overrides.append(name)
 
-    def _layers(self) -> None:
-        if self._draft.defaults is not None:
-            rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
-            self._result.puts[layout.META][layout.META_DEFAULTS] = rules
-        for name, layers in self._draft.layers.items():
-            old = self._catalog.layers(name)
-            for source in old.keys() - layers.keys():
-                self._result.deletes[layout.LAYERS].append(layout.layer_key(name, source))
-            for source, layer in layers.items():
-                if source not in old or encode(old[source]) != encode(layer):  # as bytes: 1 is not True
-                    key = layout.layer_key(name, source)
-                    self._result.puts[layout.LAYERS][key] = layer_codec.dump(layer, key, self._format)
-
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
         if not (self._changes or self._keys or self._postings or self._label_changes or self._patterns):
@@ -367,6 +362,13 @@ class _Application:
                 self._result.deletes[layout.USAGE].append(key)
             else:
                 self._result.puts[layout.USAGE][key] = row
+
+    def _cluster(self) -> None:
+        """What this host knows of global records, in the commit that shows them."""
+        for key, row in self._draft.cluster.items():
+            self._put_or_delete(layout.META, key, row)
+        if self._draft.position is not None:
+            self._put_or_delete(layout.META, layout.META_CLUSTER, self._draft.position or None)
 
     def _change(self) -> Change:
         by = tuple(self._draft.authors)

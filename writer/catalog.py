@@ -20,6 +20,7 @@ from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.labels import Label, label_codec, labels_of
 from dspy_registry.registry_store.layers import DISCOVERED, Defaults, Layer, defaults_codec, layer_codec
 from dspy_registry.registry_store.layout import (
+    META_CLUSTER,
     META_DEFAULTS,
     META_VOCABULARY,
     layer_key,
@@ -34,7 +35,7 @@ from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import BitMap, block_of, load_block, load_posting, stored_blocks
 from dspy_registry.registry_store.program_rows import is_stored, keys_of, load_program, program_of, stored_digests
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.registry_store.scan import items_with_prefix
+from dspy_registry.registry_store.scan import items_with_prefix, value_at
 from dspy_registry.registry_store.selection import load_version, past_records
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
@@ -282,6 +283,27 @@ class Catalog:
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""
         return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta), self.format)
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(name, stored bytes) of every module."""
+        return items_with_prefix(self._txn, self._dbs.modules, b"")
+
+    def cluster_row(self, key: bytes) -> bytes | None:
+        """What is known of a global record, by its key in `meta`, or None."""
+        return value_at(self._txn, self._dbs.meta, key)
+
+    def cluster_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of each row of a global record whose key begins with `prefix`."""
+        return items_with_prefix(self._txn, self._dbs.meta, prefix)
+
+    @property
+    def position(self) -> bytes | None:
+        """How far this host has followed a cluster, as stored. None: it belongs to none."""
+        return value_at(self._txn, self._dbs.meta, META_CLUSTER)
+
+    def kept_versions(self, name: str) -> list[int]:
+        """The versions in the history of this full name, newest first."""
+        return [version for version, _ in past_records(self._txn, self._dbs, name)]
 
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""

@@ -110,6 +110,7 @@ class Committer:
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
                     self._programs.follow(catalog.state.revision, operations.change.revision, operations.references)
+                    self._ringer.ring()
             except lmdb.Error as error:
                 txn.abort()
                 self._is_disk_broken = error.code == errno.EIO
@@ -135,7 +136,6 @@ class Committer:
         failpoints.reach("before_even_word")
         if change is not None:
             self._revision_file.conclude(change.revision)
-            self._ringer.ring()
         if change is None or layout.USAGE in operations.puts or layout.USAGE in operations.deletes:
             self._revision_file.count_silent_commit()
         self._ownership.confirm()

@@ -206,29 +206,31 @@ class Draft(Staged):
         if program is None:
             program = current.program if current else b""
         if current is None:
-            self._refuse_when_full()
+            sequence = self.take_sequence()
             version = after(info.name, self._last_version(info.name))
-            self.modules[info.name] = Entry(info, encoded, version, source, self.next_sequence, (), self.by, program)
-            self.next_sequence += 1
+            self.modules[info.name] = Entry(info, encoded, version, source, sequence, (), self.by, program)
         elif (current.encoded, current.program) != (encoded, program):
-            past = (*current.past, current) if self._is_staged(info.name) else ()
+            past = (*current.past, current) if self.is_staged(info.name) else ()
             version = after(info.name, current.version)
             self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by, program)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
-            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by)
+            self.modules[info.name] = msgspec.structs.replace(current, source=source, by=self.by, global_revision=0)
         else:
             return
         self.changed_by[info.name] = self.by
 
-    def _refuse_when_full(self) -> None:
+    def take_sequence(self) -> int:
+        """The next place in the order of registration. Raises RegistryFullError."""
         if self.next_sequence > LAST_SEQUENCE:
             raise RegistryFullError(
                 f"all {LAST_SEQUENCE + 1} registration sequences are used, and no sequence is used twice."
             )
+        self.next_sequence += 1
+        return self.next_sequence - 1
 
     def _drop(self, name: str, current: Entry | None) -> None:
-        if current is not None and self._is_staged(name):
+        if current is not None and self.is_staged(name):
             # These versions will be acknowledged, so no later version of this name may have one of their numbers.
             self.dropped[name] = (*self._dropped(name), *current.past, current)
         self.modules[name] = None
@@ -243,7 +245,7 @@ class Draft(Staged):
         dropped = self._dropped(name)
         if dropped:
             return dropped[-1].version
-        stored = self.catalog.module(name) if self._is_staged(name) else None
+        stored = self.catalog.module(name) if self.is_staged(name) else None
         if stored is not None:  # dropped and registered again within one draft
             return stored.provenance.version
         return self.catalog.last_version(name) if self.catalog.has_history else 0

@@ -13,6 +13,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
 
     `by` is whoever changed it last. None: not known. `program` is the digest of its program. Empty: it has none.
+    `global_revision` is the cluster's; 0: it is of this host.
     """
 
     info: ModuleInfo
@@ -23,6 +24,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     past: tuple[Entry, ...] = ()
     by: By | None = None
     program: bytes = b""
+    global_revision: int = 0
 
 
 def after(name: str, version: int) -> int:

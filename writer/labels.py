@@ -16,6 +16,7 @@ from dspy_registry.registry_store.errors import (
 from dspy_registry.registry_store.labels import (
     DAMAGED,
     MAX_LABELS_OF_MODULE,
+    MAX_UPDATES,
     Label,
     LabelUpdate,
     as_weights,
@@ -35,6 +36,8 @@ _PROBLEMS_SHOWN = 20
 def checked(updates: Iterable[LabelUpdate]) -> tuple[LabelUpdate, ...]:
     """The updates, if nothing is wrong with them by themselves. Raises one InvalidArgumentError naming all that is."""
     found = tuple(updates)
+    if len(found) > MAX_UPDATES:
+        raise InvalidArgumentError(f"{len(found)} labels are to change in one call, at most {MAX_UPDATES} may.")
     problems = [f"{update.name}@{update.label}: {problem}" for update in found for problem in update_problems(update)]
     seen: set[tuple[str, str]] = set()
     for update in found:

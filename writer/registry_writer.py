@@ -18,6 +18,7 @@ from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
 from dspy_registry.writer import labels, overrides, reconcile
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.member import refuse_member
 from dspy_registry.writer.programs import Publication, Published, check_publication, publish
 from dspy_registry.writer.store import Store
 from dspy_registry.writer.usage_reset import reset_usage
@@ -41,6 +42,11 @@ class RegistryWriter:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._store = Store(registry_path(path))
+        try:
+            refuse_member(self._store.environment)
+        except BaseException:
+            self._store.close()
+            raise
         self._by = os.geteuid(), os.getpid()
 
     def __repr__(self) -> str:
@@ -157,7 +163,7 @@ class RegistryWriter:
         return self.set_labels((label_update(name, label, versions, expected),))
 
     def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
-        """Set, move and remove several labels in one commit, or none. Errors are as for `set_label`."""
+        """Set, move and remove up to 128 labels in one commit, or none. Errors are as for `set_label`."""
         checked = labels.checked(updates)
         return self._commit(lambda draft: labels.set_labels(draft, checked))
 

@@ -52,12 +52,12 @@ def restore(backup: Path, folder: Path) -> Restored:
     make_folder(folder)
     with open_binary(backup / layout.DATA_FILE) as data, as_owner(folder):
         _refuse_intruders(folder)
-        lock = WriterLock(folder)
-        try:
-            with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
+        with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
+            lock = WriterLock(folder)
+            try:
                 put_in_place(data, folder)
-        finally:
-            lock.release()
+            finally:
+                lock.release()
         with RegistryWriter(folder) as writer:
             return Restored(str(folder), writer.revision, _modules(writer.store.environment))
 

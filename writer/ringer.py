@@ -13,6 +13,7 @@ from typing import Final
 from dspy_registry.registry_store.revision import RevisionFile
 
 _IDLE_SECONDS: Final = 10.0
+_LONGEST_END: Final = 1.0
 
 
 class Ringer:
@@ -20,7 +21,7 @@ class Ringer:
 
     def __init__(self, file: RevisionFile) -> None:
         self._file = file
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may fork while its own thread holds it
         self._is_due = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_ending = False
@@ -28,10 +29,8 @@ class Ringer:
 
     def ring(self) -> None:
         """Wake all who watch, soon. Several calls at once may wake them once. It raises nothing."""
-        self._is_due.set()
-        if self._thread is not None:
-            return
         with self._lock:
+            self._is_due.set()
             try:
                 self._begin()
             except RuntimeError:  # no thread can be started any more: the process ends, or has too many
@@ -50,7 +49,7 @@ class Ringer:
             if thread is not None:
                 self._is_due.set()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(_LONGEST_END)
         self._is_ending = False
 
     def _run(self) -> None:
@@ -79,7 +78,7 @@ def _end_all() -> None:
 def _begin_in_child() -> None:
     """The child is not the writer, and its locks may have been held by threads that it does not have."""
     for ringer in list(_ringers):
-        ringer._lock, ringer._is_due = threading.Lock(), threading.Event()
+        ringer._lock, ringer._is_due = threading.RLock(), threading.Event()
 
 
 os.register_at_fork(before=_end_all, after_in_child=_begin_in_child)

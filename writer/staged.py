@@ -37,6 +37,8 @@ class Staged:
         self.defaults: Defaults | None = None
         self.requests: dict[bytes, Callable[[int], bytes] | None] = {}
         self.usage: dict[bytes, bytes | None] = {}
+        self.cluster: dict[bytes, bytes | None] = {}  # rows of global records, by their keys in `meta`
+        self.position: bytes | None = None  # how far the cluster is followed; None: as before. b"": no longer
         self.policies: dict[tuple[str, str], Policy | None] = {}
         self.programs: dict[bytes, Sequence[bytes]] = {}
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
@@ -46,7 +48,8 @@ class Staged:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
         named = self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs
-        return bool(named or self.policies) or is_declared
+        is_global = bool(self.cluster) or self.position is not None
+        return bool(named or self.policies) or is_declared or is_global
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -64,6 +67,8 @@ class Staged:
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
+        self.cluster.update(child.cluster)
+        self.position = child.position if child.position is not None else self.position
         self.policies.update(child.policies)
         self.programs.update(child.programs)
         self.aliases.absorb(child.aliases)
@@ -91,9 +96,8 @@ class Staged:
         if stored is None:
             return None
         kept = stored.provenance
-        return Entry(
-            stored.info, encode(stored.info), kept.version, kept.source, kept.sequence, (), kept.by, kept.program
-        )
+        given = kept.version, kept.source, kept.sequence, (), kept.by, kept.program, kept.global_revision
+        return Entry(stored.info, encode(stored.info), *given)
 
     def layers_of(self, name: str) -> dict[str, Layer]:
         """The layers of a module, by source."""
@@ -101,6 +105,13 @@ class Staged:
             if name in draft.layers:
                 return draft.layers[name]
         return self.catalog.layers(name)
+
+    def cluster_row(self, key: bytes) -> bytes | None:
+        """The row of a global record under a key, or None."""
+        for draft in self._with_parents():
+            if key in draft.cluster:
+                return draft.cluster[key]
+        return self.catalog.cluster_row(key)
 
     def labels_of(self, name: str) -> dict[str, Label]:
         """The labels of a module, by label; a new dict."""
@@ -123,7 +134,7 @@ class Staged:
         newest = current.version
         window = range(max(1, newest - HISTORY_VERSIONS), newest)
         staged = {entry.version for entry in (*self._dropped(name), *current.past)}
-        stored = self.catalog.module(name) if self._is_staged(name) else None
+        stored = self.catalog.module(name) if self.is_staged(name) else None
         if stored is not None:
             staged.add(stored.provenance.version)
         past = {version for version in window if version in staged or self.catalog.has_version(name, version)}
@@ -191,7 +202,8 @@ class Staged:
             return self.defaults
         return self._parent.all_defaults() if self._parent else self.catalog.defaults
 
-    def _is_staged(self, name: str) -> bool:
+    def is_staged(self, name: str) -> bool:
+        """Whether this draft, or one below it, changes the module."""
         return any(name in draft.modules for draft in self._with_parents())
 
     def _dropped(self, name: str) -> tuple[Entry, ...]:

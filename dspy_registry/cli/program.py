@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "alias": ("alias", "alias"),
     "backup": ("backup", "backup"),
     "check": ("check", "check"),
+    "cluster": ("cluster", "cluster"),
     "demo": ("demo", "demo"),
     "diff": ("history", "diff"),
     "discover": ("discover", "discover"),

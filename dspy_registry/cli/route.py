@@ -20,6 +20,8 @@ from dspy_registry.readers.route_explained import UNITS
 @click.command("route", short_help="Say which module to call, or how to route a call.")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completion.modules)
 @lookup.conditions
+@click.option("--label", metavar="LABEL", help="The label for all names without one.", shell_complete=completion.labels)
+@click.option("--key", metavar="KEY", help="The versions that labels with weights mean for this key.")
 @click.option("--input-size", type=click.IntRange(min=0), metavar="N", help="Length of the input, in characters.")
 @click.option("--prefer", type=click.Choice(PREFERENCES), help="What decides among modules.  [default: balanced]")
 @click.option("--deadline", type=click.FloatRange(min=0), metavar="MS", help="Milliseconds that the call may take.")
@@ -36,6 +38,8 @@ from dspy_registry.readers.route_explained import UNITS
 @console.json_option
 def route(
     names: tuple[str, ...],
+    label: str | None,
+    key: str | None,
     input_size: int | None,
     prefer: str | None,
     deadline: float | None,
@@ -55,7 +59,7 @@ def route(
     dspy-registry route --capability reasoning --deadline 8000 --explain
     dspy-registry route dspy.Predict dspy.ReAct --prefer latency
     """
-    choosing = (prefer, deadline, max_cost, *conditions.values())
+    choosing = (label, key, prefer, deadline, max_cost, *conditions.values())
     chooses = len(names) != 1 or explain or exclude or any(each not in (None, ()) for each in choosing)
     if not chooses:
         _recommend(names[0], input_size, optimize_latency, basis or DECLARED, path, as_json)
@@ -75,6 +79,8 @@ def route(
             max_cost_usd=max_cost,
             exclude=exclude,
             basis=basis or AUTO,
+            label=label,
+            key=key,
         )
         _show(found, explain, as_json)
 

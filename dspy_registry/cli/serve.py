@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dspy_registry.cli import console, operations
+from dspy_registry.cli.cluster import cluster_extensions, cluster_options
 from dspy_registry.cli.manifests import watch_options, watching
 from dspy_registry.cli.waiting import VARIABLE, wait_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError
@@ -28,6 +29,7 @@ LOG_FORMATS: Final = ("text", "json")
 
 @click.command("serve", short_help="Run the writer daemon of a registry.")
 @watch_options
+@cluster_options
 @operations.options
 @click.option(
     "--group",
@@ -85,7 +87,8 @@ def serve(
     from dspy_registry.writer.daemon.lifecycle import serve as run
 
     at_work = operations.extension(chosen)
-    extensions = [watching(**chosen), at_work, *([] if metrics is None else [measuring(metrics)])]
+    clustered = cluster_extensions(chosen)
+    extensions = [watching(**chosen), at_work, *([] if metrics is None else [measuring(metrics)]), *clustered]
     _log_to_stderr(log_level, log_format)
     with suppress(OSError):  # a standard error that is no file
         faulthandler.enable()  # a data file that is cut short while it is mapped is a SIGBUS, which says nothing

@@ -83,7 +83,7 @@ def _reading(router: APIRouter, site: Site) -> None:
     @router.get("/health", summary="What is not healthy")
     def health() -> Json:
         """The circuits that are not closed. `until` is Unix time."""
-        return Json({"health": site.health.read()})
+        return Json({"health": site.registry.health()})
 
 
 def _live(router: APIRouter, site: Site) -> None:

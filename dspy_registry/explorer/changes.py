@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.buckets import BUCKETS
 from dspy_registry.registry_store.changes import Change, shown_requester
 
 SHOWN: Final = 100
@@ -23,11 +25,19 @@ def plain(change: Change) -> dict[str, Any]:
         "everything": change.everything,
         "modules": [{**msgspec.structs.asdict(each), "by": shown_requester(each.by)} for each in modules[:_LISTED]],
         "aliases": [{**msgspec.structs.asdict(each), "by": shown_requester(each.by)} for each in aliases[:_LISTED]],
-        "labels": [f"{each.name}@{each.label}" for each in change.labels[:_LISTED]],
+        "labels": [
+            {"name": each.name, "label": each.label, "old": shares(each.old), "new": shares(each.new)}
+            for each in change.labels[:_LISTED]
+        ],
         "policies": list(change.policies[:_LISTED]),
         "by": [shown_requester(each) for each in change.by[:_LISTED]],
         "more": max(0, len(modules) - _LISTED) + max(0, len(aliases) - _LISTED),
     }
+
+
+def shares(named: Iterable[tuple[int, int]]) -> dict[str, float]:
+    """What a label names: the share of each version in percent, by version as text. {}: nothing."""
+    return {str(version): 100 * count / BUCKETS for version, count in named}
 
 
 def newest(snapshot: Snapshot, count: int = SHOWN) -> list[dict[str, Any]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from dspy_registry.cli.console import encode_json
 from dspy_registry.explorer.changes import plain
-from dspy_registry.explorer.health import Health
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import RegistryError
+from dspy_registry.registry_store.health_file import HealthEntry
 
 POLL: Final = 0.03
 """Seconds between two looks at the revision word. A change is told within a few of them."""
@@ -24,6 +26,8 @@ _BEAT: Final = 15.0
 _GLANCE: Final = 0.25
 """Seconds after which a stream sees that the server is to end."""
 
+_CLOCKS: Final = 0.5
+
 _log = logging.getLogger("dspy_registry")
 
 Event = tuple[str, str, bytes]
@@ -33,9 +37,8 @@ Event = tuple[str, str, bytes]
 class Events:
     """Belongs to the server's loop. `is_ending` says that streams are to end, for the server waits for them."""
 
-    def __init__(self, registry: Registry, health: Health, is_ending: Callable[[], bool]) -> None:
+    def __init__(self, registry: Registry, is_ending: Callable[[], bool]) -> None:
         self._registry = registry
-        self._health = health
         self._is_ending = is_ending
         self._listeners: set[asyncio.Queue[Event]] = set()
 
@@ -80,13 +83,13 @@ class Events:
                 await asyncio.sleep(_RETRY)
 
     async def _follow_health(self) -> None:
-        known: list[Any] = await asyncio.to_thread(self._health.read)
+        known = await asyncio.to_thread(self._registry.health)
         while True:
             await asyncio.sleep(_HEALTH_POLL)
             if not self._listeners:
                 continue
-            found = await asyncio.to_thread(self._health.read)
-            if found != known:
+            found = await asyncio.to_thread(self._registry.health)
+            if not is_same(known, found):
                 known = found
                 self._tell(("", "health", encode_json(found)))
 
@@ -99,6 +102,16 @@ class Events:
                     listener.get_nowait()
                 with contextlib.suppress(asyncio.QueueFull):
                     listener.put_nowait(("", "reload", b"{}"))
+
+
+def is_same(before: Sequence[HealthEntry], after: Sequence[HealthEntry]) -> bool:
+    """Whether two lists tell the same. Deadlines are computed from two clocks, so they vary a little."""
+    if len(before) != len(after):
+        return False
+    return all(
+        abs(old.until - new.until) < _CLOCKS and msgspec.structs.replace(old, until=new.until) == new
+        for old, new in zip(before, after, strict=True)
+    )
 
 
 def _change_event(change: dict[str, Any]) -> Event:

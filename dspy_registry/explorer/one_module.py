@@ -13,6 +13,7 @@ from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.history import KeptVersion, changed_between
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
 from dspy_registry.registry_store.usage import SIZES
 
@@ -58,11 +59,22 @@ def _in_force(snapshot: Snapshot, name: str) -> dict[str, Any]:
         "implied_capabilities": list(snapshot.implied_capabilities(name)),
         "overrides": list(snapshot.overridden(name)),
         "aliases": aliases[:_ALIASES],
+        "labels": {label: _label(meaning) for label, meaning in snapshot.labels(name).items()},
         "source": stored.provenance.source,
         "revision": stored.provenance.revision,
         "updated_at": stored.provenance.updated_at,
         "by": shown_requester(stored.provenance.by),
         "limits": [_limit(snapshot, name, size) for size in SIZES],
+    }
+
+
+def _label(meaning: Label) -> dict[str, Any]:
+    return {
+        "percents": meaning.percents,
+        "source": meaning.source,
+        "by": shown_requester(meaning.by),
+        "revision": meaning.revision,
+        "updated_at": meaning.updated_at,
     }
 
 
@@ -113,8 +125,8 @@ def _version(
         "updated_at": kept.updated_at,
         "source": kept.source,
         "by": shown_requester(kept.by),
-        "before": before[0] or None,
         "program": kept.program.hex() or None,
+        "before": before[0] or None,
         "changes": [] if before[1] is None else _changes(snapshot, before[1], stored),
     }
 

@@ -46,6 +46,7 @@ def templates() -> Environment:
         share=share,
         alarm=alarm,
         value=shortened,
+        shares=named,
         count=lambda number: "–" if number is None else f"{number:,}",
         query=urlencode,
     )
@@ -68,6 +69,13 @@ def iso(milliseconds: float) -> str:
 def share(rate: float | None) -> str:
     """A share as a percentage."""
     return "–" if rate is None else f"{rate:.1%}"
+
+
+def named(shares: dict[str, float]) -> str:
+    """What a label names: "version 3", or "version 3 90 %, version 4 10 %"; "–": nothing."""
+    if len(shares) == 1:
+        return f"version {next(iter(shares))}"
+    return ", ".join(f"version {version} {share:.3g} %" for version, share in shares.items()) or "–"
 
 
 def shortened(value: Any) -> str:

@@ -14,7 +14,6 @@ from dspy_registry.explorer import ask, changes, one_module
 from dspy_registry.explorer.concurrency import limits_of_module
 from dspy_registry.explorer.events import Events
 from dspy_registry.explorer.filters import PAGE, Asked
-from dspy_registry.explorer.health import Health
 from dspy_registry.explorer.ranks import Ranks
 from dspy_registry.explorer.rows import rows
 from dspy_registry.explorer.strip import strip
@@ -44,9 +43,8 @@ class Site:
         self.shown_folder = shown_folder
         self.registry = Registry(folder)
         self.reporter = UsageReporter(folder)
-        self.health = Health(folder)
         self.watched = Watched(folder)
-        self.events = Events(self.registry, self.health, is_ending)
+        self.events = Events(self.registry, is_ending)
         self._ranks = Ranks(self.registry)
 
     def __repr__(self) -> str:
@@ -79,7 +77,7 @@ class Site:
 
     def strip(self) -> dict[str, Any]:
         """The strip of every page."""
-        health = [msgspec.structs.asdict(entry) for entry in self.health.read()]
+        health = [msgspec.structs.asdict(entry) for entry in self.registry.health()]
         return strip(self.watched.facts, self.registry.revision, self.registry.committed_at, health)
 
     def modules(self, asked: Asked) -> dict[str, Any]:
@@ -102,7 +100,7 @@ class Site:
                 "total": len(names),
                 "page": page,
                 "pages": pages,
-                "modules": rows(snapshot, list(names[start : start + PAGE]), self.health.read()),
+                "modules": rows(snapshot, list(names[start : start + PAGE]), self.registry.health()),
                 "unregistered": [] if question != ("",) else self._ranks.unregistered(snapshot.__contains__),
                 "calls_lost": snapshot.calls_lost(),
             }
@@ -112,7 +110,7 @@ class Site:
         with self.registry.snapshot() as snapshot:
             found = one_module.one_module(snapshot, name, self.shown_folder)
             revision = snapshot.revision
-        health = [msgspec.structs.asdict(each) for each in self.health.read() if each.name == found["name"]]
+        health = [msgspec.structs.asdict(each) for each in self.registry.health() if each.name == found["name"]]
         limits = limits_of_module(self.registry, found["name"]) if found["registered"] else []
         return {"at_revision": revision, **found, "health": health, "concurrency": limits}
 

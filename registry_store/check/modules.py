@@ -132,7 +132,11 @@ class _Modules:
             yield Violation(CHANGES, where, f"is of revision {kept.revision}, the newest is {head.state.revision}")
         if kept.version < 1:
             yield Violation(HISTORY, where, f"has version {kept.version}")
-        elif kept.version > 1 and not _holds(head, head.dbs.history, versioned_key(name, kept.version - 1)):
+        elif (
+            kept.version > 1
+            and not kept.global_revision
+            and not _holds(head, head.dbs.history, versioned_key(name, kept.version - 1))
+        ):
             yield Violation(HISTORY, where, f"has version {kept.version}, but version {kept.version - 1} is not kept")
         if kept.source != CLIENT and not _has_layers(head, name):
             yield Violation(LAYERS, where, f"comes from {kept.source}, but has no layer")

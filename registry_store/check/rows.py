@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from dspy_registry.registry_store.buckets import BUCKETS
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
@@ -18,6 +18,7 @@ from dspy_registry.registry_store.check.inspection import (
     Violation,
     text,
 )
+from dspy_registry.registry_store.cluster_rows import global_row_codec, position_codec
 from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import DAMAGED, label_codec, label_problems, labelled_versions, labels_of
@@ -25,6 +26,7 @@ from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer
 from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
     HISTORY_VERSIONS,
+    META_CLUSTER,
     POLICIES,
     REQUESTS,
     USAGE,
@@ -32,6 +34,7 @@ from dspy_registry.registry_store.layout import (
 )
 from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
 
@@ -112,10 +115,11 @@ def history(head: Head) -> Iterator[Violation]:
     """What is wrong with the versions kept of each module."""
     for name, keys in groupby(_history_rows(head), key=lambda row: row[0]):
         versions: list[int] = []
+        taken_over: set[int] = set()
         for _, version, value in keys:
             versions.append(version)
-            yield from _past_version(text(name), version, value)
-        yield from _versions(head, text(name), versions)
+            yield from _past_version(text(name), version, value, taken_over)
+        yield from _versions(head, text(name), versions, taken_over)
 
 
 def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
@@ -123,18 +127,21 @@ def _history_rows(head: Head) -> Iterator[tuple[bytes, int, bytes]]:
         yield key[:-5], int.from_bytes(key[-4:], "big"), value
 
 
-def _past_version(name: str, version: int, value: bytes) -> Iterator[Violation]:
+def _past_version(name: str, version: int, value: bytes, taken_over: set[int]) -> Iterator[Violation]:
     where = f"history/{name}/{version}"
     try:
         stored = decode_record(value, name)
     except CorruptRecordError as error:
         yield Violation(VALUES, where, str(error))
         return
+    if stored.provenance.global_revision:
+        taken_over.add(version)
     if (stored.info.name, stored.provenance.version) != (name, version):
         yield Violation(HISTORY, where, f"holds version {stored.provenance.version} of {stored.info.name}")
 
 
-def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]:
+def _versions(head: Head, name: str, versions: list[int], taken_over: set[int]) -> Iterator[Violation]:
+    """Versions follow each other, but for those taken over from a cluster: a host that was away has not seen all."""
     where = f"history/{name}"
     labels = labels_of(head.txn, head.dbs, name, are_damages_told=False).values()
     labelled = labelled_versions(labels)
@@ -142,10 +149,14 @@ def _versions(head: Head, name: str, versions: list[int]) -> Iterator[Violation]
     older = [version for version in versions[: -len(recent)] if version not in labelled]
     if older and DAMAGED not in labels:
         yield Violation(HISTORY, where, f"keeps versions {older}, beyond the last {HISTORY_VERSIONS} and without label")
-    if recent != list(range(recent[0], recent[0] + len(recent))) or (len(recent) < HISTORY_VERSIONS and older):
+    has_gap = any(after != before + 1 and after not in taken_over for before, after in pairwise(recent))
+    if has_gap or (len(recent) < HISTORY_VERSIONS and older and recent[0] not in taken_over):
         yield Violation(HISTORY, where, f"keeps versions {recent}, which are not consecutive")
     stored = head.module(name)
-    if stored is not None and versions[-1] != stored.provenance.version - 1:
+    if stored is None:
+        return
+    is_next = versions[-1] == stored.provenance.version - 1
+    if not is_next and not (stored.provenance.global_revision and versions[-1] < stored.provenance.version):
         yield Violation(HISTORY, where, f"ends with version {versions[-1]}, in force is {stored.provenance.version}")
 
 
@@ -268,6 +279,16 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
                     yield from _usage(head, where, key, value)
             except CorruptRecordError as error:
                 yield Violation(VALUES, where, str(error))
+
+
+def global_rows(head: Head) -> Iterator[Violation]:
+    """What is wrong with what a host keeps of a cluster."""
+    format = head.dbs.format
+    for key, value in items_with_prefix(head.txn, head.dbs.meta, META_CLUSTER):
+        try:
+            (position_codec if key == META_CLUSTER else global_row_codec).load(value, key, format)
+        except CorruptRecordError as error:
+            yield Violation(VALUES, f"meta/{text(key)}", str(error))
 
 
 def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:

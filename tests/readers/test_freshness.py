@@ -24,21 +24,29 @@ SLOW_ALL_OVER = "before_odd_word=sleep:1,before_commit=sleep:1,before_even_word=
 def observe(folder: Path, seed: int, commits: int, caches: tuple[int, ...], failpoints: str) -> None:
     with Observation(folder, seed, commits, caches) as observation:
         while not observation.is_done:
-            assert observation.let_write(50, failpoints) == 0
+            assert observation.let_write(min(50, commits // 2), failpoints) == 0
         observation.finish()
 
 
+some = pytest.mark.parametrize("commits", [30, pytest.param(80, marks=pytest.mark.full)])
+
+
+@some
 @pytest.mark.parametrize("failpoints", [FAST, SLOW_DISK], ids=["fast", "slow disk"])
-def test_i1_no_read_is_older_than_what_was_acknowledged_before_it(registry_folder: Path, failpoints: str) -> None:
-    observe(registry_folder, 1, 80, (8192, 5), failpoints)
+def test_i1_no_read_is_older_than_what_was_acknowledged_before_it(
+    registry_folder: Path, failpoints: str, commits: int
+) -> None:
+    observe(registry_folder, 1, commits, (8192, 5), failpoints)
 
 
-def test_i3_no_readers_revision_goes_backwards_over_several_writers(registry_folder: Path) -> None:
-    observe(registry_folder, 3, 80, (8192, 5), SLOW_WORD)
+@some
+def test_i3_no_readers_revision_goes_backwards_over_several_writers(registry_folder: Path, commits: int) -> None:
+    observe(registry_folder, 3, commits, (8192, 5), SLOW_WORD)
 
 
-def test_i4_every_snapshot_is_of_the_one_revision_it_names(registry_folder: Path) -> None:
-    observe(registry_folder, 4, 80, (8192, 0), SLOW_ALL_OVER)
+@some
+def test_i4_every_snapshot_is_of_the_one_revision_it_names(registry_folder: Path, commits: int) -> None:
+    observe(registry_folder, 4, commits, (8192, 0), SLOW_ALL_OVER)
 
 
 @pytest.mark.stress

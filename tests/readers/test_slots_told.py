@@ -19,7 +19,7 @@ from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.laggards import FAR_BEHIND, LONG, Laggards
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from tests.readers.test_dead_readers import rewrite
-from tests.support.command import run_process
+from tests.support.command import run_in_child
 from tests.support.daemon_process import PATIENT, daemon, module
 from tests.support.processes import Process, child, say
 
@@ -98,17 +98,17 @@ def test_i23_whoever_finds_no_slot_is_told_who_has_them(full: tuple[Path, Regist
 def test_i23_status_needs_no_slot(full: tuple[Path, RegistryWriter, list[Process]]) -> None:
     folder, writer, held = full
     rewrite(writer, 6)
-    done = run_process("status", "--json", "--path", folder)
+    done = run_in_child("status", "--json", "--path", folder)
     told = json.loads(done.stdout)["registry"]
     assert (told["revision"], told["modules"]) == (int(RevisionFile(folder).word[()]) // 2, None)
     assert told["writer_pid"] == os.getpid()
     behind = {each["pid"]: each["behind"] for each in told["readers"]}
     assert all(behind[process.pid] == 5 for process in held)
     assert 0 < told["unused_pages"] < told["pages"]
-    text = run_process("status", "--path", folder).stdout
+    text = run_in_child("status", "--path", folder).stdout
     assert all(str(process.pid) in text for process in held)
     for command in ("check", "serve", "get"):
-        done = run_process(command, *(["dspy.Predict"] if command == "get" else []), "--path", folder)
+        done = run_in_child(command, *(["dspy.Predict"] if command == "get" else []), "--path", folder)
         assert done.returncode == 1, done
         assert "Traceback" not in done.stderr
         assert str(held[0].pid) in done.stderr or command == "serve", done
@@ -144,7 +144,7 @@ def test_the_daemon_tells_since_when_a_snapshot_is_held(registry_folder: Path) -
             sections = client.status().sections
             seen = [each for each in sections["readers"] if each["pid"] == holder.pid]
         assert seen[0]["behind"] == 3
-        told = json.loads(run_process("status", "--json", "--path", registry_folder).stdout)
+        told = json.loads(run_in_child("status", "--json", "--path", registry_folder).stdout)
         assert [each["since"] for each in told["registry"]["readers"] if each["pid"] == holder.pid] == [
             seen[0]["since"]
         ]

@@ -6,7 +6,6 @@ finds an older state, and if the writer is killed it finds that state for long. 
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -117,15 +116,14 @@ def watch(folder: Path, kinds: tuple[str, ...], seconds: float) -> list[object]:
         return [wrong for reader in readers for wrong in reader.hear()]
 
 
-SECONDS = float(os.environ.get("DSPY_REGISTRY_TEST_SECONDS", "6"))
-
-
 @pytest.mark.parametrize(
     "kinds",
     [("first_reads",) * 3, ("snapshots", "snapshots", "descriptions"), ("calls", "calls", "calls_of_all")],
     ids=["first reads", "snapshots", "commits without revision"],
 )
-@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(60.0, marks=pytest.mark.stress)])
+@pytest.mark.parametrize(
+    "seconds", [2.0, pytest.param(6.0, marks=pytest.mark.full), pytest.param(60.0, marks=pytest.mark.stress)]
+)
 def test_i21_what_was_read_was_committed(registry_folder: Path, kinds: tuple[str, ...], seconds: float) -> None:
     assert watch(registry_folder, kinds, seconds) == []
 

@@ -210,6 +210,7 @@ def litellm_errors() -> dict[str, BaseException]:
 
 
 @pytest.mark.dspy
+@pytest.mark.xdist_group("litellm")  # which takes seconds to import
 def test_litellms_exceptions() -> None:
     assert {name: kind_of(error) for name, error in litellm_errors().items()} == {
         "Timeout": "timeout",

@@ -33,7 +33,8 @@ from dspy_registry import (
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check, check_apart
 from dspy_registry.registry_store.opening import create
-from tests.support.processes import ROOT, child, run, say
+from tests.support import ROOT
+from tests.support.processes import child, run, say
 
 WORD = "findable_in_the_file"
 

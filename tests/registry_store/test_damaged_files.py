@@ -22,7 +22,7 @@ from dspy_registry.registry_store.check.checker import check, check_apart
 from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LOCK_FILE, REVISION_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
-from tests.support.command import run_process
+from tests.support.command import run_in_child
 
 PAGE = mmap.PAGESIZE
 
@@ -137,7 +137,7 @@ def test_i23_every_command_says_what_is_wrong(folder: Path, damage: str) -> None
         ("backup", str(folder.parent / "backup")),
         ("register", "--embedded", "-"),
     ):
-        done = run_process(*command, "--path", folder, stdin='{"name": "a.B"}')
+        done = run_in_child(*command, "--path", folder, stdin='{"name": "a.B"}')
         assert done.returncode == 1, done
         assert str(folder / DATA_FILE) in done.stderr + done.stdout, done
         assert "Traceback" not in done.stderr
@@ -147,8 +147,10 @@ def test_i23_every_command_says_what_is_wrong(folder: Path, damage: str) -> None
 def test_i23_a_missing_data_file_is_not_taken_for_a_new_registry(folder: Path) -> None:
     (folder / DATA_FILE).unlink()
     before = files(folder)
-    with pytest.raises(DamagedStoreError, match=REVISION_FILE):
-        RegistryWriter(folder)
+    for opening in (lambda: RegistryWriter(folder), lambda: Registry(folder), lambda: backup(folder / "copy", folder)):
+        with pytest.raises(DamagedStoreError, match=REVISION_FILE):
+            opening()
+    assert [violation.invariant for violation in check(folder)] == ["I23"]
     assert files(folder) == before
 
 

@@ -55,10 +55,11 @@ def durations_of(runs: list[tuple[float, int]]) -> list[float]:
     return list(chain.from_iterable(repeat(duration, calls) for duration, calls in runs))
 
 
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.full)])
 @pytest.mark.parametrize("basis", ["observed", "auto"])
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_timeouts_in_a_row_are_few(name: str, basis: str) -> None:
-    for seed in range(3):
+def test_timeouts_in_a_row_are_few(name: str, basis: str, seeds: int) -> None:
+    for seed in range(seeds):
         calls = call_in_turn(at_most(SLOWEST, PROVIDERS[name]), Alone(basis), 2000, seed=seed)
         assert_guaranteed(calls, CEILING)
 
@@ -102,7 +103,9 @@ def test_timeouts_in_a_row_are_few_for_each_process_beside_others(
     assert_guaranteed(calls, CEILING)
 
 
-@pytest.mark.parametrize("interval", [1, 10, 100])
+@pytest.mark.parametrize(
+    "interval", [pytest.param(1, marks=pytest.mark.full), 10, pytest.param(100, marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_timeouts_in_a_row_are_few_for_eight_processes(name: str, interval: int) -> None:
     host = Host()

@@ -70,6 +70,7 @@ def test_what_does_not_tell(error: BaseException) -> None:
 
 
 @pytest.mark.dspy
+@pytest.mark.xdist_group("litellm")  # which takes seconds to import
 def test_real_exceptions() -> None:
     import httpx
     import litellm

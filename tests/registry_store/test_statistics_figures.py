@@ -101,22 +101,27 @@ def test_the_page_shows_nothing_else() -> None:
 # What a change costs
 
 
-def cost_of(factor: float, adviser: Callable[[], Advice] = Alone) -> list[int]:
-    """Timeouts in the 100 calls after a provider slowed, in each of 20 runs."""
-    runs = [call_in_turn(stepping(factor, CHANGE), adviser(), CHANGE + 100, seed=seed) for seed in range(20)]
-    return [timeouts(calls[CHANGE:]) for calls in runs]
+def cost_of(factor: float, runs: int, adviser: Callable[[], Advice] = Alone) -> list[int]:
+    """Timeouts in the 100 calls after a provider slowed, in each of the runs."""
+    made = [call_in_turn(stepping(factor, CHANGE), adviser(), CHANGE + 100, seed=seed) for seed in range(runs)]
+    return [timeouts(calls[CHANGE:]) for calls in made]
 
 
+some_runs = pytest.mark.parametrize("runs", [5, pytest.param(20, marks=pytest.mark.full)])
+
+
+@some_runs
 @pytest.mark.parametrize(("factor", "usually", "most"), [(1.3, 0, 1), (10, 3, 4), (100, 6, 7)])
-def test_a_slower_provider_costs_few_timeouts(factor: float, usually: int, most: int) -> None:
-    cost = cost_of(factor)
+def test_a_slower_provider_costs_few_timeouts(factor: float, usually: int, most: int, runs: int) -> None:
+    cost = cost_of(factor, runs)
     assert median(cost) == usually
     assert max(cost) <= most
 
 
+@some_runs
 @pytest.mark.parametrize(("factor", "most"), [(1.3, 2), (10, 4), (100, 7)])
-def test_it_costs_no_more_where_reports_are_merged_late(factor: float, most: int) -> None:
-    assert max(cost_of(factor, lambda: Process(Host(), 50))) <= most
+def test_it_costs_no_more_where_reports_are_merged_late(factor: float, most: int, runs: int) -> None:
+    assert max(cost_of(factor, runs, lambda: Process(Host(), 50))) <= most
 
 
 def test_the_first_completed_call_after_an_outage_restores_the_limit() -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -117,6 +118,7 @@ def _written(results: list[Result], arguments: argparse.Namespace) -> None:
     told = {
         "command": shlex.join(["python", "-m", "tests.stress", *sys.argv[1:]]),
         "seed": arguments.seed,
+        "revision": _revision(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.platform()}, {os.cpu_count()} processors, Python {platform.python_version()}",
         "faults": [
@@ -137,13 +139,22 @@ def _written(results: list[Result], arguments: argparse.Namespace) -> None:
     arguments.output.write_text(json.dumps(told, indent=1) + "\n")
 
 
+def _revision() -> str | None:
+    """The commit that is tried, with a + where files differ from it. None: it is not known."""
+    described = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description="The fault suite.")
     parser.add_argument("--minutes", type=float, help="for all faults together; default: as long as the counts take")
     parser.add_argument("--only", default="", help=f"faults, with commas between them: {', '.join(FAULTS)}")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     parser.add_argument("--case", help="repeat this one case, with the seed that was printed")
-    parser.add_argument("--small", action="store_true", help="the counts of `make test`")
+    parser.add_argument("--small", action="store_true", help="the counts of `make test-full`")
     parser.add_argument("--count", type=int, help="how much of each fault instead")
     parser.add_argument("--output", type=Path, default=Path("build/stress.json"), help="where the raw results go")
     arguments = parser.parse_args()

@@ -12,8 +12,10 @@ from tests.stress.damage_live import LIVE, live_case
 from tests.stress.damage_rows import CANNOT_BE_MISSED, KINDS, damage_rows, databases
 from tests.stress.damaged import Answers, answers, earlier_records, judged, make
 from tests.stress.faults import Case, Fault, Plan
+from tests.stress.repairs import repaired
 
 _OTHER_FILES = ("revision", "lock.mdb", "writer.lock")
+_REPAIRED_EVERY = 25
 _LIVE_EVERY = 20
 """Cases with processes that read or write meanwhile take longer than the others."""
 
@@ -40,6 +42,9 @@ def _case(plan: Plan, key: str, base: Path, sound: Answers, names: list[str], ea
         return Case(key, tuple(f"{name}: {problem}" for problem in problems), f"{name}: {outcome}")
     kind = chance.choice(list(PAGES))
     damage_data(folder, kind, chance)
+    if number % _REPAIRED_EVERY == _REPAIRED_EVERY - 1:
+        problems, outcome = repaired(folder, base)
+        return Case(key, tuple(f"data.mdb, {kind}: {problem}" for problem in problems), f"{kind}, repaired: {outcome}")
     problems, outcome = judged(folder, sound, may_end=kind != "cut", earlier=earlier)
     return Case(key, tuple(f"data.mdb, {kind}: {problem}" for problem in problems), f"{kind}: {outcome}")
 

@@ -66,7 +66,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fault:
-    """One line of the table. `unit` is what `count` counts: of `make stress`, and `small` of `make test`.
+    """One line of the table. `unit` is what `count` counts: of `make stress`, and `small` of `make test-full`.
 
     `seconds` is set for what is measured by time: so long it runs, unless `--minutes` says otherwise.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import RegistryWriter
-from tests.stress import damaged, injection
+from tests.stress import damaged, injection, publish
 from tests.stress.apart import Apart, asked
 from tests.stress.crash_states import ALL, NAMES, NOTHING, TORN, Point, build, points
 from tests.stress.faults import Plan
 from tests.stress.power_loss import SCENARIOS, recorded
 from tests.stress.recording import Event, can_record
+from tests.stress.table import FAULTS
 
 # A suite that finds nothing
 
@@ -110,3 +112,20 @@ def test_a_case_can_be_repeated(tmp_path: Path) -> None:
     assert list(Plan(tmp_path, 5, 10, only="7").cases()) == ["7"]
     assert plan.chance("7").random() == Plan(tmp_path, 5, 10, only="7").chance("7").random()
     assert plan.chance("7").random() != plan.chance("8").random()
+
+
+def test_the_page_shows_the_results_that_are_kept() -> None:
+    faults = json.loads(publish.RESULTS.read_text())
+    page = publish.PAGE.read_text()
+    assert publish.filled(page, faults) == page
+    assert [fault["violations"] for fault in faults] == [[]] * len(faults)
+    assert {fault["name"] for fault in faults} == set(FAULTS)
+
+
+def test_a_later_run_of_a_fault_replaces_an_earlier_one() -> None:
+    run = {"command": "c", "date": "2026-01-01T00:00:00Z", "machine": "m", "revision": "r", "seed": 1}
+    fault = {"name": "a", "how": "h", "unit": "u", "seconds": 60.0, "violations": [], "notes": {}, "skipped": {}}
+    runs = [{**run, "faults": [{**fault, "tried": tried}]} for tried in (1, 2)]
+    (only,) = publish.merged(runs)
+    assert only["tried"] == 2
+    assert "| a | h | 2 u | 0 | 1.0 | `c`, 2026-01-01, commit r |" in publish.table([only])

@@ -49,6 +49,18 @@ def run_process(*arguments: str | Path, stdin: str = "", **environment: str) -> 
     )
 
 
+def run_in_child(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process that may be killed, and has imported the command already."""
+    there = {"DSPY_REGISTRY_WAIT": "0", **os.environ, **environment}
+    return fork_server.run(__name__, "main_in_child", *map(str, arguments), stdin=stdin, environment=there)
+
+
+def main_in_child(*arguments: str) -> None:
+    """In the child."""
+    warnings.simplefilter("error")
+    main([*arguments])
+
+
 class _Stream(io.BytesIO):
     name = "<stdin>"  # as the real one has; messages show it
 
@@ -83,7 +95,7 @@ def refusal(*arguments: str | Path, stdin: str = "") -> tuple[int, dict[str, str
 @contextmanager
 def daemon(path: Path) -> Iterator[Forked]:
     """A running `dspy-registry serve`; unless it has ended, it must end well when it is asked to."""
-    process = fork_server.start(__name__, "serve_in_child", path, stderr=subprocess.PIPE)
+    process = fork_server.start(__name__, "main_in_child", "serve", "--path", path, stderr=subprocess.PIPE)
     try:
         lines = [process.stderr.readline()]
         while lines[-1] and " serves " not in lines[-1]:
@@ -97,9 +109,3 @@ def daemon(path: Path) -> Iterator[Forked]:
         process.kill()
         process.wait()
         process.close()
-
-
-def serve_in_child(path: str) -> None:
-    """The command in a process that has imported it already."""
-    warnings.simplefilter("error")
-    main(["serve", "--path", path])

@@ -164,12 +164,16 @@ def start_code(code: str, *arguments: object, **options: Any) -> Forked:
     return start(__name__, "execute", textwrap.dedent(code), *map(str, arguments), **options)
 
 
-def run_code(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; what it said."""
+def run(
+    module: str, function: str, *arguments: Any, stdin: str = "", **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Let a process come to its end; what it said."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        process = start_code(code, *arguments, stderr=errors.fileno(), **options)
+        process = start(module, function, *arguments, stderr=errors.fileno(), **options)
         try:
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.write(stdin)
+                process.stdin.close()
             stdout = process.stdout.read()
             status = process.wait()
         finally:
@@ -177,6 +181,11 @@ def run_code(code: str, *arguments: object, **options: Any) -> subprocess.Comple
             process.close()
         errors.seek(0)
         return subprocess.CompletedProcess([*map(str, arguments)], status, stdout, errors.read())
+
+
+def run_code(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The same for a program, as `python -c` runs it."""
+    return run(__name__, "execute", textwrap.dedent(code), *map(str, arguments), **options)
 
 
 def execute(code: str, *arguments: str) -> None:

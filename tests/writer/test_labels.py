@@ -22,7 +22,7 @@ from dspy_registry import (
 )
 from dspy_registry.registry_store import validation
 from dspy_registry.registry_store.buckets import BUCKETS
-from dspy_registry.registry_store.labels import MAX_LABELS_OF_MODULE
+from dspy_registry.registry_store.labels import MAX_LABELS_OF_MODULE, MAX_UPDATES
 from dspy_registry.writer import labels as staging
 from tests.support.label_model import WINDOW, ModelOfModule, table_of
 
@@ -220,6 +220,8 @@ def test_a_module_has_a_bounded_number_of_labels(writer: RegistryWriter) -> None
     writer.set_labels([LabelUpdate(NAME, f"l{number}", 1) for number in range(MAX_LABELS_OF_MODULE)])
     with pytest.raises(InvalidArgumentError):
         writer.set_label(NAME, "more", 1)
+    with pytest.raises(InvalidArgumentError):
+        writer.set_labels([LabelUpdate(f"acme.N{number}", "x", 1) for number in range(MAX_UPDATES + 1)])
 
 
 # What labels keep, and where they go

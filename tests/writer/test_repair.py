@@ -13,6 +13,7 @@ from dspy_registry import (
     DamagedStoreError,
     InvalidArgumentError,
     ModuleInfo,
+    Policy,
     Registry,
     RegistryNotFoundError,
     RegistryWriter,
@@ -28,6 +29,7 @@ from tests.stress.damage_bytes import PAGES, damage_data
 from tests.stress.oracle import contents
 from tests.support import TESTS
 from tests.support.raw_access import flipped, folder, opened
+from tests.writer.test_programs import plain_document, publish
 
 __all__ = ["folder"]
 
@@ -277,3 +279,53 @@ def test_places_are_refused_by_name(seeded_registry: Path, tmp_path: Path) -> No
         repair(tmp_path / "none", tmp_path / "new")
     with pytest.raises(RegistryNotFoundError):
         repair(seeded_registry, tmp_path / "new", backups=tmp_path / "full")
+
+
+@pytest.fixture
+def labelled(seeded_registry: Path) -> Path:
+    """A module with 24 versions, the second of which is labelled, and programs."""
+    with RegistryWriter(seeded_registry) as writer:
+        for duration in range(3):
+            writer.register_module(ModuleInfo("acme.Qa", estimated_duration=duration))
+        writer.set_label("acme.Qa", "first", 2)
+        for duration in range(3, 24):
+            writer.register_module(ModuleInfo("acme.Qa", estimated_duration=duration))
+        writer.set_label("acme.Qa", "live", {24: 90, 20: 10})
+        writer.set_policy("acme.*", Policy(max_concurrency=4))
+        publish(writer, plain_document(size=200_000), name="acme.Program", label="candidate")
+    assert violations(seeded_registry) == []
+    return seeded_registry
+
+
+def test_labels_programs_and_policies_come_out_as_they_were(labelled: Path, tmp_path: Path) -> None:
+    done = repair(labelled, tmp_path / "new")
+    assert (done.lost, done.taken) == ((), ())
+    assert violations(tmp_path / "new") == []
+    for database in ("labels", "programs", "policies"):
+        assert rows_of(tmp_path / "new", database) == rows_of(labelled, database)
+    with Registry(tmp_path / "new") as registry:
+        assert registry.get_module("acme.Qa@first").estimated_duration == 1
+
+
+def test_a_label_whose_version_is_lost_is_named(labelled: Path, tmp_path: Path) -> None:
+    damage(labelled, "history", versioned_key("acme.Qa", 20))
+    done = repair(labelled, tmp_path / "new")
+    assert {"labels/acme.Qa/live", "labels/acme.Qa/first"} <= set(lost(done))
+    assert violations(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("has_backup", [False, True])
+def test_a_damaged_program_is_taken_from_the_backup_or_named(labelled: Path, tmp_path: Path, has_backup: bool) -> None:
+    backup(tmp_path / "backup", labelled)
+    piece = next(key for key in rows_of(labelled, "programs") if len(key) > 32)
+    damage(labelled, "programs", piece)
+    done = repair(labelled, tmp_path / "new", backups=tmp_path / "backup" if has_backup else None)
+    where = f"programs/{piece[:32].hex()[:12]}"
+    assert (where in lost(done), where in taken(done)) == (not has_backup, has_backup)
+    assert violations(tmp_path / "new") == []
+    assert "acme.Program" in facts(tmp_path / "new")
+
+
+def rows_of(path: Path, database: str) -> dict[bytes, bytes]:
+    with opened(path) as (get, _):
+        return {key: get(database, key) for key in keys_of(path, database)}

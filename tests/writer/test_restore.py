@@ -12,14 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from dspy_registry import ModuleInfo, Registry, RegistryWriter, WriterClient
+from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, WriterClient
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.writer.restore import restore
 from tests.conftest import violations
 from tests.support import ROOT
 from tests.support.command import COMMAND, answer, daemon, refusal, run
 from tests.support.processes import Process, child, requests, say
+from tests.writer.test_full_disk import fill, small_disk
+
+__all__ = ["small_disk"]
 
 PAGE = ROOT / "docs" / "daemon.md"
 
@@ -274,3 +278,16 @@ def test_root_restores_for_the_owner_of_the_folder(registry_folder: Path, tmp_pa
         assert answer("restore", tmp_path / "copy", "--path", registry_folder, "--yes")["modules"] == 7
         owners = {entry.name: (entry.stat().st_uid, entry.stat().st_gid) for entry in registry_folder.iterdir()}
         assert set(owners.values()) == {(12345, 12345)}, owners
+
+
+def test_a_lease_that_cannot_be_written_is_told_as_an_error_of_the_disk(
+    seeded_registry: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    made = backup(tmp_path / "backup", seeded_registry)
+    folder = small_disk / "registry"
+    folder.mkdir()
+    fill(small_disk, 0)
+    with pytest.raises(StoreError) as caught:
+        restore(Path(made.path), folder)
+    assert str(folder) in caught.value.message
+    assert caught.value.remedy

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from dspy_registry.writer.restore import restore
 from dspy_registry.writer.upgrade import upgrade
 from tests.conftest import violations
 from tests.registry_store.test_release_fixtures import RELEASE, TOLD, answers_of
-from tests.support.command import COMMAND, answer, run
+from tests.support.command import answer, run, run_in_child
 from tests.support.processes import Process, child, requests, say
 from tests.writer.test_full_disk import fill, small_disk
 from tests.writer.test_history import damage
@@ -132,8 +130,7 @@ def test_the_backup_is_the_way_back(old: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failpoint", OF_AN_UPGRADE)
 def test_i24_an_upgrade_killed_anywhere_leaves_one_whole_registry(old: Path, failpoint: str) -> None:
-    command = [*COMMAND, "upgrade", "--yes", "--path", str(old)]
-    done = subprocess.run(command, env={**os.environ, VARIABLE: f"{failpoint}=kill"}, check=False, capture_output=True)
+    done = run_in_child("upgrade", "--yes", "--path", old, **{VARIABLE: f"{failpoint}=kill"})
     assert done.returncode == -signal.SIGKILL
     is_new = OF_AN_UPGRADE.index(failpoint) >= CHANGED
     with RegistryWriter(old), Registry(old) as registry:
@@ -174,8 +171,7 @@ def test_readers_of_this_release_go_on(old: Path, reader: Process) -> None:
 @pytest.mark.parametrize("failpoint", OF_AN_UPGRADE)
 def test_readers_go_on_where_it_was_killed(old: Path, reader: Process, failpoint: str) -> None:
     before = reader.ask("client.Module03")
-    command = [*COMMAND, "upgrade", "--yes", "--path", str(old)]
-    subprocess.run(command, env={**os.environ, VARIABLE: f"{failpoint}=kill"}, check=False, capture_output=True)
+    run_in_child("upgrade", "--yes", "--path", old, **{VARIABLE: f"{failpoint}=kill"})
     assert reader.ask("client.Module03") == before
     with RegistryWriter(old):
         assert reader.ask("client.Module03")[:4] == before[:4]
@@ -217,8 +213,7 @@ def first_release(path: str) -> None:
 def test_readers_of_the_first_release_never_meet_a_value_of_the_new_format(old: Path) -> None:
     with child(__name__, "first_release", old) as process:
         before = process.ask(False)
-        command = [*COMMAND, "upgrade", "--yes", "--path", str(old)]
-        subprocess.run(command, env={**os.environ, VARIABLE: "before_opening=kill"}, check=False, capture_output=True)
+        run_in_child("upgrade", "--yes", "--path", old, **{VARIABLE: "before_opening=kill"})
         assert process.ask(False) == before
         with RegistryWriter(old) as writer:
             writer.register_module(ModuleInfo("acme.Later"))

@@ -75,15 +75,21 @@ class HealthKeeper:
         self._names = _Names(host)
         self._circuits = Circuits(clock, chance, self._names.rules)
         self._outcomes = 0
+        self._opened_count = self._closed_count = 0
         self._file = self._opened()
         _, rows = self._file.read()
         self._circuits.adopt(rows)
         self._published: Sequence[CircuitRow] = rows
 
     def status(self) -> dict[str, int]:
-        """Outcomes counted since the start, and the module versions that are not healthy now."""
+        """Outcomes, openings and closings since the start, and the module versions that are not healthy now."""
         now = self._clock()
-        return {"outcomes": self._outcomes, "unhealthy": sum(row.state(now) != CLOSED for row in self._published)}
+        return {
+            "outcomes": self._outcomes,
+            "unhealthy": sum(row.state(now) != CLOSED for row in self._published),
+            "opened": self._opened_count,
+            "closed": self._closed_count,
+        }
 
     def take(self, request: HealthRequest) -> None:
         """Count outcomes, or open or close by hand. Raises UnknownModuleError."""
@@ -142,9 +148,11 @@ class HealthKeeper:
         for row in rows:
             was = before.get((row.name, row.version))
             if row.until and (was is None or was.openings != row.openings):
+                self._opened_count += 1
                 seconds = row.until - self._clock()
                 _log.warning("%s version %d is not healthy (%s): calls go elsewhere for %.0f s", *_told(row), seconds)
             elif not row.until and was is not None and was.until:
+                self._closed_count += 1
                 _log.warning("%s version %d is healthy again (it was: %s)", *_told(row))
 
 

@@ -34,6 +34,9 @@ class Host(Protocol):
     with `submit`. The client is answered when the returned future has the revision, or at once for None. A sink of
     None refuses reports."""
 
+    change_taker: Callable[[Work], bool] | None
+    """Called with each change of a client. True: the extension commits it elsewhere, and resolves it with its answer
+    when this registry shows it. False, or a taker of None: it goes into the next group."""
     health_sink: Callable[[HealthRequest], None] | None
     """Called with each message about health. It may raise RegistryError and must not block. None refuses them."""
 

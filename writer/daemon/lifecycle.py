@@ -25,6 +25,7 @@ from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.protocol import DaemonStatus, HealthRequest
 from dspy_registry.writer.daemon import socket_file
 from dspy_registry.writer.daemon.bounds import Bounds
+from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import Committed, GroupCommit
 from dspy_registry.writer.daemon.health import keep_health
 from dspy_registry.writer.daemon.host import LocalWork, Submitted
@@ -37,6 +38,7 @@ from dspy_registry.writer.daemon.service import Service
 from dspy_registry.writer.daemon.service_manager import ServiceManager
 from dspy_registry.writer.daemon.usage_sink import collect_usage
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.member import refuse_member
 from dspy_registry.writer.store import Store
 
 T = TypeVar("T")
@@ -72,6 +74,7 @@ class Daemon:
         self.folder = registry_path(path)
         self.socket_path = socket_path(self.folder)
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
+        self.change_taker: Callable[[Work], bool] | None = None
         self.health_sink: Callable[[HealthRequest], None] | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
         self._bounds = bounds or Bounds()
@@ -210,6 +213,7 @@ class Daemon:
         replies = ReplyCache.load(self.environment)
         self._queue = GroupCommit(self.store.committer, replies, self._bounds, self._failed)
         service = Service(self._queue, self._bounds, self._groups, self.status, self._take_usage, self._take_health)
+        service.take_change = self._take_change
         self._server = server = Server(self.socket_path, service)
         file_guard = FileGuard(self.folder)
         laggards = Laggards()
@@ -217,6 +221,8 @@ class Daemon:
         try:
             for extension in (collect_usage, keep_health, *self._extensions):
                 extension(self)
+            if self.change_taker is None:
+                refuse_member(self.environment)
             await server.listen()
             self.add_task(lambda: maintain(server, self.environment, file_guard, laggards, self._failed))
             queue = self._queue
@@ -254,6 +260,9 @@ class Daemon:
         if self.usage_sink is None:
             raise RegistryError("this writer daemon takes no reports of usage.")
         return self.usage_sink(batch)
+
+    def _take_change(self, request: Work) -> bool:
+        return self.change_taker is not None and self.change_taker(request)
 
     def _take_health(self, request: HealthRequest) -> None:
         if self.health_sink is None:

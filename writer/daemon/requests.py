@@ -96,27 +96,27 @@ class SingleRequest(ClientRequest):
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         super().__init__(client, message, reply, held_bytes)
-        self._message = message
+        self.message = message
         if isinstance(message, Register | Unregister | RemoveAlias | Rename | SetLabels):
             self.repeats = message.repeats
 
     def stage(self, draft: Draft) -> None:
         """Stage the change."""
-        stage_message(draft, self._message)
+        stage_message(draft, self.message)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """Whether the registry already has the effect of this message, whose staging has failed."""
-        match self._message:
+        match self.message:
             case Register():
-                return isinstance(error, ConflictError) and _is_next_version(self._message, draft)
+                return isinstance(error, ConflictError) and _is_next_version(self.message, draft)
             case Unregister() | RemoveAlias():
                 return isinstance(error, UnknownModuleError)
             case Rename():
-                is_there = draft.module(self._message.new_name) is not None
+                is_there = draft.module(self.message.new_name) is not None
                 return isinstance(error, UnknownModuleError) and is_there
             case SetLabels():
                 is_of_labels = isinstance(error, LabelConflictError | UnknownLabelError)
-                return is_of_labels and labels.is_in_force(draft, decode_labels(self._message.updates))
+                return is_of_labels and labels.is_in_force(draft, decode_labels(self.message.updates))
         return False
 
 
@@ -207,6 +207,8 @@ def decode_module(encoded: bytes) -> ModuleInfo:
 
 def decode_labels(encoded: bytes) -> tuple[LabelUpdate, ...]:
     """Changes of labels as a client sent them, not validated. Raises ProtocolError."""
+    if found := excess(encoded):
+        raise ProtocolError(f"a request for labels {found} to be read.")
     try:
         return _decode_labels(encoded)
     except UNREADABLE as error:

@@ -29,6 +29,7 @@ from dspy_registry.registry_store.protocol import (
 from dspy_registry.registry_store.records import By
 from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.bounds import Bounds
+from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
 from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
@@ -42,7 +43,8 @@ class Service:
     """What all connections of the daemon share. Belongs to the loop's thread.
 
     `groups` are the Unix groups to admit. `status`, `take_usage` and `take_health` answer the requests of that name;
-    `watch_progress` is called when a request begins to wait.
+    `take_change` takes a client's change over from the queue, or leaves it to the queue (False). `watch_progress` is
+    called when a request begins to wait.
     """
 
     queue: GroupCommit
@@ -51,6 +53,7 @@ class Service:
     status: Callable[[], DaemonStatus]
     take_usage: Callable[[bytes], asyncio.Future[int] | None]
     take_health: Callable[[HealthRequest], None]
+    take_change: Callable[[Work], bool] = lambda request: False
     watch_progress: Callable[[], None] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     is_stopping: bool = False
@@ -152,7 +155,8 @@ class Requests:
     def _accept(self, request: ClientRequest) -> None:
         request.by = self.by
         self._await(request)
-        self._service.queue.put(request)
+        if not self._service.take_change(request):
+            self._service.queue.put(request)
 
     def _await(self, request: ClientRequest | UsageReport) -> None:
         self._unanswered[request] = (self._heard, 0)

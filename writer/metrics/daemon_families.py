@@ -56,9 +56,32 @@ def status_families(status: DaemonStatus, now: float) -> Iterator[Metric]:
     yield _gauge("commit_hanging", "1 while a commit takes so long that it may never end.", int(status.hanging))
     yield _counter("requests", "Requests answered since the daemon began.", status.requests)
     yield _counter("commit_groups", "Groups committed since the daemon began.", status.groups)
+    yield _sections(status.sections)
     for name, section in status.sections.items():
         if name in _SECTIONS:
             yield from _SECTIONS[name](section, now)
+
+
+def _sections(sections: dict[str, Any]) -> Metric:
+    family = GaugeMetricFamily(
+        "dspy_registry_part_failed",
+        "1 for a part of the daemon that reports an error: discovery, the last check, the last backup, and so on.",
+        labels=("part",),
+    )
+    for name, section in sections.items():
+        if isinstance(section, dict):
+            family.add_metric((name,), int(bool(section.get("error"))))
+    return family
+
+
+def _backups(section: Any, now: float) -> Iterator[Metric]:
+    last = _mapping(section).get("last_at")
+    if last:
+        yield _gauge("last_backup_timestamp_seconds", "When the newest complete backup was made.", last / 1000)
+
+
+def _check(section: Any, now: float) -> Iterator[Metric]:
+    yield _gauge("violations", "What the last check found wrong.", _mapping(section).get("violations", 0))
 
 
 def _manifests(section: Any, now: float) -> Iterator[Metric]:
@@ -100,7 +123,28 @@ def _usage(section: Any, now: float) -> Iterator[Metric]:
     yield _counter("usage_merges", "Merges of such batches since the daemon began.", section.get("merges", 0))
 
 
-_SECTIONS = {"manifests": _manifests, "discovery": _discovery, "readers": _readers, "usage": _usage}
+def _health(section: Any, now: float) -> Iterator[Metric]:
+    section = _mapping(section)
+    yield _counter(
+        "health_outcomes", "Outcomes that health was told since the daemon began.", section.get("outcomes", 0)
+    )
+    moved = CounterMetricFamily(
+        "dspy_registry_circuit_transitions", "Circuits that opened or closed since the daemon began.", labels=("to",)
+    )
+    for state, key in (("open", "opened"), ("closed", "closed")):
+        moved.add_metric((state,), section.get(key, 0))
+    yield moved
+
+
+_SECTIONS = {
+    "manifests": _manifests,
+    "discovery": _discovery,
+    "readers": _readers,
+    "usage": _usage,
+    "health": _health,
+    "backups": _backups,
+    "check": _check,
+}
 
 
 def _errors(section: dict[str, Any]) -> int:

@@ -10,7 +10,6 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Alias, Change, ModuleChange, State, alias_codec, change_codec
 from dspy_registry.registry_store.codec import encode, open_record, seal_record
-from dspy_registry.registry_store.labels import label_codec, labelled_versions
 from dspy_registry.registry_store.layers import CLIENT, Layer, layer_codec, merge
 from dspy_registry.registry_store.layout import (
     ALIASES,
@@ -18,7 +17,6 @@ from dspy_registry.registry_store.layout import (
     FORMAT_VERSION,
     HISTORY,
     HISTORY_VERSIONS,
-    LABELS,
     LAYERS,
     MODULES,
     SEQUENCES,
@@ -51,6 +49,7 @@ class Candidate(NamedTuple):
 class Modules:
     """The modules of the new registry: `records` by name, and `past`, their earlier versions as stored.
 
+    `history` are all earlier versions that can be read, `renumbered` the new numbers of versions in force.
     `layers` are what sources declare, by name: sound ones, and those that stand for lost ones.
     """
 
@@ -61,10 +60,9 @@ class Modules:
         self._account = account
         self._order = _order(found)
         self._logged = _logged(found)
-        self._labelled = _labelled(found)
-        self._history = {**_past(backup)}
+        self.history = {**_past(backup)}
         for name, versions in _past(found).items():
-            self._history[name] = {**self._history.get(name, {}), **versions}
+            self.history[name] = {**self.history.get(name, {}), **versions}
         self.layers = _layers(found)
         self.records: dict[str, StoredModule] = {}
         self.past: dict[str, dict[int, bytes]] = {}
@@ -111,7 +109,7 @@ class Modules:
         found = self._stored(self._found, name)
         if found is not None and found.origin == NEWEST:
             return found
-        past = self._history.get(name, {})
+        past = self.history.get(name, {})
         newest = [Candidate(past_record(versioned_key(name, max(past)), past[max(past)]), _HISTORY)] if past else []
         kept = [each for each in (found, self._stored(self._backup, name), *newest) if each is not None]
         best = max(kept, key=lambda each: each.stored.provenance.version, default=None)
@@ -171,14 +169,14 @@ class Modules:
     def _keep_past(self) -> None:
         for name, stored in self.records.items():
             self._keep_past_of(name, stored.provenance.version)
-        for name in self._history.keys() - self.records.keys():
-            self._keep_run(name, max(self._history[name]))
+        for name in self.history.keys() - self.records.keys():
+            self._keep_run(name, max(self.history[name]))
         for (database, key), reason in self._found.unsound.items():
             if database == HISTORY and not self._is_kept(key):
                 self._account.lose(HISTORY, _named_version(key), reason)
 
     def _keep_past_of(self, name: str, version: int) -> None:
-        before = [number for number in self._history.get(name, {}) if number < version]
+        before = [number for number in self.history.get(name, {}) if number < version]
         last = max(before, default=0)
         if last != version - 1:
             self.renumbered[name] = last + 1
@@ -188,26 +186,17 @@ class Modules:
         self._keep_run(name, last)
 
     def _keep_run(self, name: str, last: int) -> None:
-        """Keep the versions up to `last` that have no gap between them, and older ones that labels name."""
-        rows = self._history.get(name, {})
+        """Keep the versions up to `last` that have no gap between them."""
+        rows = self.history.get(name, {})
         kept: dict[int, bytes] = {}
         number = last
         while number in rows and len(kept) < HISTORY_VERSIONS:
             kept[number] = rows[number]
             number -= 1
-        is_short = len(kept) < HISTORY_VERSIONS
-        labelled = self._labelled.get(name, set()) if name in self.records else set()
-        older = {version for version in rows if version <= last - HISTORY_VERSIONS and version in labelled}
-        self.past[name] = {**kept, **{version: rows[version] for version in older}}
+        self.past[name] = kept
         for version in rows:
-            if version <= number and version not in older and is_short:
+            if version <= number and len(kept) < HISTORY_VERSIONS:
                 self._account.lose(HISTORY, (name, version), _GAP)
-
-    def has_version(self, name: str, version: int) -> bool:
-        """Whether a version of a module is what it was, and kept."""
-        if version in self.past.get(name, {}):
-            return True
-        return name not in self.renumbered and self.records[name].provenance.version == version
 
     def _is_kept(self, key: bytes) -> bool:
         name, version = _named_version(key)
@@ -261,15 +250,6 @@ def _past(found: Found) -> dict[str, dict[int, bytes]]:
         name, version = _named_version(key)
         past[name][version] = value
     return past
-
-
-def _labelled(found: Found) -> dict[str, set[int]]:
-    """The versions that labels name, by module."""
-    labelled: dict[str, set[int]] = defaultdict(set)
-    for key, value in found.rows[LABELS].items():
-        versions = labelled_versions((label_codec.load(value, key, found.format),))
-        labelled[_text(key.partition(b"\0")[0])] |= versions
-    return dict(labelled)
 
 
 def _layers(found: Found) -> dict[str, dict[str, Layer]]:

@@ -21,7 +21,6 @@ from dspy_registry.registry_store.changes import (
 )
 from dspy_registry.registry_store.codec import database_seal, encode, key_seal, seal, unseal
 from dspy_registry.registry_store.errors import VocabularyError
-from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
 from dspy_registry.registry_store.layers import (
     CLIENT,
     CORE,
@@ -38,17 +37,15 @@ from dspy_registry.registry_store.postings import BitMap, block_of, store_block
 from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
+from dspy_registry.writer.repair import versions
 from dspy_registry.writer.repair.account import Account
 from dspy_registry.writer.repair.modules import Modules
-from dspy_registry.writer.repair.programs import programs
 from dspy_registry.writer.repair.reading import NEWEST, Found, Rows
 from dspy_registry.writer.repair.soundness import past_record
 
 _NEW: Final = layout.FORMAT_VERSION
 _BACKUP: Final = "the backup"
-_NO_MODULE: Final = "its module is lost"
 _NOT_ON_PAGES: Final = "no page that can be read has it"
-_COPIED: Final = (layout.POLICIES,)
 
 
 def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
@@ -61,8 +58,10 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
     implications, defaults = _declared_words(found, backup, account)
     vocabulary = Vocabulary.combined(implications)
     layers = _layers(modules, defaults, found, account)
+    labels = versions.labels(found, modules, account)
+    programs = versions.programs(found, backup, modules, account)
+    _lose_unsound(layout.LABELS, found, labels, account)
     records, past = modules.rows()
-    kept_programs = programs(found, backup, records, past, account)
     newest = max([state.revision, *(stored.provenance.revision for stored in modules.records.values())])
     head = State(newest, state.committed_at, modules.next_sequence)
     return {
@@ -75,9 +74,9 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
         layout.ALIASES: _aliases(found, backup, modules, account),
         layout.CHANGES: _changes(head),
         layout.USAGE: _usage(found, modules, account),
-        layout.LABELS: _labels(found, modules, account),
-        layout.PROGRAMS: kept_programs,
-        **{database: _copied(database, found, account) for database in _COPIED},
+        layout.LABELS: labels,
+        layout.PROGRAMS: programs,
+        layout.POLICIES: _copied(layout.POLICIES, found, account),
     }
 
 
@@ -248,24 +247,6 @@ def _usage(found: Found, modules: Modules, account: Account) -> Rows:
             rows[key] = _sealed_again(layout.USAGE, key, value, found.format)
             _tell_origin(account, layout.USAGE, key, found.origin.get((layout.USAGE, key), NEWEST))
     _lose_unsound(layout.USAGE, found, rows, account)
-    return rows
-
-
-def _labels(found: Found, modules: Modules, account: Account) -> Rows:
-    """Labels whose versions are all there, with the numbers that they had."""
-    rows = {}
-    for key, value in found.rows[layout.LABELS].items():
-        name = key.partition(b"\0")[0].decode()
-        label: Label = label_codec.load(value, key, found.format)
-        versions = labelled_versions((label,))
-        if name not in modules.records:
-            account.lose(layout.LABELS, key, _NO_MODULE)
-        elif gone := sorted(version for version in versions if not modules.has_version(name, version)):
-            account.lose(layout.LABELS, key, f"it names version {gone[0]}, which is lost or has another number now")
-        else:
-            rows[key] = label_codec.dump(label, key, _NEW)
-            _tell_origin(account, layout.LABELS, key, found.origin.get((layout.LABELS, key), NEWEST))
-    _lose_unsound(layout.LABELS, found, rows, account)
     return rows
 
 

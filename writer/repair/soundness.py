@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dspy_registry.registry_store import layout
+from dspy_registry.registry_store.buckets import BUCKETS
 from dspy_registry.registry_store.changes import alias_codec, change_codec, implications_codec, state_codec
 from dspy_registry.registry_store.codec import database_seal, decode_record, key_seal, open_record, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.labels import label_codec
+from dspy_registry.registry_store.labels import label_codec, label_problems
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec, rank
 from dspy_registry.registry_store.order import load_row
 from dspy_registry.registry_store.records import StoredModule
@@ -93,17 +94,19 @@ def _alias(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     alias_codec.load(value, key, format)
 
 
-def _label(_database: bytes, key: bytes, value: bytes, format: int) -> None:
-    key.decode()
-    label_codec.load(value, key, format)
-
-
 def _layer(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     source = key.partition(b"\0")[2].decode()
     key.decode()
     rank(source)
     if layer_codec.load(value, key, format).source != source:
         raise CorruptRecordError("the layer of another source stands there.")
+
+
+def _label(_database: bytes, key: bytes, value: bytes, format: int) -> None:
+    name, _, label = key.decode().partition("\0")
+    runs = label_codec.load(value, key, format).runs
+    if not name or label_problems(label) or sum(length for _, length in runs) != BUCKETS:
+        raise CorruptRecordError("it is no label.")
 
 
 def _change(_database: bytes, key: bytes, value: bytes, format: int) -> None:
@@ -133,7 +136,7 @@ _LOOKS: Final[dict[bytes, Callable[[bytes, bytes, bytes, int], None]]] = {
     layout.SEQUENCES: _row_of_names,
     layout.ALIASES: _alias,
     layout.LAYERS: _layer,
-    layout.LABELS: _label,
     layout.CHANGES: _change,
     layout.USAGE: _usage_row,
+    layout.LABELS: _label,
 }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,15 @@ import pytest
 pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("jinja2")
+pytest.importorskip("prometheus_client")
 
 import httpx
 
-from dspy_registry import ModuleInfo, RegistryWriter, Requirements, UsageReporter, WriterClient
+from dspy_registry import ModuleInfo, Policy, Registry, RegistryWriter, Requirements, UsageReporter, WriterClient
 from dspy_registry.explorer.access import POLICY
 from tests.support.command import daemon, run
 from tests.support.explorer import Explorer, explorer
+from tests.support.metrics import measured_daemon
 from tests.support.reporting import calls
 
 pytestmark = pytest.mark.xdist_group("explorer")
@@ -45,6 +50,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert reporter.flush(60)
         needs = Requirements(memory="high")
         client.register_module(ModuleInfo("acme.Qa", capabilities=("answering", "reasoning"), requirements=needs))
+        client.set_label("acme.Qa", "live", {1: 90, 2: 10})
         client.register_module(ModuleInfo(STRANGE, metadata={"<b>": "<i>" * 20_000}, examples=("x" * 100_000,)))
     return path
 
@@ -131,6 +137,17 @@ def test_a_module_says_who_declared_it_and_how_its_versions_differ(site: Explore
     assert "<svg" in page
 
 
+def test_labels_stand_beside_the_versions_that_they_name(site: Explorer) -> None:
+    found = site.json("/api/v1/modules/acme.Qa")
+    assert found["labels"]["live"]["percents"] == {"1": 90.0, "2": 10.0}
+    page = site.get("/modules/acme.Qa").text
+    assert "version 1 90 %, version 2 10 %" in page
+    assert page.count('<span class="tag">@live</span>') == 2
+    changed = [change["labels"] for change in site.json("/api/v1/changes")["changes"] if change["labels"]]
+    assert changed == [[{"name": "acme.Qa", "label": "live", "old": {}, "new": {"1": 90.0, "2": 10.0}}]]
+    assert "@live</code>: – → version 1 90 %" in site.get("/changes").text
+
+
 def test_what_a_record_holds_cannot_become_markup(site: Explorer) -> None:
     page = site.get(f"/modules/{STRANGE}")
     assert page.status_code == 200
@@ -192,7 +209,7 @@ def test_without_a_token_nothing_can_be_reported(site: Explorer, registry: Path)
 def test_other_methods_change_nothing(site: Explorer) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert httpx.request(method, f"{site.url}/modules/acme.Qa", timeout=60).status_code == 405
-    assert site.json("/api/v1/state")["revision"] == 4
+    assert site.json("/api/v1/state")["revision"] == 5
 
 
 def events(site: Explorer, **headers: str) -> Iterator[tuple[str, Any]]:
@@ -220,10 +237,51 @@ def test_changes_come_as_events_and_missed_ones_again(registry_folder: Path) -> 
             assert [change["revision"] for _, change in told] == [3, 2, 3]
 
 
+def test_what_is_not_healthy_and_what_is_limited_is_shown_and_told(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder):
+        pass
+    with (
+        measured_daemon(registry_folder) as measured,
+        explorer(registry_folder) as site,
+        WriterClient(registry_folder) as client,
+        Registry(registry_folder) as reader,
+        contextlib.closing(events(site)) as heard,
+    ):
+        assert next(heard)[0] == "hello"
+        client.set_policy("dspy.Predict", Policy(max_concurrency=3))
+        assert next(heard)[1]["policies"] == ["dspy.Predict"]
+        client.open_circuit("dspy.Predict", 60.0)
+        kind, entries = next(heard)
+        assert (kind, entries[0]["name"], entries[0]["state"]) == ("health", "dspy.Predict", "open")
+        state = site.json("/api/v1/state")
+        assert (state["circuit_count"], state["circuits"][0]["name"]) == (1, "dspy.Predict")
+        (row,) = site.json("/api/v1/modules?q=predict")["modules"]
+        assert row["health"][0]["state"] == "open"
+        assert "version 1 open" in site.get("/?q=predict").text
+        with reader.limit("dspy.Predict", patience=0):
+            found = site.json("/api/v1/modules/dspy.Predict")
+            assert found["concurrency"] == [{"limit": "module:dspy.Predict", "most": 3, "calls": 1}]
+            assert "1 of 3 calls under way" in site.get("/modules/dspy.Predict").text
+            values = measured.values()
+
+        def value(metric: str, **labels: str) -> float:
+            return values[f"dspy_registry_{metric}", frozenset(labels.items())]
+
+        assert value("limit_calls", limit="module:dspy.Predict") == 1
+        assert value("limit_calls_max", limit="module:dspy.Predict") == 3
+        assert value("circuits", state="open") == 1
+        assert value("circuit_not_closed", module="dspy.Predict", version="1", state="open") == 1
+        assert value("circuit_transitions_total", to="open") == 1
+        excluded = site.json("/api/v1/route?names=dspy.Predict+dspy.ReAct")["excluded"]
+        assert [(each["name"], each["reason"]) for each in excluded] == [("dspy.Predict", "health")]
+        client.reset_circuit("dspy.Predict")
+        assert next(heard) == ("health", [])
+
+
 def test_it_goes_on_while_the_daemon_is_down_and_says_so(site: Explorer) -> None:
     state = site.json("/api/v1/state")
     assert state["daemon"]["up"] is False
-    assert state["revision"] == 4
+    assert state["revision"] == 5
     assert "<strong>down</strong>" in site.get("/").text
     assert site.json("/api/v1/store")["registry"]["data_bytes"] > 0
 
@@ -292,6 +350,19 @@ def test_it_refuses_to_be_open_to_other_hosts_without_a_token(registry: Path) ->
     done = run("ui", "--host", "0.0.0.0", "--path", registry, "--port", "0")
     assert done.returncode == 2
     assert "token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"), [(["ui"], "fastapi"), (["serve", "--metrics", "127.0.0.1:0"], "prometheus_client")]
+)
+def test_a_missing_extra_is_named(command: list[str], missing: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from dspy_registry.cli.program import main; main({command})"
+    environment = {**os.environ, "DSPY_REGISTRY": str(tmp_path / "none"), "DSPY_REGISTRY_WAIT": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 2
+    assert missing in done.stderr
+    assert "pip install" in done.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_registry_that_is_not_there_is_told(tmp_path: Path) -> None:

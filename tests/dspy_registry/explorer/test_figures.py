@@ -6,15 +6,18 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import msgspec
 from pydantic import ValidationError
 
 from dspy_registry.explorer import charts
 from dspy_registry.explorer.ask import Question, as_command, as_python
+from dspy_registry.explorer.events import is_same
 from dspy_registry.explorer.filters import Asked, command, split
 from dspy_registry.explorer.one_module import rollback_command
 from dspy_registry.explorer.pages import LONGEST_VALUE, shortened
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.strip import strip
+from dspy_registry.registry_store.health_file import HealthEntry
 
 
 def test_a_sparkline_has_a_bar_for_each_step_with_calls() -> None:
@@ -146,3 +149,11 @@ def test_the_strip_says_so_when_no_daemon_answers() -> None:
     shown = strip(facts, 5, 1000, [])
     assert shown["daemon"]["up"] is False
     assert shown["daemon"]["why"]
+
+
+def test_a_deadline_that_two_clocks_tell_a_little_differently_is_the_same() -> None:
+    entry = HealthEntry("acme.Qa", 1, "open", 1000.0, 5, "timeout", 1)
+    assert is_same([entry], [msgspec.structs.replace(entry, until=1000.0004)])
+    assert not is_same([entry], [msgspec.structs.replace(entry, until=1005.0)])
+    assert not is_same([entry], [msgspec.structs.replace(entry, state="half_open")])
+    assert not is_same([entry], [])

@@ -18,6 +18,7 @@ from dspy_registry import (
     UnknownVersionError,
     WriterClient,
 )
+from dspy_registry.registry_store.labels import MAX_UPDATES
 from dspy_registry.registry_store.protocol import SetLabels
 from dspy_registry.writer.client import calls
 from tests.support.command import daemon
@@ -39,6 +40,9 @@ def test_both_clients_set_labels_in_one_commit(registry_folder: Path) -> None:
         assert unknown.value.kept == (4, 3, 2, 1)
         with pytest.raises(InvalidArgumentError):
             client.set_label(NAME, "latest", 4)
+        weights = {version: float(version) for version in range(5, 21)}  # the largest call is understood
+        with pytest.raises(LabelConflictError):
+            client.set_labels([LabelUpdate(NAME, f"l{number}", weights, weights) for number in range(MAX_UPDATES)])
 
         async def asynchronously() -> None:
             async with AsyncWriterClient(registry_folder) as other:

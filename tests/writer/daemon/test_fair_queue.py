@@ -19,8 +19,8 @@ from dspy_registry.writer.daemon.fair_queue import FairQueue
 from dspy_registry.writer.daemon.group import Work
 from tests.support.daemon_process import Peer, daemon, daemon_of, module, refused, registration
 
-COSTLY = encode(ModuleInfo("acme.Costly", metadata={"x": [[] for _ in range(MAX_RECORD_VALUES - 1)]}))
-TOO_MANY = encode(ModuleInfo("acme.TooMany", metadata={"x": [[] for _ in range(1_000_000)]}))
+COSTLY = encode(ModuleInfo("acme.Costly", metadata={"x": [[]] * (MAX_RECORD_VALUES - 1)}))
+TOO_MANY = encode(ModuleInfo("acme.TooMany", metadata={"x": [[]] * 1_000_000}))
 
 
 class Named(Work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import struct
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dspy_registry import ProtocolError, Registry
+from dspy_registry import LabelUpdate, ProtocolError, Registry
 from dspy_registry.registry_store import protocol as wire
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.nesting import DEEPEST, is_shallow
@@ -30,6 +31,7 @@ from dspy_registry.registry_store.protocol import (
     ReportUsage,
     SetAlias,
     SetImplications,
+    SetLabels,
     Status,
     Unregister,
     frame,
@@ -134,6 +136,10 @@ def test_a_module_that_cannot_be_read_is_refused(served: Served, encoded: bytes)
             assert isinstance(refused(peer.receive()), ProtocolError)
 
 
+def labels(*updates: LabelUpdate) -> bytes:
+    return msgspec.msgpack.encode(updates)
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -158,6 +164,15 @@ def test_a_module_that_cannot_be_read_is_refused(served: Served, encoded: bytes)
         SetImplications(1, 1, {f"w{n}": (f"w{n + 1}",) for n in range(40_000)}),
         SetImplications(1, 1, {f"w{n}": (f"w{n + 1}",) for n in range(257)}),
         SetImplications(1, 1, {"a": tuple(f"w{n}" for n in range(65))}),
+        SetLabels(1, 1, b""),
+        SetLabels(1, 1, b"\xc1"),
+        SetLabels(1, 1, DEEP),
+        SetLabels(1, 1, b"\x91\x81\xa1k" + DEEP),
+        SetLabels(1, 1, labels(LabelUpdate("acme.none", "live", 1))),
+        SetLabels(1, 1, labels(LabelUpdate("dspy.Predict", "latest", 1))),
+        SetLabels(1, 1, labels(LabelUpdate("dspy.Predict", "x" * 600, {1: math.nan, 2: -1.0, -3: 1.0}))),
+        SetLabels(1, 1, labels(LabelUpdate("dspy.Predict", "live", dict.fromkeys(range(5_000), 1.0)))),
+        SetLabels(1, 1, labels(*[LabelUpdate("dspy.Predict", "live", 1)] * 20_000)),
         RegisterMany(1, 1, 5),
         RegisterMany(1, 1, -1),
         ApplyDiscovery(1, 1, 0, b"\xc1"),

@@ -87,6 +87,18 @@ def test_a_section_that_failed_is_an_error_of_its_own_kind() -> None:
     assert found["dspy_registry_manifest_errors", ()] == 1
     assert found["dspy_registry_discovery_failed", ()] == 1
     assert found["dspy_registry_reader_processes", ()] == 0
+    assert found["dspy_registry_part_failed", ("discovery",)] == 1
+
+
+def test_the_last_check_and_the_last_backup_are_told() -> None:
+    sections = {"check": {"violations": 2, "error": "2 found"}, "backups": {"last_at": 5000, "error": ""}}
+    found = samples(status_families(status(**sections), 0.0))
+    assert found["dspy_registry_violations", ()] == 2
+    assert found["dspy_registry_last_backup_timestamp_seconds", ()] == 5.0
+    assert found["dspy_registry_part_failed", ("check",)] == 1
+    assert found["dspy_registry_part_failed", ("backups",)] == 0
+    never = samples(status_families(status(backups={"last_at": None}), 0.0))
+    assert ("dspy_registry_last_backup_timestamp_seconds", ()) not in never
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""`cluster seed`, `join`, `leave`, `status`, and `serve --cluster`, on a real etcd."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dspy_registry import Registry, RegistryWriter, WriterClient, errors
+from tests.conftest import violations
+from tests.support import command
+from tests.support.daemon_process import module
+from tests.support.etcd import EtcdCluster, etcd, needs_etcd, patient, shown
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[EtcdCluster]:
+    with etcd(tmp_path / "etcd") as found:
+        yield found
+
+
+@contextmanager
+def serving(folder: Path, cluster: EtcdCluster) -> Iterator[None]:
+    arguments = [*command.COMMAND, "serve", "--cluster", ",".join(cluster.urls), "--path", str(folder)]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    try:
+        patient(lambda: command.run("cluster", "status", "--path", folder).returncode == 0)
+        yield
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_etcd
+def test_an_existing_registry_becomes_the_first_content(tmp_path: Path, cluster: EtcdCluster) -> None:
+    first, second, url = tmp_path / "first", tmp_path / "second", cluster.urls[0]
+    with RegistryWriter(first) as writer:
+        writer.register_modules([module(f"acme.M{number}") for number in range(200)])
+        writer.register_module(module("acme.M1", pool_type="neural"))
+        writer.set_alias("one", "acme.M1")
+        writer.set_implications({"hard_words": ["words"]})
+    before = {name: kept[:2] for name, kept in shown(first).items()}
+    refused = command.run("cluster", "join", "--cluster", url, "--path", first)
+    assert refused.returncode == 1
+    assert "cluster seed" in refused.stderr
+    assert command.answer("cluster", "seed", "--cluster", url, "--path", first)["records"] == 202
+    assert command.answer("cluster", "seed", "--cluster", url, "--path", first)["records"] == 202
+    with serving(first, cluster), serving(second, cluster):
+        patient(lambda: len(shown(second)) == 200)
+        assert {name: kept[:2] for name, kept in shown(first).items()} == before
+        patient(lambda: shown(first) == shown(second))
+        assert list(shown(second)) == list(before)
+        with Registry(second) as registry:
+            assert registry.get_module("one").pool_type == "neural"
+        with WriterClient(second) as client:
+            client.unregister_module("acme.M1")
+        patient(lambda: "acme.M1" not in shown(first))
+    with pytest.raises(errors.ClusterMembershipError):
+        RegistryWriter(first)
+    assert command.run("serve", "--path", first).returncode == 1
+    assert command.answer("cluster", "leave", "--path", first)["records"] == 200  # 199 modules and the vocabulary
+    with RegistryWriter(first) as writer:
+        writer.register_module(module("acme.Alone"))
+    assert command.run("cluster", "leave", "--path", first).returncode == 1
+    assert command.answer("cluster", "join", "--discard", "--cluster", url, "--path", first)["records"] == 1
+    assert "acme.Alone" not in shown(first)
+    assert violations(first) == violations(second) == []
+
+
+def test_without_a_cluster_its_options_are_refused(tmp_path: Path) -> None:
+    for arguments in (("serve", "--cluster-user", "u"), ("cluster", "seed"), ("serve", "--cluster", "etcd")):
+        assert command.run(*arguments, "--path", tmp_path / "r").returncode == 2
+    assert not (tmp_path / "r").exists()

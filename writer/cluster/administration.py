@@ -1,0 +1,180 @@
+"""`cluster join`, `leave` and `seed`: what is done to a registry whose daemon does not run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.registry_store.errors import ClusterMembershipError
+from dspy_registry.registry_store.paths import registry_path
+from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.attach import new_host_id
+from dspy_registry.writer.cluster.batches import PLACES_OF_A_CHANGE
+from dspy_registry.writer.cluster.engine import Engine, KeyValue
+from dspy_registry.writer.cluster.etcd import Etcd
+from dspy_registry.writer.cluster.following import load_position
+from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
+from dspy_registry.writer.cluster.membership import (
+    OwnRecord,
+    different_from,
+    own_records,
+    read_all,
+    refuse_different,
+    refuse_other_cluster,
+    stage_join,
+    stage_leave,
+)
+from dspy_registry.writer.cluster.options import ClusterOptions
+from dspy_registry.writer.cluster.records import KINDS, GlobalModule
+from dspy_registry.writer.store import Store
+
+_KEYS_AT_ONCE: Final = 90
+_BYTES_AT_ONCE: Final = 512 * 1024
+T = TypeVar("T")
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """What a command did: the cluster, this host's id in it, and how many records were seeded, discarded or kept."""
+
+    cluster: str
+    host: str
+    records: int
+
+
+def join(options: ClusterOptions, path: str | os.PathLike[str] | None = None, *, discard: bool = False) -> Membership:
+    """Let a registry follow a cluster. `discard`: drop what clients of this host registered and the cluster has not.
+
+    Raises ClusterMembershipError naming what the cluster does not have, WriterLockedError while a daemon runs.
+    """
+    store = Store(registry_path(path))
+    try:
+        own, former = _own(store)
+        cluster, records, _ = _with(options, lambda engine: _look(engine, _keys(options, former)))
+        if former is not None:
+            refuse_other_cluster(former, cluster)
+            return Membership(cluster, former.host, 0)
+        position = Position(cluster, new_host_id())
+        different = different_from(own, _keys(options, position), records)
+        if not discard:
+            refuse_different(different)
+        store.committer.commit(lambda draft: stage_join(draft, position, different))
+        return Membership(cluster, position.host, len(different))
+    finally:
+        store.close()
+
+
+def leave(path: str | os.PathLike[str] | None = None) -> Membership:
+    """End a registry's membership. What it took over stays, as records of this host.
+
+    Raises ClusterMembershipError when it follows no cluster, WriterLockedError while a daemon runs.
+    """
+    store = Store(registry_path(path))
+    try:
+        own, former = _own(store)
+        if former is None:
+            raise ClusterMembershipError(f"{store.folder} follows no cluster.")
+        store.committer.commit(stage_leave)
+        return Membership(former.cluster, former.host, len(own))
+    finally:
+        store.close()
+
+
+def seed(options: ClusterOptions, path: str | os.PathLike[str] | None = None) -> Membership:
+    """Put into the cluster what clients of this host registered, and join. It may be repeated when it was cut short.
+
+    Raises ClusterMembershipError when the cluster has other records under the same names, WriterLockedError while a
+    daemon runs.
+    """
+    store = Store(registry_path(path))
+    try:
+        own, former = _own(store)
+        position = former or Position("", new_host_id())
+        keys = _keys(options, position)
+        cluster = _with(options, lambda engine: _seed(engine, keys, position, own))
+        joined = msgspec.structs.replace(position, cluster=cluster)
+        if former is None:
+            store.committer.commit(lambda draft: stage_join(draft, joined, ()))
+        return Membership(cluster, position.host, len(own))
+    finally:
+        store.close()
+
+
+def _own(store: Store) -> tuple[list[OwnRecord], Position | None]:
+    environment = store.environment
+    environment.dbs.need_format_2("a cluster's records")
+    with environment.reading() as txn:
+        catalog = Catalog(txn, environment.dbs)
+        return own_records(catalog), load_position(catalog)
+
+
+def _keys(options: ClusterOptions, position: Position | None) -> Keys:
+    return Keys(options.prefix, position.host if position is not None else "")
+
+
+def _with(options: ClusterOptions, act: Callable[[Engine], Awaitable[T]]) -> T:
+    async def run() -> T:
+        engine = Etcd(options)
+        try:
+            return await act(engine)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+async def _look(engine: Engine, keys: Keys) -> tuple[str, dict[bytes, KeyValue], KeyValue | None]:
+    return (await engine.cluster_id(), *(await read_all(engine, keys)))
+
+
+async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[OwnRecord]) -> str:
+    cluster, records, head = await _look(engine, keys)
+    if position.cluster:
+        refuse_other_cluster(position, cluster)
+    missing = different_from(own, keys, records)
+    taken = [one for one in missing if keys.record(one.kind, one.key) in records]
+    if taken:
+        raise ClusterMembershipError(
+            f"the cluster has other records of {', '.join(map(str, taken[:8]))}.",
+            remedy="`dspy-registry cluster join --discard` takes over what the cluster has.",
+        )
+    number = head_codec.load(head.value or b"").number if head is not None else 0
+    revision = head.revision if head is not None else 0
+    for part in _parts(missing):
+        number += 1
+        revision = await _put(engine, keys, position.host, part, number, revision)
+    return cluster
+
+
+def _parts(records: Sequence[OwnRecord]) -> list[list[OwnRecord]]:
+    parts: list[list[OwnRecord]] = []
+    size = 0
+    for one in records:
+        bytes_of_it = len(one.record.info or b"") if isinstance(one.record, GlobalModule) else 256
+        if not parts or len(parts[-1]) >= _KEYS_AT_ONCE or size + bytes_of_it > _BYTES_AT_ONCE:
+            parts.append([])
+            size = 0
+        parts[-1].append(one)
+        size += bytes_of_it
+    return parts
+
+
+async def _put(engine: Engine, keys: Keys, host: str, part: Sequence[OwnRecord], number: int, revision: int) -> int:
+    puts = {}
+    for place, one in enumerate(part):
+        record = one.record
+        if isinstance(record, GlobalModule):
+            record = GlobalModule(record.version, number * PLACES_OF_A_CHANGE + place, record.info, record.by)
+        puts[keys.record(one.kind, one.key)] = KINDS[one.kind].codec.dump(record)
+    puts[keys.head] = head_codec.dump(Head(os.urandom(16), number, host, time.time_ns() // 1_000_000))
+    outcome = await engine.transact({keys.head: revision}, puts)
+    if not outcome.succeeded:
+        raise ClusterMembershipError(
+            "another host has changed the cluster meanwhile.", remedy="Run `dspy-registry cluster seed` again."
+        )
+    return outcome.revision

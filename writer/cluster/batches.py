@@ -1,0 +1,143 @@
+"""A change that is too large for one transaction: its records are put aside as pieces, and one transaction shows them.
+
+    b/HOST/ID/0000 …   pieces, each below etcd's limit          not watched: nobody sees them
+    d/b/HOST/ID        the marker, put together with `head`     from then on the records are in force
+
+Then the host copies the records under their own keys, those alone that nothing has changed since, and removes marker
+and pieces. A host that dies before the marker leaves pieces that mean nothing; after it, pieces that are read instead
+of the copies. The next daemon of that host finds both, and removes or copies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from dspy_registry.registry_store.codec import SealedAlone
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.layout import MODULES
+from dspy_registry.writer.cluster.engine import Engine, KeyValue
+from dspy_registry.writer.cluster.keys import Keys
+from dspy_registry.writer.cluster.records import KINDS
+
+PLACES_OF_A_CHANGE: Final = 2**20
+"""Places in the order of registration that each change of the cluster has. A batch may hold a million modules."""
+_PIECE_BYTES: Final = 512 * 1024
+_PIECE_RECORDS: Final = 2000
+_COPIED_AT_ONCE: Final = 60
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """The value of a marker: how many pieces there are, and the number of the change."""
+
+    pieces: int
+    number: int
+
+
+batch_codec = SealedAlone(Batch, "the marker of a batch")
+_piece_codec = SealedAlone(list[tuple[bytes, bytes, bytes]], "a piece of a batch")  # kind, key, value
+
+
+def placed(value: bytes, number: int, revision: int) -> bytes:
+    """A module's record as its batch has it, with its place in the cluster's order and the revision that showed it."""
+    module = KINDS[MODULES].codec.load(value)
+    order = module.order if module.order >= PLACES_OF_A_CHANGE else number * PLACES_OF_A_CHANGE + module.order
+    return KINDS[MODULES].codec.dump(msgspec.structs.replace(module, order=order, revision=revision))
+
+
+def in_pieces(puts: Mapping[tuple[bytes, bytes], bytes]) -> list[bytes]:
+    """The pieces that hold these records."""
+    pieces: list[list[tuple[bytes, bytes, bytes]]] = []
+    size = 0
+    for (kind, key), value in puts.items():
+        if not pieces or size + len(value) > _PIECE_BYTES or len(pieces[-1]) >= _PIECE_RECORDS:
+            pieces.append([])
+            size = 0
+        pieces[-1].append((kind, key, value))
+        size += len(key) + len(value)
+    return [_piece_codec.dump(piece) for piece in pieces]
+
+
+async def upload(engine: Engine, prefix: bytes, pieces: Sequence[bytes]) -> dict[bytes, int]:
+    """Put the pieces. Returns what the transaction that shows them has to expect: that the last one is there."""
+    last, revision = b"", 0
+    for number, piece in enumerate(pieces):
+        last = prefix + b"%06d" % number
+        revision = (await engine.transact({}, {last: piece})).revision
+    return {last: revision}
+
+
+async def expanded(engine: Engine, keys: Keys, changes: Iterable[KeyValue], revision: int = 0) -> list[KeyValue]:
+    """The changes, and behind each marker the records of its batch. The pieces are read as of `revision`.
+
+    `revision` 0: as of the marker's. Raises CompactedError when they are gone.
+    """
+    found: list[KeyValue] = []
+    for change in changes:
+        found.append(change)
+        name = keys.batch_of(change.key)
+        if name is not None and change.value is not None:
+            found += await _records(engine, keys, name, change, revision or change.revision)
+    return found
+
+
+async def _records(engine: Engine, keys: Keys, name: bytes, marker: KeyValue, revision: int) -> list[KeyValue]:
+    batch: Batch = batch_codec.load(marker.value or b"")
+    found: list[KeyValue] = []
+    prefix, after, count = keys.pieces + name + b"/", b"", 0
+    while count < batch.pieces:
+        page = await engine.range_at(prefix, after, revision, limit=4)
+        if not page.items:
+            raise CorruptRecordError(f"a batch of the cluster has {count} of {batch.pieces} pieces.")
+        for item in page.items:
+            found += _records_of(keys, item, marker.revision, batch.number)
+            after, count = item.key, count + 1
+    return found
+
+
+def _records_of(keys: Keys, piece: KeyValue, revision: int, number: int) -> Iterator[KeyValue]:
+    for kind, key, value in _piece_codec.load(piece.value or b""):
+        whole = placed(value, number, revision) if kind == MODULES else value
+        yield KeyValue(keys.record(kind, key), whole, revision)
+
+
+def newest(changes: Iterable[KeyValue]) -> list[KeyValue]:
+    """Of each key, the newest: a batch counts as long as its records are not copied or changed."""
+    found: dict[bytes, KeyValue] = {}
+    for change in changes:
+        if change.key not in found or found[change.key].revision < change.revision:
+            found[change.key] = change
+    return list(found.values())
+
+
+async def copy_out(engine: Engine, keys: Keys, marker: KeyValue) -> None:
+    """Copy the records of a batch under their own keys, then remove it. May be repeated."""
+    name = keys.batch_of(marker.key)
+    assert name is not None
+    records = iter(await _records(engine, keys, name, marker, 0))
+    while part := list(islice(records, _COPIED_AT_ONCE)):
+        if not await _copy(engine, part):
+            for one in part:
+                await _copy(engine, [one])
+    await engine.transact({}, {}, removed=(marker.key, keys.pieces + name + b"/"))
+
+
+async def _copy(engine: Engine, records: Sequence[KeyValue]) -> bool:
+    """False: something has changed one of them since."""
+    below = {record.key: record.revision + 1 for record in records}
+    puts = {record.key: record.value or b"" for record in records}
+    return (await engine.transact({}, puts, below=below)).succeeded
+
+
+async def tidy(engine: Engine, keys: Keys) -> None:
+    """Copy out the batches that this host has shown, and remove the pieces of those that it has not."""
+    shown = {}
+    for item in (await engine.range_at(keys.batches + keys.host + b"/")).items:
+        await copy_out(engine, keys, item)
+        shown[item.key] = item
+    page = await engine.range_at(keys.pieces + keys.host + b"/", limit=1)
+    if page.items:
+        await engine.transact({}, {}, removed=(keys.pieces + keys.host + b"/",))

@@ -1,0 +1,170 @@
+"""Putting what the cluster has changed in force on this host: the stages that a mirror submits. Pure but for the draft.
+
+Each stage moves the position in the same commit. A stage that comes twice finds the position moved and does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import msgspec
+
+from dspy_registry.registry_store.cluster_rows import (
+    GlobalRow,
+    Position,
+    global_row_codec,
+    position_codec,
+    row_key,
+    split_row_key,
+)
+from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.layout import ALIASES, META_CLUSTER, META_VOCABULARY, MODULES
+from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.engine import KeyValue
+from dspy_registry.writer.cluster.keys import Keys, head_codec
+from dspy_registry.writer.cluster.records import KINDS, load_row, take_over, withdraw
+from dspy_registry.writer.draft import Draft
+
+
+@dataclass
+class Applied:
+    """What a stage did: where it led, and what it set aside, by kind and key, with the reason."""
+
+    position: Position
+    aside: dict[tuple[bytes, bytes], str] = field(default_factory=dict)
+    settled: set[tuple[bytes, bytes]] = field(default_factory=set)
+
+
+def load_position(catalog: Catalog) -> Position | None:
+    """How far this host has followed a cluster. None: it belongs to none. Raises CorruptRecordError."""
+    stored = catalog.position
+    if stored is None:
+        return None
+    position: Position = position_codec.load(stored, META_CLUSTER, catalog.format)
+    return position
+
+
+def set_position(draft: Draft, position: Position) -> None:
+    """Store how far the cluster is followed, in the commit of this draft."""
+    draft.position = position_codec.dump(position, META_CLUSTER, draft.catalog.format)
+
+
+def follow(draft: Draft, keys: Keys, start: Position, changes: Sequence[KeyValue], until: int) -> Applied:
+    """Stage changes of a watch, in order, and the position behind them: the global revision `until`."""
+    position = load_position(draft.catalog) or start
+    done = Applied(position)
+    for revision, group in groupby(changes, key=lambda change: change.revision):
+        if revision > position.revision:
+            done.position = _transaction(draft, keys, done, list(group), revision)
+    if until > position.revision:
+        done.position = msgspec.structs.replace(done.position, revision=until)
+        set_position(draft, done.position)
+    return done
+
+
+def _transaction(draft: Draft, keys: Keys, done: Applied, group: list[KeyValue], revision: int) -> Position:
+    position = msgspec.structs.replace(done.position, revision=revision)
+    for change in group:
+        if change.key == keys.head and change.value is not None:
+            position = msgspec.structs.replace(position, head=revision, number=_number(change.value, position))
+    _take_over_all(draft, keys, done, group)
+    return position
+
+
+def _number(value: bytes, position: Position) -> int:
+    try:
+        return int(head_codec.load(value).number)
+    except CorruptRecordError:  # of another release: the compare of revisions keeps order, the number only counts
+        return position.number + 1
+
+
+def _take_over_all(draft: Draft, keys: Keys, done: Applied, changes: Iterable[KeyValue]) -> None:
+    for kind, key, change in _in_order(keys, changes):
+        assert change.value is not None
+        reason = take_over(draft, kind, key, change.value, change.revision)
+        done.settled.add((kind, key))
+        if reason:
+            done.aside[kind, key] = reason
+
+
+def _in_order(keys: Keys, changes: Iterable[KeyValue]) -> list[tuple[bytes, bytes, KeyValue]]:
+    """The global records among changes: modules that went, modules in their order, then what leads to modules."""
+    found = [
+        (*place, change)
+        for change in changes
+        if change.value is not None and (place := keys.split_record(change.key)) is not None
+    ]
+    return sorted(found, key=lambda one: _rank(one[0], one[2]))
+
+
+def _rank(kind: bytes, change: KeyValue) -> tuple[int, int, int]:
+    if kind == META_VOCABULARY:
+        return 0, 0, 0
+    if kind != MODULES:
+        return 3, change.revision, 0
+    try:
+        module = KINDS[MODULES].codec.load(change.value or b"")
+    except CorruptRecordError:
+        return 2, change.revision, 0
+    return (1, change.revision, 0) if module.info is None else (2, 0, module.order)
+
+
+def adopt_all(
+    draft: Draft, keys: Keys, position: Position, different: Sequence[KeyValue], gone: Sequence[bytes]
+) -> Applied:
+    """Stage all that a list of the whole cluster found to differ, `gone` the rows that the cluster no longer has."""
+    done = Applied(position)
+    for place in gone:
+        kind, key = split_row_key(place)
+        if kind == MODULES:
+            withdraw(draft, key.decode())
+        draft.cluster[place] = None
+        done.settled.add((kind, key))
+    _take_over_all(draft, keys, done, different)
+    set_position(draft, position)
+    return done
+
+
+def look_again(draft: Draft, done: Applied, aside: Iterable[tuple[bytes, bytes]]) -> None:
+    """Put in force what was set `aside` and can be by now, and aliases that went with a module of this host."""
+    lost = [(ALIASES, alias.encode()) for alias in lost_aliases(draft)]
+    for kind, key in dict.fromkeys((*aside, *lost)):
+        row = load_row(draft, row_key(kind, key))
+        if row is None or not row.value:
+            continue
+        child = draft.child()
+        reason = take_over(child, kind, key, row.value, row.revision)
+        if reason == row.aside:
+            continue
+        draft.absorb(child)
+        done.settled.add((kind, key))
+        if reason:
+            done.aside[kind, key] = reason
+
+
+def lost_aliases(draft: Draft) -> Iterator[str]:
+    """Aliases of the cluster that are in force according to their rows, and are not there."""
+    for place, row in rows(draft.catalog, ALIASES):
+        alias = split_row_key(place)[1].decode()
+        if row.is_live and not row.aside and draft.alias(alias) is None:
+            yield alias
+
+
+def rows(catalog: Catalog, kind: bytes = b"") -> Iterator[tuple[bytes, GlobalRow]]:
+    """(key, row) of what this host knows of global records, of one kind or of all. Damaged rows are left out."""
+    for place, stored in catalog.cluster_rows(row_key(kind, b"")):
+        try:
+            yield place, global_row_codec.load(stored, place, catalog.format)
+        except CorruptRecordError:
+            continue
+
+
+def differs(draft: Draft, keys: Keys, change: KeyValue) -> bool:
+    """Whether this host has another state of a global record than the cluster."""
+    place = keys.split_record(change.key)
+    if place is None:
+        return False
+    row = load_row(draft, row_key(*place))
+    return row is None or row.revision != change.revision

@@ -1,0 +1,71 @@
+"""The cluster's keys, all below one prefix.
+
+d/head             the newest change: whose it is, and its number     watched
+d/r/KIND/KEY       a global record                                    watched
+d/h/HOST           a host that is alive; ends with its lease          watched
+d/b/HOST/ID        the marker of a large batch; see `batches`         watched
+b/HOST/ID/NUMBER   its pieces
+a/HOST/CLIENT      the last answers to a client; end with a lease
+o/HOST             the last change of a host: whether it landed
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dspy_registry.registry_store.codec import SealedAlone
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """The value of `d/head`. `change` names the change, `number` counts all of them, `at` is in ms since the epoch."""
+
+    change: bytes
+    number: int
+    host: str
+    at: int
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """A host that is alive, as JSON. `applied` is the global revision that its readers see."""
+
+    name: str
+    release: str
+    pid: int
+    applied: int
+
+
+head_codec = SealedAlone(Head, "the head of the cluster")
+encode_presence = msgspec.json.Encoder().encode
+decode_presence = msgspec.json.Decoder(Presence).decode
+
+
+class Keys:
+    """The keys of one registry in a cluster."""
+
+    def __init__(self, prefix: str, host: str) -> None:
+        root = prefix.encode()
+        self.watched = root + b"d/"
+        self.head = self.watched + b"head"
+        self.records = self.watched + b"r/"
+        self.host = host.encode()
+        self.batches = self.watched + b"b/"
+        self.pieces = root + b"b/"
+        self.hosts = self.watched + b"h/"
+        self.presence = self.hosts + host.encode()
+        self.answers = root + b"a/" + host.encode() + b"/"
+        self.last_change = root + b"o/" + host.encode()
+
+    def record(self, kind: bytes, key: bytes) -> bytes:
+        """The key of a global record."""
+        return self.records + kind + b"/" + key
+
+    def batch_of(self, key: bytes) -> bytes | None:
+        """Host and id of the batch whose marker this key is. None: it is another key."""
+        return key[len(self.batches) :] if key.startswith(self.batches) else None
+
+    def split_record(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """Kind and key of a global record. None: it is another key."""
+        if not key.startswith(self.records):
+            return None
+        kind, _, rest = key[len(self.records) :].partition(b"/")
+        return kind, rest

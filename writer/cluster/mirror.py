@@ -1,0 +1,282 @@
+"""The mirror of the cluster on this host: list once, watch from there, resume, list again when compacted.
+
+    etcd -> watch -> queue of whole transactions -> one work of the group commit -> readers
+
+The position is stored in the commit that shows what was applied. So each transaction is applied once, also over
+kill -9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from dspy_registry.registry_store.cluster_rows import Position, position_codec, row_key, split_row_key
+from dspy_registry.registry_store.errors import ClusterUnavailableError, RegistryError
+from dspy_registry.registry_store.layout import META_CLUSTER
+from dspy_registry.registry_store.scan import value_at
+from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.batches import expanded, newest
+from dspy_registry.writer.cluster.engine import CompactedError, Engine, Events, KeyValue
+from dspy_registry.writer.cluster.following import (
+    Applied,
+    adopt_all,
+    differs,
+    follow,
+    look_again,
+    rows,
+    set_position,
+)
+from dspy_registry.writer.cluster.keys import Keys, Presence, decode_presence, head_codec
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.draft import Draft
+
+_STEPS_WAITING: Final = 64
+"""Steps of the watch that wait to be applied. While as many wait, nothing more is read."""
+_PAUSE: Final = 0.2  # seconds before the next node is asked
+_QUIET_REVISIONS: Final = 1000
+"""Revisions that change nothing here are not committed one by one. After that many the position moves."""
+
+_log = logging.getLogger("dspy_registry")
+
+
+class Mirror:
+    """Follows the cluster. Belongs to the daemon's loop. `position` is the one in the store."""
+
+    def __init__(self, host: Host, engine: Engine, keys: Keys, position: Position) -> None:
+        self._host = host
+        self._engine = engine
+        self._keys = keys
+        self.position = position
+        self.newest = position.revision  # of the cluster, as far as it is known
+        self.heard_at: float | None = None  # on the monotonic clock, when the watch last said anything. None: never
+        self._began = time.monotonic()
+        self.hosts: dict[str, Presence] = {}
+        self.aside: dict[tuple[bytes, bytes], str] = self._set_aside_before()
+        self.reconnects = 0
+        self.lists = 0
+        self.error = ""
+        self.is_listed = asyncio.Event()
+        """Set once this host has seen the whole cluster, in this run of the daemon or an earlier one."""
+        self._next = position.revision + 1
+        self._waiting: list[tuple[int, int, asyncio.Future[int]]] = []
+        self._looked_at = 0  # the local revision at which what was set aside was last looked at
+
+    @property
+    def silent(self) -> float:
+        """For how many seconds nothing was heard of the cluster: this host may have missed changes for so long."""
+        return time.monotonic() - (self._began if self.heard_at is None else self.heard_at)
+
+    async def passed(self, revision: int) -> int:
+        """Wait until readers see everything up to a global revision. Returns this host's revision then."""
+        if self.position.revision >= revision:
+            return self._host.revision
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (revision, id(future), future))
+        return await future
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled. Errors are told by `error` and tried again."""
+        while True:
+            try:
+                if self.position.revision == 0:
+                    await self._list()
+                self.is_listed.set()
+                await self._watch()
+            except CompactedError as error:
+                _log.warning("the cluster has compacted what this host missed (%s): all of it is compared", error)
+                await self._relist()
+            except RegistryError as error:
+                self._failed(error)
+            except Exception as error:
+                _log.exception("the mirror of the cluster failed, and begins again")
+                self._failed(RegistryError(f"internal error in the mirror: {type(error).__name__}: {error}."))
+            await asyncio.sleep(_PAUSE)
+
+    async def _relist(self) -> None:
+        try:
+            await self._list()
+        except CompactedError:  # again, while it was read
+            self._next = self.position.revision + 1
+        except RegistryError as error:
+            self._failed(error)
+
+    def _failed(self, error: RegistryError) -> None:
+        self.reconnects += 1
+        if not self.error or not isinstance(error, ClusterUnavailableError):
+            _log.warning("the cluster is not followed: %s", error)
+        self.error = error.message
+
+    # Watch
+
+    async def _watch(self) -> None:
+        await self._read_hosts()
+        queue: asyncio.Queue[Events] = asyncio.Queue(_STEPS_WAITING)
+        applying = asyncio.ensure_future(self._apply_from(queue))
+        reading = asyncio.ensure_future(self._read_into(queue))
+        try:
+            await asyncio.wait((applying, reading), return_when=asyncio.FIRST_COMPLETED)
+            if not applying.done():
+                await queue.join()  # what was read is applied before the watch begins again behind it
+        finally:
+            for task in (reading, applying):
+                task.cancel()
+            results = await asyncio.gather(reading, applying, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _read_into(self, queue: asyncio.Queue[Events]) -> None:
+        async for events in self._engine.watch_from(self._keys.watched, self._next):
+            self.heard_at = time.monotonic()
+            self.error = ""
+            self.newest = max(self.newest, events.newest)
+            if events.changes:
+                await queue.put(events)
+
+    async def _apply_from(self, queue: asyncio.Queue[Events]) -> None:
+        while True:
+            steps = [await queue.get()]
+            while not queue.empty():
+                steps.append(queue.get_nowait())
+            try:
+                await self._apply([change for step in steps for change in step.changes])
+            finally:
+                for _ in steps:
+                    queue.task_done()
+
+    async def _apply(self, changes: list[KeyValue]) -> None:
+        if not changes:
+            return
+        until = changes[-1].revision
+        of_hosts = [change for change in changes if change.key.startswith(self._keys.hosts)]
+        for change in of_hosts:
+            self._note_host(change)
+        changes = await expanded(self._engine, self._keys, changes)
+        is_global = len(of_hosts) < len(changes)
+        if is_global or until - self.position.revision >= _QUIET_REVISIONS:
+            keys, start = self._keys, self.position
+            await self._commit(lambda draft: follow(draft, keys, start, changes, until))
+        if self._looked_at != self._host.revision:
+            await self._look_again()
+        self._next = until + 1
+
+    async def _look_again(self) -> None:
+        """Something has changed on this host: what was set aside may fit now."""
+        aside, position = tuple(self.aside), self.position
+
+        def stage(draft: Draft) -> Applied:
+            done = Applied(position)
+            look_again(draft, done, aside)
+            return done
+
+        self._looked_at = await self._commit(stage)
+
+    async def _commit(self, stage: Callable[[Draft], Applied]) -> int:
+        submitted = await self._host.submit(stage)
+        done = submitted.result
+        self.position = done.position
+        for place in done.settled:
+            self.aside.pop(place, None)
+        for place, reason in done.aside.items():
+            _log.warning("%s of the cluster is set aside: %s", named(*place), reason)
+            self.aside[place] = reason
+        while self._waiting and self._waiting[0][0] <= self.position.revision:
+            _, _, future = heapq.heappop(self._waiting)
+            if not future.done():
+                future.set_result(submitted.revision)
+        return submitted.revision
+
+    # List
+
+    async def _list(self) -> None:
+        """Compare everything with the cluster at one revision, page by page. Take over what differs, in one commit."""
+        self.lists += 1
+        different: list[KeyValue] = []
+        seen: set[bytes] = set()
+        after, revision, more, head = b"", 0, True, None
+        while more:
+            page = await self._engine.range_at(self._keys.watched, after, revision)
+            revision, more = page.revision, page.more
+            head = next((item for item in page.items if item.key == self._keys.head), head)
+            items = await expanded(self._engine, self._keys, page.items, revision)
+            different += self._differing(items)
+            seen.update(item.key for item in items)
+            after = page.items[-1].key if page.items else after
+        position = self._listed(revision, head)
+        gone, different = self._gone(seen), newest(different)
+        keys = self._keys
+        await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone))
+        self._next = revision + 1
+
+    def _listed(self, revision: int, head: KeyValue | None) -> Position:
+        if head is None or head.value is None:
+            return msgspec.structs.replace(self.position, revision=revision)
+        number = head_codec.load(head.value).number
+        return msgspec.structs.replace(self.position, revision=revision, head=head.revision, number=number)
+
+    def _differing(self, items: Sequence[KeyValue]) -> list[KeyValue]:
+        with self._host.environment.reading() as txn:
+            draft = Draft(Catalog(txn, self._host.environment.dbs))
+            return [item for item in items if differs(draft, self._keys, item)]
+
+    def _gone(self, seen: set[bytes]) -> list[bytes]:
+        with self._host.environment.reading() as txn:
+            stored = Catalog(txn, self._host.environment.dbs).cluster_rows(row_key(b"", b""))
+            return [place for place, _ in stored if self._keys.record(*split_row_key(place)) not in seen]
+
+    def _set_aside_before(self) -> dict[tuple[bytes, bytes], str]:
+        with self._host.environment.reading() as txn:
+            known = rows(Catalog(txn, self._host.environment.dbs))
+            return {split_row_key(place): row.aside for place, row in known if row.aside}
+
+    async def _read_hosts(self) -> None:
+        page = await self._engine.range_at(self._keys.hosts)
+        self.hosts.clear()
+        for item in page.items:
+            self._note_host(item)
+        if page.revision < self.position.revision:
+            raise RegistryError(
+                f"the cluster is at revision {page.revision}, and this host has seen {self.position.revision}: "
+                "etcd was restored from an older backup.",
+                remedy="`dspy-registry cluster leave`, then `cluster join --discard`, on each host.",
+            )
+
+    def _note_host(self, change: KeyValue) -> None:
+        host = change.key[len(self._keys.hosts) :].decode("ascii", "replace")
+        try:
+            if change.value is None:
+                self.hosts.pop(host, None)
+            else:
+                self.hosts[host] = decode_presence(change.value)
+        except msgspec.MsgspecError:
+            _log.warning("host %s of the cluster is of another release: what it says of itself is not understood", host)
+
+    async def keep_position(self) -> None:
+        """Store how far the watch has come, so that the next run resumes from there."""
+        until = self._next - 1
+        if until > self.position.revision:
+            position = msgspec.structs.replace(self.position, revision=until)
+            await self._host.submit(lambda draft: set_position(draft, position))
+
+
+def stored_position(host: Host) -> Position | None:
+    """How far this host has followed a cluster. None: it belongs to none. Raises CorruptRecordError."""
+    environment = host.environment
+    with environment.reading() as txn:
+        stored = value_at(txn, environment.dbs.meta, META_CLUSTER)
+        if stored is None:
+            return None
+        position: Position = position_codec.load(stored, META_CLUSTER, environment.dbs.format)
+        return position
+
+
+def named(kind: bytes, key: bytes) -> str:
+    """A global record, for people."""
+    return f"{kind.decode('ascii', 'replace')}/{key.decode('utf-8', 'replace')}"

@@ -1,0 +1,390 @@
+"""The origin: clients' changes become changes of the cluster, in groups, each group one transaction.
+
+    queue -> stage on what this host has applied -> compare `head` and put -> the mirror passes it -> answer
+
+A transaction goes through only if nothing has changed since the revision that it was staged on. Otherwise it is staged
+again, behind what came first. So every change is decided on the newest state of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.registry_store.errors import (
+    BusyError,
+    ClusterMembershipError,
+    ClusterUnavailableError,
+    InvalidArgumentError,
+    RegistryError,
+)
+from dspy_registry.registry_store.layout import MODULES
+from dspy_registry.registry_store.protocol import (
+    Effect,
+    Failed,
+    Register,
+    RegisterMany,
+    Release,
+    Remembered,
+    RemoveAlias,
+    Rename,
+    SetAlias,
+    SetImplications,
+    SetPolicy,
+    Unregister,
+    remembered_codec,
+)
+from dspy_registry.writer.aliases import AliasIndex
+from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
+from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError, Outcome, UnknownOutcomeError
+from dspy_registry.writer.cluster.following import load_position
+from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
+from dspy_registry.writer.cluster.mirror import Mirror
+from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
+from dspy_registry.writer.daemon.group import Group, Work
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.daemon.publication import PublicationRequest
+from dspy_registry.writer.daemon.reply_cache import ReplyCache
+from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
+from dspy_registry.writer.draft import Draft
+
+MOST_KEYS: Final = 100
+"""Keys that one transaction puts. etcd refuses more than 128 operations."""
+MOST_BYTES: Final = 1024 * 1024
+"""Bytes that one transaction puts. etcd refuses more than 1.5 MiB."""
+CONFLICT_SECONDS: Final = 2.0
+UNAVAILABLE_SECONDS: Final = 5.0
+"""A leader that was killed is replaced within about two seconds, so writes wait for longer than that."""
+_SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accepted
+_MOST_WAITING: Final = 4096  # requests
+_MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
+_GROUP: Final = 48  # requests that are tried in one transaction
+_ANSWERS_KEPT: Final = 2 * 3600  # seconds
+_PAUSE: Final = 0.1  # seconds
+_GLOBAL: Final = (
+    Register,
+    RegisterMany,
+    Unregister,
+    SetAlias,
+    RemoveAlias,
+    SetImplications,
+    SetPolicy,
+    Release,
+    Rename,
+)
+
+T = TypeVar("T")
+_log = logging.getLogger("dspy_registry")
+
+
+@dataclass
+class Staged:
+    """A group staged on a position: what it puts, and the clients whose answers it stores."""
+
+    position: Position
+    group: Group
+    change: bytes
+    puts: dict[bytes, bytes]
+    answers: dict[bytes, bytes]
+    is_repeated: bool
+    records: dict[tuple[bytes, bytes], bytes]
+    expected: dict[bytes, int]
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether one transaction cannot hold it."""
+        size = sum(len(key) + len(value) for part in (self.puts, self.answers) for key, value in part.items())
+        return len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES
+
+
+class Origin:
+    """Takes the changes of this host's clients to the cluster. Belongs to the daemon's loop."""
+
+    def __init__(self, host: Host, engine: Engine, keys: Keys, mirror: Mirror) -> None:
+        self._host = host
+        self._engine = engine
+        self._keys = keys
+        self._mirror = mirror
+        self._waiting: deque[GlobalRequest] = deque()
+        self._held = 0  # bytes of what is taken and not answered
+        self._arrived = asyncio.Event()
+        self._replies: ReplyCache | None = None  # None: to be read from the cluster
+        self._aliases = AliasIndex()
+        self._lease = 0
+        self._leased_at = 0.0
+        self.refusal: RegistryError | None = None
+        """Why no change is taken at all; None: they are taken."""
+        self.conflicts = 0
+        self.changes = 0
+
+    def take(self, request: Work) -> bool:
+        """Take a client's change, if it is a global one. False: it is of this host alone."""
+        if isinstance(request, PublicationRequest):
+            request.resolve(request.failure(_no_programs()))
+            return True
+        if not _is_global(request):
+            return False
+        assert isinstance(request, ClientRequest)
+        work = GlobalRequest(request)
+        if len(self._waiting) >= _MOST_WAITING or self._held > _MOST_HELD:
+            self._held += work.held_bytes
+            self._answer(work, work.failure(BusyError(f"{len(self._waiting)} changes wait for the cluster.")))
+            return True
+        self._held += work.held_bytes
+        self._waiting.append(work)
+        self._arrived.set()
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are taken and not yet in a group."""
+        return len(self._waiting)
+
+    async def run(self) -> None:
+        """Carry out what is taken, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                await self._carry_out_some()
+
+    async def drain(self, seconds: float) -> None:
+        """At the stop: give what was taken so long, then answer the rest with an error."""
+        deadline = time.monotonic() + seconds
+        while self._waiting and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    def refuse_all(self, error: RegistryError) -> None:
+        """Answer all that waits with an error."""
+        self._answer_all([self._waiting.popleft() for _ in range(len(self._waiting))], error)
+
+    async def _carry_out_some(self) -> None:
+        works = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            await self._make_ready()
+            await self._carry_out(works)
+        except RegistryError as error:
+            self._answer_all(works, error)
+        except asyncio.CancelledError:
+            self._answer_all(works, _stopping())
+            raise
+        except Exception as error:
+            _log.exception("the cluster's origin failed")
+            self._answer_all(works, error)
+
+    def _answer_all(self, works: Sequence[GlobalRequest], error: BaseException) -> None:
+        for work in works:
+            self._answer(work, work.failure(error))
+
+    def _answer(self, work: GlobalRequest, answer: Any) -> None:
+        if work.is_answered:
+            return
+        work.is_answered = True
+        self._held -= work.held_bytes
+        try:
+            work.resolve(answer)
+        except Exception:
+            _log.exception("an answer could not be delivered")
+
+    # Before the first change
+
+    async def _make_ready(self) -> None:
+        """This host shows the cluster's head, and the answers given before are known."""
+        if self._replies is not None:
+            return
+        await _within(self._mirror.is_listed.wait(), UNAVAILABLE_SECONDS, "this host has not seen the cluster yet.")
+        await tidy(self._engine, self._keys)
+        replies = ReplyCache()
+        stored: list[tuple[bytes, Remembered]] = []
+        after, more = b"", True
+        while more:
+            page = await self._engine.range_at(self._keys.answers, after)
+            more = page.more
+            for item in page.items:
+                after = item.key
+                client = item.key[len(self._keys.answers) :]
+                remembered = remembered_codec.load(item.value, client, self._host.environment.dbs.format)
+                stored.append((client, remembered))
+        head = (await self._engine.range_at(self._keys.head)).items
+        if head:
+            await self._shown(head[0].revision)
+        for client, remembered in sorted(stored, key=lambda pair: pair[1].revision):
+            replies.keep(client, tuple(_visible(answer, self._host.revision) for answer in remembered.answers))
+        self._replies = replies
+
+    async def _shown(self, revision: int) -> int:
+        return await _within(
+            self._mirror.passed(revision),
+            _SHOWN_SECONDS,
+            f"this host does not show global revision {revision} yet, and the change may have been made.",
+        )
+
+    # A group
+
+    async def _carry_out(self, works: Sequence[GlobalRequest]) -> None:
+        began = time.monotonic()
+        while True:
+            staged = await asyncio.to_thread(self._stage, works)
+            if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
+                await self._carry_out(works[: len(works) // 2])
+                await self._carry_out(works[len(works) // 2 :])
+                return
+            marker = await self._put_aside(staged) if staged.is_too_large else None
+            outcome = await self._decide(staged)
+            if outcome.succeeded:
+                self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
+                if marker is not None:
+                    await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
+                return
+            if marker is not None:
+                await tidy(self._engine, self._keys)
+            self.conflicts += 1
+            if time.monotonic() - began > CONFLICT_SECONDS:
+                raise BusyError("other hosts change the cluster so often that this change found no turn.")
+            await self._shown(outcome.revision)
+
+    def _stage(self, works: Sequence[GlobalRequest]) -> Staged:
+        """Stage a group on what this host shows. In a thread."""
+        assert self._replies is not None
+        environment = self._host.environment
+        with environment.long_read() as txn:
+            catalog = Catalog(txn, environment.dbs, self._aliases)
+            position = load_position(catalog) or self._mirror.position
+            draft = Draft(catalog)
+            group = Group(works, self._replies)
+            group.stage(draft)
+            found = global_changes(draft)
+            answers = {client: dump(position.number + 1) for client, dump in draft.requests.items() if dump is not None}
+        number = position.number + 1
+        puts = {
+            self._keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
+            for (kind, key), value in found.puts.items()
+        }
+        return Staged(position, group, os.urandom(16), puts, answers, found.is_repeated, found.puts, {})
+
+    async def _put_aside(self, staged: Staged) -> bytes:
+        """Put the records of a large change aside; a marker is to show them. Returns its key."""
+        name = staged.change.hex().encode()
+        pieces = in_pieces(staged.records)
+        prefix = self._keys.pieces + self._keys.host + b"/" + name + b"/"
+        staged.expected.update(await upload(self._engine, prefix, pieces))
+        marker = self._keys.batches + self._keys.host + b"/" + name
+        staged.puts.clear()
+        staged.puts[marker] = batch_codec.dump(Batch(len(pieces), staged.position.number + 1))
+        return marker
+
+    async def _copy_out(self, marker: KeyValue) -> None:
+        """Nothing is lost when this fails: the pieces are read instead, and the next start tries again."""
+        try:
+            await copy_out(self._engine, self._keys, marker)
+        except RegistryError as error:
+            _log.warning("a batch stays in pieces: %s", error)
+            self._replies = None
+
+    def _conclude(self, staged: Staged, revision: int) -> None:
+        self.changes += bool(staged.puts)
+        for work, answer in staged.group.conclude(revision):
+            assert isinstance(work, GlobalRequest)
+            self._answer(work, _visible(answer, revision))
+
+    # The transaction
+
+    async def _decide(self, staged: Staged) -> Outcome:
+        """Whether the transaction went through. A lost reply: the same again, to another node, until one can tell.
+
+        Raises ClusterUnavailableError. Then the answers are read again before the next group, since it may have.
+        """
+        deadline = time.monotonic() + UNAVAILABLE_SECONDS
+        is_unknown = False
+        while True:
+            try:
+                return await self._transact(staged)
+            except LeaseGoneError:
+                self._lease = 0
+            except UnknownOutcomeError as error:
+                is_unknown, last = True, error.message
+            except ClusterUnavailableError as error:
+                last = error.message
+            else:
+                continue
+            if time.monotonic() > deadline:
+                self._replies = None
+                may = "The change may have been made." if is_unknown else "Nothing was changed."
+                raise ClusterUnavailableError(f"{last} {may}")
+            await asyncio.sleep(_PAUSE)
+
+    async def _transact(self, staged: Staged) -> Outcome:
+        keys, expected = self._keys, {self._keys.head: staged.position.head, **staged.expected}
+        if not staged.puts:  # nothing to write: only whether it was decided on the newest state
+            outcome = await self._engine.transact(expected, {}, (keys.head,))
+            return outcome if outcome.succeeded else _conflict(outcome, keys)
+        await self._renew_lease()
+        head = Head(staged.change, staged.position.number + 1, staged.position.host, time.time_ns() // 1_000_000)
+        answers = {keys.answers + client: value for client, value in staged.answers.items()}
+        puts = {**staged.puts, keys.head: head_codec.dump(head), **answers, keys.last_change: staged.change}
+        outcome = await self._engine.transact(
+            expected, puts, (keys.head, keys.last_change), leased=dict.fromkeys(answers, self._lease)
+        )
+        if outcome.succeeded:
+            return outcome
+        last = outcome.found.get(keys.last_change)
+        if last is not None and last.value == staged.change:  # it went through before, and its reply was lost
+            return Outcome(True, last.revision)
+        return _conflict(outcome, keys)
+
+    async def _renew_lease(self) -> None:
+        """Answers end with their lease: nobody has to remove them. A new lease before the last one is half over."""
+        if self._lease == 0 or time.monotonic() - self._leased_at > _ANSWERS_KEPT / 2:
+            self._lease = await self._engine.lease(_ANSWERS_KEPT)
+            self._leased_at = time.monotonic()
+
+
+def _is_global(request: Work) -> bool:
+    """Whether the cluster has to accept it. What discovery finds, statistics and labels are of this host."""
+    if isinstance(request, SingleRequest):
+        return isinstance(request.message, _GLOBAL)
+    return isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
+
+
+def _no_programs() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
+    )
+
+
+def _conflict(outcome: Outcome, keys: Keys) -> Outcome:
+    head = outcome.found.get(keys.head)
+    if head is None:
+        raise ClusterMembershipError(
+            "the cluster no longer has what this host has followed: its keys were removed.",
+            remedy="Restore etcd from a backup, or run `dspy-registry cluster leave` and `cluster seed`.",
+        )
+    return Outcome(False, head.revision)
+
+
+async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:
+    try:
+        return await asyncio.wait_for(waited, seconds)
+    except asyncio.TimeoutError as error:
+        raise ClusterUnavailableError(problem) from error
+
+
+def _visible(answer: Effect, revision: int) -> Effect:
+    """An answer with this host's revision: the cluster keeps another number in its place."""
+    return answer if isinstance(answer, Failed) else msgspec.structs.replace(answer, revision=revision)
+
+
+def _stopping() -> ClusterUnavailableError:
+    return ClusterUnavailableError("the writer daemon is stopping, and the change may have been made.")

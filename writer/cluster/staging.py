@@ -1,0 +1,178 @@
+"""A client's change as a change of the cluster: staged on a draft of what this host has applied, then read off it.
+
+Both are pure: a draft goes in, global records come out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dspy_registry.registry_store.changes import Alias
+from dspy_registry.registry_store.cluster_rows import GlobalRow, row_key
+from dspy_registry.registry_store.errors import (
+    ClusterMembershipError,
+    ConflictError,
+    InvalidArgumentError,
+    RegistryError,
+)
+from dspy_registry.registry_store.layers import CLIENT
+from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.protocol import Register, RemoveAlias, Unregister
+from dspy_registry.registry_store.validation import check_expected_version
+from dspy_registry.writer.cluster.records import (
+    KINDS,
+    GlobalAlias,
+    GlobalModule,
+    GlobalPolicy,
+    GlobalWords,
+    load_row,
+    withdraw,
+)
+from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, decode_module, stage_message
+from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
+
+
+class GlobalRequest(Work):
+    """A client's request that the cluster has to accept."""
+
+    is_answered = False
+
+    def __init__(self, request: ClientRequest) -> None:
+        self.request = request
+        self.client, self.id, self.oldest = request.client, request.id, request.oldest
+        self.by, self.held_bytes, self.repeats = request.by, request.held_bytes, request.repeats
+
+    def stage(self, draft: Draft) -> None:
+        """Stage it as the cluster counts versions."""
+        message = self.request.message if isinstance(self.request, SingleRequest) else None
+        stage_globally(draft, message, self.request)
+        for name, entry in draft.modules.items():
+            row = module_row(draft, name)
+            if row is not None and row.aside:
+                raise ClusterMembershipError(
+                    f"the cluster has a {name} that this host could not take over: {row.aside}",
+                    remedy="Change it on a host of the release that wrote it, or upgrade this one.",
+                )
+            if entry is not None and entry.source == CLIENT and row is not None:
+                draft.modules[name] = msgspec.structs.replace(entry, version=_next_version(entry, row))
+
+    def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
+        """See `Work.is_in_force`."""
+        return self.request.is_in_force(draft, error)
+
+    def success(self, revision: int) -> Any:
+        """See `Work.success`."""
+        return self.request.success(revision)
+
+    def failure(self, error: BaseException) -> Any:
+        """See `Work.failure`."""
+        return self.request.failure(error)
+
+    def resolve(self, answer: Any) -> None:
+        """See `Work.resolve`."""
+        self.request.resolve(answer)
+
+
+def _next_version(entry: Entry, row: GlobalRow) -> int:
+    """The version of a changed module: no number that the cluster has used for this name is used again."""
+    is_the_same = row.is_live and entry.version == row.version
+    return entry.version if is_the_same or entry.version > row.version else row.version + 1
+
+
+def stage_globally(draft: Draft, message: Any, request: ClientRequest) -> None:
+    """Stage a request. What only this host declares stays: it is not the cluster's to remove."""
+    match message:
+        case Register():
+            info = decode_module(message.module)
+            _check_expected(draft, info.name, message.expected_version)
+            draft.register(info)
+        case Unregister():
+            current = draft.module(message.name)
+            if current is None:
+                draft.unregister(message.name)  # which says that it is unknown
+            elif current.source != CLIENT:
+                raise _local(message.name, current.source)
+            withdraw(draft, message.name)
+        case RemoveAlias():
+            meaning = draft.alias(message.alias)
+            if meaning is not None and meaning.source != CLIENT:
+                raise _local(message.alias, meaning.source)
+            draft.remove_alias(message.alias)
+        case None:
+            request.stage(draft)
+        case _:
+            stage_message(draft, message)
+
+
+def _local(name: str, source: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{name} is declared by {source} on this host, and no client of the cluster declares it.",
+        remedy="Remove it there.",
+    )
+
+
+def _check_expected(draft: Draft, name: str, expected: int | None) -> None:
+    """`expected` is the cluster's version; where the cluster has none, 0 or what this host itself declares."""
+    check_expected_version(expected)
+    current = draft.module(name)
+    version = current.version if current is not None else 0
+    is_local = current is not None and current.source != CLIENT
+    if expected is not None and expected != version and not (is_local and expected == 0):
+        raise ConflictError(name, expected, 0 if is_local else version)
+
+
+def module_row(draft: Draft, name: str) -> GlobalRow | None:
+    """What this host knows of a global module."""
+    return load_row(draft, row_key(MODULES, name.encode()))
+
+
+@dataclass(frozen=True)
+class GlobalChanges:
+    """What a draft changes globally: values by kind and key. `is_repeated`: it changes a module more than once."""
+
+    puts: dict[tuple[bytes, bytes], bytes]
+    is_repeated: bool
+
+
+def global_changes(draft: Draft) -> GlobalChanges:
+    """Read off a draft what is to be written to the cluster. New modules have their place within this change."""
+    puts: dict[tuple[bytes, bytes], bytes] = {}
+    for place, (name, entry) in enumerate(draft.modules.items()):
+        module = _module(draft, name, entry, place)
+        if module is not None:
+            puts[MODULES, name.encode()] = KINDS[MODULES].codec.dump(module)
+    for alias, meaning in draft.aliases.meanings.items():
+        changed = _alias(draft, alias, meaning)
+        if changed is not None:
+            puts[ALIASES, alias.encode()] = KINDS[ALIASES].codec.dump(changed)
+    for (source, pattern), policy in draft.policies.items():
+        if source == CLIENT:
+            puts[POLICIES, pattern.encode()] = KINDS[POLICIES].codec.dump(GlobalPolicy(policy))
+    if draft.implications is not None:
+        words = GlobalWords(draft.implications.get(CLIENT, {}))
+        puts[META_VOCABULARY, b"clients"] = KINDS[META_VOCABULARY].codec.dump(words)
+    past = any(entry.past for entry in draft.modules.values() if entry is not None)
+    return GlobalChanges(puts, past or any(draft.dropped.values()))
+
+
+def _module(draft: Draft, name: str, entry: Entry | None, order: int) -> GlobalModule | None:
+    row = module_row(draft, name)
+    if entry is not None and entry.source == CLIENT:
+        is_kept = row is not None and row.is_live
+        return GlobalModule(entry.version, row.order if row is not None and is_kept else order, entry.encoded, entry.by)
+    if row is None or not row.is_live:
+        return None
+    return GlobalModule(row.version, row.order, None, draft.changed_by.get(name))
+
+
+def _alias(draft: Draft, alias: str, meaning: Alias | None) -> GlobalAlias | None:
+    by = draft.aliases.by.get(alias)
+    if meaning is not None and meaning.source == CLIENT:
+        return GlobalAlias(meaning.name, by)
+    row = load_row(draft, row_key(ALIASES, alias.encode()))
+    return GlobalAlias(None, by) if row is not None and row.is_live else None
