@@ -122,7 +122,7 @@ class InvalidModuleError(RegistryError, ValueError):
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
-        super().__init__(self._MESSAGE.format(subject, "; ".join(self.problems)))
+        super().__init__(self._MESSAGE.format(subject, "; ".join(self.problems)), remedy=self.remedy)
 
     def __reduce__(self) -> tuple[type[InvalidModuleError], tuple[str, tuple[str, ...]]]:
         return type(self), (self.subject, self.problems)
