@@ -13,6 +13,7 @@ from benchmarks.stores import OURS
 from benchmarks.stores.baselines import PlainDict
 from benchmarks.workloads import CAPABILITIES, shuffled
 from dspy_registry import Registry
+from dspy_registry.readers.observed import BASES
 
 SIZE: Final = 1_000
 WORKING_SET: Final = 64
@@ -47,12 +48,23 @@ CALLS: Final = (
         2,
         "store.find(capabilities=('reasoning', 'tool_use'), pool_type='general', max_memory='medium')",
     ),
-    Call("estimate_duration_cached", "estimate_duration, repeated", 6, "store.estimate_duration({}, 'large')"),
-    Call(
-        "routing_cached",
-        "routing_recommendation, repeated",
-        15,
-        "store.routing_recommendation({}, input_size=5000, optimize_latency=True)",
+    *(
+        call
+        for basis in BASES
+        for call in (
+            Call(
+                f"estimate_{basis}_cached",
+                f"estimate_duration on the basis {basis}, repeated",
+                3.5,
+                f"store.estimate_duration({{}}, 'large', {basis!r})",
+            ),
+            Call(
+                f"routing_{basis}_cached",
+                f"routing_recommendation on the basis {basis}, repeated",
+                5,
+                f"store.routing_recommendation({{}}, input_size=5000, basis={basis!r})",
+            ),
+        )
     ),
 )
 

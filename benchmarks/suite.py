@@ -16,11 +16,15 @@ from benchmarks import (
     rows_concurrent,
     rows_daemon,
     rows_find,
+    rows_health,
+    rows_limits,
     rows_manifests,
     rows_memory,
     rows_mixes,
+    rows_outage,
     rows_peers,
     rows_programs,
+    rows_route,
     rows_sizes,
     rows_steps,
     rows_throughput,
@@ -39,6 +43,8 @@ QUICK_SIZES: Final = (6, 1_000, 5_000)
 ROWS: Final[tuple[Row, ...]] = (
     *rows_writes.BULK,
     *rows_cached.ROWS,
+    *rows_route.ROWS,
+    *rows_outage.ROWS,
     *rows_uncached.ROWS,
     *rows_steps.ROWS,
     *rows_peers.ROWS,
@@ -56,6 +62,8 @@ ROWS: Final[tuple[Row, ...]] = (
     *rows_versions.ROWS,
     *rows_watch.ROWS,
     *rows_programs.ROWS,
+    *rows_health.ROWS,
+    *rows_limits.ROWS,
 )
 """The bulk load comes first: it builds the largest data set, and needs memory that holds nothing else."""
 

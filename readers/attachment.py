@@ -120,6 +120,7 @@ class Attachment(Queries):
             self._environment = None
             self._valid = self._followed = RETIRED
             self._cache.forget()
+            self._usage = UsageCache()
         detach(environment)
 
     def _live(self) -> Environment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dspy_registry.readers import observed, routing
@@ -16,6 +16,7 @@ from dspy_registry.registry_store.circuit import state_at
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.outcome_kinds import CALLER, KINDS
+from dspy_registry.registry_store.policy import Declaration, Policy, effective_policy
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.usage import MINUTES_KEPT, Ring, VersionUsage
 from dspy_registry.registry_store.usage_rows import InForce, load_in_force, load_usage
@@ -28,11 +29,13 @@ class KnownModule(NamedTuple):
     """A module as `asked`, with the usage of its version in force.
 
     `life_usd` is the mean cost of a call of the module over its life, in US dollars; None: no call told its cost.
+    `max_timeout` is what its policy allows, in seconds; None: no policy does.
     """
 
     asked: str
     found: InForce
     life_usd: float | None
+    max_timeout: float | None
 
     @property
     def usd(self) -> tuple[float | None, str]:
@@ -77,26 +80,32 @@ class Candidates(NamedTuple):
     known: Mapping[str, KnownModule]
 
 
-def load_candidates(txn: Transaction, dbs: Databases, asked: Asked, seen: dict[str, KnownModule]) -> list[KnownModule]:
+def load_candidates(
+    txn: Transaction, dbs: Databases, asked: Asked, seen: dict[str, KnownModule], declared: Sequence[Declaration]
+) -> list[KnownModule]:
     """The candidates in the order that decides ties. `seen` has those that were read at the same revision and usage.
 
     Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError.
     """
     plan = asked.plan
     found = None if plan is None else execute(txn, dbs, plan)
-    known = [_load(txn, dbs, name, seen) for name in (found or () if asked.names is None else asked.names)]
+    known = [_load(txn, dbs, name, seen, declared) for name in (found or () if asked.names is None else asked.names)]
     if found is not None and asked.names is not None:
         wanted = frozenset(found)
         known = [each for each in known if each.found.info.name in wanted]
     return list({each.found.info.name: each for each in reversed(known)}.values())[::-1]
 
 
-def _load(txn: Transaction, dbs: Databases, name: str, seen: dict[str, KnownModule]) -> KnownModule:
+def _load(
+    txn: Transaction, dbs: Databases, name: str, seen: dict[str, KnownModule], declared: Sequence[Declaration]
+) -> KnownModule:
     known = seen.get(name)
     if known is None:
         found = load_in_force(txn, dbs, name)
         life = load_usage(txn, dbs, found.info.name)
-        known = seen[name] = KnownModule(name, found, None if life is None else life.cost_usd_per_call)
+        policy = effective_policy(declared, found.info.name, found.info.pool_type) if declared else Policy()
+        cost = None if life is None else life.cost_usd_per_call
+        known = seen[name] = KnownModule(name, found, cost, policy.max_timeout)
     return known
 
 

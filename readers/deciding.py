@@ -77,34 +77,38 @@ class Deciding(HostReads):
             limits = {"input_size": input_size, "deadline_ms": deadline_ms, "max_cost_usd": max_cost_usd}
             choices = {**limits, "prefer": prefer, "exclude": exclude, "accept": accept, "basis": basis}
             return self._route_versions(every, names, label, key, choices)
-        # A route depends on the size class of the input only, so it is kept by the largest input of that class.
-        if input_size is None:
-            size: Any = LARGE_INPUT
-        elif type(input_size) is not int or input_size < 0:
-            size = input_size  # refused by `asked_for`
-        elif input_size > LARGE_INPUT:
-            size = VERY_LARGE_INPUT if input_size <= VERY_LARGE_INPUT else VERY_LARGE_INPUT + 1
-        else:
-            size = LARGE_INPUT if input_size > SMALL_INPUT else SMALL_INPUT
-        # Hashing the key takes long, so the usual arguments have a short one.
-        arguments: Any = (capabilities, names, size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
-        others = (category, pool_type, native, gpu, max_memory, max_compute, any_capabilities, without_capabilities)
-        if others != _NO_OTHERS:
-            arguments = (*arguments, *others)
+        others: tuple[Any, ...] = _NO_OTHERS
+        arguments: Any = None
         kept, health = self._decisions, self._health
-        if (
-            self._word[()] == kept.word
-            and self._usage_word[()] == kept.usage_word
-            and health.known is kept.health
-            and (
-                health.word[()] == kept.health_word or kept.health_word != kept.health_word
-            )  # unequal to itself: no file
-            and _clock(_BOOT_TIME) < kept.ends
-        ):
-            try:
+        try:
+            # A route depends on the size class of the input only, so it is kept by the largest input of that class.
+            if input_size is None:
+                size = LARGE_INPUT
+            elif input_size > LARGE_INPUT:
+                size = VERY_LARGE_INPUT if input_size <= VERY_LARGE_INPUT else VERY_LARGE_INPUT + 1
+            elif input_size > SMALL_INPUT:
+                size = LARGE_INPUT
+            else:
+                size = SMALL_INPUT if input_size >= 0 else input_size  # a negative one is refused, so never kept
+            # Hashing the key takes long, so the usual arguments have a short one.
+            arguments = (capabilities, names, size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
+            if not (
+                category is pool_type is max_memory is max_compute is any_capabilities is without_capabilities is None
+                and native is gpu is None
+            ):
+                words = (any_capabilities, without_capabilities)
+                others = (category, pool_type, native, gpu, max_memory, max_compute, *words)
+                arguments = (*arguments, *others)
+            if (
+                self._word[()] == kept.word
+                and self._usage_word[()] == kept.usage_word
+                and health.known is kept.health
+                and (kept.is_without_file or health.word[()] == kept.health_word)
+                and _clock(_BOOT_TIME) < kept.ends
+            ):
                 return kept.routes[arguments]
-            except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
-                pass
+        except (KeyError, TypeError):  # TypeError: a list, which cannot be a key, or a size that is no number
+            pass
         asked = asked_for(
             (capabilities, *others), names, input_size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis
         )
@@ -178,13 +182,13 @@ class Deciding(HostReads):
         return milliseconds
 
     def _recommend_and_keep(
-        self, name: str, input_size: int | None, size: Any, optimize_latency: bool, basis: str
+        self, name: str, input_size: int | None, optimize_latency: bool, basis: str
     ) -> Recommendation:
         words = self._word[()], self._usage_word[()]
-        told = (self._own.told(),) if basis != DECLARED and self._own.has_tellers else ()
+        told = (self._own.told(),) if basis != DECLARED and self._own.tellers else ()
         advised = super().routing_recommendation(name, input_size, optimize_latency, basis)
         if self._may_keep(words):
-            key = (name, size, optimize_latency, basis, *told)
+            key = (name, input_size, optimize_latency, basis, *told)
             with suppress(TypeError):  # what cannot be a key
                 self._advice_at(words).recommendations[key] = advised
         return advised

@@ -21,10 +21,12 @@ from dspy_registry.readers.candidates import (
     load_candidates,
     load_full_names,
 )
+from dspy_registry.readers.policies import load_declarations
 from dspy_registry.readers.route import Advise, Route, decide
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.host_health import Known as Health
+from dspy_registry.registry_store.policy import Declaration
 from dspy_registry.registry_store.revision import RETIRED
 
 _MOST_ROUTES: Final = 4096
@@ -45,12 +47,14 @@ class Decisions:
         "_full_names",
         "_known",
         "_moment",
+        "_policies",
         "_room",
         "_sets",
         "_terms",
         "ends",
         "health",
         "health_word",
+        "is_without_file",
         "routes",
         "usage_word",
         "word",
@@ -61,10 +65,12 @@ class Decisions:
         self.usage_word = usage_word
         self.health = health
         self.health_word = health.word
+        self.is_without_file = isnan(health.word)
         self.ends = ends
         self.routes: dict[Any, Route] = {}
         self._known: dict[str, KnownModule] = {}
         self._full_names: dict[str, str | None] = {}
+        self._policies: tuple[Declaration, ...] | None = None
         self._sets: dict[tuple[object, ...], Candidates] = {}
         self._room = _MOST_FACTS
         self._terms: Terms
@@ -75,13 +81,15 @@ class Decisions:
         """Take over what was read at the same words, if only the minute or the health has changed."""
         self._terms, self._moment, self._advise = terms, moment, advise
         if (former.word, former.usage_word) == (self.word, self.usage_word):
-            self._known, self._full_names = former._known, former._full_names
+            self._known, self._full_names, self._policies = former._known, former._full_names, former._policies
 
     def load(self, txn: Transaction, dbs: Databases, asked: Asked) -> None:
         """Read what `decide` needs. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
         load_full_names(txn, dbs, asked.exclude, self._full_names)
         if asked.among not in self._sets:
-            known = load_candidates(txn, dbs, asked, self._known)
+            if self._policies is None:
+                self._policies = load_declarations(txn, dbs)
+            known = load_candidates(txn, dbs, asked, self._known, self._policies)
             self._keep(asked, candidates_of(known, asked.size, asked.basis, self._terms))
 
     def decide(self, asked: Asked) -> Route | None:

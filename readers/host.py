@@ -11,7 +11,7 @@ import msgspec
 
 from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.cold_reads import ColdReads
-from dspy_registry.readers.limits import LimitedCall
+from dspy_registry.readers.limits import Holder, LimitedCall, all_holders
 from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
 from dspy_registry.readers.probes import Probe, claim_probe
 from dspy_registry.readers.routing import Recommendation
@@ -19,7 +19,7 @@ from dspy_registry.registry_store.circuit import DEFAULTS, CircuitRow, CircuitRu
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.health_file import HealthEntry, entries
 from dspy_registry.registry_store.host_health import IN_FORCE, HostHealth
-from dspy_registry.registry_store.policy import Limit, Policy
+from dspy_registry.registry_store.policy import Limit
 
 if TYPE_CHECKING:
     from dspy_registry.readers.limits_async import AsyncLimitedCall
@@ -73,14 +73,6 @@ class HostReads(ColdReads):
             return row
         return msgspec.structs.replace(row, name=stored.info.name, version=stored.provenance.version)
 
-    def policy(self, name: str) -> Policy:
-        """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.
-
-        `max_concurrency` is the module's own; its pool may have another. `name` is a full name, an alias or a short
-        name. Raises UnknownModuleError, AmbiguousNameError, TypeError for a name that is not a string.
-        """
-        return self._policy_of(name).policy
-
     def limits_of(self, name: str) -> tuple[Limit, ...]:
         """The limits that a call of a module begins under, its own and its pool's, by key; (): there are none.
 
@@ -103,6 +95,13 @@ class HostReads(ColdReads):
         from dspy_registry.readers.limits_async import AsyncLimitedCall  # a worker without it loads no asyncio
 
         return AsyncLimitedCall(self.limit(name, patience=patience))
+
+    def limited_calls(self) -> list[Holder]:
+        """Each call under a limit that is under way on this host: its limit, its process, and for how long.
+
+        `Holder.pid` 0: it is not known. Raises StoreError, StorePermissionError. A copy.
+        """
+        return all_holders(self._leases)
 
     def probe(self, target: Target) -> Probe | None:
         """The right to try a half-open module version, for as long as its recommended timeout. None: another has it.

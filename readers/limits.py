@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError, LimitReachedError
-from dspy_registry.registry_store.lease_file import CELL_BYTES, LeaseFile, RegionAt, cell_holder
+from dspy_registry.registry_store.lease_file import CELL_BYTES, LEASES_FILE, LeaseFile, RegionAt, cell_holder
 from dspy_registry.registry_store.policy import MODULE, POOL, Limit
 
 _EMPTY_TRIES: Final = 20
@@ -130,6 +130,8 @@ def holders_of(region: Region) -> list[Holder]:
 
 def all_holders(leases: Leases) -> list[Holder]:
     """Who has which calls of which limits now, in the order of the file."""
+    if not (leases.folder / LEASES_FILE).exists():
+        return []
     file = leases.file()
     found: list[Holder] = []
     for at in file.regions():

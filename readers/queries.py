@@ -12,6 +12,7 @@ from dspy_registry.readers.asked import Accept, Asked, Preference
 from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
+from dspy_registry.readers.policies import ModulePolicy
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.advice import Standing, default_ceiling
@@ -23,6 +24,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.own_place import OwnPlace
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.selection import Resolved, Selection
 from dspy_registry.registry_store.usage import LARGEST_OF, ModuleUsage, VersionUsage, size_class
@@ -129,6 +131,10 @@ class Queries(Mapping[str, ModuleInfo]):
 
         Raises UnknownModuleError, AmbiguousNameError, and TypeError for a name that is not a string.
         """
+
+    @abstractmethod
+    def _policy_of(self, name: str) -> ModulePolicy:
+        """What is decided about a module, by a full name, an alias or a short name. Raises as `_in_force` does."""
 
     @abstractmethod
     def usages(self) -> list[ModuleUsage]:
@@ -359,21 +365,24 @@ class Queries(Mapping[str, ModuleInfo]):
         `input_size` is a number of characters; None: not known, which counts as small. `optimize_latency` asks for the
         native implementation where there is one. `basis` is `declared`; `observed`, with the timeout that calls of the
         version in force with such an input need, and what this process has just seen itself; or `auto`, which is at
-        least what is declared. See docs/statistics.md. Raises UnknownModuleError, AmbiguousNameError,
-        InvalidArgumentError.
+        least what is declared. Neither is above the module's `Policy.max_timeout`. See docs/statistics.md. Raises
+        UnknownModuleError, AmbiguousNameError, InvalidArgumentError.
         """
         if basis == DECLARED:
             return self._declared(self.get_module(name), input_size, optimize_latency)
         observed.check_basis(basis)
         found = self._in_force(name)
         declared = self._declared(found.info, input_size, optimize_latency)
-        return self._observed(found, declared, size_class(input_size), basis)
+        longest = self._policy_of(found.info.name).policy.max_timeout
+        return self._observed(found, declared, size_class(input_size), basis, longest)
 
-    def _observed(self, found: InForce, declared: Recommendation, size: str, basis: str) -> Recommendation:
-        """The recommendation on a basis other than `declared`."""
+    def _observed(
+        self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None
+    ) -> Recommendation:
+        """The recommendation on a basis other than `declared`. `longest` is the policy's longest timeout in seconds."""
         own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
-        ceiling = default_ceiling(declared.timeout)
+        ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
         enough = self._min_observed_calls
         return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
 
@@ -381,7 +390,17 @@ class Queries(Mapping[str, ModuleInfo]):
         """The recommendation for a candidate of a route, from what was read for the decision."""
         found, size = known.found, asked.size
         declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)
-        return declared if asked.basis == DECLARED else self._observed(found, declared, size, asked.basis)
+        if asked.basis == DECLARED:
+            return declared
+        return self._observed(found, declared, size, asked.basis, known.max_timeout)
+
+    def policy(self, name: str) -> Policy:
+        """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.
+
+        `max_concurrency` is the module's own; its pool may have another. `name` is a full name, an alias or a short
+        name. Raises UnknownModuleError, AmbiguousNameError, TypeError for a name that is not a string.
+        """
+        return self._policy_of(name).policy
 
     def _declared(self, info: ModuleInfo, input_size: int | None, optimize_latency: bool) -> Recommendation:
         cost = self._usage_of(info.name).cost_usd_per_call

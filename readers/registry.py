@@ -34,7 +34,6 @@ from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
 from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
-from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
 DEFAULT_CACHE_SIZE: Final = 8192
 
@@ -157,24 +156,15 @@ class Registry(Deciding):
         optimize_latency: bool = False,
         basis: str = DECLARED,
     ) -> Recommendation:
-        # It depends on the size class of the input only, so it is kept by the largest input of that class.
-        if input_size is None:
-            size: Any = LARGE_INPUT
-        elif type(input_size) is not int or input_size < 0:
-            size = input_size  # refused when it is computed
-        elif input_size > LARGE_INPUT:
-            size = VERY_LARGE_INPUT if input_size <= VERY_LARGE_INPUT else VERY_LARGE_INPUT + 1
-        else:
-            size = LARGE_INPUT if input_size > SMALL_INPUT else SMALL_INPUT
-        kept = self._advice
+        kept, own = self._advice, self._own
         if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
             try:
-                if basis == DECLARED or not self._own.has_tellers:
-                    return kept.recommendations[name, size, optimize_latency, basis]
-                return kept.recommendations[name, size, optimize_latency, basis, self._own.told()]
+                if basis == DECLARED or not own.tellers:
+                    return kept.recommendations[name, input_size, optimize_latency, basis]
+                return kept.recommendations[name, input_size, optimize_latency, basis, own.told()]
             except (KeyError, TypeError):
                 pass
-        return self._recommend_and_keep(name, input_size, size, optimize_latency, basis)
+        return self._recommend_and_keep(name, input_size, optimize_latency, basis)
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
         if self._word[()] == self._valid:

@@ -12,6 +12,7 @@ import lmdb
 from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.decisions import NOTHING_DECIDED
 from dspy_registry.readers.plan import Plan, execute
+from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
 from dspy_registry.readers.snapshot_route import DecidingSnapshot
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
@@ -23,6 +24,8 @@ from dspy_registry.registry_store.history import Versions, kept_names, load_vers
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.layers import CLIENT, beneath, field_sources
 from dspy_registry.registry_store.own_place import own_place
+from dspy_registry.registry_store.policy import Policy
+from dspy_registry.registry_store.policy_rows import load_rows
 from dspy_registry.registry_store.postings import words_in_use
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
@@ -57,6 +60,7 @@ class Snapshot(DecidingSnapshot):
         "_generation",
         "_min_observed_calls",
         "_own",
+        "_policies",
         "_txn",
         "_view",
         "_vocabulary",
@@ -68,6 +72,7 @@ class Snapshot(DecidingSnapshot):
         self._txn: Transaction = None
         self._view: Transaction = None
         self._vocabulary: Vocabulary | None = None
+        self._policies: PolicyCache | None = None
         self._weights = weights
         self._min_observed_calls = min_observed_calls
         self._own = own_place(environment.folder)
@@ -222,6 +227,13 @@ class Snapshot(DecidingSnapshot):
             for key, value in self._rows(self._dbs.aliases, start)
         }
 
+    def policies(self) -> dict[tuple[str, str], Policy]:
+        """Every policy, by source and pattern. A source is `client`, or `manifest:` and the file. A copy.
+
+        Raises CorruptRecordError.
+        """
+        return self._in_transaction(load_rows)
+
     @property
     def committed_at(self) -> int:
         """When this revision was committed, in milliseconds since the epoch."""
@@ -310,6 +322,12 @@ class Snapshot(DecidingSnapshot):
 
     def _in_force(self, name: str) -> InForce:
         return self._in_transaction(load_in_force, plain_name(name))
+
+    def _policy_of(self, name: str) -> ModulePolicy:
+        if self._policies is None:
+            self._policies = PolicyCache(declarations=self._in_transaction(load_declarations))
+        found = self._policies.by_name.get(name)
+        return found or self._policies.decided(name, *self._in_transaction(load_name_and_pool, plain_name(name)))
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         return self._in_transaction(execute, plan)

@@ -189,6 +189,8 @@ def health_file_problems(folder: Path) -> list[str]:
     try:
         if (folder / HEALTH_FILE).exists():
             HealthFile(folder).read()
+    except StorePermissionError:  # it is not for this user to look at
+        return []
     except RegistryError as error:
         return [error.message]
     return []

@@ -271,6 +271,8 @@ def lease_file_problems(folder: Path) -> list[str]:
             list(file.regions())
         finally:
             file.close()
+    except StorePermissionError:  # it is not for this user to look at
+        return []
     except RegistryError as error:
         return [error.message]
     return []

@@ -27,14 +27,15 @@ class Teller(Protocol):
 class OwnPlace:
     """What this process saw itself of one registry's modules. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_calls", "_count", "_lock", "_tellers", "health")
+    __slots__ = ("__weakref__", "_calls", "_count", "_lock", "health", "tellers")
 
     def __init__(self, folder: Path) -> None:
         self.health = HostHealth(folder)
         """Which of its modules are not healthy on this host."""
         self._calls = OwnCalls()
         self._count = 0
-        self._tellers: tuple[ReferenceType[Teller], ...] = ()
+        self.tellers: tuple[ReferenceType[Teller], ...] = ()
+        """Who may have calls to tell: the reporters of this process, or those that it had."""
         self._begin()
 
     def _begin(self) -> None:
@@ -44,7 +45,7 @@ class OwnPlace:
     def add_teller(self, teller: Teller) -> None:
         """Let it tell before each answer. It may go at any time."""
         with self._lock:
-            self._tellers = (*(known for known in self._tellers if known() is not None), ReferenceType(teller))
+            self.tellers = (*(known for known in self.tellers if known() is not None), ReferenceType(teller))
 
     def completed(self, names: Iterable[str], version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed, under every name that its module may be asked for by."""
@@ -60,11 +61,6 @@ class OwnPlace:
             for name in names:
                 self._calls.timed_out(name, version, size, limit)
 
-    @property
-    def has_tellers(self) -> bool:
-        """Whether a reporter of this process may have calls to tell, or ever had."""
-        return bool(self._tellers)
-
     def told(self) -> int:
         """How many calls were counted so far, those that reporters have queued included."""
         self._tell()
@@ -72,7 +68,7 @@ class OwnPlace:
 
     def seen(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
         """What was seen of a version under any of these names; `in_force`: calls without a version are of it."""
-        if not self._tellers:
+        if not self.tellers:
             return NOTHING
         self._tell()
         with self._lock:
@@ -83,7 +79,7 @@ class OwnPlace:
         return Own(max(own.longest for own in found), max(own.backoff for own in found))
 
     def _tell(self) -> None:
-        for reference in self._tellers:
+        for reference in self.tellers:
             teller = reference()
             if teller is not None:
                 teller.tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from dspy_registry.registry_store.codec import Sealed
@@ -18,9 +19,14 @@ def load_policies(txn: Transaction, dbs: Databases) -> list[Declaration]:
 
     Raises CorruptRecordError.
     """
+    return declarations(load_rows(txn, dbs))
+
+
+def declarations(rows: Mapping[tuple[str, str], Policy]) -> list[Declaration]:
+    """Policies by (source, pattern), as declarations."""
     return [
         Declaration(pattern, CLIENT if source == CLIENT else MANIFEST, policy)
-        for (source, pattern), policy in load_rows(txn, dbs).items()
+        for (source, pattern), policy in sorted(rows.items(), key=lambda row: row[0])
     ]
 
 

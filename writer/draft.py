@@ -15,7 +15,6 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     ConflictError,
     CorruptRecordError,
-    InvalidArgumentError,
     InvalidModuleError,
     RegistryFullError,
     UnknownAliasError,
@@ -27,7 +26,6 @@ from dspy_registry.registry_store.layout import (
     MAX_ALIASES,
     MAX_ALIASES_OF_MODULE,
 )
-from dspy_registry.registry_store.policy import MOST_POLICIES, Policy, check_pattern, check_policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import (
     check_expected_version,
@@ -171,25 +169,6 @@ class Draft(Staged):
         elif not is_clients and current is not None:
             self._drop(name, current)
         self.layers[name] = layers
-
-    def set_policy(self, pattern: str, policy: Policy | None, source: str = CLIENT) -> None:
-        """Set what a source decides for a pattern; None: it decides nothing. Raises InvalidArgumentError.
-
-        Raises UpgradeRequiredError in a registry of format 1.
-        """
-        if policy is None:
-            check_pattern(pattern)
-        else:
-            check_policy(pattern, policy)
-            self.catalog.dbs.need_format_2("policies")
-        current = self.all_policies()
-        if current.get((source, pattern)) == policy:
-            return
-        if policy is not None and (source, pattern) not in current and len(current) >= MOST_POLICIES:
-            raise InvalidArgumentError(
-                f"there are {MOST_POLICIES} policies, and no registry may have more.", remedy="Use wider patterns."
-            )
-        self.policies[source, pattern] = policy
 
     # How modules change
 

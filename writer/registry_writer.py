@@ -16,7 +16,7 @@ from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.vocabulary import as_implications
 from dspy_registry.registry_store.wording import first_of
-from dspy_registry.writer import labels, overrides, reconcile
+from dspy_registry.writer import labels, overrides, policies, reconcile
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.member import refuse_member
 from dspy_registry.writer.programs import Publication, Published, check_publication, publish
@@ -140,7 +140,7 @@ class RegistryWriter:
         the same pattern as a whole. Raises InvalidArgumentError naming all that is wrong, and UpgradeRequiredError in a
         registry of format 1.
         """
-        return self._commit(lambda draft: draft.set_policy(pattern, policy))
+        return self._commit(lambda draft: policies.set_policy(draft, pattern, policy))
 
     def remove_policy(self, pattern: str) -> int:
         """Remove a client's policy of a pattern. Returns the revision in which it is gone.
@@ -148,7 +148,7 @@ class RegistryWriter:
         A pattern without one is no error. A manifest's policy of the same pattern counts again. Raises
         InvalidArgumentError for a malformed pattern.
         """
-        return self._commit(lambda draft: draft.set_policy(pattern, None))
+        return self._commit(lambda draft: policies.set_policy(draft, pattern, None))
 
     def set_label(
         self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None

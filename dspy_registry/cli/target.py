@@ -22,15 +22,8 @@ def embedded_option(command: Decorated) -> Decorated:
     return click.option("--embedded", is_flag=True, help="Write directly: no daemon runs for this registry.")(command)
 
 
-def open_writer(path: Path | None, embedded: bool) -> WriterClient | RegistryWriter:
-    """A client of the daemon, once it answers, or with `embedded` the writer. Both have the same calls.
-
-    Raises WriterUnavailableError when no daemon runs, WriterLockedError when there is another writer.
-    """
-    if embedded:
-        from dspy_registry.writer.registry_writer import RegistryWriter
-
-        return RegistryWriter(path)
+def open_client(path: Path | None) -> WriterClient:
+    """A client of the daemon, once it answers. Raises WriterUnavailableError when no daemon runs."""
     from dspy_registry.writer.client.client import WriterClient
 
     client = WriterClient(path)
@@ -40,3 +33,15 @@ def open_writer(path: Path | None, embedded: bool) -> WriterClient | RegistryWri
         client.close()
         raise
     return client
+
+
+def open_writer(path: Path | None, embedded: bool) -> WriterClient | RegistryWriter:
+    """A client of the daemon, once it answers, or with `embedded` the writer. Both have the same calls.
+
+    Raises WriterUnavailableError when no daemon runs, WriterLockedError when there is another writer.
+    """
+    if embedded:
+        from dspy_registry.writer.registry_writer import RegistryWriter
+
+        return RegistryWriter(path)
+    return open_client(path)

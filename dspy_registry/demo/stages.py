@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from dspy_registry.cli import console
 from dspy_registry.demo.load import read_under_load
+from dspy_registry.demo.outage import go_on_without_a_provider
 from dspy_registry.demo.processes import Daemon, Demo, DemoError, Witness, problems, show
 from dspy_registry.writer.client.client import WriterClient
 from dspy_registry.writer.core_modules import CORE_MODULES
@@ -263,6 +264,7 @@ STAGES: Final[tuple[Callable[[Demo], None], ...]] = (
     read_under_load,
     recommend,
     observe,
+    go_on_without_a_provider,
 )
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple
 
 from dspy_registry.readers.route import Candidate, Route
@@ -103,10 +103,10 @@ def backoff(number: int, chance: float) -> float:
 
 
 def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step, Answer, Result | None]:
-    """Each candidate once, best first. If none of them could begin, the first is tried once more, with patience."""
+    """Each candidate once, in order. If none of them could begin, the first is tried once more, with patience."""
     refused: list[tuple[Try, Refused]] = []
     began = len(attempts)
-    for candidate in route.alternatives:
+    for candidate in in_order(route.alternatives, span.left):
         step = _step(candidate, span)
         if step is None:
             continue
@@ -123,6 +123,22 @@ def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step,
         if isinstance(answer, Ended) and _count(answer, attempts):
             return Result(answer.value, step.candidate.name, step.candidate.version, tuple(attempts))
     return None
+
+
+def in_order(ranked: Sequence[Candidate], left: float | None) -> Sequence[Candidate]:
+    """Best first, but half-open ones before all others, if they leave enough of the `left` seconds to the best.
+
+    Without probes a circuit would never close. At most one call of the host is a probe of a module at a time.
+    """
+    if not ranked[-1].is_probe or ranked[0].is_probe:  # the usual case: half-open ones are ranked last
+        return ranked
+    needed = ranked[0].expected_ms / 1000
+    first = [
+        each
+        for each in ranked
+        if each.is_probe and (left is None or each.recommendation.timeout_seconds + needed <= left)
+    ]
+    return (*first, *(each for each in ranked if each not in first))
 
 
 def _step(candidate: Candidate, span: Span) -> Try | None:

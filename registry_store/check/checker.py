@@ -22,8 +22,10 @@ import lmdb
 import msgspec
 
 from dspy_registry.registry_store.check.inspection import (
+    CIRCUITS,
     DAMAGE,
     HEAD,
+    LIMITS,
     REVISION_WORD,
     VALUES,
     Head,
@@ -42,6 +44,8 @@ from dspy_registry.registry_store.errors import (
     RegistryError,
     StoreError,
 )
+from dspy_registry.registry_store.health_file import HEALTH_FILE, health_file_problems
+from dspy_registry.registry_store.lease_file import LEASES_FILE, lease_file_problems
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.protocol import Progress
 from dspy_registry.registry_store.revision import RevisionFile, committed, missing_commits, newest_word, under_way
@@ -120,6 +124,7 @@ def _check(environment: Environment, progress: Progress | None) -> Iterator[Viol
             yield Violation(HEAD, "meta", f"{error} Nothing else was looked at.")
             return
         yield from _revision_file(environment.folder, head, before)
+        yield from _host_files(environment.folder)
         for name, section in _SECTIONS:
             try:
                 yield from section(head)
@@ -135,6 +140,12 @@ def _attached(folder: Path) -> Environment:
         detach(environment)
         raise
     return environment
+
+
+def _host_files(folder: Path) -> Iterator[Violation]:
+    """The files of health and limits. A missing one is no problem: it is made when it is needed."""
+    yield from (Violation(CIRCUITS, HEALTH_FILE, problem) for problem in health_file_problems(folder))
+    yield from (Violation(LIMITS, LEASES_FILE, problem) for problem in lease_file_problems(folder))
 
 
 def _revision_file(folder: Path, head: Head, before: float) -> Iterator[Violation]:

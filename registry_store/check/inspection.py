@@ -28,7 +28,9 @@ LABELS: Final = HISTORY
 CHANGES: Final = "I9"
 VALUES: Final = "I10"
 DAMAGE: Final = "I23"
-PROGRAMS: Final = "I29"
+LIMITS: Final = "I28"
+CIRCUITS: Final = "I29"
+PROGRAMS: Final = "I33"
 HEAD: Final = VALUES
 
 

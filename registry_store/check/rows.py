@@ -22,7 +22,16 @@ from dspy_registry.registry_store.cluster_rows import global_row_codec, position
 from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import DAMAGED, label_codec, label_problems, labelled_versions, labels_of
-from dspy_registry.registry_store.layers import CLIENT, DISCOVERED, Layer, layer_codec, merge, rank, with_defaults
+from dspy_registry.registry_store.layers import (
+    CLIENT,
+    DISCOVERED,
+    MANIFEST_PREFIX,
+    Layer,
+    layer_codec,
+    merge,
+    rank,
+    with_defaults,
+)
 from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
     HISTORY_VERSIONS,
@@ -33,6 +42,8 @@ from dspy_registry.registry_store.layout import (
     versioned_key,
 )
 from dspy_registry.registry_store.names import ALL, last_part, snake_case
+from dspy_registry.registry_store.policy import policy_problems
+from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.protocol import remembered_codec
 from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
@@ -275,6 +286,8 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
                 unseal(value, f"the row of {text(key)}", key_seal(seal, key, head.dbs.format))
                 if database == REQUESTS:
                     remembered_codec.load(value, key, head.dbs.format)
+                elif database == POLICIES:
+                    yield from _policy(head, where, key, value)
                 elif database == USAGE and not key.startswith(b"\0"):
                     yield from _usage(head, where, key, value)
             except CorruptRecordError as error:
@@ -289,6 +302,15 @@ def global_rows(head: Head) -> Iterator[Violation]:
             (position_codec if key == META_CLUSTER else global_row_codec).load(value, key, format)
         except CorruptRecordError as error:
             yield Violation(VALUES, f"meta/{text(key)}", str(error))
+
+
+def _policy(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
+    source, _, pattern = text(key).partition("\0")
+    policy = policy_codec.load(value, key, head.dbs.format)
+    if source != CLIENT and not source.startswith(MANIFEST_PREFIX):
+        yield Violation(VALUES, where, f"is of a source {source!r} that no policy has")
+    for problem in policy_problems(pattern, policy):
+        yield Violation(VALUES, where, problem)
 
 
 def _usage(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:

@@ -115,7 +115,7 @@ def test_the_first_look_ups_of_many_threads_build_once(
     assert all(each is found[0] for each in found)
 
 
-def test_i29_a_program_that_cannot_be_built_leaves_the_old_one_and_is_told(
+def test_i33_a_program_that_cannot_be_built_leaves_the_old_one_and_is_told(
     writer: RegistryWriter, programs: Programs, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = send(writer, "good")

@@ -60,6 +60,24 @@ ASKED = st.builds(
 )
 
 
+@given(candidates(), st.sampled_from(("balanced", "latency", "cost", "reliability")), ASKED)
+def test_i30_the_last_candidate_is_never_refused_in_silence(
+    given_facts: list[Facts], prefer: str, asked: Limits
+) -> None:
+    found = rank(given_facts, prefer, asked)
+    assert len(found.ranked) + len(found.excluded) == len(given_facts)
+    assert all(each.reason and each.detail for each in found.excluded)
+    if not found.ranked:
+        assert "health" not in {each.reason for each in found.excluded}
+    elif found.degraded:
+        (last,) = found.ranked
+        assert last.facts.until == min(
+            [last.facts.until, *(each.facts.until for each in found.excluded if each.reason == "health")]
+        )
+    else:
+        assert all(each.facts.state != "open" for each in found.ranked)
+
+
 def modelled(given_facts: list[Facts], prefer: str, asked: Limits) -> tuple[list[str], dict[str, str], str, bool]:
     """Names in order, reasons by name, the unit, whether degraded."""
     reasons: dict[str, str] = {}

@@ -22,6 +22,9 @@ from dspy_registry import (
     StoreClosedError,
     UnknownModuleError,
 )
+from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.circuit import CircuitRow
+from dspy_registry.registry_store.health_file import ensure_health_file
 from tests.support.usage_helpers import batches, merge
 
 REASONING = ("dspy.ChainOfThought", "dspy.ReAct", "dspy.ProgramOfThought")
@@ -201,6 +204,29 @@ def test_dollars_count_where_every_candidate_has_them(writer: RegistryWriter, re
     assert registry.route(names=("acme.A", "predict"), prefer="cost").alternatives[0].cost_unit == "compute_seconds"
 
 
+def test_i31_a_kept_decision_ends_when_health_changes(registry: Registry, registry_folder: Path) -> None:
+    first = registry.route("reasoning")
+    assert first.health_word == 0  # there is no daemon, and no file
+    file = ensure_health_file(registry_folder)
+    assert registry.health() == []  # looks for the file at once
+    now = boot_seconds()
+    word = file.publish([CircuitRow("dspy.ChainOfThought", 1, now, now + 600, 1, 1, 5, "error")])
+    second = registry.route("reasoning")
+    assert (second.name, second.health_word) == ("dspy.ReAct", word)
+    assert [(each.name, each.reason) for each in second.excluded] == [("dspy.ChainOfThought", "health")]
+    assert registry.route("reasoning") is second
+    file.publish([CircuitRow("dspy.ChainOfThought", 1, now, now - 1, 1, 1, 5, "error")])
+    third = registry.route("reasoning")
+    assert third.alternatives[-1].name == "dspy.ChainOfThought"
+    assert third.alternatives[-1].is_probe
+    with registry.snapshot() as snapshot:
+        assert [each.is_probe for each in snapshot.route("reasoning").alternatives] == [False, False, True]
+    rows = [CircuitRow(name, 1, now, now + 600 - number, 1, 1, 5, "error") for number, name in enumerate(REASONING)]
+    file.publish(rows)
+    last = registry.route("reasoning")
+    assert (last.name, last.degraded, names(last)) == (REASONING[-1], True, [REASONING[-1]])
+
+
 def test_an_explanation_says_every_number_and_where_it_comes_from(writer: RegistryWriter, registry: Registry) -> None:
     writer.register_module(
         ModuleInfo("acme.A", estimated_duration=100, requirements=Requirements(compute="high"), capabilities=("x",))
@@ -211,7 +237,7 @@ def test_an_explanation_says_every_number_and_where_it_comes_from(writer: Regist
         assert number in told
 
 
-def test_a_decision_rests_on_one_revision_and_says_which(writer: RegistryWriter, registry: Registry) -> None:
+def test_i31_a_decision_rests_on_one_revision_and_says_which(writer: RegistryWriter, registry: Registry) -> None:
     """Two modules always change together; a decision never sees one of them old and the other new."""
     stop = threading.Event()
 

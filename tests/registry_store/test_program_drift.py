@@ -20,7 +20,7 @@ PUBLISHED = (qa(QUESTION, CONTEXT, ANSWER), qa(QUESTION, ANSWER, name="check"))
 CHECK = PUBLISHED[1]
 
 
-def test_i29_what_fits_has_no_drift() -> None:
+def test_i33_what_fits_has_no_drift() -> None:
     assert drift(PUBLISHED, PUBLISHED) == ()
     assert drift((), ()) == ()
 
@@ -40,7 +40,7 @@ def test_i29_what_fits_has_no_drift() -> None:
         ((CHECK, PUBLISHED[0]), ("another order", "check, qa")),
     ],
 )
-def test_i29_each_drift_is_named(here: tuple[PredictorShape, ...], words: tuple[str, ...]) -> None:
+def test_i33_each_drift_is_named(here: tuple[PredictorShape, ...], words: tuple[str, ...]) -> None:
     lines = drift(PUBLISHED, here)
     assert len(lines) == 1
     for word in words:

@@ -6,15 +6,29 @@ import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dspy_registry import Registry, RegistryWriter, UsageReporter
 from dspy_registry.registry_store.usage_rows import calls_lost
 from tests.support.fork_server import run_code
+from tests.support.usage_helpers import recorded
 
 SELDOM = 3600.0
 """An interval after which nothing is sent unless it is asked for."""
+
+
+class NotingReporter(UsageReporter):
+    """Reports, and keeps the arguments of each `record` in the order of a queued call."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, interval=SELDOM)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def record(self, name: Any, duration_ms: Any, *arguments: Any, **named: Any) -> None:
+        self.calls.append(recorded(name, duration_ms, *arguments, **named))
+        super().record(name, duration_ms, *arguments, **named)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_what_is_not_there_is_an_error_that_lists_what_is(writer: RegistryWriter
         assert registry.get(asked) is None
 
 
-def test_i28_the_same_key_has_the_same_version_in_every_reader(writer: RegistryWriter, registry: Registry) -> None:
+def test_i32_the_same_key_has_the_same_version_in_every_reader(writer: RegistryWriter, registry: Registry) -> None:
     versions(writer, 4)
     writer.set_label(NAME, "live", {3: 90, 4: 10})
     keys = [f"user-{number}" for number in range(2000)]

@@ -61,7 +61,7 @@ def publish(writer: RegistryWriter, document: bytes, **given: object) -> int:
     return writer.publish_program(publication(document, **given), document).version
 
 
-def test_i29_a_program_is_stored_once_and_comes_back_byte_for_byte(
+def test_i33_a_program_is_stored_once_and_comes_back_byte_for_byte(
     writer: RegistryWriter, registry_folder: Path
 ) -> None:
     documents = [plain_document("a"), plain_document("b", PIECE_BYTES * 3), plain_document("c", PIECE_BYTES)]
@@ -101,7 +101,7 @@ def test_a_program_in_force_is_a_version_and_a_later_record_keeps_it(
     assert program_of(registry_folder) == digest_of(document)
 
 
-def test_i29_a_state_goes_with_the_last_version_that_names_it(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i33_a_state_goes_with_the_last_version_that_names_it(writer: RegistryWriter, registry_folder: Path) -> None:
     shared, alone = plain_document("shared"), plain_document("alone")
     publish(writer, shared, is_in_force=True, label="champion")
     publish(writer, alone, is_in_force=True)
@@ -154,7 +154,7 @@ def test_a_renamed_module_takes_its_programs_along(writer: RegistryWriter, regis
     assert program_of(registry_folder, "acme.New") == digest_of(document)
 
 
-def test_i29_a_refused_publication_leaves_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i33_a_refused_publication_leaves_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
     writer.register_module(ModuleInfo(NAME))
     document = plain_document()
     for given, bytes_sent, error in (
@@ -206,7 +206,7 @@ def test_format_1_names_the_upgrade_and_takes_programs_after_it(registry_folder:
 
 
 @pytest.mark.parametrize("has_backup", [True, False])
-def test_i29_a_repair_keeps_whole_programs_and_takes_lost_ones_from_a_backup(
+def test_i33_a_repair_keeps_whole_programs_and_takes_lost_ones_from_a_backup(
     registry_folder: Path, tmp_path: Path, has_backup: bool
 ) -> None:
     whole, lost = plain_document("whole", PIECE_BYTES), plain_document("lost", PIECE_BYTES)
@@ -230,7 +230,7 @@ def publish_once(folder: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("failpoint", NAMES)
-def test_i29_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothing(
+def test_i33_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothing(
     registry_folder: Path, failpoint: str
 ) -> None:
     with RegistryWriter(registry_folder) as opened:
@@ -264,7 +264,7 @@ def lose(folder: Path, key_length: int, digest: bytes = b"") -> None:
 
 
 @pytest.mark.parametrize(("key_length", "words"), [(36, "is missing"), (0, "is missing")])
-def test_i29_check_finds_a_missing_piece_and_publishing_again_mends_it(
+def test_i33_check_finds_a_missing_piece_and_publishing_again_mends_it(
     registry_folder: Path, key_length: int, words: str
 ) -> None:
     document = plain_document("x", PIECE_BYTES * 2)
@@ -277,7 +277,7 @@ def test_i29_check_finds_a_missing_piece_and_publishing_again_mends_it(
     assert stored(registry_folder) == {digest_of(document): document}
 
 
-def test_i29_check_finds_a_program_that_is_gone_and_one_that_nobody_names(registry_folder: Path) -> None:
+def test_i33_check_finds_a_program_that_is_gone_and_one_that_nobody_names(registry_folder: Path) -> None:
     document = plain_document()
     with RegistryWriter(registry_folder) as writer:
         publish(writer, document)

@@ -13,6 +13,7 @@ from dspy_registry.registry_store.codec import decode_record, encode
 from dspy_registry.registry_store.errors import ClusterMembershipError, CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.writer import policies
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import expanded, newest
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
@@ -125,7 +126,7 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
         if one.kind == MODULES:
             withdraw(draft, key)
         elif one.kind == POLICIES:
-            draft.set_policy(key, None)
+            policies.set_policy(draft, key, None)
         elif one.kind == META_VOCABULARY:
             draft.set_implications(CLIENT, {})
     for one in discarded:

@@ -21,7 +21,7 @@ from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULE
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import overrides
+from dspy_registry.writer import overrides, policies
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 
@@ -131,7 +131,7 @@ def _apply_alias(draft: Draft, alias: str, meaning: GlobalAlias, known: GlobalRo
 
 
 def _apply_policy(draft: Draft, pattern: str, decided: GlobalPolicy, known: GlobalRow | None, revision: int) -> None:
-    draft.set_policy(pattern, decided.policy)
+    policies.set_policy(draft, pattern, decided.policy)
 
 
 def _apply_words(draft: Draft, key: str, vocabulary: GlobalWords, known: GlobalRow | None, revision: int) -> None:

@@ -44,7 +44,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import labels, overrides, reconcile
+from dspy_registry.writer import labels, overrides, policies, reconcile
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
@@ -247,7 +247,7 @@ _STAGING: Final[Mapping[type[Any], Callable[[Draft, Any], object]]] = {
     Rename: lambda draft, message: overrides.rename(draft, message.name, message.new_name),
     ResetUsage: lambda draft, message: reset_usage(draft, message.name, message.version),
     SetLabels: lambda draft, message: labels.set_labels(draft, decode_labels(message.updates)),
-    SetPolicy: lambda draft, message: draft.set_policy(message.pattern, message.policy),
+    SetPolicy: lambda draft, message: policies.set_policy(draft, message.pattern, message.policy),
     SetImplications: lambda draft, message: draft.set_implications(CLIENT, message.implications),
 }
 

@@ -22,6 +22,8 @@ from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import LATEST
 from dspy_registry.registry_store.layout import versioned_key
+from dspy_registry.registry_store.policy import effective_policy
+from dspy_registry.registry_store.policy_rows import declarations
 from dspy_registry.registry_store.reports import Batch, Report
 from dspy_registry.registry_store.selection import split
 from dspy_registry.registry_store.usage import LARGEST_COUNT, ModuleUsage, VersionUsage
@@ -165,6 +167,10 @@ class _Merge:
 
     def _ceiling(self, name: str, size: str) -> float:
         current = self._draft.module(name)
+        declared = declarations(self._draft.all_policies())
+        longest = effective_policy(declared, name, current.info.pool_type if current else "").max_timeout
+        if longest is not None:
+            return longest * 1000
         return default_ceiling(0.0 if current is None else declared_timeout(current.info.estimated_duration, size))
 
     # What is stored

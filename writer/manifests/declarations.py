@@ -10,6 +10,7 @@ import msgspec
 
 from dspy_registry.registry_store.changes import Implications
 from dspy_registry.registry_store.layers import Default
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.writer.manifests.lines import Path, shown_path
 
 ERRORS_SHOWN: Final = 100
@@ -59,13 +60,14 @@ class DeclaredLabel(msgspec.Struct, frozen=True):
 
 
 class Declarations(msgspec.Struct, frozen=True):
-    """What one file declares: fields by module, aliases, implications, defaults and labels in their order."""
+    """What one file declares: by module, alias, implication, label and pattern; defaults in their order."""
 
     modules: dict[str, dict[str, Any]] = {}
     aliases: dict[str, str] = {}
     implications: Implications = {}
     defaults: tuple[Default, ...] = ()
     labels: tuple[DeclaredLabel, ...] = ()
+    policies: dict[str, Policy] = {}
 
 
 def _nowhere(path: Path) -> int:

@@ -20,6 +20,7 @@ from dspy_registry.registry_store.layout import (
     MAX_NAME_BYTES,
     MAX_TERM_BYTES,
 )
+from dspy_registry.registry_store.policy import LARGEST_CONCURRENCY, LARGEST_WINDOW, LONGEST_SECONDS
 
 SCHEMA_FILE: Final = "manifest.schema.json"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -27,6 +28,8 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 Word = Annotated[str, Meta(min_length=1, max_length=MAX_TERM_BYTES)]
 Capability = Annotated[str, Meta(pattern=f"^[a-z][a-z0-9_]{{0,{MAX_TERM_BYTES - 1}}}$")]
+Seconds = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
+Calls = Annotated[int, Meta(ge=1, le=LARGEST_WINDOW)]
 Level = Literal["low", "medium", "high", "very_high"]
 
 
@@ -89,8 +92,30 @@ class LabelManifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ]
 
 
+class PolicyManifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is decided about the modules of a name, a pattern or a pool. Times are seconds; docs/health.md says more."""
+
+    pattern: Annotated[Name, Meta(description="A full name, a pattern such as acme.*, or pool:NAME.")]
+    max_concurrency: (
+        Annotated[int, Meta(ge=1, le=LARGEST_CONCURRENCY, description="Calls at once on a host.")] | UnsetType
+    ) = UNSET
+    max_timeout: Annotated[Seconds, Meta(description="The longest timeout that is recommended.")] | UnsetType = UNSET
+    failure_share: (
+        Annotated[float, Meta(gt=0, le=1, description="Of the last calls, for the circuit to open.")] | UnsetType
+    ) = UNSET
+    window_calls: Annotated[Calls, Meta(description="How many last calls are looked at.")] | UnsetType = UNSET
+    window_seconds: Annotated[Seconds, Meta(description="How old these calls may be.")] | UnsetType = UNSET
+    minimum_failures: Annotated[Calls, Meta(description="Fewer failures open no circuit.")] | UnsetType = UNSET
+    open_seconds: Annotated[Seconds, Meta(description="How long the first opening lasts.")] | UnsetType = UNSET
+    longest_open_seconds: Annotated[Seconds, Meta(description="How long any opening lasts.")] | UnsetType = UNSET
+    healthy_seconds: (
+        Annotated[Seconds, Meta(description="After so long without an opening, the next one is a first.")] | UnsetType
+    ) = UNSET
+    closing_calls: Annotated[Calls, Meta(description="Calls that must succeed to close it.")] | UnsetType = UNSET
+
+
 class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A manifest of the DSPy Module Registry: modules, implications, aliases, labels, and defaults for discovery."""
+    """A manifest of the DSPy Module Registry: modules, implications, aliases, labels, defaults and policies."""
 
     schema: Annotated[str, Meta(description="Where an editor finds this schema.")] | UnsetType = msgspec.field(
         default=UNSET, name="$schema"
@@ -109,6 +134,9 @@ class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Meta(description="Defaults for discovered modules, by pattern; of several that match, the later wins."),
     ] = ()
     labels: Annotated[tuple[LabelManifest, ...], Meta(description="Labels of versions.")] = ()
+    policies: Annotated[
+        tuple[PolicyManifest, ...], Meta(description="Limits and circuits, each pattern in one file only.")
+    ] = ()
 
 
 def keys_of(struct: type[msgspec.Struct]) -> tuple[str, ...]:

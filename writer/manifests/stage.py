@@ -17,12 +17,14 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import RegistryError, UnknownModuleError, VocabularyError
 from dspy_registry.registry_store.labels import LabelUpdate
 from dspy_registry.registry_store.layers import CLIENT, DEFAULTS_PREFIX, MANIFEST_PREFIX, Default, Layer
+from dspy_registry.registry_store.policy import Policy
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.labels import set_labels
 from dspy_registry.writer.manifests.declarations import Declarations, DeclaredLabel, ManifestError
 from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, declared_aliases
 from dspy_registry.writer.manifests.lines import Path
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
+from dspy_registry.writer.policies import set_policy
 
 Refused = dict[str, tuple[ManifestError, ...]]
 
@@ -70,6 +72,7 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     implications: dict[str, Implications] = {}
     defaults: dict[str, tuple[Default, ...]] = {}
     labels: dict[str, tuple[DeclaredLabel, ...]] = {}
+    policies: dict[str, dict[str, Policy]] = defaultdict(dict)
     for name, layer in draft.catalog.layers_from(MANIFEST_PREFIX):
         modules[_file(layer.source)][name] = layer.fields
     for alias, meaning in draft.all_aliases().items():
@@ -83,6 +86,9 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
     for name, label, kept in draft.catalog.labels_from(MANIFEST_PREFIX):
         file = _file(kept.source)
         labels[file] = (*labels.get(file, ()), DeclaredLabel(name, label, kept.versions))
+    for (source, pattern), policy in draft.all_policies().items():
+        if source.startswith(MANIFEST_PREFIX):
+            policies[_file(source)][pattern] = policy
     return {
         file: Declarations(
             modules.get(file, {}),
@@ -90,8 +96,9 @@ def declarations_in_force(draft: Draft) -> dict[str, Declarations]:
             implications.get(file, {}),
             defaults.get(file, ()),
             labels.get(file, ()),
+            policies.get(file, {}),
         )
-        for file in sorted({*modules, *aliases, *implications, *defaults, *labels})
+        for file in sorted({*modules, *aliases, *implications, *defaults, *labels, *policies})
     }
 
 
@@ -114,6 +121,7 @@ class _Staging:
         self._defaults()
         self._modules()
         self._aliases()
+        self._policies()
         self._labels()
         return self._errors
 
@@ -180,6 +188,18 @@ class _Staging:
             meaning = self._draft.alias(alias)
             if meaning is None or meaning.source != CLIENT:
                 self._alias(file, alias, name)
+
+    def _policies(self) -> None:
+        """What is no longer declared goes first, so that there is room."""
+        for file, declared in self._old.items():
+            for pattern in declared.policies.keys() - self._effective.get(file, NOTHING).policies.keys():
+                set_policy(self._draft, pattern, None, MANIFEST_PREFIX + file)
+        for file, declared in self._effective.items():
+            for place, (pattern, policy) in enumerate(declared.policies.items()):
+                try:
+                    set_policy(self._draft, pattern, policy, MANIFEST_PREFIX + file)
+                except RegistryError as error:
+                    self._refuse(file, ("policies", place), error)
 
     def _alias(self, file: str, alias: str, name: str) -> None:
         path = ("aliases", alias)

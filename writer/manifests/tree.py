@@ -95,6 +95,7 @@ def _conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: set[str
             modules[name].append(file)
         for alias in declared.aliases:
             aliases[alias].append(file)
+    yield from _repeated_policies(tree, claims, retained)
     for name, files in modules.items():
         for file, others in _others(files, retained):
             path = (*tree.files[file].places[name], "name")
@@ -116,6 +117,17 @@ def _label_conflicts(tree: Tree, claims: Mapping[str, Declarations], retained: s
             declared_there = [(one.name, one.label) for one in claims[file].labels]
             path = ("labels", declared_there.index((name, label)))
             yield _conflict(tree, retained, file, path, f"the label {name}@{label}", others)
+
+
+def _repeated_policies(tree: Tree, claims: Mapping[str, Declarations], retained: set[str]) -> Iterator[ManifestError]:
+    patterns: dict[str, list[str]] = defaultdict(list)
+    for file, declared in claims.items():
+        for pattern in declared.policies:
+            patterns[pattern].append(file)
+    for pattern, files in patterns.items():
+        for file, others in _others(files, retained):
+            place = list(claims[file].policies).index(pattern)
+            yield _conflict(tree, retained, file, ("policies", place, "pattern"), f"the policy of {pattern!r}", others)
 
 
 def _others(files: list[str], retained: set[str]) -> Iterator[tuple[str, list[str]]]:

@@ -12,6 +12,7 @@ import msgspec
 
 from dspy_registry.registry_store.layers import Default
 from dspy_registry.registry_store.layout import MAX_IMPLIED_WORDS, MAX_IMPLYING_WORDS, MAX_TERM_BYTES
+from dspy_registry.registry_store.policy import Policy, policy_problems
 from dspy_registry.registry_store.records import from_plain
 from dspy_registry.registry_store.validation import module_problems, name_problems
 from dspy_registry.registry_store.vocabulary import is_capability
@@ -23,6 +24,7 @@ from dspy_registry.writer.manifests.schema import (
     LabelManifest,
     Manifest,
     ModuleManifest,
+    PolicyManifest,
     keys_of,
 )
 from dspy_registry.writer.manifests.text import Document
@@ -64,6 +66,7 @@ def _declarations(data: Mapping[str, Any]) -> Declarations:
         implications={word: tuple(implied) for word, implied in data.get("implications", {}).items() if implied},
         defaults=tuple(Default(entry["match"], _without(entry, "match")) for entry in data.get("defaults", ())),
         labels=declared_labels(data.get("labels", ())),
+        policies={entry["pattern"]: Policy(**_without(entry, "pattern")) for entry in data.get("policies", ())},
     )
 
 
@@ -92,6 +95,7 @@ def _problems(data: Any) -> Iterator[Problem]:
     yield from _implication_problems(data.get("implications", {}))
     yield from _default_problems(data.get("defaults", []))
     yield from _label_problems(data.get("labels", []))
+    yield from _policy_problems(data.get("policies", []))
 
 
 def _module_problems(entries: Any) -> Iterator[Problem]:
@@ -135,6 +139,35 @@ def _label_problems(entries: Any) -> Iterator[Problem]:
         declared = str(entry.get("module")), str(entry.get("label"))
         if seen.setdefault(declared, path) != path:
             yield Problem((*path, "label"), f"{'@'.join(declared)} is declared twice in this file", seen[declared])
+
+
+def _policy_problems(entries: Any) -> Iterator[Problem]:
+    if not isinstance(entries, list):
+        yield _wrong_type(("policies",), "a list of policies", entries)
+        return
+    seen: dict[str, Path] = {}
+    for index, entry in enumerate(entries):
+        path: Path = ("policies", index)
+        yield from _policy_entry_problems(path, entry)
+        pattern = entry.get("pattern") if isinstance(entry, dict) else None
+        if isinstance(pattern, str) and seen.setdefault(pattern, path) != path:
+            yield Problem(
+                (*path, "pattern"), f"{pattern!r} is declared twice in this file", (*seen[pattern], "pattern")
+            )
+
+
+def _policy_entry_problems(path: Path, entry: Any) -> Iterator[Problem]:
+    keys = keys_of(PolicyManifest)
+    if not isinstance(entry, dict):
+        yield _wrong_type(path, f"a mapping with {_listed(keys)}", entry)
+        return
+    yield from _unknown_keys(path, entry, keys)
+    if "pattern" not in entry:
+        yield Problem(path, "pattern is missing")
+    fields = {field: value for field, value in entry.items() if field in keys and field != "pattern"}
+    for problem in policy_problems(entry.get("pattern", "any"), Policy(**fields)):
+        field, separator, message = problem.partition(": ")
+        yield Problem((*path, field) if separator else path, message or problem)
 
 
 def _alias_problems(aliases: Any) -> Iterator[Problem]:

@@ -248,3 +248,30 @@ def test_long_lists_are_not_drawn_but_whole(seeded_registry: Path) -> None:
         writer.register_modules([ModuleInfo(f"acme.M{number}") for number in range(3000)])
     assert on_a_terminal("list").count("acme.M") == 3000
     assert len(answer("list")["modules"]) == 3006
+
+
+def test_route_chooses_among_modules() -> None:
+    told = answer("route", "--capability", "reasoning", "--deadline", "8000", "--exclude", "ReAct")
+    assert (told["name"], told["version"], told["degraded"]) == ("dspy.ChainOfThought", 1, False)
+    assert [each["name"] for each in told["alternatives"]] == ["dspy.ChainOfThought"]
+    assert told["alternatives"][0]["recommendation"]["timeout"] == 3600
+    assert {each["name"]: each["reason"] for each in told["excluded"]} == {
+        "dspy.ReAct": "exclude",
+        "dspy.ProgramOfThought": "deadline",
+    }
+    assert answer("route", "predict", "ReAct", "--prefer", "reliability")["name"] == "dspy.Predict"
+    shown = run("route", "--capability", "reasoning", "--deadline", "8000")
+    assert "136.9" in shown.stdout
+    assert "dspy.ProgramOfThought (deadline)" in shown.stderr
+
+
+def test_route_explains_itself() -> None:
+    shown = run("route", "predict", "--explain").stdout
+    assert "√1000 × √1 / (1 - 0.02)" in shown
+    assert answer("route", "predict", "--explain")["explained"] in shown
+
+
+def test_route_needs_something_to_choose_among() -> None:
+    assert run("route").returncode == 2
+    assert run("route", "predict", "ReAct", "--optimize-latency").returncode == 2
+    assert run("route", "--capability", "flying").returncode == 1

@@ -50,6 +50,8 @@ def test_demo_finds_no_stale_read() -> None:
     routed = {told["name"]: told for told in told["recommendations"]}["dspy.ColBERTv2"]
     assert (routed["pool_type"], routed["timeout"], routed["prefer_native"]) == ("neural", 900, False)
     check_manifests(told["manifests"])
+    for trouble in ("fails", "hangs", "is rate limited"):
+        assert 0 < told["outage"][trouble]["reached"] < told["outage"][trouble]["answered"]
     if HAS_DSPY:
         assert told["discovery"]["modules"] > 6
         check_usage(told["usage"])
@@ -84,7 +86,7 @@ def check_usage(told: dict[str, Any]) -> None:
     seen = digest["durations"]["normal"]
     assert 0 < seen["p50"] <= seen["p99"]
     assert told["declared"]["timeout"] == 420  # 350 ms, as the corrected manifest says
-    assert told["observed"]["timeout"] == round(seen["p99"] * 1.2)
+    assert told["observed"]["timeout"] >= int(seen["p99"] * 1.2)  # more, if one of the last calls was much slower
 
 
 def test_demo_tells_its_story() -> None:
@@ -95,6 +97,8 @@ def test_demo_tells_its_story() -> None:
     assert 'routing_recommendation("dspy.ColBERTv2", {input_size: 5000, optimize_latency: false})' in done.stdout
     assert "{pool_type: neural, timeout: 900, prefer_native: false, estimated_cost: 12}" in done.stdout
     assert "manifests.errors     acme.toml: 5: modules[0].requirements.memory: 'lots' is not one of" in done.stdout
+    assert "demo.Fast, version 1: excluded (health): its circuit is open" in done.stdout
+    assert "all calls go there again" in done.stdout
     if HAS_DSPY:
         assert re.search(r"^acme\.Digest +64 +4 +6\.2% .*█$", done.stdout, re.MULTILINE)
         assert "--basis declared: {timeout: 420, estimated_cost: 0.35}" in done.stdout

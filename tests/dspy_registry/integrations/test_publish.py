@@ -59,7 +59,7 @@ def not_published(program: Any, origin: str | None = None) -> str:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:dspy")
 @pytest.mark.parametrize("kind", sorted(PREDICTORS))
-def test_i29_every_predictor_type_comes_back_with_what_was_learned(kind: str, registry_folder: Path) -> None:
+def test_i33_every_predictor_type_comes_back_with_what_was_learned(kind: str, registry_folder: Path) -> None:
     student = PREDICTORS[kind]()
     with dspy.context(lm=model()):
         optimizer = dspy.BootstrapFewShot(metric=is_good, max_bootstrapped_demos=2, max_labeled_demos=2)
@@ -73,7 +73,7 @@ def test_i29_every_predictor_type_comes_back_with_what_was_learned(kind: str, re
     assert any(predictor.demos for _, predictor in loaded.named_predictors())
 
 
-def test_i29_another_process_gives_the_same_outputs(writer: RegistryWriter, registry_folder: Path) -> None:
+def test_i33_another_process_gives_the_same_outputs(writer: RegistryWriter, registry_folder: Path) -> None:
     with dspy.context(lm=model()):
         program = dspy.BootstrapFewShot(metric=is_good).compile(Qa(), trainset=EXAMPLES)
     publish(program, NAME, client=writer, label="live")
@@ -111,14 +111,14 @@ def test_i29_another_process_gives_the_same_outputs(writer: RegistryWriter, regi
         ("OtherKind", ("qa", "Special")),
     ],
 )
-def test_i29_every_drift_is_refused_by_name(other: str, words: tuple[str, ...]) -> None:
+def test_i33_every_drift_is_refused_by_name(other: str, words: tuple[str, ...]) -> None:
     document = document_of(compiled(Qa()))
     problems = " ".join(refused_as(document, origin=f"{HERE}:{other}", class_path=f"{HERE}:{other}"))
     for word in words:
         assert word in problems
 
 
-def test_i29_another_class_release_package_or_place_is_refused() -> None:
+def test_i33_another_class_release_package_or_place_is_refused() -> None:
     document = document_of(compiled(Qa()))
     assert "Additional" in refused_as(document, origin=f"{HERE}:Additional")[0]
     assert "2.6.1" in refused_as(document, dspy_version="2.6.1")[0]

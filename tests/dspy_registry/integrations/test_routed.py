@@ -16,10 +16,10 @@ cloudpickle = pytest.importorskip("cloudpickle")
 
 from dspy.utils import DummyLM  # noqa: E402
 
-from dspy_registry import ModuleInfo, Registry, RegistryWriter, UsageReporter  # noqa: E402
+from dspy_registry import ModuleInfo, Registry, RegistryWriter  # noqa: E402
 from dspy_registry.integrations.dspy import RegistryCallback, Routed  # noqa: E402
 from dspy_registry.router import dspy_settings  # noqa: E402
-from tests.support.reporting import SELDOM  # noqa: E402
+from tests.support.reporting import NotingReporter  # noqa: E402
 
 QUESTION = {"question": "why?"}
 
@@ -38,13 +38,13 @@ def registry(registry_folder: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def reporter(registry_folder: Path) -> Iterator[UsageReporter]:
-    with UsageReporter(registry_folder, interval=SELDOM) as reporter:
+def reporter(registry_folder: Path) -> Iterator[NotingReporter]:
+    with NotingReporter(registry_folder) as reporter:
         yield reporter
 
 
 @pytest.fixture
-def routed(registry: Registry, reporter: UsageReporter) -> Routed:
+def routed(registry: Registry, reporter: NotingReporter) -> Routed:
     targets = {"acme.Fast": dspy.Predict("question -> answer"), "acme.Deep": dspy.ChainOfThought("question -> answer")}
     return Routed(registry, targets, "qa", reporter=reporter)
 
@@ -56,17 +56,17 @@ def lm() -> Iterator[DummyLM]:
         yield model
 
 
-def names(reporter: UsageReporter) -> list[Any]:
-    return [call[0] for call in reporter._queue]
+def names(reporter: NotingReporter) -> list[Any]:
+    return [call[0] for call in reporter.calls]
 
 
-def test_it_answers_as_the_target_does(routed: Routed, lm: DummyLM, reporter: UsageReporter) -> None:
+def test_it_answers_as_the_target_does(routed: Routed, lm: DummyLM, reporter: NotingReporter) -> None:
     assert routed(**QUESTION).answer == "yes"
     assert asyncio.run(routed.acall(**QUESTION)).answer == "yes"
     assert names(reporter) == ["acme.Fast", "acme.Fast"]
 
 
-def test_the_next_target_answers_when_one_fails(registry: Registry, lm: DummyLM, reporter: UsageReporter) -> None:
+def test_the_next_target_answers_when_one_fails(registry: Registry, lm: DummyLM, reporter: NotingReporter) -> None:
     targets = {"acme.Fast": Fails(), "acme.Deep": dspy.ChainOfThought("question -> answer")}
     routed = Routed(registry, targets, reporter=reporter)
     result = routed.route_and_call(QUESTION)
@@ -74,7 +74,7 @@ def test_the_next_target_answers_when_one_fails(registry: Registry, lm: DummyLM,
     assert result.value.reasoning == "so"
 
 
-def test_the_callback_counts_nothing_twice(registry: Registry, lm: DummyLM, reporter: UsageReporter) -> None:
+def test_the_callback_counts_nothing_twice(registry: Registry, lm: DummyLM, reporter: NotingReporter) -> None:
     class Inner(dspy.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -92,7 +92,7 @@ def test_the_callback_counts_nothing_twice(registry: Registry, lm: DummyLM, repo
 
 
 def test_a_lambda_around_a_module_of_the_same_name_is_not_counted_twice(
-    registry: Registry, lm: DummyLM, reporter: UsageReporter
+    registry: Registry, lm: DummyLM, reporter: NotingReporter
 ) -> None:
     predict = dspy.Predict("question -> answer")
     routed = Routed(registry, {"dspy.Predict": lambda question: predict(question=question)}, reporter=reporter)
@@ -180,7 +180,7 @@ def test_a_model_gets_the_time_left_where_dspy_lets_it() -> None:
     assert [dspy_settings.timeout_step(seconds) for seconds in (0.1, 0.3, 4.0, 5.0, 9999.0)] == [0.25, 0.5, 4, 8, 512]
 
 
-def test_the_time_left_reaches_the_model_inside_the_target(registry: Registry, reporter: UsageReporter) -> None:
+def test_the_time_left_reaches_the_model_inside_the_target(registry: Registry, reporter: NotingReporter) -> None:
     seen: list[Any] = []
     targets = {"acme.Fast": lambda question: seen.append(dspy.settings.lm.kwargs.get("timeout"))}
     with dspy.context(lm=dspy.LM("openai/none", cache=False)):

@@ -10,7 +10,7 @@ import pytest
 from dspy_registry import NoCandidateError, RouteFailedError
 from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.router.attempt import Attempt, Result
-from dspy_registry.router.course import Course, Ended, Pause, Refused, Span, Try, backoff, course
+from dspy_registry.router.course import Course, Ended, Pause, Refused, Span, Try, backoff, course, in_order
 
 FULL = LimitReachedError("module:a", 1, [])
 
@@ -146,6 +146,15 @@ def test_when_others_probe_all_that_is_left_it_calls_the_best_all_the_same() -> 
     play = Play()
     assert play.run(Refused(None), Refused(None), "ok").name == "a"
     assert play.said == ["a 2", "b 2", "a 2 must"]
+
+
+def test_a_probe_comes_first_if_it_leaves_the_best_its_time() -> None:
+    best, probe = candidate("a"), candidate("p")
+    probe.is_probe = True
+    assert [each.name for each in in_order((best, probe), None)] == ["p", "a"]
+    assert [each.name for each in in_order((best, probe), 2.5)] == ["p", "a"]
+    assert [each.name for each in in_order((best, probe), 2.4)] == ["a", "p"]
+    assert [each.name for each in in_order((probe,), 0.1)] == ["p"]
 
 
 def test_nothing_to_try_is_told_as_the_route_tells_it() -> None:

@@ -22,9 +22,8 @@ from dspy_registry import (
     RegistryWriter,
     RouteFailedError,
     Router,
-    UsageReporter,
 )
-from tests.support.reporting import SELDOM
+from tests.support.reporting import NotingReporter
 from tests.support.usage_helpers import wait_until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
@@ -48,14 +47,14 @@ def registry(registry_folder: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def reporter(registry_folder: Path, registry: Registry) -> Iterator[UsageReporter]:
-    with UsageReporter(registry_folder, interval=SELDOM) as reporter:
+def reporter(registry_folder: Path, registry: Registry) -> Iterator[NotingReporter]:
+    with NotingReporter(registry_folder) as reporter:
         yield reporter
 
 
-def queued(reporter: UsageReporter) -> list[tuple[Any, ...]]:
+def queued(reporter: NotingReporter) -> list[tuple[Any, ...]]:
     """(name, kind, version, limit, retry after) of each call that was reported."""
-    return [(call[0], call[7], call[8], call[9], call[11]) for call in reporter._queue]
+    return [(call[0], call[7], call[8], call[9], call[11]) for call in reporter.calls]
 
 
 def fails(error: BaseException) -> Any:
@@ -70,7 +69,7 @@ def echo(question: str = "") -> str:
 
 
 def test_the_best_target_is_called_with_the_arguments_in_the_callers_context(
-    registry: Registry, reporter: UsageReporter
+    registry: Registry, reporter: NotingReporter
 ) -> None:
     router = Router(registry, {"acme.Deep": fails(ValueError()), "acme.Fast": echo}, reporter)
     token = variable.set("!")
@@ -79,11 +78,11 @@ def test_the_best_target_is_called_with_the_arguments_in_the_callers_context(
     assert (result.value, result.name, result.version) == ("hi!", "acme.Fast", 1)
     assert [(attempt.name, attempt.kind, attempt.limit_ms) for attempt in result.attempts] == [("acme.Fast", "ok", 120)]
     assert queued(reporter) == [("acme.Fast", None, 1, 120.0, None)]
-    assert reporter._queue[0][3] == 2  # characters of input
+    assert reporter.calls[0][3] == 2  # characters of input
 
 
 def test_each_attempt_is_reported_with_its_kind_and_logged(
-    registry: Registry, reporter: UsageReporter, caplog: pytest.LogCaptureFixture
+    registry: Registry, reporter: NotingReporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "dspy_registry")
     targets = {"acme.Fast": fails(RateLimitError()), "acme.Deep": fails(ConnectionError()), "acme.Last": echo}
@@ -98,7 +97,7 @@ def test_each_attempt_is_reported_with_its_kind_and_logged(
     assert len([record for record in caplog.records if "acme." in record.getMessage()]) == 3
 
 
-def test_a_wrong_request_is_raised_as_it_is(registry: Registry, reporter: UsageReporter) -> None:
+def test_a_wrong_request_is_raised_as_it_is(registry: Registry, reporter: NotingReporter) -> None:
     router = Router(registry, {"acme.Fast": fails(BadRequestError("no")), "acme.Deep": echo}, reporter)
     with pytest.raises(BadRequestError):
         router.call(arguments={"question": "hi"})
@@ -106,7 +105,7 @@ def test_a_wrong_request_is_raised_as_it_is(registry: Registry, reporter: UsageR
 
 
 def test_a_thread_that_hangs_is_abandoned_and_counted_until_it_ends(
-    registry: Registry, reporter: UsageReporter
+    registry: Registry, reporter: NotingReporter
 ) -> None:
     goes_on = threading.Event()
     targets = {"acme.Fast": lambda **_: goes_on.wait(60), "acme.Deep": echo}
@@ -125,7 +124,7 @@ def test_a_thread_that_hangs_is_abandoned_and_counted_until_it_ends(
     assert [call[1] for call in queued(reporter)] == ["timeout", None]
 
 
-def test_all_attempts_are_in_the_error_when_none_succeeds(registry: Registry, reporter: UsageReporter) -> None:
+def test_all_attempts_are_in_the_error_when_none_succeeds(registry: Registry, reporter: NotingReporter) -> None:
     router = Router(registry, {"acme.Fast": fails(OSError("down"))}, reporter, rounds=1)
     with pytest.raises(RouteFailedError) as caught:
         router.call(arguments={"question": "hi"})
@@ -135,7 +134,7 @@ def test_all_attempts_are_in_the_error_when_none_succeeds(registry: Registry, re
     assert copy.message == caught.value.message
 
 
-def test_names_narrow_the_targets_and_must_have_one(registry: Registry, reporter: UsageReporter) -> None:
+def test_names_narrow_the_targets_and_must_have_one(registry: Registry, reporter: NotingReporter) -> None:
     router = Router(registry, {"acme.Fast": echo, "Deep": echo}, reporter)
     assert router.call(names="acme.Deep").name == "acme.Deep"
     assert router.call(names=("Deep", "Fast"), prefer="reliability").name == "acme.Fast"
@@ -146,13 +145,13 @@ def test_names_narrow_the_targets_and_must_have_one(registry: Registry, reporter
 
 
 def test_a_target_whose_module_is_gone_is_left_out(
-    registry: Registry, reporter: UsageReporter, registry_folder: Path
+    registry: Registry, reporter: NotingReporter, registry_folder: Path
 ) -> None:
     router = Router(registry, {"acme.Gone": echo, "acme.Deep": echo}, reporter)
     assert router.call().name == "acme.Deep"
 
 
-def test_tasks_are_awaited_and_cancelled_at_their_limit(registry: Registry, reporter: UsageReporter) -> None:
+def test_tasks_are_awaited_and_cancelled_at_their_limit(registry: Registry, reporter: NotingReporter) -> None:
     ended: list[str] = []
 
     async def hangs(**_: Any) -> None:
@@ -176,7 +175,7 @@ def test_tasks_are_awaited_and_cancelled_at_their_limit(registry: Registry, repo
     assert (ended, abandoned) == (["cancelled"], 0)
 
 
-def test_a_plain_function_runs_in_a_thread_beside_the_loop(registry: Registry, reporter: UsageReporter) -> None:
+def test_a_plain_function_runs_in_a_thread_beside_the_loop(registry: Registry, reporter: NotingReporter) -> None:
     threads: list[int] = []
 
     def target() -> str:
@@ -191,7 +190,7 @@ def test_a_plain_function_runs_in_a_thread_beside_the_loop(registry: Registry, r
     assert threads != [threading.get_ident()]
 
 
-def test_a_cancelled_call_is_reported_as_cancelled(registry: Registry, reporter: UsageReporter) -> None:
+def test_a_cancelled_call_is_reported_as_cancelled(registry: Registry, reporter: NotingReporter) -> None:
     async def hangs() -> None:
         await asyncio.sleep(60)
 
@@ -209,14 +208,14 @@ def test_a_cancelled_call_is_reported_as_cancelled(registry: Registry, reporter:
     assert [call[1] for call in queued(reporter)] == ["cancelled"]
 
 
-def test_a_target_that_must_be_awaited_is_refused_by_call(registry: Registry, reporter: UsageReporter) -> None:
+def test_a_target_that_must_be_awaited_is_refused_by_call(registry: Registry, reporter: NotingReporter) -> None:
     async def target() -> None: ...
 
     with pytest.raises(InvalidArgumentError):
         Router(registry, {"acme.Fast": target}, reporter).call()
 
 
-def test_a_router_works_in_a_forked_child_and_in_many_threads(registry: Registry, reporter: UsageReporter) -> None:
+def test_a_router_works_in_a_forked_child_and_in_many_threads(registry: Registry, reporter: NotingReporter) -> None:
     router = Router(registry, {"acme.Last": echo}, reporter)
     assert router.call().value == router.call().value
     child = os.fork()
@@ -230,10 +229,10 @@ def test_a_router_works_in_a_forked_child_and_in_many_threads(registry: Registry
     for each in several:
         each.join()
     assert found == ["acme.Last"] * 160
-    assert len(reporter._queue) == 162
+    assert len(reporter.calls) == 162
 
 
-def test_a_pickled_router_opens_the_same_registry(registry: Registry, reporter: UsageReporter) -> None:
+def test_a_pickled_router_opens_the_same_registry(registry: Registry, reporter: NotingReporter) -> None:
     copy = pickle.loads(pickle.dumps(Router(registry, {"acme.Last": echo}, reporter, rounds=2)))
     assert copy.call(arguments={"question": "hi"}).value == "hi"
     assert copy.registry.path == registry.path
@@ -241,7 +240,7 @@ def test_a_pickled_router_opens_the_same_registry(registry: Registry, reporter: 
     copy.registry.close()
 
 
-def test_an_idle_thread_takes_the_next_call(registry: Registry, reporter: UsageReporter) -> None:
+def test_an_idle_thread_takes_the_next_call(registry: Registry, reporter: NotingReporter) -> None:
     router = Router(registry, {"acme.Last": lambda: threading.get_ident()}, reporter)
     first = router.call().value
     time.sleep(0.01)  # the thread goes back to wait

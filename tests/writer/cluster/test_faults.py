@@ -183,7 +183,7 @@ def history(served: Served) -> list[tuple[int, list[Any]]]:
     return list(by_revision.items())
 
 
-def test_i30_every_host_passes_through_the_same_global_revisions(tmp_path: Path) -> None:
+def test_i34_every_host_passes_through_the_same_global_revisions(tmp_path: Path) -> None:
     """Three hosts count at once, and each sees the others' steps in one order, through one that is cut off."""
     with etcd(tmp_path / "etcd") as cluster, ExitStack() as stack:
         proxy = stack.enter_context(lossy(cluster.urls[0]))

@@ -97,6 +97,22 @@ def test_a_killed_daemons_circuits_are_adopted(seeded_registry: Path) -> None:
     assert (after.state, after.openings) == ("open", 1)
 
 
+def test_i29_a_circuit_is_open_until_the_published_deadline_and_no_longer(seeded_registry: Path) -> None:
+    with daemon(seeded_registry) as served, Registry(seeded_registry) as registry:
+        with served.client() as client:
+            client.open_circuit(NAME, 0.5)
+        known = registry.host_health.current()
+        deadline = known.until(NAME, 1)
+        assert known.state(NAME, 1, deadline - 1e-6) == "open"
+        served.kill()  # nobody is there who could close it
+        until(lambda: boot_seconds() >= deadline)
+        assert registry.host_health.current().state(NAME, 1) == "half_open"
+        assert registry.host_health.current().until(NAME, 1) == deadline
+    with daemon(seeded_registry), Registry(seeded_registry) as registry:
+        assert registry.host_health.current().until(NAME, 1) == deadline
+        assert states(seeded_registry) == {(NAME, 1): "half_open"}
+
+
 def test_a_list_of_another_boot_is_ignored(seeded_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = boot_seconds()
     with monkeypatch.context() as patched:

@@ -21,6 +21,7 @@ from dspy_registry.writer.manifests.schema import (
     LabelManifest,
     Manifest,
     ModuleManifest,
+    PolicyManifest,
     RequirementsManifest,
     keys_of,
 )
@@ -45,7 +46,9 @@ def test_toml_and_yaml_examples_say_the_same() -> None:
     assert {key for module in toml["modules"] for key in module} == set(keys_of(ModuleManifest))
 
 
-@pytest.mark.parametrize("struct", [Manifest, ModuleManifest, DefaultManifest, LabelManifest, RequirementsManifest])
+@pytest.mark.parametrize(
+    "struct", [Manifest, ModuleManifest, DefaultManifest, LabelManifest, RequirementsManifest, PolicyManifest]
+)
 def test_every_key_is_described(struct: type) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert [key for key in keys_of(struct) if f"`{key}`" not in text] == []

@@ -1,0 +1,227 @@
+"""Decisions per request: `route` and `Router`, compared with a plain class and with `litellm.Router`."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.harness import Comparison, Contender, Contest, compare, summarise
+from benchmarks.rows import Bench, MakeContest, Result, Row
+from benchmarks.rows_cached import PLAIN
+from benchmarks.stores import OURS
+from benchmarks.stores.baselines import PlainDict
+from dspy_registry import ModuleInfo, Registry, RegistryWriter, Router, UsageReporter
+
+CANDIDATES: Final = 10
+CAPABILITY: Final = "answering"
+REPEATED: Final = f"store.route('{CAPABILITY}', input_size=1800, deadline_ms=8000)"
+COMPUTED: Final = f"store.route('{CAPABILITY}', input_size=1800, deadline_ms={{}})"
+STRATEGIES: Final = {"simple-shuffle": (8.0, 150.0), "latency-based-routing": (20.0, 350.0)}
+"""Of `litellm.Router`. How many times as quick `route` must be: computed, and repeated."""
+MOST_ADDED: Final = 60.0
+TIMES_LESS_ADDED: Final = 20.0
+PASS: Final = 1_024
+MESSAGES: Final = [{"role": "user", "content": "Which of them is the largest?"}]
+
+
+def registry_of_ten(bench: Bench, name: str, stack: ExitStack) -> Registry:
+    """A registry of ten modules with one capability, beside the core modules."""
+    path: Path = bench.scratch(name)
+    with RegistryWriter(path) as writer:
+        writer.register_modules(
+            [
+                ModuleInfo(
+                    f"acme.Answer{number}", capabilities=(CAPABILITY,), estimated_duration=100 + number * 37 % 91
+                )
+                for number in range(CANDIDATES)
+            ]
+        )
+    return stack.enter_context(Registry(path))
+
+
+def repeated(bench: Bench, stack: ExitStack) -> Contest:
+    """The same decision again and again, and a look-up in a dict."""
+    registry = registry_of_ten(bench, "route_cached", stack)
+    plain = PlainDict({"a": 1})
+    return Contest(
+        [
+            Contender(OURS, REPEATED, partial(dict, store=registry)),
+            Contender(PLAIN, "store.get({})", partial(dict, store=plain)),
+        ],
+        lambda _turn: ["a"] * PASS,
+    )
+
+
+def computed(bench: Bench, stack: ExitStack) -> Contest:
+    """Each time with a deadline that was not asked for before."""
+    registry = registry_of_ten(bench, "route_computed", stack)
+    deadlines = itertools.count(1_000)
+    return Contest(
+        [Contender(OURS, COMPUTED, partial(dict, store=registry))],
+        lambda _turn: [next(deadlines) for _ in range(PASS)],
+        repeatable=False,
+    )
+
+
+def _repeated(bench: Bench) -> Iterator[Result]:
+    title = f"route among {CANDIDATES}, repeated"
+    found = _compared(repeated, title, bench)
+    yield Result(
+        "route_cached",
+        title,
+        "at most",
+        10,
+        found.ratio(OURS, PLAIN),
+        note=f"times a {PLAIN}",
+        rounds=found.ratios(OURS, PLAIN),
+        summaries=found.summaries(),
+        facts=found.facts(),
+    )
+
+
+def _computed(bench: Bench) -> Iterator[Result]:
+    title = f"route among {CANDIDATES}, computed"
+    found = _compared(computed, title, bench)
+    rounds = [nanoseconds / 1000 for nanoseconds in found.medians[OURS]]
+    yield Result(
+        "route_computed",
+        title,
+        "at most",
+        20,
+        statistics.median(rounds),
+        unit="µs",
+        note="with a deadline that was not asked for before",
+        rounds=rounds,
+        summaries=found.summaries(),
+    )
+
+
+def _compared(make: MakeContest, title: str, bench: Bench) -> Comparison:
+    with ExitStack() as stack:
+        return compare(make(bench, stack), bench.plan, bench.ticker(title, bench.plan.rounds))
+
+
+# litellm
+
+
+def _litellm() -> Any:
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it fetches its price list from the network
+    return importlib.import_module("litellm")
+
+
+def _deployments() -> list[dict[str, Any]]:
+    return [
+        {
+            "model_name": "answering",
+            "litellm_params": {"model": f"openai/model-{number}", "api_key": "none", "mock_response": "yes"},
+        }
+        for number in range(CANDIDATES)
+    ]
+
+
+def _against_litellm(bench: Bench) -> Iterator[Result]:
+    title = f"route among {CANDIDATES}, against litellm.Router choosing among {CANDIDATES} deployments"
+    tick = bench.ticker(title, len(STRATEGIES))
+    with ExitStack() as stack:
+        registry = registry_of_ten(bench, "route_litellm", stack)
+        deadlines = itertools.count(1_000)
+        for strategy, (of_computed, of_repeated) in STRATEGIES.items():
+            router = _litellm().Router(model_list=_deployments(), routing_strategy=strategy)
+            theirs = partial(router.get_available_deployment, model="answering", messages=MESSAGES)
+            ways: dict[str, tuple[float, Callable[[], object]]] = {
+                "computed": (
+                    of_computed,
+                    lambda: registry.route(CAPABILITY, input_size=1800, deadline_ms=next(deadlines)),
+                ),
+                "repeated": (of_repeated, lambda: registry.route(CAPABILITY, input_size=1800, deadline_ms=8000)),
+            }
+            for way, (limit, ours) in ways.items():
+                yield _times_as_quick(
+                    f"route_{way}_litellm_{strategy}", f"{title}, {strategy}, {way}", limit, ours, theirs, bench
+                )
+            tick()
+
+
+def _times_as_quick(
+    name: str, title: str, limit: float, ours: Callable[[], object], theirs: Callable[[], object], bench: Bench
+) -> Result:
+    rounds = _rounds(bench)
+    taken = {OURS: [_microseconds(ours, 400) for _ in range(rounds)], "litellm": []}
+    taken["litellm"] = [_microseconds(theirs, 40) for _ in range(rounds)]
+    ratios = [one / other for one, other in zip(taken["litellm"], taken[OURS], strict=True)]
+    summaries = [summarise(label, [each * 1000 for each in values]) for label, values in taken.items()]
+    return Result(name, title, "at least", limit, statistics.median(ratios), "x", "times as quick", ratios, summaries)
+
+
+# Router
+
+
+def _router_call(bench: Bench) -> Iterator[Result]:
+    title = "Router.call around an empty function, report included"
+    rounds = _rounds(bench)
+    tick = bench.ticker(title, rounds)
+    litellm = _litellm()
+    theirs = litellm.Router(model_list=_deployments())
+    mocked = {"messages": MESSAGES, "mock_response": "yes", "api_key": "none"}
+    with ExitStack() as stack:
+        registry = registry_of_ten(bench, "router_call", stack)
+        reporter = stack.enter_context(UsageReporter(registry.path))
+        router = Router(registry, {f"acme.Answer{number}": _empty for number in range(CANDIDATES)}, reporter)
+        added, less = [], []
+        for _ in range(rounds):
+            ours = _microseconds(router.call, 200) - _microseconds(_empty, 200)
+            whole = _microseconds(partial(theirs.completion, model="answering", messages=MESSAGES), 20)
+            alone = _microseconds(partial(litellm.completion, model="openai/model-0", **mocked), 20)
+            added.append(ours)
+            less.append((whole - alone) / ours)
+            tick()
+    facts = {"added, µs": [round(each, 1) for each in added]}
+    yield Result(
+        "router_call", title, "at most", MOST_ADDED, statistics.median(added), "µs", "more than the function", added
+    )
+    yield Result(
+        "router_call_litellm",
+        f"{title}, against what litellm.Router.completion adds to a mocked completion",
+        "at least",
+        TIMES_LESS_ADDED,
+        statistics.median(less),
+        note="times less added",
+        rounds=less,
+        facts=facts,
+    )
+
+
+def _empty() -> None:
+    return None
+
+
+def _rounds(bench: Bench) -> int:
+    return 3 if bench.quick else 15
+
+
+def _microseconds(call: Callable[[], object], times: int) -> float:
+    """Of one call: the mean of many, after one that is not timed."""
+    call()
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        call()
+    return (time.perf_counter_ns() - start) / times / 1000
+
+
+_OF_LITELLM: Final = tuple(
+    f"route_{way}_litellm_{strategy}" for strategy in STRATEGIES for way in ("computed", "repeated")
+)
+ROWS: Final = (
+    Row("route_cached", ("route_cached",), 1.5, _repeated),
+    Row("route_computed", ("route_computed",), 1.5, _computed),
+    Row("route_litellm", _OF_LITELLM, 8.0, _against_litellm),
+    Row("router_call", ("router_call", "router_call_litellm"), 15.0, _router_call),
+)
