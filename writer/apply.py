@@ -23,18 +23,18 @@ from dspy_registry.registry_store.changes import (
 from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
-from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
+from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.names import ALL, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
-from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
 from dspy_registry.writer.log_entry import LogEntry
 from dspy_registry.writer.operations import Operations as Operations
+from dspy_registry.writer.staged_rows import write_layers, write_programs
 
 
 def apply(draft: Draft, now: int) -> Operations:
@@ -81,8 +81,8 @@ class _Application:
         self._aliases()
         self._policies()
         self._labels()
-        self._layers()
-        self._programs()
+        write_layers(self._draft, self._result)
+        write_programs(self._draft, self._result)
         self._blocks()
         self._rows_of_names()
         self._conclude()
@@ -254,17 +254,7 @@ class _Application:
         else:
             self._result.puts[database][key] = value
 
-    def _programs(self) -> None:
-        staged, result = self._draft.programs, self._result
-        has_versions = any(
-            result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY)
-        )
-        if staged or (has_versions and self._catalog.has_programs):
-            rows, gone, result.references = program_rows(staged, result.puts, result.deletes, self._catalog)
-            result.puts[layout.PROGRAMS].update(rows)
-            result.deletes[layout.PROGRAMS] += gone
-
-    # Aliases, layers, log
+    # Aliases, labels, log
 
     def _aliases(self) -> None:
         for alias, meaning in self._draft.aliases.meanings.items():
@@ -336,19 +326,6 @@ class _Application:
         after = before if staged is None else staged
         if (old and bool(before)) != (new and bool(after)):
             self._log.overrides.append(name)
-
-    def _layers(self) -> None:
-        if self._draft.defaults is not None:
-            rules = defaults_codec.dump(self._draft.defaults, layout.META_DEFAULTS, self._format)
-            self._result.puts[layout.META][layout.META_DEFAULTS] = rules
-        for name, layers in self._draft.layers.items():
-            old = self._catalog.layers(name)
-            for source in old.keys() - layers.keys():
-                self._result.deletes[layout.LAYERS].append(layout.layer_key(name, source))
-            for source, layer in layers.items():
-                if source not in old or encode(old[source]) != encode(layer):  # as bytes: 1 is not True
-                    key = layout.layer_key(name, source)
-                    self._result.puts[layout.LAYERS][key] = layer_codec.dump(layer, key, self._format)
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
