@@ -1,4 +1,4 @@
-"""A mapping's items and values, without those that go while they are iterated."""
+"""`items()` and `values()` of a mapping that other processes change while it is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dspy_registry.registry_store.records import ModuleInfo
 
 
 class Items(ItemsView[str, ModuleInfo]):
-    """(name, module) in the order of the mapping."""
+    """Leaves out what was removed since its name was read."""
 
     _mapping: Mapping[str, ModuleInfo]
 
@@ -20,7 +20,7 @@ class Items(ItemsView[str, ModuleInfo]):
 
 
 class Values(ValuesView[ModuleInfo]):
-    """The modules in the order of the mapping."""
+    """As `Items`."""
 
     _mapping: Mapping[str, ModuleInfo]
 

@@ -6,19 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, seal_record, unseal
+from dspy_registry.registry_store.codec import decode_record, encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec
-from dspy_registry.registry_store.layout import FORMAT_VERSION, HISTORY_VERSIONS, LABELS, PROGRAMS
-from dspy_registry.registry_store.program_document import digest_of
-from dspy_registry.registry_store.program_rows import (
-    DIGEST_BYTES,
-    ProgramHead,
-    cut,
-    head_codec,
-    program_of,
-    rows_of,
-)
+from dspy_registry.registry_store.layout import FORMAT_VERSION, HISTORY, HISTORY_VERSIONS, LABELS, PROGRAMS
+from dspy_registry.registry_store.program_rows import cut, document_in, program_of, rows_of
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.writer.repair.account import Account
 from dspy_registry.writer.repair.modules import Modules
@@ -40,6 +32,7 @@ def labels(found: Found, modules: Modules, account: Account) -> Rows:
         for version in label.versions:
             if version != modules.records[name].provenance.version:
                 modules.past[name].setdefault(version, modules.history[name][version])
+                account.kept(HISTORY, (name, version))
         rows[key] = label_codec.dump(label, key, FORMAT_VERSION)
         if (LABELS, key) in found.origin:
             account.took(LABELS, key, found.origin[LABELS, key])
@@ -52,12 +45,12 @@ def _not_kept(modules: Modules, name: str, versions: Iterable[int]) -> str:
     if stored is None:
         return "its module is lost"
     kept = modules.past.get(name, {})
-    is_full = len(kept) >= HISTORY_VERSIONS
+    oldest = max(kept, default=0) - HISTORY_VERSIONS  # from here on, only labels keep versions
     for version in sorted(versions):
         if version >= modules.renumbered.get(name, version + 1):
             return f"version {version}, which it names, has another number now"
         is_there = version == stored.provenance.version or version in kept
-        if not is_there and not (is_full and version in modules.history.get(name, {})):
+        if not is_there and not (version <= oldest and version in modules.history.get(name, {})):
             return f"version {version}, which it names, is lost"
     return ""
 
@@ -90,17 +83,10 @@ def _named(modules: Modules) -> list[bytes]:
 
 def _document(source: Found, digest: bytes) -> bytes | None:
     """The document of a digest; None where it is not there whole."""
-    held, start = source.rows[PROGRAMS], database_seal(PROGRAMS)
-    if len(digest) != DIGEST_BYTES or digest not in held:
-        return None
     try:
-        head: ProgramHead = head_codec.load(held[digest], digest, source.format)
-        keys = [digest + number.to_bytes(4, "big") for number in range(head.pieces)]
-        pieces = [bytes(unseal(held[key], "a piece", key_seal(start, key, source.format))) for key in keys]
-    except (CorruptRecordError, KeyError):
+        return document_in(source.rows[PROGRAMS].get, digest, source.format)
+    except CorruptRecordError:
         return None
-    document = b"".join(pieces)
-    return document if digest_of(document) == digest else None
 
 
 def _forget(modules: Modules, digest: bytes) -> list[str]:
