@@ -283,25 +283,6 @@ class Queries(Mapping[str, ModuleInfo]):
         `names`, InvalidArgumentError with all that is wrong, and TypeError.
         """
 
-    def _versions_of(
-        self, conditions: tuple[Any, ...], names: str | Iterable[str] | None, label: str | None, key: str | None
-    ) -> tuple[str, ...] | None:
-        """The candidates of a route, each as `name@version`. None: neither names nor a label say which."""
-        check_text("label", label)
-        check_text("key", key)
-        if names is None and label is None:
-            return None
-        asked = self.find(*conditions) if names is None else (names,) if isinstance(names, str) else tuple(names)
-        chosen = []
-        for name in asked:
-            versioned = name if label is None or "@" in plain_name(name) else f"{name}@{label}"
-            try:
-                chosen.append(str(self.resolve(versioned, key=key)))
-            except UnknownLabelError:
-                if names is not None:
-                    raise
-        return tuple(chosen)
-
     def get_pool_type(self, name: str) -> str:
         """The name of the pool that runs a module. Raises UnknownModuleError, AmbiguousNameError."""
         return self.get_module(name).pool_type

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, ClassVar
 
 
 class RegistryError(Exception):
@@ -15,12 +16,19 @@ class RegistryError(Exception):
     """
 
     remedy = ""
+    _fields: ClassVar[tuple[str, ...]] = ()
+    """The arguments of the constructor, for pickles and the socket. (): the message alone."""
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         if remedy is not None:
             self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._fields:
+            return tuple(super().__reduce__())
+        return type(self), tuple(getattr(self, field) for field in self._fields)
 
     def __str__(self) -> str:
         # Also replaces KeyError.__str__, which would show the repr of the message.
@@ -35,15 +43,13 @@ class UnknownModuleError(RegistryError, KeyError):
 
     _MESSAGE = "no module is registered as {!r}."
     _REMEDY = "`dspy-registry list` shows all names."
+    _fields = ("name", "closest")
 
     def __init__(self, name: str, closest: Iterable[str] = ()) -> None:
         self.name = name
         self.closest = tuple(closest)
         hint = f"Did you mean {', '.join(self.closest)}?" if self.closest else ""
         super().__init__(self._MESSAGE.format(name), remedy=hint or self._REMEDY)
-
-    def __reduce__(self) -> tuple[type[UnknownModuleError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.name, self.closest)
 
 
 class UnknownAliasError(UnknownModuleError):
@@ -56,6 +62,8 @@ class UnknownAliasError(UnknownModuleError):
 class AmbiguousNameError(RegistryError, LookupError):
     """A short name fits several modules, and not exactly one of them is in `dspy.`. `candidates` lists up to 8."""
 
+    _fields = ("name", "candidates")
+
     def __init__(self, name: str, candidates: Iterable[str]) -> None:
         self.name = name
         self.candidates = tuple(candidates)
@@ -64,12 +72,11 @@ class AmbiguousNameError(RegistryError, LookupError):
             remedy="Use the full name, or declare an alias.",
         )
 
-    def __reduce__(self) -> tuple[type[AmbiguousNameError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.name, self.candidates)
-
 
 class UnknownVersionError(RegistryError, KeyError):
     """A version of a module is not kept; `version` None: no earlier version is. `kept` lists the versions that are."""
+
+    _fields = ("name", "version", "kept")
 
     def __init__(self, name: str, version: int | None, kept: Iterable[int | str] = ()) -> None:
         self.name = name
@@ -81,25 +88,18 @@ class UnknownVersionError(RegistryError, KeyError):
             remedy=f"Kept: {numbers}; see `dspy-registry history {name}`.",
         )
 
-    def __reduce__(self) -> tuple[type[UnknownVersionError], tuple[str, int | None, tuple[int, ...]]]:
-        return type(self), (self.name, self.version, self.kept)
-
 
 class UnknownLabelError(RegistryError, KeyError):
     """A module has no label of this name. `labels` lists those that it has."""
+
+    _fields = ("name", "label", "labels")
 
     def __init__(self, name: str, label: str, labels: Iterable[str] = ()) -> None:
         self.name = name
         self.label = label
         self.labels = tuple(labels)
-        shown = ", ".join((*self.labels[:16], "…") if len(self.labels) > 16 else self.labels)
-        super().__init__(
-            f"{name} has no label {label!r}.",
-            remedy=f"It has {shown or 'none'}; see `dspy-registry label list {name}`.",
-        )
-
-    def __reduce__(self) -> tuple[type[UnknownLabelError], tuple[str, str, tuple[str, ...]]]:
-        return type(self), (self.name, self.label, self.labels)
+        remedy = f"It has {', '.join(self.labels) or 'none'}; see `dspy-registry label list {name}`."
+        super().__init__(f"{name} has no label {label!r}.", remedy=remedy)
 
 
 class InvalidArgumentError(RegistryError, ValueError):
@@ -116,6 +116,8 @@ class NoHomeError(InvalidArgumentError):
 class InvalidModuleError(RegistryError, ValueError):
     """A module, or a batch of them, breaks the limits. `problems` has one line for each wrong field."""
 
+    _fields = ("subject", "problems")
+
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
@@ -124,12 +126,11 @@ class InvalidModuleError(RegistryError, ValueError):
             remedy="Nothing was changed.",
         )
 
-    def __reduce__(self) -> tuple[type[InvalidModuleError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.subject, self.problems)
-
 
 class InvalidProgramError(RegistryError, ValueError):
     """A program cannot be published. `problems` has one line for each reason."""
+
+    _fields = ("subject", "problems")
 
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
@@ -139,12 +140,11 @@ class InvalidProgramError(RegistryError, ValueError):
             remedy="Nothing was changed.",
         )
 
-    def __reduce__(self) -> tuple[type[InvalidProgramError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.subject, self.problems)
-
 
 class ProgramRefusedError(RegistryError, ValueError):
     """A published program does not fit this process, and was not loaded. `problems` has one line for each reason."""
+
+    _fields = ("name", "problems")
 
     def __init__(self, name: str, problems: Iterable[str]) -> None:
         self.name = name
@@ -154,12 +154,11 @@ class ProgramRefusedError(RegistryError, ValueError):
             remedy="Publish it again from the code that runs here, or run the code that it was published from.",
         )
 
-    def __reduce__(self) -> tuple[type[ProgramRefusedError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.name, self.problems)
-
 
 class NoProgramError(RegistryError, KeyError):
     """A version of a module has no program. `name` is what was asked for, `version` the version that it means."""
+
+    _fields = ("name", "version")
 
     def __init__(self, name: str, version: int) -> None:
         self.name = name
@@ -169,9 +168,6 @@ class NoProgramError(RegistryError, KeyError):
             remedy="Publish one (`dspy-registry program publish`), or ask for a label of a version that has one.",
         )
 
-    def __reduce__(self) -> tuple[type[NoProgramError], tuple[str, int]]:
-        return type(self), (self.name, self.version)
-
 
 class VocabularyError(RegistryError, ValueError):
     """Capability implications cannot be used: a malformed word, a limit, or a cycle. The message names it."""
@@ -179,6 +175,8 @@ class VocabularyError(RegistryError, ValueError):
 
 class ConflictError(RegistryError, ValueError):
     """`expected_version` is not the module's version. `current_version` is its version (0: not registered)."""
+
+    _fields = ("name", "expected_version", "current_version")
 
     def __init__(self, name: str, expected_version: int, current_version: int) -> None:
         self.name = name
@@ -189,15 +187,11 @@ class ConflictError(RegistryError, ValueError):
             remedy="Read the module again, then repeat the change.",
         )
 
-    def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, int]]:
-        return type(self), (self.name, self.expected_version, self.current_version)
-
 
 class LabelConflictError(RegistryError, ValueError):
-    """A label does not name what was expected.
+    """A label does not name what was `expected`. `current` is as `label list` shows it; "-": the label is not set."""
 
-    `expected` and `current` are as `label list` shows them; "-": the label is not set.
-    """
+    _fields = ("name", "label", "expected", "current")
 
     def __init__(self, name: str, label: str, expected: str, current: str) -> None:
         self.name = name
@@ -209,14 +203,13 @@ class LabelConflictError(RegistryError, ValueError):
             remedy="Read the label again, then repeat the change.",
         )
 
-    def __reduce__(self) -> tuple[type[LabelConflictError], tuple[str, str, str, str]]:
-        return type(self), (self.name, self.label, self.expected, self.current)
-
 
 class NoCandidateError(RegistryError, LookupError):
     """`route` found no module that may be called. `excluded` are those left out: (name, version, reason, detail)."""
 
     remedy = "Ask for less, or wait until a module is healthy again."
+
+    _fields = ("excluded",)
 
     def __init__(self, excluded: Iterable[tuple[str, int, str, str]] = ()) -> None:
         self.excluded = tuple(excluded)
@@ -225,9 +218,6 @@ class NoCandidateError(RegistryError, LookupError):
             f"no module may be called: {reasons}." if reasons else "no module meets these conditions.",
             remedy=None if reasons else "`dspy-registry find` shows what meets which condition.",
         )
-
-    def __reduce__(self) -> tuple[type[NoCandidateError], tuple[tuple[tuple[str, int, str, str], ...]]]:
-        return type(self), (self.excluded,)
 
 
 class RouteFailedError(RegistryError, RuntimeError):
@@ -238,12 +228,11 @@ class RouteFailedError(RegistryError, RuntimeError):
 
     remedy = "The attempts say what to mend. A longer deadline or another target gives more of them."
 
+    _fields = ("message", "attempts")
+
     def __init__(self, message: str, attempts: Iterable[object] = ()) -> None:
         self.attempts = tuple(attempts)
         super().__init__(message)
-
-    def __reduce__(self) -> tuple[type[RouteFailedError], tuple[str, tuple[object, ...]]]:
-        return type(self), (self.message, self.attempts)
 
 
 class LimitReachedError(RegistryError, TimeoutError):
@@ -252,6 +241,8 @@ class LimitReachedError(RegistryError, TimeoutError):
     `limit` is the key of the limit, "module:NAME" or "pool:NAME". `calls` is how many calls it allows. `holders` has
     one text for each call under way: its process, and for how many seconds.
     """
+
+    _fields = ("limit", "calls", "holders")
 
     def __init__(self, limit: str, calls: int, holders: Iterable[str] = ()) -> None:
         self.limit = limit
@@ -262,9 +253,6 @@ class LimitReachedError(RegistryError, TimeoutError):
             f"{limit} allows {calls} calls at once, and all are under way: {shown or 'by processes unknown'}.",
             remedy="Wait longer (`patience`), or raise max_concurrency (`dspy-registry policy set`).",
         )
-
-    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, int, tuple[str, ...]]]:
-        return type(self), (self.limit, self.calls, self.holders)
 
 
 # The store itself
@@ -317,6 +305,8 @@ class UpgradeRequiredError(StoreError):
 class FormatVersionError(RegistryError, ValueError):
     """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
+    _fields = ("found", "supported")
+
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
         self.supported = supported
@@ -324,9 +314,6 @@ class FormatVersionError(RegistryError, ValueError):
             f"the registry has format version {found}, this release reads up to {supported}.",
             remedy="Use the release that wrote it or a newer one, or restore a backup of an older format.",
         )
-
-    def __reduce__(self) -> tuple[type[FormatVersionError], tuple[int, int]]:
-        return type(self), (self.found, self.supported)
 
 
 class CorruptRecordError(RegistryError, ValueError):
@@ -355,6 +342,8 @@ class DiscoveryError(RegistryError, RuntimeError):
 class WriterLockedError(RegistryError, BlockingIOError):
     """Another writer has the writer lock. `pid` is its process; None: unknown."""
 
+    _fields = ("path", "pid")
+
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path
         self.pid = pid
@@ -363,9 +352,6 @@ class WriterLockedError(RegistryError, BlockingIOError):
             f"{path} already has a writer: {holder}.",
             remedy="Send changes to that writer with WriterClient or the command line, or stop it first.",
         )
-
-    def __reduce__(self) -> tuple[type[WriterLockedError], tuple[str, int | None]]:
-        return type(self), (self.path, self.pid)
 
 
 class WriterUnavailableError(RegistryError, ConnectionError):

@@ -24,8 +24,8 @@ from dspy_registry.registry_store.changes import (
 )
 from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
-from dspy_registry.registry_store.layers import CLIENT, defaults_codec, layer_codec
+from dspy_registry.registry_store.labels import label_codec, labelled_versions
+from dspy_registry.registry_store.layers import defaults_codec, layer_codec
 from dspy_registry.registry_store.names import ALL, lookup_keys, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
@@ -36,6 +36,7 @@ from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
+from dspy_registry.writer.label_rows import changed_labels, is_override_changed, labels_after, released_versions
 from dspy_registry.writer.operations import Operations as Operations
 
 
@@ -62,7 +63,6 @@ class _Application:
         self._overrides: list[str] = []
         self._keys: dict[str, None] = {}
         self._patterns: dict[str, None] = {}
-        self._names_of_labels: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
@@ -102,7 +102,7 @@ class _Application:
     # Modules
 
     def _module(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
-        self._note_override(name, stored, entry)
+        self._overrides += [name] if is_override_changed(self._draft, name, stored, entry) else []
         if stored is not None and entry is not None and self._only_source_changed(stored, entry):
             kept = stored.provenance
             self._put_record(entry, kept.revision, kept.updated_at)
@@ -146,7 +146,7 @@ class _Application:
 
         A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
         """
-        labelled = labelled_versions(self._labels_after(name).values())
+        labelled = labelled_versions(labels_after(self._draft, name).values())
         for kept in self._catalog.kept_versions(name):
             if not (version - layout.HISTORY_VERSIONS <= kept < version or (kept < version and kept in labelled)):
                 key = layout.versioned_key(name, kept)
@@ -169,7 +169,7 @@ class _Application:
 
     def _expire(self, name: str, expired: int) -> None:
         """Drop a version from the history, unless a label names it."""
-        if expired <= 0 or expired in labelled_versions(self._labels_after(name).values()):
+        if expired <= 0 or expired in labelled_versions(labels_after(self._draft, name).values()):
             return
         key = layout.versioned_key(name, expired)
         self._forget_usage(key)
@@ -297,54 +297,17 @@ class _Application:
                 self._put_or_delete(layout.POLICIES, key, value)
                 self._patterns[pattern] = None
 
-    def _labels_after(self, name: str) -> dict[str, Label]:
-        """The labels of a module as this draft leaves them."""
-        staged = self._draft.labels.get(name)
-        return self._catalog.labels(name) if staged is None else staged
-
     def _labels(self) -> None:
-        for name, labels in self._draft.labels.items():
-            before = self._catalog.labels(name)
-            for label in {**before, **labels}:
-                if before.get(label) != labels.get(label):
-                    self._label(name, label, before.get(label), labels.get(label))
-            for version in labelled_versions(before.values()) - labelled_versions(labels.values()):
-                if version <= self._newest_past(name) - layout.HISTORY_VERSIONS:
-                    self._expire(name, version)
-
-    def _label(self, name: str, label: str, before: Label | None, after: Label | None) -> None:
-        key = layout.label_key(name, label)
-        by = self._draft.label_authors.get((name, label))
-        dumped = None
-        if after is not None:
-            stored = msgspec.structs.replace(after, by=by, revision=self._revision, updated_at=self._now)
-            dumped = label_codec.dump(stored, key, self._format)
-        self._put_or_delete(layout.LABELS, key, dumped)
-        self._names_of_labels[name] = None
-        old, new = (tuple(found.versions.items()) if found else () for found in (before, after))
-        source = after.source if after else before.source if before else ""
-        self._label_changes.append(LabelChange(name, label, old, new, source, by))
-
-    def _newest_past(self, name: str) -> int:
-        """The newest version of a module in the history, after this draft. 0: there is none."""
-        entry = self._draft.module(name)
-        if entry is not None:
-            return entry.version - 1
-        past = self._draft.dropped.get(name, ())
-        stored = self._catalog.module(name)
-        return past[-1].version if past else stored.provenance.version if stored else self._catalog.last_version(name)
-
-    def _note_override(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
-        """Note a module that becomes an override of what other sources declare, or ends as such."""
-        old = stored is not None and stored.provenance.source == CLIENT
-        new = entry is not None and entry.source == CLIENT
-        staged = self._draft.layers.get(name)
-        if old == new and staged is None:
-            return
-        before = self._catalog.layers(name) if stored is not None else {}  # without a record there are no layers
-        after = before if staged is None else staged
-        if (old and bool(before)) != (new and bool(after)):
-            self._overrides.append(name)
+        for change, label in changed_labels(self._draft):
+            key = layout.label_key(change.name, change.label)
+            dumped = None
+            if label is not None:
+                stored = msgspec.structs.replace(label, by=change.by, revision=self._revision, updated_at=self._now)
+                dumped = label_codec.dump(stored, key, self._format)
+            self._put_or_delete(layout.LABELS, key, dumped)
+            self._label_changes.append(change)
+        for name, version in released_versions(self._draft):
+            self._expire(name, version)
 
     def _layers(self) -> None:
         if self._draft.defaults is not None:
@@ -398,7 +361,8 @@ class _Application:
         if max(len(self._changes), len(self._label_changes)) > LARGEST_LISTED_CHANGE:
             return Change(self._revision, self._now, everything=True, by=by)
         terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
-        for name in dict.fromkeys((*(changed.name for changed in self._changes), *self._names_of_labels)):
+        names = (*(module.name for module in self._changes), *(label.name for label in self._label_changes))
+        for name in dict.fromkeys(names):
             # A damaged alias may have meant any module, and a reader may still have it cached.
             aliases = (*self._catalog.aliases_of(name), *self._catalog.aliases_of(DAMAGED.name))
             for key in (*lookup_keys(name), *aliases):
