@@ -15,7 +15,6 @@ from dspy_registry.readers.host import HostReads
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
-from dspy_registry.readers.versioned import versions_of
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.host_health import HostHealth, Known
@@ -124,7 +123,7 @@ class Deciding(HostReads):
         decide: Callable[..., Route] = self.route
         while True:
             word = self._word[()]
-            chosen = versions_of(self, conditions, names, label, key)
+            chosen = self._versions_of(conditions, names, label, key)
             route = decide(*conditions, names=chosen, **choices)
             if self._word[()] == word:  # else a label may have moved between the two
                 return route

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store import lookup
-from dspy_registry.registry_store.errors import NoProgramError
+from dspy_registry.registry_store.errors import CorruptRecordError, NoProgramError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.program_document import ProgramDocument, decode_document
 from dspy_registry.registry_store.program_rows import has_programs, load_program, program_of
+from dspy_registry.registry_store.program_text import Difference, compared
 from dspy_registry.registry_store.selection import load_version
+
+MOST_COMPARED: Final = 1024 * 1024
+"""Bytes of a document that is compared unasked, on a page beside others."""
 
 
 class StoredProgram(NamedTuple):
@@ -42,6 +46,19 @@ def _named(txn: Transaction, dbs: Databases) -> tuple[str, ...]:
     if not has_programs(txn, dbs):
         return ()
     return tuple(key.decode() for key, record in txn.cursor(dbs.modules) if program_of(record))
+
+
+def program_differences(snapshot: Snapshot, old: bytes, new: bytes) -> list[Difference]:
+    """How two programs differ, given by their digests. Empty where there is none, or one is large or damaged."""
+    if not old or not new or old == new:
+        return []
+    try:
+        documents = [snapshot._in_transaction(load_program, digest) for digest in (old, new)]
+        if max(map(len, documents)) > MOST_COMPARED:
+            return []
+        return list(compared(*map(decode_document, documents)))
+    except CorruptRecordError:
+        return []
 
 
 def _load(txn: Transaction, dbs: Databases, asked: str, key: str | None) -> tuple[str, int, bytes, bytes]:

@@ -11,7 +11,6 @@ from dspy_registry.readers.decisions import Decisions, Sources, begun
 from dspy_registry.readers.observed import AUTO
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.route import Route
-from dspy_registry.readers.versioned import versions_of
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.revision import committed
@@ -60,7 +59,7 @@ class DecidingSnapshot(Queries):
         given = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
         conditions: tuple[Any, ...] = (*given, any_capabilities, without_capabilities)
         if label is not None or key is not None:
-            names = versions_of(self, conditions, names, label, key)
+            names = self._versions_of(conditions, names, label, key)
         asked = asked_for(conditions, names, input_size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
         while True:
             decisions = self._decisions_now()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 
 class RegistryError(Exception):
@@ -16,8 +16,8 @@ class RegistryError(Exception):
     """
 
     remedy = ""
-    _fields: ClassVar[tuple[str, ...]] = ()
-    """The arguments of the constructor, for pickles and the socket. (): the message alone."""
+    _arguments: tuple[str, ...] = ()
+    """The attributes that are the arguments of the class's own `__init__`, for copies in other processes."""
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
@@ -25,10 +25,10 @@ class RegistryError(Exception):
         if remedy is not None:
             self.remedy = remedy
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self._fields:
-            return tuple(super().__reduce__())
-        return type(self), tuple(getattr(self, field) for field in self._fields)
+    def __reduce__(self) -> Any:
+        if not self._arguments:
+            return super().__reduce__()
+        return type(self), tuple(getattr(self, name) for name in self._arguments)
 
     def __str__(self) -> str:
         # Also replaces KeyError.__str__, which would show the repr of the message.
@@ -41,9 +41,9 @@ class RegistryError(Exception):
 class UnknownModuleError(RegistryError, KeyError):
     """No module has this name. `name` is the name asked for, `closest` the nearest known names, best first."""
 
+    _arguments = ("name", "closest")
     _MESSAGE = "no module is registered as {!r}."
     _REMEDY = "`dspy-registry list` shows all names."
-    _fields = ("name", "closest")
 
     def __init__(self, name: str, closest: Iterable[str] = ()) -> None:
         self.name = name
@@ -62,7 +62,7 @@ class UnknownAliasError(UnknownModuleError):
 class AmbiguousNameError(RegistryError, LookupError):
     """A short name fits several modules, and not exactly one of them is in `dspy.`. `candidates` lists up to 8."""
 
-    _fields = ("name", "candidates")
+    _arguments = ("name", "candidates")
 
     def __init__(self, name: str, candidates: Iterable[str]) -> None:
         self.name = name
@@ -76,7 +76,7 @@ class AmbiguousNameError(RegistryError, LookupError):
 class UnknownVersionError(RegistryError, KeyError):
     """A version of a module is not kept; `version` None: no earlier version is. `kept` lists the versions that are."""
 
-    _fields = ("name", "version", "kept")
+    _arguments = ("name", "version", "kept")
 
     def __init__(self, name: str, version: int | None, kept: Iterable[int | str] = ()) -> None:
         self.name = name
@@ -92,14 +92,17 @@ class UnknownVersionError(RegistryError, KeyError):
 class UnknownLabelError(RegistryError, KeyError):
     """A module has no label of this name. `labels` lists those that it has."""
 
-    _fields = ("name", "label", "labels")
+    _arguments = ("name", "label", "labels")
 
     def __init__(self, name: str, label: str, labels: Iterable[str] = ()) -> None:
         self.name = name
         self.label = label
         self.labels = tuple(labels)
-        remedy = f"It has {', '.join(self.labels) or 'none'}; see `dspy-registry label list {name}`."
-        super().__init__(f"{name} has no label {label!r}.", remedy=remedy)
+        shown = ", ".join((*self.labels[:16], "…") if len(self.labels) > 16 else self.labels)
+        super().__init__(
+            f"{name} has no label {label!r}.",
+            remedy=f"It has {shown or 'none'}; see `dspy-registry label list {name}`.",
+        )
 
 
 class InvalidArgumentError(RegistryError, ValueError):
@@ -116,49 +119,43 @@ class NoHomeError(InvalidArgumentError):
 class InvalidModuleError(RegistryError, ValueError):
     """A module, or a batch of them, breaks the limits. `problems` has one line for each wrong field."""
 
-    _fields = ("subject", "problems")
+    remedy = "Nothing was changed."
+    _arguments = ("subject", "problems")
 
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
-        super().__init__(
-            f"{subject} cannot be registered: {'; '.join(self.problems)}.",
-            remedy="Nothing was changed.",
-        )
+        super().__init__(f"{subject} cannot be registered: {'; '.join(self.problems)}.")
 
 
 class InvalidProgramError(RegistryError, ValueError):
     """A program cannot be published. `problems` has one line for each reason."""
 
-    _fields = ("subject", "problems")
+    remedy = "Nothing was changed."
+    _arguments = ("subject", "problems")
 
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
-        super().__init__(
-            f"the program {subject} cannot be published: {'; '.join(self.problems)}.",
-            remedy="Nothing was changed.",
-        )
+        super().__init__(f"the program {subject} cannot be published: {'; '.join(self.problems)}.")
 
 
 class ProgramRefusedError(RegistryError, ValueError):
     """A published program does not fit this process, and was not loaded. `problems` has one line for each reason."""
 
-    _fields = ("name", "problems")
+    remedy = "Publish it again from the code that runs here, or run the code that it was published from."
+    _arguments = ("name", "problems")
 
     def __init__(self, name: str, problems: Iterable[str]) -> None:
         self.name = name
         self.problems = tuple(problems)
-        super().__init__(
-            f"the program {name} was not loaded: {'; '.join(self.problems)}.",
-            remedy="Publish it again from the code that runs here, or run the code that it was published from.",
-        )
+        super().__init__(f"the program {name} was not loaded: {'; '.join(self.problems)}.")
 
 
 class NoProgramError(RegistryError, KeyError):
     """A version of a module has no program. `name` is what was asked for, `version` the version that it means."""
 
-    _fields = ("name", "version")
+    _arguments = ("name", "version")
 
     def __init__(self, name: str, version: int) -> None:
         self.name = name
@@ -176,7 +173,7 @@ class VocabularyError(RegistryError, ValueError):
 class ConflictError(RegistryError, ValueError):
     """`expected_version` is not the module's version. `current_version` is its version (0: not registered)."""
 
-    _fields = ("name", "expected_version", "current_version")
+    _arguments = ("name", "expected_version", "current_version")
 
     def __init__(self, name: str, expected_version: int, current_version: int) -> None:
         self.name = name
@@ -189,9 +186,12 @@ class ConflictError(RegistryError, ValueError):
 
 
 class LabelConflictError(RegistryError, ValueError):
-    """A label does not name what was `expected`. `current` is as `label list` shows it; "-": the label is not set."""
+    """A label does not name what was expected.
 
-    _fields = ("name", "label", "expected", "current")
+    `expected` and `current` are as `label list` shows them; "-": the label is not set.
+    """
+
+    _arguments = ("name", "label", "expected", "current")
 
     def __init__(self, name: str, label: str, expected: str, current: str) -> None:
         self.name = name
@@ -207,9 +207,9 @@ class LabelConflictError(RegistryError, ValueError):
 class NoCandidateError(RegistryError, LookupError):
     """`route` found no module that may be called. `excluded` are those left out: (name, version, reason, detail)."""
 
-    remedy = "Ask for less, or wait until a module is healthy again."
+    _arguments = ("excluded",)
 
-    _fields = ("excluded",)
+    remedy = "Ask for less, or wait until a module is healthy again."
 
     def __init__(self, excluded: Iterable[tuple[str, int, str, str]] = ()) -> None:
         self.excluded = tuple(excluded)
@@ -226,9 +226,9 @@ class RouteFailedError(RegistryError, RuntimeError):
     Without attempts, every candidate was at its limit of concurrent calls until the end.
     """
 
-    remedy = "The attempts say what to mend. A longer deadline or another target gives more of them."
+    _arguments = ("message", "attempts")
 
-    _fields = ("message", "attempts")
+    remedy = "The attempts say what to mend. A longer deadline or another target gives more of them."
 
     def __init__(self, message: str, attempts: Iterable[object] = ()) -> None:
         self.attempts = tuple(attempts)
@@ -242,7 +242,7 @@ class LimitReachedError(RegistryError, TimeoutError):
     one text for each call under way: its process, and for how many seconds.
     """
 
-    _fields = ("limit", "calls", "holders")
+    _arguments = ("limit", "calls", "holders")
 
     def __init__(self, limit: str, calls: int, holders: Iterable[str] = ()) -> None:
         self.limit = limit
@@ -305,7 +305,7 @@ class UpgradeRequiredError(StoreError):
 class FormatVersionError(RegistryError, ValueError):
     """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
-    _fields = ("found", "supported")
+    _arguments = ("found", "supported")
 
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
@@ -342,7 +342,7 @@ class DiscoveryError(RegistryError, RuntimeError):
 class WriterLockedError(RegistryError, BlockingIOError):
     """Another writer has the writer lock. `pid` is its process; None: unknown."""
 
-    _fields = ("path", "pid")
+    _arguments = ("path", "pid")
 
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path

@@ -68,19 +68,24 @@ def kept_names(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:
         yield key_text(name)
 
 
-def changed_fields(before: ModuleInfo, after: ModuleInfo) -> tuple[str, ...]:
-    """The fields that differ; for requirements and metadata the keys, as in `requirements.memory`."""
-    return tuple(changed_values(before, after))
-
-
 def changed_values(before: ModuleInfo, after: ModuleInfo) -> dict[str, tuple[Any, Any]]:
-    """The old and the new value of each field that differs. None: the key is not there, or it is null."""
+    """The old and the new value of each field that differs. None: the key is not there, or it is null.
+
+    For requirements and metadata the keys are fields, as in `requirements.memory`.
+    """
     old, new = _flat(before), _flat(after)
     return {
         field: (old.get(field), new.get(field))
         for field in {**new, **old}
         if _encoded(old, field) != _encoded(new, field)
     }
+
+
+def changed_between(before: StoredModule, after: StoredModule) -> dict[str, tuple[Any, Any]]:
+    """`changed_values`, and under `program` the SHA-256 of each program in hexadecimal, where they differ."""
+    changed = changed_values(before.info, after.info)
+    programs = tuple(kept.provenance.program.hex() or None for kept in (before, after))
+    return changed if programs[0] == programs[1] else {**changed, "program": (programs[0], programs[1])}
 
 
 def _encoded(flat: dict[str, Any], field: str) -> bytes | None:

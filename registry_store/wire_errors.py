@@ -25,7 +25,8 @@ def pack(request: int, error: BaseException) -> Failed:
         error = _internal(error)
     room = _Room(_ALL_TEXT)
     remedy = room.cut(error.remedy)
-    arguments = tuple(room.packed(argument) for argument in error.__reduce__()[1])
+    reduced = error.__reduce__()
+    arguments = tuple(room.packed(argument) for argument in reduced[1]) if isinstance(reduced, tuple) else ()
     return Failed(request, type(error).__name__, arguments, remedy)
 
 

@@ -14,7 +14,7 @@ from dspy_registry.cli.lookup import plain
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.history import Versions, changed_values
+from dspy_registry.registry_store.history import Versions, changed_between
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.records import StoredModule
 
@@ -91,7 +91,7 @@ def _rows(versions: Versions) -> Iterator[_Row]:
 def _compared(before: _Row, after: _Row) -> _Row:
     if before.stored is None or after.stored is None or before.version != after.version - 1:
         return after
-    return after._replace(changed=changed_values(before.stored.info, after.stored.info))
+    return after._replace(changed=changed_between(before.stored, after.stored))
 
 
 def _cells(row: _Row) -> tuple[object, ...]:
@@ -142,7 +142,7 @@ def diff(name: str, old: str, new: str, path: Path | None, as_json: bool) -> Non
     """
     with open_registry(path) as registry, registry.snapshot() as snapshot:
         before, after = snapshot.describe(f"{name}@{old}"), snapshot.describe(f"{name}@{new}")
-    changed = changed_values(before.info, after.info)
+    changed = changed_between(before, after)
     numbers = before.provenance.version, after.provenance.version
     if as_json:
         facts = {"name": after.info.name, "old_version": numbers[0], "new_version": numbers[1]}

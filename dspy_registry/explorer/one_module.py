@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from dspy_registry.cli.stats import plain as plain_usage
 from dspy_registry.cli.stats import plain_version
+from dspy_registry.readers.published import program_differences
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import CorruptRecordError, UnknownModuleError
-from dspy_registry.registry_store.history import KeptVersion, changed_fields
+from dspy_registry.registry_store.history import KeptVersion, changed_between
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
 from dspy_registry.registry_store.usage import SIZES
@@ -32,7 +33,7 @@ def one_module(snapshot: Snapshot, asked: str, folder: str | None = None) -> dic
         "name": name,
         "registered": bool(versions.in_force),
         "version": versions.in_force or None,
-        "versions": _compared(loaded),
+        "versions": _compared(snapshot, loaded),
         "rollback": [
             {"to": kept.version, "command": rollback_command(name, kept.version, folder)}
             for kept in versions.kept
@@ -106,13 +107,13 @@ def _loaded(kept: KeptVersion) -> tuple[int, StoredModule | None, str]:
         return kept.version, None, error.message
 
 
-def _compared(loaded: list[tuple[int, StoredModule | None, str]]) -> list[dict[str, Any]]:
+def _compared(snapshot: Snapshot, loaded: list[tuple[int, StoredModule | None, str]]) -> list[dict[str, Any]]:
     """Each version, newest first, with how it differs from the one before."""
-    return [_version(this, before) for this, before in pairwise([*loaded, (0, None, "")])]
+    return [_version(snapshot, this, before) for this, before in pairwise([*loaded, (0, None, "")])]
 
 
 def _version(
-    this: tuple[int, StoredModule | None, str], before: tuple[int, StoredModule | None, str]
+    snapshot: Snapshot, this: tuple[int, StoredModule | None, str], before: tuple[int, StoredModule | None, str]
 ) -> dict[str, Any]:
     number, stored, damage = this
     if stored is None:
@@ -126,15 +127,19 @@ def _version(
         "by": shown_requester(kept.by),
         "program": kept.program.hex() or None,
         "before": before[0] or None,
-        "changes": [] if before[1] is None else _changes(before[1].info, stored.info),
+        "changes": [] if before[1] is None else _changes(snapshot, before[1], stored),
     }
 
 
-def _changes(before: ModuleInfo, after: ModuleInfo) -> list[dict[str, Any]]:
-    old, new = _fields(before), _fields(after)
-    return [
-        {"field": field, "before": old.get(field), "after": new.get(field)} for field in changed_fields(before, after)
-    ]
+def _changes(snapshot: Snapshot, before: StoredModule, after: StoredModule) -> list[dict[str, Any]]:
+    """Fields that differ, and of their programs the parts of each predictor."""
+    old, new = before.provenance.program, after.provenance.program
+    fields = changed_between(before, after)
+    parts = {
+        f"program.{each.predictor}.{each.part}": (list(each.old), list(each.new))
+        for each in program_differences(snapshot, old, new)
+    }
+    return [{"field": field, "before": was, "after": now} for field, (was, now) in {**fields, **parts}.items()]
 
 
 def _fields(info: ModuleInfo) -> dict[str, Any]:

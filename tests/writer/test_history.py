@@ -21,7 +21,7 @@ from dspy_registry import (
     UnknownModuleError,
 )
 from dspy_registry.registry_store import layout
-from dspy_registry.registry_store.history import changed_fields, kept_names
+from dspy_registry.registry_store.history import changed_values, kept_names
 from dspy_registry.registry_store.sharing import attach, detach
 
 KEPT = layout.HISTORY_VERSIONS + 1
@@ -230,7 +230,7 @@ def test_which_fields_changed(fields: dict[str, Any], changed: tuple[str, ...]) 
         "requirements": Requirements(extra={"tokens": 5}),
         "metadata": {"a": 1, "b": {"c": 1}},
     }
-    assert changed_fields(ModuleInfo(**given), ModuleInfo(**{**given, **fields})) == changed
+    assert tuple(changed_values(ModuleInfo(**given), ModuleInfo(**{**given, **fields}))) == changed
 
 
 def test_names_in_the_history(writer: RegistryWriter, registry_folder: Path) -> None:

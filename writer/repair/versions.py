@@ -6,19 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from dspy_registry.registry_store.codec import database_seal, decode_record, encode, key_seal, seal_record, unseal
+from dspy_registry.registry_store.codec import decode_record, encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec
 from dspy_registry.registry_store.layout import FORMAT_VERSION, HISTORY, HISTORY_VERSIONS, LABELS, PROGRAMS
-from dspy_registry.registry_store.program_document import digest_of
-from dspy_registry.registry_store.program_rows import (
-    DIGEST_BYTES,
-    ProgramHead,
-    cut,
-    head_codec,
-    program_of,
-    rows_of,
-)
+from dspy_registry.registry_store.program_rows import cut, document_in, program_of, rows_of
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.writer.repair.account import Account
 from dspy_registry.writer.repair.modules import Modules
@@ -91,17 +83,10 @@ def _named(modules: Modules) -> list[bytes]:
 
 def _document(source: Found, digest: bytes) -> bytes | None:
     """The document of a digest; None where it is not there whole."""
-    held, start = source.rows[PROGRAMS], database_seal(PROGRAMS)
-    if len(digest) != DIGEST_BYTES or digest not in held:
-        return None
     try:
-        head: ProgramHead = head_codec.load(held[digest], digest, source.format)
-        keys = [digest + number.to_bytes(4, "big") for number in range(head.pieces)]
-        pieces = [bytes(unseal(held[key], "a piece", key_seal(start, key, source.format))) for key in keys]
-    except (CorruptRecordError, KeyError):
+        return document_in(source.rows[PROGRAMS].get, digest, source.format)
+    except CorruptRecordError:
         return None
-    document = b"".join(pieces)
-    return document if digest_of(document) == digest else None
 
 
 def _forget(modules: Modules, digest: bytes) -> list[str]:

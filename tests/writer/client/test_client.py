@@ -155,6 +155,7 @@ def test_every_error_crosses_the_socket(kind: type[RegistryError]) -> None:
         "InvalidProgramError": ("acme.qa:Qa", ("it is too large",)),
         "ProgramRefusedError": ("acme.Qa@live", ("predictor qa: missing here",)),
         "NoProgramError": ("acme.Qa", 3),
+        "NoCandidateError": (),  # of readers alone
         "ConflictError": ("acme.m", 1, 2),
         "LimitReachedError": ("module:acme.m", 2, ("process 7, for 3 s",)),
         "FormatVersionError": (2, 1),
