@@ -34,7 +34,7 @@ WHEEL_TESTS := build/wheel-tests
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-full test-all test-latest test-lowest test-wheel pythons check format coverage constraints \
-	bench bench-quick stress venv clean $(VERSIONS:%=test-%)
+	bench bench-quick bench-cluster stress venv clean $(VERSIONS:%=test-%)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%.0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: $(DEV) ## every benchmark, against every store that is installed
 
 bench-quick: $(DEV) ## the same benchmarks, a few seconds each
 	$(BIN)/python -m benchmarks --quick
+
+bench-cluster: $(DEV) ## what a cluster costs, beside bare etcd
+	$(BIN)/python -m tests.support.cluster_figures
 
 stress: $(TEST) ## the fault suite, for as long as its counts take, and the tests that take minutes
 	$(BIN)/python -m tests.stress $(MINUTES:%=--minutes %) $(ONLY:%=--only %) $(SEED:%=--seed %)

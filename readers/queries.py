@@ -15,6 +15,7 @@ from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.policies import ModulePolicy
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
+from dspy_registry.readers.views import Items, Values
 from dspy_registry.registry_store.advice import Standing, default_ceiling
 from dspy_registry.registry_store.errors import (
     AmbiguousNameError,
@@ -32,24 +33,6 @@ from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
 
 _NOTHING_SEEN: Final = Standing()
-
-
-class _Items(ItemsView[str, ModuleInfo]):
-    _mapping: Mapping[str, ModuleInfo]
-
-    def __iter__(self) -> Iterator[tuple[str, ModuleInfo]]:
-        for name in self._mapping:
-            info = self._mapping.get(name)
-            if info is not None:
-                yield name, info
-
-
-class _Values(ValuesView[ModuleInfo]):
-    _mapping: Mapping[str, ModuleInfo]
-
-    def __iter__(self) -> Iterator[ModuleInfo]:
-        for _, info in _Items(self._mapping):
-            yield info
 
 
 class Queries(Mapping[str, ModuleInfo]):
@@ -174,11 +157,11 @@ class Queries(Mapping[str, ModuleInfo]):
 
     def items(self) -> ItemsView[str, ModuleInfo]:
         """A view: (name, module) in registration order. It leaves out a module unregistered during the iteration."""
-        return _Items(self)
+        return Items(self)
 
     def values(self) -> ValuesView[ModuleInfo]:
         """A view: the modules in registration order. It leaves out a module unregistered during the iteration."""
-        return _Values(self)
+        return Values(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._execute(Plan()))

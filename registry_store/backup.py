@@ -1,4 +1,4 @@
-"""A backup: a compacted copy of one revision, taken beside readers and writer. It is a registry of its own.
+"""A backup: a compacted copy of one revision, taken beside readers and writer. It is a registry by itself.
 
 Its identity is new, and its revision file names no data file. So a writer that opens it, or a copy of it, gives it
 another new identity. No reader can then mistake its revisions for those of a registry that it knows.

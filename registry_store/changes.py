@@ -22,8 +22,7 @@ def shown_requester(by: By | None) -> str:
 class ModuleChange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of one module. `version` is its version from then on; of one unregistered, its last.
 
-    `by` is the user id and the process id of whoever asked for it; None: not known. `source` is the source of that
-    version.
+    `by` is the user id and the process id of the requester; None: not known. `source` is the source of that version.
     """
 
     name: str

@@ -55,7 +55,7 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def explanation(error: OSError, folder: Path) -> StoreError:
-    """What the system says of a registry's files, as an error of ours with the folder and a remedy."""
+    """What the system says of a registry's files, as a StoreError with the folder and a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return full(folder)
     if error.errno == errno.EROFS:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class RegistryError(Exception):
@@ -15,12 +16,19 @@ class RegistryError(Exception):
     """
 
     remedy = ""
+    _arguments: tuple[str, ...] = ()
+    """The attributes that are the arguments of the class's own `__init__`, for copies in other processes."""
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         if remedy is not None:
             self.remedy = remedy
+
+    def __reduce__(self) -> Any:
+        if not self._arguments:
+            return super().__reduce__()
+        return type(self), tuple(getattr(self, name) for name in self._arguments)
 
     def __str__(self) -> str:
         # Also replaces KeyError.__str__, which would show the repr of the message.
@@ -33,6 +41,7 @@ class RegistryError(Exception):
 class UnknownModuleError(RegistryError, KeyError):
     """No module has this name. `name` is the name asked for, `closest` the nearest known names, best first."""
 
+    _arguments = ("name", "closest")
     _MESSAGE = "no module is registered as {!r}."
     _REMEDY = "`dspy-registry list` shows all names."
 
@@ -41,9 +50,6 @@ class UnknownModuleError(RegistryError, KeyError):
         self.closest = tuple(closest)
         hint = f"Did you mean {', '.join(self.closest)}?" if self.closest else ""
         super().__init__(self._MESSAGE.format(name), remedy=hint or self._REMEDY)
-
-    def __reduce__(self) -> tuple[type[UnknownModuleError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.name, self.closest)
 
 
 class UnknownAliasError(UnknownModuleError):
@@ -56,6 +62,8 @@ class UnknownAliasError(UnknownModuleError):
 class AmbiguousNameError(RegistryError, LookupError):
     """A short name fits several modules, and not exactly one of them is in `dspy.`. `candidates` lists up to 8."""
 
+    _arguments = ("name", "candidates")
+
     def __init__(self, name: str, candidates: Iterable[str]) -> None:
         self.name = name
         self.candidates = tuple(candidates)
@@ -64,12 +72,11 @@ class AmbiguousNameError(RegistryError, LookupError):
             remedy="Use the full name, or declare an alias.",
         )
 
-    def __reduce__(self) -> tuple[type[AmbiguousNameError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.name, self.candidates)
-
 
 class UnknownVersionError(RegistryError, KeyError):
     """A version of a module is not kept; `version` None: no earlier version is. `kept` lists the versions that are."""
+
+    _arguments = ("name", "version", "kept")
 
     def __init__(self, name: str, version: int | None, kept: Iterable[int | str] = ()) -> None:
         self.name = name
@@ -81,12 +88,11 @@ class UnknownVersionError(RegistryError, KeyError):
             remedy=f"Kept: {numbers}; see `dspy-registry history {name}`.",
         )
 
-    def __reduce__(self) -> tuple[type[UnknownVersionError], tuple[str, int | None, tuple[int, ...]]]:
-        return type(self), (self.name, self.version, self.kept)
-
 
 class UnknownLabelError(RegistryError, KeyError):
     """A module has no label of this name. `labels` lists those that it has."""
+
+    _arguments = ("name", "label", "labels")
 
     def __init__(self, name: str, label: str, labels: Iterable[str] = ()) -> None:
         self.name = name
@@ -97,9 +103,6 @@ class UnknownLabelError(RegistryError, KeyError):
             f"{name} has no label {label!r}.",
             remedy=f"It has {shown or 'none'}; see `dspy-registry label list {name}`.",
         )
-
-    def __reduce__(self) -> tuple[type[UnknownLabelError], tuple[str, str, tuple[str, ...]]]:
-        return type(self), (self.name, self.label, self.labels)
 
 
 class InvalidArgumentError(RegistryError, ValueError):
@@ -116,43 +119,51 @@ class NoHomeError(InvalidArgumentError):
 class InvalidModuleError(RegistryError, ValueError):
     """A module, or a batch of them, breaks the limits. `problems` has one line for each wrong field."""
 
-    _MESSAGE = "{} cannot be registered: {}."
     remedy = "Nothing was changed."
+    _arguments = ("subject", "problems")
 
     def __init__(self, subject: str, problems: Iterable[str]) -> None:
         self.subject = subject
         self.problems = tuple(problems)
-        super().__init__(self._MESSAGE.format(subject, "; ".join(self.problems)), remedy=self.remedy)
-
-    def __reduce__(self) -> tuple[type[InvalidModuleError], tuple[str, tuple[str, ...]]]:
-        return type(self), (self.subject, self.problems)
+        super().__init__(f"{subject} cannot be registered: {'; '.join(self.problems)}.")
 
 
-class InvalidProgramError(InvalidModuleError):
-    """A program cannot be published as a version of a module. `problems` has one line for each reason."""
+class InvalidProgramError(RegistryError, ValueError):
+    """A program cannot be published. `problems` has one line for each reason."""
 
-    _MESSAGE = "the program {} cannot be published: {}."
+    remedy = "Nothing was changed."
+    _arguments = ("subject", "problems")
+
+    def __init__(self, subject: str, problems: Iterable[str]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        super().__init__(f"the program {subject} cannot be published: {'; '.join(self.problems)}.")
 
 
-class ProgramRefusedError(InvalidProgramError):
+class ProgramRefusedError(RegistryError, ValueError):
     """A published program does not fit this process, and was not loaded. `problems` has one line for each reason."""
 
-    _MESSAGE = "the program {} was not loaded: {}."
     remedy = "Publish it again from the code that runs here, or run the code that it was published from."
+    _arguments = ("name", "problems")
+
+    def __init__(self, name: str, problems: Iterable[str]) -> None:
+        self.name = name
+        self.problems = tuple(problems)
+        super().__init__(f"the program {name} was not loaded: {'; '.join(self.problems)}.")
 
 
 class NoProgramError(RegistryError, KeyError):
     """A version of a module has no program. `name` is what was asked for, `version` the version that it means."""
 
-    remedy = "Publish one (`dspy-registry program publish`), or ask for a label of a version that has one."
+    _arguments = ("name", "version")
 
     def __init__(self, name: str, version: int) -> None:
         self.name = name
         self.version = version
-        super().__init__(f"{name} is version {version}, which has no program.")
-
-    def __reduce__(self) -> tuple[type[NoProgramError], tuple[str, int]]:
-        return type(self), (self.name, self.version)
+        super().__init__(
+            f"{name} is version {version}, which has no program.",
+            remedy="Publish one (`dspy-registry program publish`), or ask for a label of a version that has one.",
+        )
 
 
 class VocabularyError(RegistryError, ValueError):
@@ -161,6 +172,8 @@ class VocabularyError(RegistryError, ValueError):
 
 class ConflictError(RegistryError, ValueError):
     """`expected_version` is not the module's version. `current_version` is its version (0: not registered)."""
+
+    _arguments = ("name", "expected_version", "current_version")
 
     def __init__(self, name: str, expected_version: int, current_version: int) -> None:
         self.name = name
@@ -171,15 +184,14 @@ class ConflictError(RegistryError, ValueError):
             remedy="Read the module again, then repeat the change.",
         )
 
-    def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, int]]:
-        return type(self), (self.name, self.expected_version, self.current_version)
-
 
 class LabelConflictError(RegistryError, ValueError):
     """A label does not name what was expected.
 
     `expected` and `current` are as `label list` shows them; "-": the label is not set.
     """
+
+    _arguments = ("name", "label", "expected", "current")
 
     def __init__(self, name: str, label: str, expected: str, current: str) -> None:
         self.name = name
@@ -191,12 +203,11 @@ class LabelConflictError(RegistryError, ValueError):
             remedy="Read the label again, then repeat the change.",
         )
 
-    def __reduce__(self) -> tuple[type[LabelConflictError], tuple[str, str, str, str]]:
-        return type(self), (self.name, self.label, self.expected, self.current)
-
 
 class NoCandidateError(RegistryError, LookupError):
     """`route` found no module that may be called. `excluded` are those left out: (name, version, reason, detail)."""
+
+    _arguments = ("excluded",)
 
     remedy = "Ask for less, or wait until a module is healthy again."
 
@@ -208,9 +219,6 @@ class NoCandidateError(RegistryError, LookupError):
             remedy=None if reasons else "`dspy-registry find` shows what meets which condition.",
         )
 
-    def __reduce__(self) -> tuple[type[NoCandidateError], tuple[tuple[tuple[str, int, str, str], ...]]]:
-        return type(self), (self.excluded,)
-
 
 class RouteFailedError(RegistryError, RuntimeError):
     """`Router` tried every candidate that it could in time. `attempts` says how each ended; the cause is the last's.
@@ -218,14 +226,13 @@ class RouteFailedError(RegistryError, RuntimeError):
     Without attempts, every candidate was at its limit of concurrent calls until the end.
     """
 
+    _arguments = ("message", "attempts")
+
     remedy = "The attempts say what to mend. A longer deadline or another target gives more of them."
 
     def __init__(self, message: str, attempts: Iterable[object] = ()) -> None:
         self.attempts = tuple(attempts)
         super().__init__(message)
-
-    def __reduce__(self) -> tuple[type[RouteFailedError], tuple[str, tuple[object, ...]]]:
-        return type(self), (self.message, self.attempts)
 
 
 class LimitReachedError(RegistryError, TimeoutError):
@@ -234,6 +241,8 @@ class LimitReachedError(RegistryError, TimeoutError):
     `limit` is the key of the limit, "module:NAME" or "pool:NAME". `calls` is how many calls it allows. `holders` has
     one text for each call under way: its process, and for how many seconds.
     """
+
+    _arguments = ("limit", "calls", "holders")
 
     def __init__(self, limit: str, calls: int, holders: Iterable[str] = ()) -> None:
         self.limit = limit
@@ -244,9 +253,6 @@ class LimitReachedError(RegistryError, TimeoutError):
             f"{limit} allows {calls} calls at once, and all are under way: {shown or 'by processes unknown'}.",
             remedy="Wait longer (`patience`), or raise max_concurrency (`dspy-registry policy set`).",
         )
-
-    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, int, tuple[str, ...]]]:
-        return type(self), (self.limit, self.calls, self.holders)
 
 
 # The store itself
@@ -299,6 +305,8 @@ class UpgradeRequiredError(StoreError):
 class FormatVersionError(RegistryError, ValueError):
     """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
+    _arguments = ("found", "supported")
+
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
         self.supported = supported
@@ -306,9 +314,6 @@ class FormatVersionError(RegistryError, ValueError):
             f"the registry has format version {found}, this release reads up to {supported}.",
             remedy="Use the release that wrote it or a newer one, or restore a backup of an older format.",
         )
-
-    def __reduce__(self) -> tuple[type[FormatVersionError], tuple[int, int]]:
-        return type(self), (self.found, self.supported)
 
 
 class CorruptRecordError(RegistryError, ValueError):
@@ -337,6 +342,8 @@ class DiscoveryError(RegistryError, RuntimeError):
 class WriterLockedError(RegistryError, BlockingIOError):
     """Another writer has the writer lock. `pid` is its process; None: unknown."""
 
+    _arguments = ("path", "pid")
+
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path
         self.pid = pid
@@ -345,9 +352,6 @@ class WriterLockedError(RegistryError, BlockingIOError):
             f"{path} already has a writer: {holder}.",
             remedy="Send changes to that writer with WriterClient or the command line, or stop it first.",
         )
-
-    def __reduce__(self) -> tuple[type[WriterLockedError], tuple[str, int | None]]:
-        return type(self), (self.path, self.pid)
 
 
 class WriterUnavailableError(RegistryError, ConnectionError):

@@ -168,7 +168,7 @@ def entries(rows: Iterable[CircuitRow]) -> list[HealthEntry]:
 
 
 def ensure_health_file(folder: Path, group: int | None = None) -> HealthFile:
-    """The file, opened writable. A missing or unusable one is replaced. Only for the daemon, while it has the lease."""
+    """The file, opened writable. A missing or unusable one is replaced. Only for the daemon with the writer lock."""
     try:
         file = HealthFile(folder, writable=True)
         file.read()

@@ -1,7 +1,7 @@
 """LMDB's two meta pages and its list of free pages, read from data.mdb with plain reads: nothing is mapped.
 
 LMDB maps the file and believes its meta pages. Where the file is shorter than they say, a look at the map is a SIGBUS.
-So whoever opens LMDB looks here first. What is read here is of LMDB 0.9's format, little-endian:
+So the code that opens LMDB looks here first. What is read here is of LMDB 0.9's format, little-endian:
 
     10   flags, 2
     16   magic, 4; version, 4

@@ -21,7 +21,7 @@ DEEP, MANY = "nests too deep", "holds too many values"
 _CONTAINERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 _OTHERS: Final = bytes(set(range(256)) - set(_CONTAINERS))
 
-# How many bytes follow a scalar's first byte. Negative: so many bytes of a length field follow, then the content.
+# How many bytes follow a scalar's first byte. Negative: a length field of that many bytes follows, then the content.
 _SCALAR_BYTES: Final = {0xC4: -1, 0xC5: -2, 0xC6: -4, 0xC7: -1, 0xC8: -2, 0xC9: -4} | dict(
     zip(range(0xCA, 0xDC), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17, -1, -2, -4), strict=True)
 )

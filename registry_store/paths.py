@@ -60,7 +60,7 @@ def _expanded(path: Path) -> Path:
 
 
 def file_identity(path: str | Path) -> FileIdentity | None:
-    """Which file a path names now; None when there is none to be seen."""
+    """Which file a path names now; None when the file is missing or hidden."""
     try:
         status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, at every opening
     except OSError:

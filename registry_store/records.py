@@ -57,7 +57,7 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `version` counts from 1; `revision` is the commit that last changed the record; `updated_at` its time in
     milliseconds since the epoch; `sequence` is the place in registration order, kept for life; `source` is core,
-    discovered, manifest:<file> or client. `by` is the user id and the process id of whoever changed it, as the kernel
+    discovered, manifest:<file> or client. `by` is the user id and process id of the one who changed it, as the kernel
     told them; None: not known, or written in format 1; process 0: of another PID namespace. `program` is the SHA-256 of
     a program's state (empty: the version has none), `global_revision` a cluster's revision (0: no cluster's).
     """

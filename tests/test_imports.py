@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -37,11 +38,16 @@ KEPT_SHORT = (*PACKAGES, "benchmarks", "tests")
 INDEX_HOSTS = tuple(".".join(parts).encode() for parts in (("pypi", "org"), ("pythonhosted", "org")))
 
 
+@functools.cache
+def parsed(text: str, name: str) -> ast.Module:
+    return ast.parse(text, name)
+
+
 def sources(root: Path, package: str) -> Iterator[tuple[Path, ast.Module]]:
     files = sorted(path for path in (root / package).rglob("*.py") if not in_a_linked_room(path, root))
     assert files, f"{root / package} holds no Python file: nothing would be checked"
     for path in files:
-        yield path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"), str(path))
+        yield path.relative_to(root), parsed(path.read_text(encoding="utf-8"), str(path))
 
 
 def in_a_linked_room(path: Path, root: Path) -> bool:

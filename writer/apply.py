@@ -9,11 +9,9 @@ import msgspec
 
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import (
-    LARGEST_LISTED_CHANGE,
     Action,
     Alias,
     AliasChange,
-    Change,
     LabelChange,
     ModuleChange,
     State,
@@ -26,15 +24,15 @@ from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.names import ALL, lookup_keys, terms
+from dspy_registry.registry_store.names import ALL, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.writer.aliases import DAMAGED
 from dspy_registry.writer.catalog import Catalog, load_vocabulary
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
+from dspy_registry.writer.log_entry import LogEntry
 from dspy_registry.writer.operations import Operations as Operations
 from dspy_registry.writer.staged_rows import write_layers, write_programs
 
@@ -55,14 +53,8 @@ class _Application:
         self._revision = draft.catalog.state.revision + 1
         self._result = Operations()
         self._postings = PostingChanges()
-        self._changes: list[ModuleChange] = []
+        self._log = LogEntry()
         self._expired_usage: dict[bytes, None] = {}
-        self._alias_changes: list[AliasChange] = []
-        self._label_changes: list[LabelChange] = []
-        self._overrides: list[str] = []
-        self._keys: dict[str, None] = {}
-        self._patterns: dict[str, None] = {}
-        self._names_of_labels: dict[str, None] = {}
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
@@ -124,7 +116,7 @@ class _Application:
             self._result.deletes[layout.MODULES].append(name.encode())
         if entry is None:
             self._forget_usage_of_versions(name)
-        self._log(name, stored, entry)
+        self._log_module(name, stored, entry)
 
     def _remove_damaged(self, name: str) -> None:
         """Unregister a module whose record is damaged: its terms have to be found in the indexes."""
@@ -134,7 +126,7 @@ class _Application:
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
-        self._changes.append(self._changed(name, "unregistered", self._catalog.last_version(name) + 1))
+        self._log.modules.append(self._changed(name, "unregistered", self._catalog.last_version(name) + 1))
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
@@ -188,7 +180,7 @@ class _Application:
         for key in (*self._catalog.version_rows(name), *staged):
             self._forget_usage(key)
 
-    def _log(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
+    def _log_module(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         action: Action = "unregistered"
         if entry is not None:
             version, source = entry.version, entry.source
@@ -197,7 +189,7 @@ class _Application:
             dropped = self._draft.dropped.get(name, ())
             last = dropped[-1] if dropped else stored.provenance if stored else None
             version, source = (last.version, last.source) if last else (0, "")
-        self._changes.append(self._changed(name, action, version, source))
+        self._log.modules.append(self._changed(name, action, version, source))
 
     def _changed(self, name: str, action: Action, version: int, source: str = "") -> ModuleChange:
         return ModuleChange(name, action, version, self._draft.changed_by.get(name), source)
@@ -272,12 +264,12 @@ class _Application:
                 key = alias.encode()
                 dumped = None if meaning is None else alias_codec.dump(meaning, key, self._format)
                 self._put_or_delete(layout.ALIASES, key, dumped)
-                self._keys[alias] = None
+                self._log.keys[alias] = None
 
     def _log_alias(self, alias: str, before: Alias | None, after: Alias | None) -> None:
         source = after.source if after else before.source if before else ""
         old, new = (meaning.name if meaning else None for meaning in (before, after))
-        self._alias_changes.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
+        self._log.aliases.append(AliasChange(alias, old, new, source, self._draft.aliases.by.get(alias)))
 
     def _policies(self) -> None:
         for (source, pattern), policy in self._draft.policies.items():
@@ -285,7 +277,7 @@ class _Application:
             if policy != self._catalog.policies.get((source, pattern)):
                 value = None if policy is None else policy_codec.dump(policy, key, self._format)
                 self._put_or_delete(layout.POLICIES, key, value)
-                self._patterns[pattern] = None
+                self._log.patterns[pattern] = None
 
     def _labels_after(self, name: str) -> dict[str, Label]:
         """The labels of a module as this draft leaves them."""
@@ -310,10 +302,9 @@ class _Application:
             stored = msgspec.structs.replace(after, by=by, revision=self._revision, updated_at=self._now)
             dumped = label_codec.dump(stored, key, self._format)
         self._put_or_delete(layout.LABELS, key, dumped)
-        self._names_of_labels[name] = None
         old, new = (tuple(found.versions.items()) if found else () for found in (before, after))
         source = after.source if after else before.source if before else ""
-        self._label_changes.append(LabelChange(name, label, old, new, source, by))
+        self._log.labels.append(LabelChange(name, label, old, new, source, by))
 
     def _newest_past(self, name: str) -> int:
         """The newest version of a module in the history, after this draft. 0: there is none."""
@@ -334,13 +325,14 @@ class _Application:
         before = self._catalog.layers(name) if stored is not None else {}  # without a record there are no layers
         after = before if staged is None else staged
         if (old and bool(before)) != (new and bool(after)):
-            self._overrides.append(name)
+            self._log.overrides.append(name)
 
     def _conclude(self) -> None:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
-        if not (self._changes or self._keys or self._postings or self._label_changes or self._patterns):
+        if not (self._log or self._postings):
             return
-        change = self._change()
+        terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
+        change = self._log.change(self._revision, self._now, self._draft.authors, terms, self._catalog)
         self._result.change = change
         key = layout.revision_key(change.revision)
         self._result.puts[layout.CHANGES][key] = change_codec.dump(change, key, self._format)
@@ -369,26 +361,3 @@ class _Application:
             self._put_or_delete(layout.META, key, row)
         if self._draft.position is not None:
             self._put_or_delete(layout.META, layout.META_CLUSTER, self._draft.position or None)
-
-    def _change(self) -> Change:
-        by = tuple(self._draft.authors)
-        if max(len(self._changes), len(self._label_changes)) > LARGEST_LISTED_CHANGE:
-            return Change(self._revision, self._now, everything=True, by=by)
-        terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
-        for name in dict.fromkeys((*(changed.name for changed in self._changes), *self._names_of_labels)):
-            # A damaged alias may have meant any module, and a reader may still have it cached.
-            aliases = (*self._catalog.aliases_of(name), *self._catalog.aliases_of(DAMAGED.name))
-            for key in (*lookup_keys(name), *aliases):
-                self._keys[key] = None
-        return Change(
-            self._revision,
-            self._now,
-            tuple(self._changes),
-            tuple(self._keys),
-            tuple(terms),
-            by=by,
-            policies=tuple(self._patterns),
-            labels=tuple(self._label_changes),
-            overrides=tuple(self._overrides),
-            aliases=tuple(self._alias_changes[:LARGEST_LISTED_CHANGE]),
-        )

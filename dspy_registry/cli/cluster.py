@@ -22,17 +22,24 @@ PASSWORD: Final = "DSPY_REGISTRY_CLUSTER_PASSWORD"
 def cluster_options(command: Decorated) -> Decorated:
     """`--cluster`, and how to get in; give them to `chosen`."""
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
-    for option in (
-        click.option("--cluster-password-file", type=file, metavar="FILE", help=f"Its password; else ${PASSWORD}."),
-        click.option("--cluster-user", metavar="NAME", help="A user of etcd."),
-        click.option("--cluster-key", type=file, metavar="FILE", help="The key of that certificate."),
-        click.option("--cluster-cert", type=file, metavar="FILE", help="This host's certificate."),
-        click.option("--cluster-ca", type=file, metavar="FILE", help="Certificates to trust, instead of the system's."),
-        click.option("--cluster-prefix", metavar="TEXT", help="What all keys begin with.  [default: /dspy-registry/]"),
-        click.option("--cluster", metavar="URL,…", help="Follow the etcd cluster with these nodes."),
+    for name, kind, metavar, told in (
+        ("password-file", file, "FILE", f"Its password; else ${PASSWORD}."),
+        ("user", str, "NAME", "A user of etcd."),
+        ("key", file, "FILE", "The key of that certificate."),
+        ("cert", file, "FILE", "This host's certificate."),
+        ("ca", file, "FILE", "Certificates to trust, instead of the system's."),
+        ("prefix", str, "TEXT", "What all keys begin with; /dspy-registry/ unless it is given."),
     ):
+        variable = f"DSPY_REGISTRY_CLUSTER_{name.replace('-', '_').upper()}"
+        option = click.option(f"--cluster-{name}", type=kind, metavar=metavar, envvar=variable, help=told)
         command = option(command)
-    return command
+    return click.option(
+        "--cluster",
+        metavar="URL,…",
+        envvar="DSPY_REGISTRY_CLUSTER",
+        show_envvar=True,
+        help="Follow the etcd cluster with these nodes.",
+    )(command)
 
 
 def chosen(

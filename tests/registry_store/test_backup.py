@@ -27,7 +27,8 @@ from dspy_registry.registry_store import layout, opening
 from dspy_registry.registry_store.backup import PARTIAL, Backup, backup
 from dspy_registry.registry_store.revision import NO_DATA_FILE, RevisionFile, data_identity
 from tests.conftest import violations
-from tests.support.command import COMMAND, answer, daemon, refusal, run
+from tests.support import fork_server
+from tests.support.command import COMMAND, answer, daemon, main_in_child, refusal, run
 from tests.support.processes import child, requests, say
 from tests.writer.test_history import damage
 
@@ -201,6 +202,12 @@ def test_a_folder_that_may_not_be_written(busy: Path, tmp_path: Path) -> None:
 # What goes wrong
 
 
+def back_up_with_room(folder: str, limit: int) -> None:
+    """The command, where a file may have `limit` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    main_in_child("backup", folder, "--json")
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 @pytest.mark.parametrize("room", ["nothing", "a page", "half", "just the data", "no lock file"])
 def test_a_full_disk_leaves_nothing(busy: Path, tmp_path: Path, room: str, is_new: bool) -> None:
@@ -209,13 +216,7 @@ def test_a_full_disk_leaves_nothing(busy: Path, tmp_path: Path, room: str, is_ne
     assert size < 260_000 < (tmp_path / "measured" / "lock.mdb").stat().st_size
     if not is_new:
         (tmp_path / "copy").mkdir()
-    done = subprocess.run(
-        [*COMMAND, "backup", str(tmp_path / "copy"), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    done = fork_server.run(__name__, "back_up_with_room", tmp_path / "copy", limit)
     assert (done.returncode, done.stdout) == (1, "")
     error = json.loads(done.stderr)["error"]
     assert error["type"] == "StoreError"

@@ -21,8 +21,8 @@ from dspy_registry import ModuleInfo, Registry, RegistryWriter, WriterClient
 from tests.stress.apart import asked
 from tests.stress.faults import Case, Fault, Plan
 from tests.stress.oracle import check_finds
+from tests.support import ROOT
 from tests.support.daemon_process import daemon
-from tests.support.processes import ROOT
 
 NAME = "a.B"
 _ASKERS = 4

@@ -19,8 +19,8 @@ from dspy_registry import ModuleInfo, Registry, RegistryWriter, UsageReporter, W
 from tests.stress.apart import Apart, asked
 from tests.stress.faults import Case, Fault, Plan
 from tests.stress.oracle import check_finds
+from tests.support import ROOT
 from tests.support.command import COMMAND
-from tests.support.processes import ROOT
 
 _CLIENTS = 16
 _PROCESSES = 4

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -168,19 +167,21 @@ def run(
     module: str, function: str, *arguments: Any, stdin: str = "", **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Let a process come to its end; what it said."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        process = start(module, function, *arguments, stderr=errors.fileno(), **options)
-        try:
-            with suppress(BrokenPipeError):
-                process.stdin.write(stdin)
-                process.stdin.close()
-            stdout = process.stdout.read()
-            status = process.wait()
-        finally:
-            process.kill()
-            process.close()
-        errors.seek(0)
-        return subprocess.CompletedProcess([*map(str, arguments)], status, stdout, errors.read())
+    process = start(module, function, *arguments, stderr=subprocess.PIPE, **options)
+    errors: list[str] = []
+    reading = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+    reading.start()
+    try:
+        with suppress(BrokenPipeError):
+            process.stdin.write(stdin)
+            process.stdin.close()
+        stdout = process.stdout.read()
+        status = process.wait()
+    finally:
+        process.kill()
+        reading.join()
+        process.close()
+    return subprocess.CompletedProcess([*map(str, arguments)], status, stdout, errors[0])
 
 
 def run_code(code: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

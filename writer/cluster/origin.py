@@ -14,12 +14,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterMembershipError,
@@ -50,6 +48,7 @@ from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
 from dspy_registry.writer.cluster.mirror import Mirror
+from dspy_registry.writer.cluster.staged import Staged
 from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host
@@ -58,16 +57,15 @@ from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
 from dspy_registry.writer.draft import Draft
 
-MOST_KEYS: Final = 100
-"""Keys that one transaction puts. etcd refuses more than 128 operations."""
-MOST_BYTES: Final = 1024 * 1024
-"""Bytes that one transaction puts. etcd refuses more than 1.5 MiB."""
 CONFLICT_SECONDS: Final = 2.0
+CONFLICTS: Final = 20
+"""A change that other hosts overtook so often, and for so long, is refused."""
 UNAVAILABLE_SECONDS: Final = 5.0
 """A leader that was killed is replaced within about two seconds, so writes wait for longer than that."""
 _SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accepted
 _MOST_WAITING: Final = 4096  # requests
 _MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
+_MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its commit take
 _GROUP: Final = 48  # requests that are tried in one transaction
 _ANSWERS_KEPT: Final = 2 * 3600  # seconds
 _PAUSE: Final = 0.1  # seconds
@@ -87,26 +85,6 @@ T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
 
 
-@dataclass
-class Staged:
-    """A group staged on a position: what it puts, and the clients whose answers it stores."""
-
-    position: Position
-    group: Group
-    change: bytes
-    puts: dict[bytes, bytes]
-    answers: dict[bytes, bytes]
-    is_repeated: bool
-    records: dict[tuple[bytes, bytes], bytes]
-    expected: dict[bytes, int]
-
-    @property
-    def is_too_large(self) -> bool:
-        """Whether one transaction cannot hold it."""
-        size = sum(len(key) + len(value) for part in (self.puts, self.answers) for key, value in part.items())
-        return len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES
-
-
 class Origin:
     """Takes the changes of this host's clients to the cluster. Belongs to the daemon's loop."""
 
@@ -116,6 +94,7 @@ class Origin:
         self._keys = keys
         self._mirror = mirror
         self._waiting: deque[GlobalRequest] = deque()
+        self._regulars = 1  # requests of the last group
         self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
@@ -168,8 +147,16 @@ class Origin:
         """Answer all that waits with an error."""
         self._answer_all([self._waiting.popleft() for _ in range(len(self._waiting))], error)
 
+    async def _gather(self) -> None:
+        """Wait a moment for a group to become as large as the last one: clients answered together send together."""
+        until = time.monotonic() + _MOST_PATIENT
+        while len(self._waiting) < self._regulars and time.monotonic() < until:
+            await asyncio.sleep(_MOST_PATIENT / 8)
+
     async def _carry_out_some(self) -> None:
+        await self._gather()
         works = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
+        self._regulars = len(works)
         try:
             if self.refusal is not None:
                 raise self.refusal
@@ -234,8 +221,9 @@ class Origin:
     # A group
 
     async def _carry_out(self, works: Sequence[GlobalRequest]) -> None:
-        began = time.monotonic()
+        began, tries = time.monotonic(), 0
         while True:
+            tries += 1
             staged = await asyncio.to_thread(self._stage, works)
             if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
                 await self._carry_out(works[: len(works) // 2])
@@ -251,7 +239,7 @@ class Origin:
             if marker is not None:
                 await tidy(self._engine, self._keys)
             self.conflicts += 1
-            if time.monotonic() - began > CONFLICT_SECONDS:
+            if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
             await self._shown(outcome.revision)
 

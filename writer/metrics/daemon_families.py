@@ -136,6 +136,18 @@ def _health(section: Any, now: float) -> Iterator[Metric]:
     yield moved
 
 
+def _cluster(section: Any, now: float) -> Iterator[Metric]:
+    section = _mapping(section)
+    yield _gauge("cluster_lag_seconds", "Time since the cluster was last heard.", section.get("lag_seconds", 0))
+    yield _gauge("cluster_applied_revision", "The cluster's revision that this host holds.", section.get("applied", 0))
+    yield _gauge("cluster_newest_revision", "The newest revision heard of the cluster.", section.get("newest", 0))
+    yield _gauge("cluster_hosts", "Hosts of the cluster that are present.", len(section.get("hosts", ())))
+    yield _gauge("cluster_waiting", "Changes of this host that wait for the cluster.", section.get("waiting", 0))
+    yield _gauge("cluster_set_aside", "Local declarations that contradict the cluster.", section.get("errors", 0))
+    yield _counter("cluster_conflicts", "Changes that were staged again.", section.get("conflicts", 0))
+    yield _counter("cluster_reconnects", "Times that the watch was begun again.", section.get("reconnects", 0))
+
+
 _SECTIONS = {
     "manifests": _manifests,
     "discovery": _discovery,
@@ -144,6 +156,7 @@ _SECTIONS = {
     "health": _health,
     "backups": _backups,
     "check": _check,
+    "cluster": _cluster,
 }
 
 

@@ -52,6 +52,10 @@ class Account:
         """Remember what is lost. The first reason counts."""
         self._lost.setdefault(where(database, key), reason)
 
+    def kept(self, database: bytes, key: Any) -> None:
+        """Something that seemed lost is kept after all."""
+        self._lost.pop(where(database, key), None)
+
     @property
     def taken(self) -> tuple[Taken, ...]:
         """All that was taken from elsewhere, by place."""

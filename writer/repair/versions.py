@@ -9,7 +9,7 @@ import msgspec
 from dspy_registry.registry_store.codec import decode_record, encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec
-from dspy_registry.registry_store.layout import FORMAT_VERSION, HISTORY_VERSIONS, LABELS, PROGRAMS
+from dspy_registry.registry_store.layout import FORMAT_VERSION, HISTORY, HISTORY_VERSIONS, LABELS, PROGRAMS
 from dspy_registry.registry_store.program_rows import cut, document_in, program_of, rows_of
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.writer.repair.account import Account
@@ -32,6 +32,7 @@ def labels(found: Found, modules: Modules, account: Account) -> Rows:
         for version in label.versions:
             if version != modules.records[name].provenance.version:
                 modules.past[name].setdefault(version, modules.history[name][version])
+                account.kept(HISTORY, (name, version))
         rows[key] = label_codec.dump(label, key, FORMAT_VERSION)
         if (LABELS, key) in found.origin:
             account.took(LABELS, key, found.origin[LABELS, key])
@@ -44,12 +45,12 @@ def _not_kept(modules: Modules, name: str, versions: Iterable[int]) -> str:
     if stored is None:
         return "its module is lost"
     kept = modules.past.get(name, {})
-    is_full = len(kept) >= HISTORY_VERSIONS
+    oldest = max(kept, default=0) - HISTORY_VERSIONS  # from here on, only labels keep versions
     for version in sorted(versions):
         if version >= modules.renumbered.get(name, version + 1):
             return f"version {version}, which it names, has another number now"
         is_there = version == stored.provenance.version or version in kept
-        if not is_there and not (is_full and version in modules.history.get(name, {})):
+        if not is_there and not (version <= oldest and version in modules.history.get(name, {})):
             return f"version {version}, which it names, is lost"
     return ""
 

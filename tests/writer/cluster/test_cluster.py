@@ -136,7 +136,7 @@ def test_policies_are_global_and_labels_are_of_each_host(tmp_path: Path, cluster
         in_step(a, b)
         with Registry(b.path) as registry:
             assert registry.policy("acme.Two").max_concurrency == 3
-            with pytest.raises(UnknownModuleError):
+            with pytest.raises(errors.UnknownLabelError):
                 registry.get_module("acme.One@live")
         at_b.set_label("acme.One", "live", 2)
         for number in range(20):

@@ -90,6 +90,15 @@ def test_a_section_that_failed_is_an_error_of_its_own_kind() -> None:
     assert found["dspy_registry_part_failed", ("discovery",)] == 1
 
 
+def test_a_host_that_is_cut_off_from_its_cluster_is_told() -> None:
+    cluster = {"lag_seconds": 7.5, "applied": 40, "newest": 42, "hosts": {"a": {}, "b": {}}, "error": "cut off"}
+    found = samples(status_families(status(cluster=cluster), 0.0))
+    assert found["dspy_registry_cluster_lag_seconds", ()] == 7.5
+    assert found["dspy_registry_cluster_newest_revision", ()] - found["dspy_registry_cluster_applied_revision", ()] == 2
+    assert found["dspy_registry_cluster_hosts", ()] == 2
+    assert found["dspy_registry_part_failed", ("cluster",)] == 1
+
+
 def test_the_last_check_and_the_last_backup_are_told() -> None:
     sections = {"check": {"violations": 2, "error": "2 found"}, "backups": {"last_at": 5000, "error": ""}}
     found = samples(status_families(status(**sections), 0.0))

@@ -1,0 +1,34 @@
+"""A group of clients' changes, staged: what is to be put into the cluster, and what that rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.writer.daemon.group import Group
+
+MOST_KEYS: Final = 100
+"""Keys that one transaction puts. etcd refuses more than 128 operations."""
+MOST_BYTES: Final = 1024 * 1024
+"""Bytes that one transaction puts. etcd refuses more than 1.5 MiB."""
+
+
+@dataclass
+class Staged:
+    """A group staged on a position: what it puts, and the clients whose answers it stores."""
+
+    position: Position
+    group: Group
+    change: bytes
+    puts: dict[bytes, bytes]
+    answers: dict[bytes, bytes]
+    is_repeated: bool
+    records: dict[tuple[bytes, bytes], bytes]
+    expected: dict[bytes, int]
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether one transaction cannot hold it."""
+        size = sum(len(key) + len(value) for part in (self.puts, self.answers) for key, value in part.items())
+        return len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES

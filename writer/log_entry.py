@@ -1,0 +1,50 @@
+"""What one commit changed, gathered while it is made, and its entry in the change log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dspy_registry.registry_store.changes import LARGEST_LISTED_CHANGE, AliasChange, Change, LabelChange, ModuleChange
+from dspy_registry.registry_store.names import lookup_keys
+from dspy_registry.registry_store.records import By
+from dspy_registry.writer.aliases import DAMAGED
+from dspy_registry.writer.catalog import Catalog
+
+
+class LogEntry:
+    """Changes in the order in which they were noted. `keys` are strings that may mean something else now."""
+
+    def __init__(self) -> None:
+        self.modules: list[ModuleChange] = []
+        self.aliases: list[AliasChange] = []
+        self.labels: list[LabelChange] = []
+        self.overrides: list[str] = []
+        self.patterns: dict[str, None] = {}
+        self.keys: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether a reader can see any of it."""
+        return bool(self.modules or self.keys or self.labels or self.patterns)
+
+    def change(self, revision: int, now: int, by: Iterable[By], terms: Iterable[str], catalog: Catalog) -> Change:
+        """The entry. `catalog` is the registry before it; a change too large to list says that everything changed."""
+        requesters = tuple(by)
+        if max(len(self.modules), len(self.labels)) > LARGEST_LISTED_CHANGE:
+            return Change(revision, now, everything=True, by=requesters)
+        names = (*(changed.name for changed in self.modules), *(changed.name for changed in self.labels))
+        for name in dict.fromkeys(names):
+            # A damaged alias may have meant any module, and a reader may still have it cached.
+            for key in (*lookup_keys(name), *catalog.aliases_of(name), *catalog.aliases_of(DAMAGED.name)):
+                self.keys[key] = None
+        return Change(
+            revision,
+            now,
+            tuple(self.modules),
+            tuple(self.keys),
+            tuple(terms),
+            by=requesters,
+            policies=tuple(self.patterns),
+            labels=tuple(self.labels),
+            overrides=tuple(self.overrides),
+            aliases=tuple(self.aliases[:LARGEST_LISTED_CHANGE]),
+        )
