@@ -39,7 +39,8 @@ def unpack(failed: Failed) -> RegistryError:
         error = kind(*failed.arguments)  # type: ignore[arg-type]  # whatever was packed, or else TypeError
     except (TypeError, ValueError) as reason:
         return ProtocolError(f"the daemon's {failed.kind} is not understood: {reason}.")
-    error.remedy = failed.remedy
+    if error.remedy != failed.remedy:
+        error.remedy = failed.remedy
     return error
 
 
