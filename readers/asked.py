@@ -90,6 +90,8 @@ _HASHABLE: Final = frozenset((type(None), str, bool, tuple))
 
 
 def _names(argument: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(given, Iterable):
+        raise wrong_type(argument, "a str or several", given)
     names = (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         if not isinstance(name, str):

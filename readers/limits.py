@@ -118,7 +118,7 @@ class LimitedCall:
 
 def checked_patience(patience: float | None) -> float | None:
     """Raises InvalidArgumentError."""
-    if patience is not None and not patience >= 0:
+    if patience is not None and not (isinstance(patience, (int, float)) and patience >= 0):
         raise InvalidArgumentError(f"patience is {patience!r}, it must be seconds, 0 or more, or None.")
     return patience
 
