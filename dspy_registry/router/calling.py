@@ -12,9 +12,10 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
+from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import InvalidArgumentError
-from dspy_registry.registry_store.outcome_kinds import CANCELLED, OK, TIMEOUT
+from dspy_registry.registry_store.outcome_kinds import CALLER, CANCELLED, OK, TIMEOUT
 from dspy_registry.registry_store.retry_after import retry_after_of
 from dspy_registry.router.admission import Admission, admit, admit_async
 from dspy_registry.router.attempt import Attempt
@@ -22,6 +23,7 @@ from dspy_registry.router.course import Ended, Refused, Try
 from dspy_registry.router.dspy_settings import is_streaming, within_time, within_time_async
 from dspy_registry.router.threads import Job, threads
 from dspy_registry.router.under_way import CallUnderWay, under_way
+from dspy_registry.router.wanted import Wanted
 from dspy_registry.writer.client.reporter import UsageReporter
 
 _log = logging.getLogger("dspy_registry")
@@ -31,8 +33,14 @@ class Given(NamedTuple):
     """What a routed call is given. `characters` of input; None: not known."""
 
     targets: Mapping[str, Callable[..., Any]]
+    wanted: Wanted
     arguments: Mapping[str, Any]
     characters: int | None
+
+    def target(self, asked: str) -> Callable[..., Any]:
+        """What to call for a name that the route was asked for. `Programs` have a program for each version."""
+        is_by_version = isinstance(self.targets, Programs)
+        return self.targets[asked if is_by_version else self.wanted.target_of[asked]]
 
 
 class Abandoned:
@@ -59,8 +67,8 @@ class Calling:
 
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
-        target = given.targets[step.candidate.asked]
-        if inspect.iscoroutinefunction(target):
+        target = given.target(step.candidate.asked)
+        if _is_async(target):
             raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
         admission = admit(self.registry, step)
         if isinstance(admission, Refused):
@@ -87,7 +95,7 @@ class Calling:
         admission = await admit_async(self.registry, step)
         if isinstance(admission, Refused):
             return admission
-        call = CallUnderWay(step.candidate.name, given.targets[step.candidate.asked])
+        call = CallUnderWay(step.candidate.name, given.target(step.candidate.asked))
         report = _Report(self, step, given, call)
         awaited = awaitable(call.target)
         if awaited is None:
@@ -143,6 +151,9 @@ class _Report:
         """`kind` "": as the error says."""
         candidate, limit_ms = self._step.candidate, self._step.seconds * 1000
         milliseconds = (time.monotonic() - self._began) * 1000
+        if inspect.iscoroutine(value):  # nobody would run it, and the call would count as completed
+            value.close()
+            value, kind, error = None, CALLER, _not_awaited(candidate.name)
         kind = kind or (OK if error is None else self._calling.classify(error))
         attempt = Attempt(candidate.name, candidate.version, kind, milliseconds, limit_ms, error)
         self._calling.reporter.record(
@@ -166,6 +177,12 @@ class _Report:
                 "" if error is None else f": {error!r}",
             )
         return Ended(attempt, value)
+
+
+def _not_awaited(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the target of {name} returned a coroutine.", remedy="Give the async function itself, and use `acall`."
+    )
 
 
 class InThread:
@@ -262,10 +279,14 @@ def _in_this_thread(work: Callable[[], Any], admission: Admission, report: _Repo
 
 def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
     """What to await for this target: itself, or `acall` of a program of DSPy. None: it cannot be awaited."""
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004
+    if _is_async(target):
         return target
     acall = getattr(target, "acall", None)
     return acall if acall is not None and callable(getattr(target, "aforward", None)) else None
+
+
+def _is_async(target: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
 def _marked(call: CallUnderWay) -> Context:
