@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NamedTuple
@@ -79,6 +80,7 @@ class Calling:
         if is_streaming():
             return _in_this_thread(work, admission, report)
         thread = InThread(work, admission, self.abandoned)
+        thread.start()
         try:
             is_done = thread.wait(step.seconds)
         except BaseException as error:  # KeyboardInterrupt, or what a signal's handler raises
@@ -86,7 +88,7 @@ class Calling:
             report.ended(None, error, CANCELLED)
             raise
         if is_done:
-            return report.ended(thread.job.value, thread.job.error)
+            return report.ended(thread.value, thread.error)
         thread.abandon()
         return report.timed_out()
 
@@ -100,7 +102,9 @@ class Calling:
         awaited = awaitable(call.target)
         if awaited is None:
             work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
-            future = in_thread(work, admission, self.abandoned)
+            job = _ForTask(work, admission)
+            job.start()
+            future = job.future
         else:
             future = _as_task(within_time_async(step.seconds, awaited, given.arguments), _marked(call), admission)
         try:
@@ -185,22 +189,33 @@ def _not_awaited(name: str) -> InvalidArgumentError:
     )
 
 
-class InThread:
-    """A call in another thread. What it holds is given back when the call ends."""
+class _Held(Job):
+    """A call in another thread. What it holds is given back when the call ends, or at once if it cannot begin."""
+
+    def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
+        super().__init__(work)
+        self._admission = admission
+
+    def start(self) -> None:
+        """Begin. An interrupt may come when the call has begun already: then it keeps what it holds."""
+        try:
+            threads.start(self)
+        except BaseException:
+            if self.withdraw():
+                self._admission.end()
+            raise
+
+
+class InThread(_Held):
+    """A call for which a thread waits."""
 
     def __init__(self, work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> None:
+        super().__init__(work, admission)
         self._done = threading.Lock()
         self._done.acquire()
         self._ending = threading.Lock()
-        self._admission = admission
         self._abandoned = abandoned
         self._is_abandoned = self._has_ended = False
-        self.job = Job(work, self._end)
-        try:
-            threads.start(self.job)
-        except BaseException:
-            admission.end()
-            raise
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within this time."""
@@ -213,7 +228,7 @@ class InThread:
                 self._is_abandoned = True
                 self._abandoned.add(1)
 
-    def _end(self) -> None:
+    def tell(self) -> None:
         self._admission.end()
         with self._ending:
             self._has_ended = True
@@ -222,36 +237,28 @@ class InThread:
         self._done.release()
 
 
-def in_thread(work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> asyncio.Future[Any]:
-    """A future of a call in another thread. Cancelling it does not end the call."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+class _ForTask(_Held):
+    """A call for which a task waits. Cancelling `future` does not end the call."""
 
-    def tell() -> None:
-        admission.end()
-        try:
-            loop.call_soon_threadsafe(_settle, future, job)
-        except RuntimeError:  # the loop was closed
+    def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
+        super().__init__(work, admission)
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def tell(self) -> None:
+        self._admission.end()
+        with suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self.future.done():
             return
-
-    job = Job(work, tell)
-    try:
-        threads.start(job)
-    except BaseException:
-        admission.end()
-        raise
-    return future
-
-
-def _settle(future: asyncio.Future[Any], job: Job) -> None:
-    if future.done():
-        return
-    if job.error is None:
-        future.set_result(job.value)
-    elif isinstance(job.error, StopIteration):  # a future refuses it
-        future.set_exception(RuntimeError("the call raised StopIteration"))
-    else:
-        future.set_exception(job.error)
+        if self.error is None:
+            self.future.set_result(self.value)
+        elif isinstance(self.error, StopIteration):  # a future refuses it
+            self.future.set_exception(RuntimeError("the call raised StopIteration"))
+        else:
+            self.future.set_exception(self.error)
 
 
 def _as_task(coroutine: Any, context: Context, admission: Admission) -> asyncio.Task[Any]:
