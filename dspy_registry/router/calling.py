@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.readers.route import Candidate
+from dspy_registry.registry_store.errors import InvalidArgumentError, NoProgramError, ProgramRefusedError
 from dspy_registry.registry_store.outcome_kinds import CALLER, CANCELLED, OK, TIMEOUT
 from dspy_registry.registry_store.retry_after import retry_after_of
 from dspy_registry.router.admission import Admission, admit, admit_async
@@ -30,6 +31,13 @@ from dspy_registry.writer.client.reporter import UsageReporter
 _log = logging.getLogger("dspy_registry")
 
 
+class Target(NamedTuple):
+    """What is called, and which version it is."""
+
+    call: Callable[..., Any]
+    version: int
+
+
 class Given(NamedTuple):
     """What a routed call is given. `characters` of input; None: not known."""
 
@@ -38,10 +46,17 @@ class Given(NamedTuple):
     arguments: Mapping[str, Any]
     characters: int | None
 
-    def target(self, asked: str) -> Callable[..., Any]:
-        """What to call for a name that the route was asked for. `Programs` have a program for each version."""
-        is_by_version = isinstance(self.targets, Programs)
-        return self.targets[asked if is_by_version else self.wanted.target_of[asked]]
+    def target(self, candidate: Candidate) -> Target | Refused:
+        """What to call for a candidate. `Programs` have a program for each version, or an older one meanwhile.
+
+        A program that does not fit this process says nothing about the module, so others are tried without a report.
+        """
+        if not isinstance(self.targets, Programs):
+            return Target(self.targets[self.wanted.target_of[candidate.asked]], candidate.version)
+        try:
+            return Target(*self.targets.serving(candidate.asked))
+        except (ProgramRefusedError, NoProgramError) as error:
+            return Refused(error)
 
 
 class Abandoned:
@@ -68,14 +83,16 @@ class Calling:
 
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
-        target = given.target(step.candidate.asked)
-        if _is_async(target):
+        target = given.target(step.candidate)
+        if isinstance(target, Refused):
+            return target
+        if _is_async(target.call):
             raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
         admission = admit(self.registry, step)
         if isinstance(admission, Refused):
             return admission
-        call = CallUnderWay(step.candidate.name, target)
-        report = _Report(self, step, given, call)
+        call = CallUnderWay(step.candidate.name, target.call)
+        report = _Report(self, step, given, call, target.version)
         work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
         if is_streaming():
             return _in_this_thread(work, admission, report)
@@ -94,11 +111,14 @@ class Calling:
 
     async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt: a task if the target can be awaited, else in a thread."""
+        target = given.target(step.candidate)
+        if isinstance(target, Refused):
+            return target
         admission = await admit_async(self.registry, step)
         if isinstance(admission, Refused):
             return admission
-        call = CallUnderWay(step.candidate.name, given.target(step.candidate.asked))
-        report = _Report(self, step, given, call)
+        call = CallUnderWay(step.candidate.name, target.call)
+        report = _Report(self, step, given, call, target.version)
         awaited = awaitable(call.target)
         if awaited is None:
             work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
@@ -138,13 +158,14 @@ class Calling:
 class _Report:
     """How an attempt ended: told to the reporter, to the log, and to the course."""
 
-    __slots__ = ("_began", "_call", "_calling", "_characters", "_step")
+    __slots__ = ("_began", "_call", "_calling", "_characters", "_step", "_version")
 
-    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay) -> None:
+    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay, version: int) -> None:
         self._calling = calling
         self._step = step
         self._characters = given.characters
         self._call = call
+        self._version = version
         self._began = time.monotonic()
 
     def timed_out(self) -> Ended:
@@ -159,7 +180,7 @@ class _Report:
             value.close()
             value, kind, error = None, CALLER, _not_awaited(candidate.name)
         kind = kind or (OK if error is None else self._calling.classify(error))
-        attempt = Attempt(candidate.name, candidate.version, kind, milliseconds, limit_ms, error)
+        attempt = Attempt(candidate.name, self._version, kind, milliseconds, limit_ms, error)
         self._calling.reporter.record(
             candidate.name,
             milliseconds,
@@ -169,7 +190,7 @@ class _Report:
             self._call.tokens_out,
             self._call.cost_usd,
             error=None if kind == OK else kind,
-            version=candidate.version,
+            version=self._version,
             limit_ms=limit_ms,
             began=self._began,
             retry_after=None if error is None else retry_after_of(error, time.time()),

@@ -96,7 +96,8 @@ class Router:
         arguments.
 
         Raises what an attempt raised if the request itself is wrong (kind `caller`), RouteFailedError with all
-        attempts when none succeeded, and LimitReachedError when no limit let an attempt begin. For the rest it raises
+        attempts when none succeeded, LimitReachedError when no limit let an attempt begin, and
+        ProgramRefusedError or NoProgramError when this process can have none of the programs. For the rest it raises
         what `Registry.route` raises, and InvalidArgumentError for a name without a target or a target that must be
         awaited.
         """
