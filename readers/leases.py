@@ -182,7 +182,8 @@ class _View:
     @property
     def is_current(self) -> bool:
         """False after a fork, and when another file has taken its place."""
-        return self.file.is_open and not self.file.is_retired
+        file = self.file
+        return file.descriptor >= 0 and not file.is_retired
 
     def prepared(self, key: str, calls: int) -> Region:
         """The cells of a key, allocated if they do not exist yet."""
@@ -225,9 +226,9 @@ class Leases:
     def region(self, key: str, calls: int) -> Region:
         """The cells of a key, at least this many. Raises StoreError, StorePermissionError."""
         view = self._view
-        if view is not None and view.is_current:
+        if view is not None:
             region = view.regions.get(key)
-            if region is not None and calls <= region.widest <= len(region.starts):
+            if region is not None and view.is_current and calls <= region.widest <= len(region.starts):
                 return region
         return self._prepared(key, calls)
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+_gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME  # looked up once: limits ask at each begin and end
 _START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command, which may hold anything
 
 
@@ -20,7 +21,7 @@ class ProcessIdentity(NamedTuple):
 
 def boot_seconds() -> float:
     """Seconds since the host booted, including time when it was suspended. The same in every process."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return _gettime(_BOOTTIME)
 
 
 @cache

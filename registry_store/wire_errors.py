@@ -39,7 +39,7 @@ def unpack(failed: Failed) -> RegistryError:
         error = kind(*failed.arguments)  # type: ignore[arg-type]  # whatever was packed, or else TypeError
     except (TypeError, ValueError) as reason:
         return ProtocolError(f"the daemon's {failed.kind} is not understood: {reason}.")
-    if error.remedy != failed.remedy:
+    if error.remedy != failed.remedy:  # most are of the class
         error.remedy = failed.remedy
     return error
 
