@@ -307,7 +307,7 @@ class Queries(Mapping[str, ModuleInfo]):
         Raises UnknownModuleError for any other name, AmbiguousNameError, UnknownLabelError, and InvalidArgumentError
         for what is no version.
         """
-        if isinstance(version, str):
+        if isinstance(version, str) and not version.isdecimal():
             version = self.resolve(f"{name}@{version}").version
         check_version(version)
         info = self._fetch(name)
