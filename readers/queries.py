@@ -307,7 +307,9 @@ class Queries(Mapping[str, ModuleInfo]):
         Raises UnknownModuleError for any other name, AmbiguousNameError, UnknownLabelError, and InvalidArgumentError
         for what is no version.
         """
-        if isinstance(version, str) and not version.isdecimal():
+        if isinstance(version, str):
+            if version.isdecimal():  # a text such as "3" is no label
+                check_version(version)
             version = self.resolve(f"{name}@{version}").version
         check_version(version)
         info = self._fetch(name)
