@@ -153,8 +153,8 @@ def rank(field: Field, prefer: str | Order, asked: Limits) -> Ranking:
             break
     ordered = field.ordered(prefer, unit)
     if len(left) < len(ordered):
-        within = {facts.identity for facts in left}
-        ordered = tuple(each for each in ordered if each.facts.identity in within)
+        within = set(map(id, left))  # the field's own objects
+        ordered = tuple(each for each in ordered if id(each[0]) in within)
     if asked.accept is not None:
         ordered = _accepted(ordered, asked.accept, unit, excluded)
     if field.is_any_open:
@@ -192,7 +192,7 @@ def _within_limits(candidates: Sequence[Facts], asked: Limits, excluded: list[Ex
 
 
 def _problem(facts: Facts, asked: Limits) -> tuple[Reason, str] | None:
-    if asked.exclude and (facts.name in asked.exclude or facts.identity in asked.exclude):
+    if asked.exclude and (facts.name in asked.exclude or facts[:2] in asked.exclude):
         return "exclude", "the caller excludes it"
     if asked.deadline_ms is not None and facts.expected_ms > asked.deadline_ms:
         return "deadline", f"it takes about {facts.expected_ms:.0f} ms, the deadline is {asked.deadline_ms:g} ms"

@@ -176,13 +176,13 @@ class Router:
         _check(arguments, deadline_ms)
         if characters is None:
             characters = input_characters(arguments)
-        chosen = (asked.pop(argument, None) for argument in ("names", "label", "key"))
+        chosen = asked.pop("names", None), asked.pop("label", None), asked.pop("key", None)
         wanted = Wanted(self.registry, targets, *chosen)
+        route = partial(self.registry.route, capabilities, input_size=characters, **asked)
 
         def ask(left_ms: float | None) -> Route:
             within = None if left_ms is None else min(deadline_ms, _rounded_up(left_ms))
-            among = partial(self.registry.route, capabilities, input_size=characters, deadline_ms=within, **asked)
-            return wanted.route(lambda names: among(names=names))
+            return wanted.route(partial(route, deadline_ms=within))
 
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)

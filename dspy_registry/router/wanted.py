@@ -36,31 +36,33 @@ class Wanted:
         label: str | None,
         key: str | None,
     ) -> None:
-        check_text("label", label)
-        check_text("key", key)
+        self._is_plain = label is None and key is None
+        if not self._is_plain:
+            check_text("label", label)
+            check_text("key", key)
         self._registry = registry
         self._targets = targets
         self._label = label
         self._key = key
         if names is None:
-            self._asked = {name: name for name in targets}
+            self._asked = dict(zip(targets, targets, strict=True))
         else:
             self._asked = dict(self._asked_and_target(name) for name in names_of("names", names))
         self.target_of = self._asked
         """The name of the target by the name that the last route was asked for."""
 
-    def route(self, ask: Callable[[tuple[str, ...]], Route]) -> Route:
-        """The route among them. `ask` gives it for the names. Raises what `ask` raises."""
-        if self._label is not None or self._key is not None:
+    def route(self, ask: Callable[..., Route]) -> Route:
+        """The route among them. `ask` gives it for `names`. Raises what `ask` raises."""
+        if not self._is_plain:
             self.target_of = self._versions()
         try:
-            return ask(tuple(self.target_of))
+            return ask(names=tuple(self.target_of))
         except GONE:
             known = {name: target for name, target in self.target_of.items() if self._resolved(name) is not None}
             if not known or len(known) == len(self.target_of):
                 raise
             self.target_of = known
-            return ask(tuple(known))
+            return ask(names=tuple(known))
 
     def _versions(self) -> dict[str, str]:
         """Each by the version that the label or the key chooses: `name@version`."""
