@@ -75,7 +75,7 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
     try:
         environment = share(target) if isinstance(target, Environment) else _attached(registry_path(target))
     except DamagedStoreError as error:
-        yield Violation(DAMAGE, "data.mdb", str(error))
+        yield Violation(DAMAGE, error.file, str(error))
         return
     try:
         yield from _check(environment, progress)
