@@ -99,12 +99,13 @@ def refuse_freed_root(folder: Path) -> None:
     root leads to was used again since. For the writer, and for `check`: it reads the whole list of free pages.
     """
     with _opened(folder) as descriptor:
+        problem = _problem_of_root(descriptor)
         for _ in range(_LOOKS):
-            problem = _problem_of_root(descriptor)
             if problem is None:
                 return
             time.sleep(_PAUSE)
-    raise problem_of(folder, problem)
+            problem = _problem_of_root(descriptor)
+    raise problem_of(folder, problem or "is damaged")
 
 
 def _problem_of_root(descriptor: int) -> str | None:

@@ -280,14 +280,11 @@ class RegistryNotFoundError(StoreError, FileNotFoundError):
 class DamagedStoreError(StoreError):
     """A file of the registry was cut short, emptied, overwritten or taken away: `file`. The message names it too."""
 
+    file = "data.mdb"
     remedy = (
         "Restore a backup (`dspy-registry restore`). "
         "Without one, keep a copy of the folder, and start a new registry in another one."
     )
-
-    def __init__(self, message: str, *, remedy: str | None = None, file: str = "data.mdb") -> None:
-        super().__init__(message, remedy=remedy)
-        self.file = file
 
 
 class NoReaderSlotError(StoreError):

@@ -68,8 +68,9 @@ def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
 
 def _of_lock_file(error: lmdb.Error, folder: Path) -> DamagedStoreError:
     """LMDB says the same of both files, and `refuse_damaged` has found the meta pages of data.mdb to be sound."""
-    path = folder / layout.LOCK_FILE
-    return DamagedStoreError(f"{path} was overwritten ({error}).", remedy=_LOCK_FILE_REMEDY, file=path.name)
+    damaged = DamagedStoreError(f"{folder / layout.LOCK_FILE} was overwritten ({error}).", remedy=_LOCK_FILE_REMEDY)
+    damaged.file = layout.LOCK_FILE
+    return damaged
 
 
 def open_databases(env: Any, folder: Path, *, writable: bool) -> Databases:
