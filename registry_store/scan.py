@@ -50,10 +50,10 @@ def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail
     if database is None:
         return
     cursor = txn.cursor(database)
-    key, found = b"", cursor.set_range(prefix)
+    found = cursor.set_range(prefix)
     while found and cursor.key().startswith(prefix):
-        last, key = key, cursor.key()
-        if key <= last:  # it would be found for ever
+        key = cursor.key()
+        if len(key) <= tail or key[-tail]:  # it might be found for ever
             raise CorruptRecordError(f"{key!r} is a key without a zero byte in its place.")
         group = key[:-tail]
         yield group

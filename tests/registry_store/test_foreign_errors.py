@@ -69,6 +69,9 @@ def uses(folder: Path) -> Iterator[Callable[[], object]]:
 
 def read_all(folder: Path) -> None:
     with Registry(folder) as registry, registry.snapshot() as snapshot:
+        for complete in (snapshot.unregistered_names, lambda: snapshot.words("capability"), snapshot.aliases):
+            with suppress(RegistryError):
+                list(complete())
         for queries in (registry, snapshot):
             for ask in (
                 lambda queries=queries: queries.get_module("a.B"),
