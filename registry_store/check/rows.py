@@ -36,6 +36,7 @@ from dspy_registry.registry_store.layout import (
     CHANGES_KEPT,
     HISTORY_VERSIONS,
     META_CLUSTER,
+    META_ROLLOUT,
     POLICIES,
     REQUESTS,
     USAGE,
@@ -45,6 +46,7 @@ from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.policy import policy_problems
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.rollout_rows import rollout_codec, rollout_key
 from dspy_registry.registry_store.scan import items_with_prefix
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
@@ -295,13 +297,21 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
 
 
 def global_rows(head: Head) -> Iterator[Violation]:
-    """What is wrong with what a host keeps of a cluster."""
+    """What is wrong with what a host keeps of a cluster and of rollouts."""
     format = head.dbs.format
     for key, value in items_with_prefix(head.txn, head.dbs.meta, META_CLUSTER):
         try:
             (position_codec if key == META_CLUSTER else global_row_codec).load(value, key, format)
         except CorruptRecordError as error:
             yield Violation(VALUES, f"meta/{text(key)}", str(error))
+    for key, value in items_with_prefix(head.txn, head.dbs.meta, META_ROLLOUT):
+        try:
+            found = rollout_codec.load(value, key, format)
+        except CorruptRecordError as error:
+            yield Violation(VALUES, f"meta/{text(key)}", str(error))
+            continue
+        if rollout_key(found.name, found.label) != key:
+            yield Violation(VALUES, f"meta/{text(key)}", f"holds the rollout of {found.name}@{found.label}")
 
 
 def _policy(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:
