@@ -86,7 +86,9 @@ def steer(draft: Draft, request: RolloutRequest, now: int | None = None) -> None
 
 def _begin(draft: Draft, request: RolloutRequest, now: int) -> None:
     name, label, new, plan = request.name, request.label, request.version, request.plan
-    current = load(draft, name, label)
+    key = rollout_key(name, label)
+    row = draft.rollout_rows().get(key)
+    current = None if row is None else _read(draft, key, row)  # a damaged one gives way
     if current is not None and current.is_active:
         if (current.new, current.plan) == (new, plan):
             return

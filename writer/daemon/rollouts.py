@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dspy_registry.registry_store.errors import RegistryError
+from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.rollout import DONE, RUNNING, Rollout
 from dspy_registry.registry_store.rollout_blocks import error_block, error_rate, no_row, slow_block
@@ -70,15 +70,23 @@ class RolloutKeeper:
             await self._host.submit(lambda draft: begin_step_again(draft, self._now()))
         while True:
             await asyncio.sleep(self._every)
-            try:
-                for rollout in self._stored():
+            error = await self._look_at_all()
+            if error and error != self._error:
+                _log.error("a rollout does not go on: %s", error)
+            self._error = error
+
+    async def _look_at_all(self) -> str:
+        """Look at each rollout. Returns why one of them does not go on; "": all do."""
+        problem = ""
+        try:
+            for rollout in self._stored():
+                try:
                     await self._look(rollout)
-            except RegistryError as error:
-                if self._error != error.message:
-                    _log.error("a rollout does not go on: %s", error)
-                self._error = error.message
-            else:
-                self._error = ""
+                except RegistryError as error:
+                    problem = f"{rollout.name}@{rollout.label}: {error.message}"
+        except CorruptRecordError as error:
+            problem = f"{error.message} A new rollout of that label takes its place."
+        return problem
 
     def _now(self) -> int:
         return int(self._clock() * 1000)

@@ -12,6 +12,7 @@ import pytest
 from dspy_registry import InvalidArgumentError, Registry, RegistryWriter, UnknownModuleError, UnknownVersionError
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.rollout import Plan
+from dspy_registry.registry_store.rollout_rows import rollout_key
 from dspy_registry.writer.cluster.membership import stage_join
 from dspy_registry.writer.rollouts import RolloutRequest, steer
 from tests.support import rollout_daemon
@@ -146,3 +147,13 @@ def test_a_registry_in_a_cluster_refuses_it(registry_folder: Path, clock: Path) 
         with pytest.raises(InvalidArgumentError, match="follows a cluster"):
             writer.store.committer.commit(lambda draft: steer(draft, request))
     assert named(registry_folder) == {1: 10_000}
+
+
+def test_a_damaged_rollout_is_told_and_gives_way(registry_folder: Path, clock: Path) -> None:
+    key = rollout_key(NAME, "live")
+    with RegistryWriter(registry_folder) as writer:
+        writer.store.committer.commit(lambda draft: draft.rollouts.update({key: b"damaged"}))
+    with served_by(registry_folder, clock) as served, served.client() as client:
+        until(lambda: client.status().sections["rollouts"]["error"])
+        client.start_rollout(NAME, 2, label="live", plan=PLAN)
+        assert facts(client)["state"] == "running"
