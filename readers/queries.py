@@ -308,6 +308,8 @@ class Queries(Mapping[str, ModuleInfo]):
         for what is no version.
         """
         if isinstance(version, str):
+            if version.isdecimal():  # a text such as "3" is no label
+                check_version(version)
             version = self.resolve(f"{name}@{version}").version
         check_version(version)
         info = self._fetch(name)

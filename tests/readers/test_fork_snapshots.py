@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import ForkedSnapshotError, Registry
+from dspy_registry.registry_store import sharing
 from dspy_registry.registry_store.sharing import run_deferred
 from tests.support import forks
 from tests.support.forks import await_all, durations, fork
@@ -24,8 +25,11 @@ def registry(folder: Path) -> Iterator[Registry]:
         yield registry
 
 
-def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(registry: Registry) -> None:
-    """One thread or another holds one nearly all the time."""
+def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread or another holds one nearly all the time. How long a fork waits at most is not what this is about."""
+    monkeypatch.setattr(sharing, "_PATIENCE_WITH_SNAPSHOTS", 60.0)
     over = threading.Event()
 
     def query() -> None:
