@@ -116,7 +116,7 @@ class UsageReporter:
         tokens_in: int = 0,
         tokens_out: int = 0,
         cost_usd: float | None = None,
-        # Give these by name. They are not keyword-only, because filling those in takes as long as all the rest here.
+        *,
         error: str | None = None,
         version: int = 0,
         limit_ms: float | None = None,
