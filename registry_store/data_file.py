@@ -93,24 +93,36 @@ def refuse_loss(folder: Path) -> None:
 
 
 def refuse_freed_root(folder: Path) -> None:
-    """Raises DamagedStoreError where the main root is a free page: an old one, as in a copy made under a writer.
+    """Raises DamagedStoreError where the main root is a free page, or an old page that leads to free pages.
 
-    It leads to pages that were used again since. For the writer, and for `check`: it reads the whole list
-    of free pages.
+    So it is in a copy made under a writer, and where an old page was put in the place of the main root. What such a
+    root leads to was used again since. For the writer, and for `check`: it reads the whole list of free pages.
     """
     with _opened(folder) as descriptor:
+        problem = _problem_of_root(descriptor)
         for _ in range(_LOOKS):
-            found = meta_pages.read_meta_pages(descriptor)
-            try:
-                is_free = found is not None and found[1].main_root in set(meta_pages.free_pages(descriptor, found[1]))
-            except DamagedPageError as error:
-                problem = f"has a damaged list of free pages: {error}"
-            else:
-                problem = "has a free page for its main root: it was copied while it was being written"
-                if not is_free:
-                    return
+            if problem is None:
+                return
             time.sleep(_PAUSE)
-    raise problem_of(folder, problem)
+            problem = _problem_of_root(descriptor)
+    raise problem_of(folder, problem or "is damaged")
+
+
+def _problem_of_root(descriptor: int) -> str | None:
+    found = meta_pages.read_meta_pages(descriptor)
+    if found is None:
+        return None
+    try:
+        free = set(meta_pages.free_pages(descriptor, found[1]))
+    except DamagedPageError as error:
+        return f"has a damaged list of free pages: {error}"
+    if found[1].main_root in free:
+        return "has a free page for its main root: it was copied while it was being written"
+    try:
+        is_old = not free.isdisjoint(meta_pages.database_roots(descriptor, found[1]))
+    except DamagedPageError as error:
+        return f"has a damaged main root: {error}"
+    return "has an old page for its main root: databases that it names begin with free pages" if is_old else None
 
 
 def problem_of(folder: Path, problem: str, remedy: str | None = None) -> DamagedStoreError:

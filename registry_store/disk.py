@@ -12,9 +12,8 @@ from typing import Final
 import lmdb
 
 from dspy_registry.registry_store.errors import RegistryError, StoreError, StorePermissionError
+from dspy_registry.registry_store.remedies import FREE_SPACE, TOO_MANY_FILES
 
-FREE_SPACE: Final = "Free disk space, then repeat the change."
-TOO_MANY_FILES: Final = "Raise the limit of open files (`ulimit -n`, LimitNOFILE= in a unit), or close some of them."
 _NEARLY_FULL: Final = 1024 * 1024
 """Bytes. LMDB reports a write that was cut short as EIO. Only the free space shows that the disk was full."""
 

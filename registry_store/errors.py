@@ -278,8 +278,9 @@ class RegistryNotFoundError(StoreError, FileNotFoundError):
 
 
 class DamagedStoreError(StoreError):
-    """A file of the registry was cut short, emptied, overwritten or taken away; the message names it."""
+    """A file of the registry was cut short, emptied, overwritten or taken away: `file`. The message names it too."""
 
+    file = "data.mdb"
     remedy = (
         "Restore a backup (`dspy-registry restore`). "
         "Without one, keep a copy of the folder, and start a new registry in another one."

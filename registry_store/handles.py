@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from dspy_registry.registry_store.disk import FREE_SPACE, TOO_MANY_FILES, full, is_full
+from dspy_registry.registry_store.disk import full, is_full
 from dspy_registry.registry_store.errors import (
     DamagedStoreError,
     NoReaderSlotError,
@@ -20,6 +20,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.layout import DATA_FILE
 from dspy_registry.registry_store.reader_table import described, holders, read_without_slot
+from dspy_registry.registry_store.remedies import FREE_SPACE, TOO_MANY_FILES
 
 Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffers` was
 Database = Any

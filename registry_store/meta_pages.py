@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from dspy_registry.registry_store.tree_pages import META, NO_PAGE, NUMBER, DamagedPageError, TreePages
+from dspy_registry.registry_store.tree_pages import META, NO_PAGE, NUMBER, DamagedPageError, TreePages, root_of
 
 META_BYTES: Final = 152
 FIRST_PAGES: Final = 3
@@ -115,3 +115,11 @@ def free_pages(descriptor: int, meta: MetaPage) -> Iterator[int]:
         if len(row.value) < 8 * (count + 1):
             raise DamagedPageError("a list of free pages is cut short")
         yield from struct.unpack_from(f"<{count}Q", row.value, 8)
+
+
+def database_roots(descriptor: int, meta: MetaPage) -> Iterator[int]:
+    """The root pages of all named databases that are not empty. Raises DamagedPageError, OSError."""
+    for row in TreePages(descriptor, meta.page_bytes).rows(meta.main_root):
+        root = root_of(row.value) if row.is_tree else None
+        if root is not None:
+            yield root

@@ -20,6 +20,9 @@ _SPARE_TRANSACTIONS: Final = 4
 _READER_SLOT_BYTES: Final = 64
 _DATA_MODE: Final = 0o644
 _LONGEST_FORMAT: Final = 9  # digits
+_LOCK_FILE_REMEDY: Final = (
+    "Stop every process that uses this registry, delete lock.mdb, then start the writer. data.mdb is not affected."
+)
 
 
 def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
@@ -50,6 +53,8 @@ def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
         except lmdb.Error as error:
             if error.code == errno.ENOMEM and size != sizes[-1]:
                 continue
+            if not create and isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
+                raise _of_lock_file(error, folder) from error
             raise translated(error, folder) from error
         break
     if "no reader locks" in env.readers():
@@ -59,6 +64,13 @@ def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
             remedy="Mount it writable for readers too (they write only to lock.mdb).",
         )
     return env
+
+
+def _of_lock_file(error: lmdb.Error, folder: Path) -> DamagedStoreError:
+    """LMDB says the same of both files, and `refuse_damaged` has found the meta pages of data.mdb to be sound."""
+    damaged = DamagedStoreError(f"{folder / layout.LOCK_FILE} was overwritten ({error}).", remedy=_LOCK_FILE_REMEDY)
+    damaged.file = layout.LOCK_FILE
+    return damaged
 
 
 def open_databases(env: Any, folder: Path, *, writable: bool) -> Databases:

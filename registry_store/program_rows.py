@@ -79,13 +79,15 @@ def is_stored(txn: Transaction, dbs: Databases, digest: bytes) -> bool:
 
 
 def stored_digests(txn: Transaction, dbs: Databases) -> Iterator[bytes]:
-    """The digest of every document, whole or not, once each."""
+    """The digest of every document, whole or not, once each. Raises CorruptRecordError for no program's key."""
     if dbs.programs is None:
         return
     cursor = txn.cursor(dbs.programs)
-    found = cursor.first()
+    digest, found = b"", cursor.first()
     while found:
-        digest = cursor.key()[:DIGEST_BYTES]
+        last, digest = digest, cursor.key()[:DIGEST_BYTES]
+        if digest <= last:  # it would be found for ever
+            raise CorruptRecordError(f"{cursor.key()!r} is no key of a program.")
         yield digest
         found = cursor.set_range(digest + b"\xff" * (_NUMBER_BYTES + 1))
 

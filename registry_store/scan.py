@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Database, Transaction
 
 
@@ -44,12 +45,16 @@ def groups_with_prefix(txn: Transaction, database: Database, prefix: bytes, tail
     """Each distinct key without its last `tail` bytes, of the keys that begin with `prefix`, in key order.
 
     The tail begins with a zero byte, and nothing before it holds one. So the next group is found without a full read.
+    Raises CorruptRecordError for a key that is not made so.
     """
     if database is None:
         return
     cursor = txn.cursor(database)
     found = cursor.set_range(prefix)
     while found and cursor.key().startswith(prefix):
-        group = cursor.key()[:-tail]
+        key = cursor.key()
+        if len(key) <= tail or key[-tail]:  # it might be found for ever
+            raise CorruptRecordError(f"{key!r} is a key without a zero byte in its place.")
+        group = key[:-tail]
         yield group
         found = cursor.set_range(group + b"\1")

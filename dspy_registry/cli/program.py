@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -13,6 +14,7 @@ import click
 
 from dspy_registry.cli import console
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError
+from dspy_registry.registry_store.remedies import TOO_MANY_FILES
 
 PROGRAM: Final = "dspy-registry"
 DISTRIBUTION: Final = "dspy-module-registry"
@@ -149,7 +151,9 @@ def _report(error: Exception, *, as_json: bool) -> int:
     if isinstance(error, RegistryError):
         console.print_error(type(error).__name__, error.message, error.remedy, as_json=as_json)
         return WRONG_USAGE if isinstance(error, InvalidArgumentError) else NO
-    console.print_error(type(error).__name__, str(error), as_json=as_json)
+    is_without_files = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    remedy = TOO_MANY_FILES if is_without_files else ""
+    console.print_error(type(error).__name__, str(error), remedy, as_json=as_json)
     return NO
 
 

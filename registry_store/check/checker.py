@@ -34,7 +34,7 @@ from dspy_registry.registry_store.check.inspection import (
 )
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.programs import programs
-from dspy_registry.registry_store.check.rows import aliases, changes, global_rows, history, labels, layers, sealed_rows
+from dspy_registry.registry_store.check.rows import aliases, changes, history, labels, layers, meta_rows, sealed_rows
 from dspy_registry.registry_store.data_file import refuse_freed_root
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import (
@@ -62,7 +62,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("labels", labels),
     ("requests, usage, policies", sealed_rows),
     ("programs", programs),
-    ("meta", global_rows),
+    ("meta", meta_rows),
 )
 
 
@@ -75,7 +75,7 @@ def check(target: str | os.PathLike[str] | Environment, progress: Progress | Non
     try:
         environment = share(target) if isinstance(target, Environment) else _attached(registry_path(target))
     except DamagedStoreError as error:
-        yield Violation(DAMAGE, "data.mdb", str(error))
+        yield Violation(DAMAGE, error.file, str(error))
         return
     try:
         yield from _check(environment, progress)

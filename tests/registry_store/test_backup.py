@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from dspy_registry.registry_store import layout, opening
 from dspy_registry.registry_store.backup import PARTIAL, Backup, backup
 from dspy_registry.registry_store.revision import NO_DATA_FILE, RevisionFile, data_identity
 from tests.conftest import violations
+from tests.stress.recording import can_record
 from tests.support import fork_server
 from tests.support.command import COMMAND, answer, daemon, main_in_child, refusal, run
 from tests.support.processes import child, requests, say
@@ -147,6 +150,17 @@ def test_an_empty_folder_will_do_and_parents_are_made(busy: Path, tmp_path: Path
     for folder in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         backup(folder, busy)
         assert names(folder) == FILES
+
+
+@pytest.mark.skipif(not can_record(), reason="strace cannot trace here")
+def test_the_entry_of_each_new_folder_is_synced_before_data_mdb_is_put_there(busy: Path, tmp_path: Path) -> None:
+    folder, log = tmp_path / "a" / "b" / "c", tmp_path / "log"
+    command = [sys.executable, "-m", "dspy_registry.registry_store.backup", str(folder), str(busy)]
+    subprocess.run(["strace", "-f", "-y", "-o", log, "-e", "trace=fsync,rename", *command], check=True)
+    before, _, after = log.read_text().partition(f'{layout.DATA_FILE}", "{folder / layout.DATA_FILE}')
+    assert after
+    synced = set(re.findall(r"fsync\(\d+<(.*?)>", before))
+    assert {str(path) for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")} <= synced
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(busy: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dspy_registry.registry_store.layout import DATA_FILE, DATABASES, LOCK_FILE,
 from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
 from tests.support.command import run_in_child
+from tests.support.processes import child, requests, say
 
 PAGE = mmap.PAGESIZE
 
@@ -51,6 +52,12 @@ def metas(content: bytes) -> list[tuple[int, meta_pages.MetaPage]]:
 def change(folder: Path, changed: Callable[[bytes], bytes]) -> None:
     path = folder / DATA_FILE
     path.write_bytes(changed(path.read_bytes()))
+
+
+def main_root(content: bytes) -> int:
+    found = max((page for _, page in metas(content)), key=lambda page: page.transaction).main_root
+    assert found is not None
+    return found
 
 
 def rooted(content: bytes, number: int) -> bytes:
@@ -121,6 +128,45 @@ def test_i23_an_old_main_root_is_not_written_by(folder: Path) -> None:
         RegistryWriter(folder)
     assert {(found.invariant, found.where) for found in check_apart(folder)} == {("I23", DATA_FILE)}
     assert files(folder) == before
+
+
+@pytest.mark.parametrize("is_numbered", [False, True])
+def test_i23_an_old_page_in_the_place_of_the_main_root_is_not_written_by(folder: Path, is_numbered: bool) -> None:
+    content = (folder / DATA_FILE).read_bytes()
+    root = main_root(content)
+    with RegistryWriter(folder) as writer:
+        writer.register_module(ModuleInfo("a.Later"))
+    old = content[root * PAGE : (root + 1) * PAGE]
+    content = (folder / DATA_FILE).read_bytes()
+    new = main_root(content)
+    assert new != root
+    page = struct.pack("<Q", new) + old[8:] if is_numbered else old
+    change(folder, lambda content: content[: new * PAGE] + page + content[(new + 1) * PAGE :])
+    before = files(folder)
+    with pytest.raises(DamagedStoreError, match="main root"):
+        RegistryWriter(folder)
+    assert {(found.invariant, found.where) for found in check_apart(folder)} == {("I23", DATA_FILE)}
+    assert files(folder) == before
+
+
+def reads(folder: str) -> None:
+    with Registry(folder) as registry:
+        say(registry.get_module("a.M1").name)
+        for _ in requests():
+            pass
+
+
+def test_i23_an_overwritten_lock_file_is_named_and_not_the_data_file(folder: Path) -> None:
+    """While a reader lives. Where nobody has it open, LMDB makes it again."""
+    with child(__name__, "reads", folder) as reader:
+        assert reader.hear() == "a.M1"
+        with (folder / LOCK_FILE).open("r+b") as file:
+            file.write(bytes(os.fstat(file.fileno()).st_size))
+        for command in (("get", "a.M1"), ("status",), ("serve",), ("backup", str(folder.parent / "backup"))):
+            done = run_in_child(*command, "--path", folder)
+            assert (done.returncode, str(folder / LOCK_FILE) in done.stderr) == (1, True), done
+        assert {(found.invariant, found.where) for found in check_apart(folder)} == {("I23", LOCK_FILE)}
+    assert list(check(folder)) == []
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut by 1 %", "other root"])

@@ -18,6 +18,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.backup import backup
 from dspy_registry.registry_store.check.checker import check
 from dspy_registry.registry_store.codec import seal
+from dspy_registry.writer.repair.repair import repair
 from dspy_registry.writer.restore import restore
 from tests.support.processes import run, say
 from tests.support.raw_access import opened
@@ -68,6 +69,9 @@ def uses(folder: Path) -> Iterator[Callable[[], object]]:
 
 def read_all(folder: Path) -> None:
     with Registry(folder) as registry, registry.snapshot() as snapshot:
+        for complete in (snapshot.unregistered_names, lambda: snapshot.words("capability"), snapshot.aliases):
+            with suppress(RegistryError):
+                list(complete())
         for queries in (registry, snapshot):
             for ask in (
                 lambda queries=queries: queries.get_module("a.B"),
@@ -77,6 +81,8 @@ def read_all(folder: Path) -> None:
                 lambda queries=queries: queries.find(max_memory="low"),
                 lambda queries=queries: list(queries),
                 lambda queries=queries: queries.history("a.B"),
+                lambda queries=queries: queries.history("a.Nobody"),
+                lambda queries=queries: queries.find(capabilities=("nothing",)),
                 lambda queries=queries: queries.usage("a.B"),
                 lambda queries=queries: queries.routing_recommendation("a.B"),
                 lambda queries=queries: queries.revision,
@@ -119,6 +125,26 @@ def test_i23_no_value_that_is_stored_raises_an_error_that_is_not_ours(folder: Pa
             put(database, key, VALUES[value])
         assert_ours(folder)
         shutil.rmtree(folder)
+
+
+KEYS = {
+    "no text": b"\xff\xfe",
+    "no text and a version": b"\xff\xfe\0\0\0\0\1",
+    "a huge number": b"\xff" * 300,
+    "a term without its end": b"capability:" + b"\xff" * 100,
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("database", [name.decode() for name in layout.DATABASES])
+def test_i23_no_key_that_is_stored_raises_an_error_that_is_not_ours(folder: Path, database: str, key: str) -> None:
+    """Keys that nobody stored: no UTF-8, or a number that does not fit. The check names each."""
+    with opened(folder) as (_, put):
+        put(database, KEYS[key], seal(b"\xc0"))
+    assert list(check(folder))
+    assert_ours(folder)
+    with suppress(RegistryError):
+        repair(folder, folder.parent / "repaired")
 
 
 @pytest.mark.parametrize("number", [float("inf"), -5.0, 1e300, float("nan"), 0.5])

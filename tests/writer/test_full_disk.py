@@ -11,6 +11,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, StorePermissionError
 from dspy_registry.registry_store import disk
+from dspy_registry.registry_store.remedies import FREE_SPACE
 from tests.conftest import violations
 from tests.support.command import run_process
 
@@ -49,7 +50,7 @@ def test_a_registry_that_does_not_fit_says_so_and_is_made_when_there_is_room(sma
         with pytest.raises(StoreError) as caught:
             RegistryWriter(folder)
         assert str(folder) in caught.value.message
-        assert caught.value.remedy == disk.FREE_SPACE
+        assert caught.value.remedy == FREE_SPACE
     ballast.unlink()
     with RegistryWriter(folder) as writer, Registry(folder) as registry:
         writer.register_module(ModuleInfo("acme.A"))
@@ -66,7 +67,7 @@ def test_a_commit_for_which_there_is_no_room_says_so(small_disk: Path) -> None:
         with pytest.raises(StoreError) as caught:
             list(map(writer.register_module, infos))
         assert str(folder) in caught.value.message
-        assert caught.value.remedy == disk.FREE_SPACE
+        assert caught.value.remedy == FREE_SPACE
     assert violations(folder) == []
 
 
@@ -75,7 +76,7 @@ def test_serve_on_a_full_disk_ends_with_what_is_wrong_and_what_mends_it(small_di
     done = run_process("serve", "--path", small_disk / "registry")
     assert done.returncode == 1
     assert str(small_disk / "registry") in done.stderr
-    assert disk.FREE_SPACE in done.stderr
+    assert FREE_SPACE in done.stderr
     assert "Errno" not in done.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -126,6 +127,23 @@ def test_i23_an_acknowledged_commit_that_is_missing_is_told_by_all(
     with RegistryWriter(registry_folder) as writer:
         assert f"revision {revision} was committed" in caplog.text
         assert RevisionFile(registry_folder).registry_id != before
+        assert update(writer, 3) == revision
+
+
+def test_i23_a_missing_commit_of_a_copied_registry_is_told_by_its_writer(
+    registry_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The revision file names the data file of the original. Its word is evidence of the copy all the same."""
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 1)
+        revision = update(writer, 2)
+    copy = tmp_path / "copy"
+    shutil.copytree(registry_folder, copy)
+    lose_the_last_commit(copy)
+    with RegistryWriter(copy) as writer:
+        told = [record for record in caplog.records if f"revision {revision} was committed" in record.getMessage()]
+        assert [record.levelno for record in told] == [logging.ERROR]
+        assert str(copy) in told[0].getMessage()
         assert update(writer, 3) == revision
 
 
