@@ -42,9 +42,9 @@ def facts(client: WriterClient) -> dict[str, Any]:
 
 
 class Traffic:
-    """Calls of both versions until something is so, with so many simulated seconds between them.
+    """Calls of both versions until something is so, with `seconds` of simulated time between them.
 
-    Of every ten calls, so many fail; durations are in milliseconds.
+    `old` and `new` say how many of ten calls fail, and how long each takes in milliseconds.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ SPREAD = 0.5  # of the logarithms of durations
 
 
 def binomial(chance: random.Random, calls: int, rate: float) -> int:
-    """Hits among so many calls: it draws the distance to each next hit."""
+    """Hits among `calls`: it draws the distance to each next hit."""
     hits = at = 0
     if not rate:
         return 0
@@ -44,7 +44,7 @@ class Simulated:
         self._calls, self._hits = KNOWN, binomial(self._chance, KNOWN, errors[0])
 
     def look(self, new_calls: int, now: int = 0) -> None:
-        """So many more calls of the new version, and as many of the old one as the step asks for."""
+        """`new_calls` more of the new version, and as many of the old one as the step asks for."""
         share = self.rollout.weights[self.rollout.new]
         old_calls = round(new_calls * (100 - share) / share)
         errors, slow = (
