@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def registry(folder: Path) -> Iterator[Registry]:
         yield registry
 
 
-def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(registry: Registry) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.002])
+def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(registry: Registry, pause: float) -> None:
     """One thread or another holds one nearly all the time."""
     over = threading.Event()
 
@@ -32,8 +34,9 @@ def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(registry: Registry)
         while not over.is_set():
             with registry.snapshot() as snapshot:
                 assert durations(snapshot) == {0}
+                time.sleep(pause)
 
-    threads = [threading.Thread(target=query) for _ in range(2)]
+    threads = [threading.Thread(target=query) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
