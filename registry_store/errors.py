@@ -84,7 +84,9 @@ class UnknownVersionError(RegistryError, KeyError):
         self.kept = tuple(map(int, kept))  # strings, if the error came over the socket
         numbers = ", ".join(map(str, self.kept)) or "none"
         super().__init__(
-            f"version {version} of {name} is not kept." if version else f"no earlier version of {name} is kept.",
+            f"no earlier version of {name} is kept."
+            if version is None
+            else f"version {version} of {name} is not kept.",
             remedy=f"Kept: {numbers}; see `dspy-registry history {name}`.",
         )
 
