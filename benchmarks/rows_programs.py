@@ -97,7 +97,8 @@ def _worker(path: Path, stack: ExitStack) -> subprocess.Popen[str]:
 
 def _answers(told: list[dict[str, Any]], published: dict[str, float]) -> tuple[list[float], list[float]]:
     """Milliseconds of each answer: those of the quiet seconds, and those of the second after each publication."""
-    before, during = [], []
+    before: list[float] = []
+    during: list[float] = []
     for each in told:
         for began, taken in each["answers"]:
             is_near = any(at - 0.5 <= began < at + 1.0 for at in published.values())

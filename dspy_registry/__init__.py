@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from dspy_registry.readers.watched import ChangeWithRecords
     from dspy_registry.registry_store import errors
     from dspy_registry.registry_store.advice import Standing
-    from dspy_registry.registry_store.changes import Change, LabelChange, ModuleChange
+    from dspy_registry.registry_store.changes import AliasChange, Change, LabelChange, ModuleChange
     from dspy_registry.registry_store.errors import (
         AmbiguousNameError,
         BusyError,
+        ClusterAccessError,
+        ClusterFullError,
+        ClusterMembershipError,
+        ClusterUnavailableError,
         ConflictError,
         CorruptRecordError,
         DamagedStoreError,
@@ -97,6 +101,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ChangeWithRecords",
     "ModuleChange",
     "LabelChange",
+    "AliasChange",
     "Label",
     "LabelUpdate",
     "Resolved",
@@ -143,6 +148,10 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "BusyError",
     "LimitReachedError",
     "ProtocolError",
+    "ClusterUnavailableError",
+    "ClusterFullError",
+    "ClusterAccessError",
+    "ClusterMembershipError",
 ]
 
 _ERRORS: Final = "registry_store.errors"
@@ -173,6 +182,7 @@ _HOMES: Final = {
     "ChangeWithRecords": "readers.watched",
     "ModuleChange": "registry_store.changes",
     "LabelChange": "registry_store.changes",
+    "AliasChange": "registry_store.changes",
     "Label": "registry_store.labels",
     "LabelUpdate": "registry_store.labels",
     "Resolved": "registry_store.selection",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dspy_registry.readers.arguments import wrong_type
@@ -63,7 +65,7 @@ def asked_for(
     wrong = _problems(input_size, prefer, deadline_ms, max_cost_usd, accept, basis)
     if wrong:
         raise InvalidArgumentError(f"{'; '.join(wrong)}.")
-    chosen = None if names is None else _names("names", names)
+    chosen = None if names is None else names_of("names", names)
     has_none = chosen is not None and all(condition in (None, ()) for condition in conditions)
     return Asked(
         None if has_none else _hashable(conditions),
@@ -73,7 +75,7 @@ def asked_for(
         prefer,
         deadline_ms,
         max_cost_usd,
-        _names("exclude", exclude) if exclude != () else (),
+        names_of("exclude", exclude) if exclude != () else (),
         accept,
     )
 
@@ -89,7 +91,10 @@ def _hashable(conditions: tuple[Any, ...]) -> tuple[Any, ...]:
 _HASHABLE: Final = frozenset((type(None), str, bool, tuple))
 
 
-def _names(argument: str, given: str | Iterable[str]) -> tuple[str, ...]:
+def names_of(argument: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    """One name or several, each once. Raises TypeError."""
+    if not isinstance(given, Iterable):
+        raise wrong_type(argument, "a str or several", given)
     names = (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         if not isinstance(name, str):
@@ -106,8 +111,7 @@ def _problems(
     if prefer not in PREFERENCES and not callable(prefer):
         wrong.append(f"prefer is {prefer!r}; it is one of {', '.join(PREFERENCES)}, or a function of the candidates")
     for argument, value in (("deadline_ms", deadline_ms), ("max_cost_usd", max_cost_usd)):
-        if value is not None and not _is_amount(value):
-            wrong.append(f"{argument} is {value!r}; it is a number, 0 or more, or None")
+        wrong += amount_problems(argument, value)
     if accept is not None and not callable(accept):
         wrong.append(f"accept is {accept!r}; it is a function of a candidate, or None")
     if basis not in BASES:
@@ -115,5 +119,12 @@ def _problems(
     return wrong
 
 
-def _is_amount(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+def amount_problems(argument: str, value: object) -> list[str]:
+    """What is wrong with a limit in milliseconds or dollars; []: nothing."""
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value)):
+        return []
+    return [f"{argument} is {value!r}; it is a number, 0 or more, or None"]
+
+
+def _fits(value: float) -> bool:
+    return 0 <= value <= sys.float_info.max or value == inf

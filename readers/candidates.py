@@ -9,10 +9,11 @@ from dspy_registry.readers import observed, routing
 from dspy_registry.readers.asked import Asked
 from dspy_registry.readers.observed import DECLARED
 from dspy_registry.readers.plan import execute
-from dspy_registry.readers.ranking import Facts, Field, prior_rate
+from dspy_registry.readers.ranking import Facts, Field, Identity, prior_rate
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.advice import Standing
 from dspy_registry.registry_store.circuit import state_at
+from dspy_registry.registry_store.errors import UnknownLabelError, UnknownVersionError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.outcome_kinds import CALLER, KINDS
@@ -36,6 +37,11 @@ class KnownModule(NamedTuple):
     found: InForce
     life_usd: float | None
     max_timeout: float | None
+
+    @property
+    def identity(self) -> Identity:
+        """Two versions of a module are two candidates, however they are asked for."""
+        return self.found.info.name, self.found.usage.version
 
     @property
     def usd(self) -> tuple[float | None, str]:
@@ -74,10 +80,10 @@ class Moment(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What is ranked, and what it was made of, by full name."""
+    """What is ranked, and what it was made of."""
 
     field: Field
-    known: Mapping[str, KnownModule]
+    known: Mapping[Identity, KnownModule]
 
 
 def load_candidates(
@@ -93,7 +99,7 @@ def load_candidates(
     if found is not None and asked.names is not None:
         wanted = frozenset(found)
         known = [each for each in known if each.found.info.name in wanted]
-    return list({each.found.info.name: each for each in reversed(known)}.values())[::-1]
+    return list({each.identity: each for each in reversed(known)}.values())[::-1]
 
 
 def _load(
@@ -109,17 +115,30 @@ def _load(
     return known
 
 
-def load_full_names(txn: Transaction, dbs: Databases, asked: Iterable[str], seen: dict[str, str | None]) -> None:
-    """Add the full name that each of these means to `seen`; None: no module has it. Raises AmbiguousNameError."""
+def load_excluded(txn: Transaction, dbs: Databases, asked: Iterable[str], seen: dict[str, str | Identity]) -> None:
+    """Add to `seen` what each of these means: a full name, a version, or itself if nothing has that name.
+
+    Raises AmbiguousNameError, CorruptRecordError.
+    """
     for name in asked:
         if name not in seen:
-            seen[name] = lookup.resolve(txn, dbs, name)
+            seen[name] = _excluded(txn, dbs, name)
+
+
+def _excluded(txn: Transaction, dbs: Databases, asked: str) -> str | Identity:
+    name, selector = lookup.resolve_selector(txn, dbs, asked) or (asked, "")
+    if not selector:
+        return name
+    try:
+        return name, lookup.load_stored(txn, dbs, asked).provenance.version
+    except (UnknownVersionError, UnknownLabelError):
+        return asked
 
 
 def candidates_of(known: Iterable[KnownModule], size: str, basis: str, terms: Terms) -> Candidates:
     """The numbers of each candidate, in the same order."""
-    by_name = {each.found.info.name: each for each in known}
-    return Candidates(Field(_facts(each, size, basis, terms) for each in by_name.values()), by_name)
+    several = {each.identity: each for each in known}
+    return Candidates(Field(_facts(each, size, basis, terms) for each in several.values()), several)
 
 
 def _facts(known: KnownModule, size: str, basis: str, terms: Terms) -> Facts:

@@ -19,9 +19,10 @@ from dspy_registry.readers.candidates import (
     Terms,
     candidates_of,
     load_candidates,
-    load_full_names,
+    load_excluded,
 )
 from dspy_registry.readers.policies import load_declarations
+from dspy_registry.readers.ranking import Identity
 from dspy_registry.readers.route import Advise, Route, decide
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.handles import Databases, Transaction
@@ -44,7 +45,7 @@ class Decisions:
 
     __slots__ = (
         "_advise",
-        "_full_names",
+        "_excluded",
         "_known",
         "_moment",
         "_policies",
@@ -69,7 +70,7 @@ class Decisions:
         self.ends = ends
         self.routes: dict[Any, Route] = {}
         self._known: dict[str, KnownModule] = {}
-        self._full_names: dict[str, str | None] = {}
+        self._excluded: dict[str, str | Identity] = {}
         self._policies: tuple[Declaration, ...] | None = None
         self._sets: dict[tuple[object, ...], Candidates] = {}
         self._room = _MOST_FACTS
@@ -81,11 +82,11 @@ class Decisions:
         """Take over what was read at the same words, if only the minute or the health has changed."""
         self._terms, self._moment, self._advise = terms, moment, advise
         if (former.word, former.usage_word) == (self.word, self.usage_word):
-            self._known, self._full_names, self._policies = former._known, former._full_names, former._policies
+            self._known, self._excluded, self._policies = former._known, former._excluded, former._policies
 
     def load(self, txn: Transaction, dbs: Databases, asked: Asked) -> None:
         """Read what `decide` needs. Raises UnknownModuleError, AmbiguousNameError, CorruptRecordError."""
-        load_full_names(txn, dbs, asked.exclude, self._full_names)
+        load_excluded(txn, dbs, asked.exclude, self._excluded)
         if asked.among not in self._sets:
             if self._policies is None:
                 self._policies = load_declarations(txn, dbs)
@@ -97,10 +98,10 @@ class Decisions:
         candidates = self._sets.get(asked.among)
         if candidates is None:
             return None
-        exclude: tuple[str, ...] = ()
+        exclude: tuple[str | Identity, ...] = ()
         if asked.exclude:
             try:
-                exclude = tuple(self._full_names[name] or name for name in asked.exclude)
+                exclude = tuple(self._excluded[name] for name in asked.exclude)
             except KeyError:
                 return None
         return decide(candidates, asked, exclude, self._moment, self._advise)

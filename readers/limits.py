@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from math import inf
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
 from dspy_registry.registry_store.boot_clock import boot_seconds
@@ -116,9 +116,9 @@ class LimitedCall:
             raise
 
 
-def checked_patience(patience: float | None) -> float | None:
+def checked_patience(patience: Any) -> float | None:
     """Raises InvalidArgumentError."""
-    if patience is not None and not patience >= 0:
+    if patience is not None and not (isinstance(patience, (int, float)) and patience >= 0):
         raise InvalidArgumentError(f"patience is {patience!r}, it must be seconds, 0 or more, or None.")
     return patience
 

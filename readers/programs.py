@@ -128,6 +128,16 @@ class Programs(Mapping[str, Any]):
             pass
         return self._find(name, resolved)
 
+    def serving(self, name: str) -> tuple[Any, int]:
+        """The program of a name, and its version: an older one than the name means while that one is built.
+
+        Raises as `[]` does.
+        """
+        program, wanted = self[name], self._resolve(name)
+        if self._ready.get(wanted) is program:
+            return program, wanted.version
+        return program, next((each.version for each, held in list(self._ready.items()) if held is program), 0)
+
     def status(self) -> list[ProgramStatus]:
         """What each name that was asked for gives, and what is wrong with it. A copy."""
         return [self._status(name) for name in sorted(self._serving)]

@@ -250,11 +250,11 @@ class Queries(Mapping[str, ModuleInfo]):
 
         Candidates are the modules of `names` (full names, aliases, short names), or those that `find` returns for the
         same conditions, or those of `names` that meet the conditions; without both, all modules. A name may say a
-        version: `acme.Qa@3`, `acme.Qa@live`. `label` is the one for all names without; a module that conditions find
-        and that has no such label is left out. `key` is as for `resolve`. Left out are those in
-        `exclude`, those expected to take longer than `deadline_ms` milliseconds, those whose cost is above
-        `max_cost_usd` or not known, those for which `accept`, called with a Candidate, returns something false, and
-        those whose circuit is open. None: no limit.
+        version: `acme.Qa@3`, `acme.Qa@live`; two versions of a module are two candidates. `label` is the one for all
+        names without; a module that conditions find and that has no such label is left out. `key` is as for `resolve`.
+        Left out are those in `exclude` (a name with a version: that version), those expected to take longer than
+        `deadline_ms` milliseconds, those whose cost is above `max_cost_usd` or not known, those for which `accept`,
+        called with a Candidate, returns something false, and those whose circuit is open. None: no limit.
 
         `prefer` is `latency`, `cost`, `reliability`, `balanced` (latency and cost alike), or a function that is called
         with the tuple of candidates and returns them best first; it leaves out those it does not return. `input_size`
@@ -308,6 +308,8 @@ class Queries(Mapping[str, ModuleInfo]):
         for what is no version.
         """
         if isinstance(version, str):
+            if version.isdecimal():  # a text such as "3" is no label
+                check_version(version)
             version = self.resolve(f"{name}@{version}").version
         check_version(version)
         info = self._fetch(name)

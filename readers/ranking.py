@@ -14,6 +14,9 @@ from typing import Any, Final, Literal, NamedTuple
 from dspy_registry.registry_store.circuit import HALF_OPEN, OPEN, State
 from dspy_registry.registry_store.errors import InvalidArgumentError
 
+Identity = tuple[str, int]
+"""A candidate: the full name of its module, and the version."""
+
 Reason = Literal["exclude", "deadline", "cost", "cost_unknown", "filter", "preference", "health"]
 Unit = Literal["usd", "compute_seconds"]
 USD: Final = "usd"
@@ -49,6 +52,11 @@ class Facts(NamedTuple):
     state: State
     until: float
 
+    @property
+    def identity(self) -> Identity:
+        """Which candidate it is."""
+        return self.name, self.version
+
 
 class Ranked(NamedTuple):
     """A candidate that may be called. A lower `score` is better; `cost` is in the unit of the ranking."""
@@ -82,11 +90,11 @@ Filter = Callable[[Ranked, Unit], bool]
 
 
 class Limits(NamedTuple):
-    """What the caller asks. None: no limit, no filter."""
+    """What the caller asks. None: no limit, no filter. `exclude` has full names of modules, and single versions."""
 
     deadline_ms: float | None = None
     max_cost_usd: float | None = None
-    exclude: Collection[str] = ()
+    exclude: Collection[str | Identity] = ()
     accept: Filter | None = None
 
 
@@ -145,8 +153,8 @@ def rank(field: Field, prefer: str | Order, asked: Limits) -> Ranking:
             break
     ordered = field.ordered(prefer, unit)
     if len(left) < len(ordered):
-        names = {facts.name for facts in left}
-        ordered = tuple(each for each in ordered if each.facts.name in names)
+        within = {facts.identity for facts in left}
+        ordered = tuple(each for each in ordered if each.facts.identity in within)
     if asked.accept is not None:
         ordered = _accepted(ordered, asked.accept, unit, excluded)
     if field.is_any_open:
@@ -163,8 +171,8 @@ def rank(field: Field, prefer: str | Order, asked: Limits) -> Ranking:
 def _degraded(field: Field, ended: Sequence[Ranked], excluded: list[Excluded], unit: Unit) -> Ranking:
     """Only candidates with open circuits are left: the one whose circuit ends first. Ties: the order of the field."""
     until = min(each.facts.until for each in ended)
-    first = {each.facts.name: each for each in ended if each.facts.until == until}
-    last = next(first[facts.name] for facts in field.facts if facts.name in first)
+    first = {each.facts.identity: each for each in ended if each.facts.until == until}
+    last = next(first[facts.identity] for facts in field.facts if facts.identity in first)
     excluded += [_unhealthy(each) for each in ended if each is not last]
     return Ranking((last,), tuple(excluded), unit, True)
 
@@ -184,7 +192,7 @@ def _within_limits(candidates: Sequence[Facts], asked: Limits, excluded: list[Ex
 
 
 def _problem(facts: Facts, asked: Limits) -> tuple[Reason, str] | None:
-    if facts.name in asked.exclude:
+    if asked.exclude and (facts.name in asked.exclude or facts.identity in asked.exclude):
         return "exclude", "the caller excludes it"
     if asked.deadline_ms is not None and facts.expected_ms > asked.deadline_ms:
         return "deadline", f"it takes about {facts.expected_ms:.0f} ms, the deadline is {asked.deadline_ms:g} ms"

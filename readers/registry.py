@@ -41,6 +41,10 @@ DEFAULT_CACHE_SIZE: Final = 8192
 _PAUSE: Final = 0.02  # seconds between two attempts to open a registry that is waited for
 
 
+def _is_wait(wait: object) -> bool:
+    return isinstance(wait, (int, float)) and wait >= 0  # not NaN
+
+
 class Registry(Deciding):
     """A registry open for reading. Threads may share it; after fork it works in parent and child.
 
@@ -70,8 +74,8 @@ class Registry(Deciding):
             for argument, value in (("cache_size", cache_size), ("min_observed_calls", min_observed_calls))
             if value < 0
         ]
-        if not wait >= 0:  # NaN too
-            wrong.append(f"wait is {wait}; it is a number of seconds, 0 or more.")
+        if not _is_wait(wait):
+            wrong.append(f"wait is {wait!r}; it is a number of seconds, 0 or more.")
         if wrong:
             raise InvalidArgumentError(" ".join(wrong))
         weights = msgspec.structs.asdict(cost_weights or CostWeights())

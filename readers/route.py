@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dspy_registry.readers.asked import Accept, Asked
 from dspy_registry.readers.candidates import Candidates, KnownModule, Moment
-from dspy_registry.readers.ranking import Filter, Limits, Order, Ranked, Ranking, Reason, Unit, rank
+from dspy_registry.readers.ranking import Filter, Identity, Limits, Order, Ranked, Ranking, Reason, Unit, rank
 from dspy_registry.readers.route_explained import explained
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.errors import NoCandidateError
@@ -50,7 +50,7 @@ class Candidate:
 
     @property
     def asked(self) -> str:
-        """The name in `names`, or the full name."""
+        """The name in `names`, or the full name; with a label or a key `name@version`."""
         return self._known.asked
 
     @property
@@ -118,7 +118,7 @@ class Route:
         if self._alternatives is None:
             unit, known = self._ranking.unit, self._candidates.known
             self._alternatives = tuple(
-                Candidate(ranked, unit, known[ranked.facts.name], self._asked, self._advise)
+                Candidate(ranked, unit, known[ranked.facts.identity], self._asked, self._advise)
                 for ranked in self._ranking.ranked
             )
         return self._alternatives
@@ -163,8 +163,13 @@ def exclusions(ranking: Ranking) -> tuple[Exclusion, ...]:
     return tuple(Exclusion(facts.name, facts.version, reason, detail) for facts, reason, detail in ranking.excluded)
 
 
-def decide(candidates: Candidates, asked: Asked, exclude: tuple[str, ...], moment: Moment, advise: Advise) -> Route:
-    """The decision. `exclude` are full names. Raises NoCandidateError, and what the caller's functions raise."""
+def decide(
+    candidates: Candidates, asked: Asked, exclude: tuple[str | Identity, ...], moment: Moment, advise: Advise
+) -> Route:
+    """The decision. `exclude` has full names, and versions.
+
+    Raises NoCandidateError, and what the caller's functions raise.
+    """
     prefer, accept = asked.prefer, asked.accept
     limits = Limits(
         asked.deadline_ms,
@@ -182,7 +187,7 @@ def decide(candidates: Candidates, asked: Asked, exclude: tuple[str, ...], momen
 def _shown_to_filter(accept: Accept, candidates: Candidates, asked: Asked, advise: Advise) -> Filter:
     """The caller's filter as `rank` takes it."""
     return lambda ranked, unit: bool(
-        accept(Candidate(ranked, unit, candidates.known[ranked.facts.name], asked, advise))
+        accept(Candidate(ranked, unit, candidates.known[ranked.facts.identity], asked, advise))
     )
 
 
@@ -191,7 +196,7 @@ def _shown_to_order(prefer: Any, candidates: Candidates, asked: Asked, advise: A
 
     def order(ranked: tuple[Ranked, ...], unit: Unit) -> Iterable[Any]:
         known = candidates.known
-        found = prefer(tuple(Candidate(each, unit, known[each.facts.name], asked, advise) for each in ranked))
+        found = prefer(tuple(Candidate(each, unit, known[each.facts.identity], asked, advise) for each in ranked))
         if not isinstance(found, Iterable):
             return (None,)
         return (each._ranked if isinstance(each, Candidate) else each for each in found)

@@ -45,7 +45,7 @@ def _lines(ranking: Ranking, candidates: Candidates, asked: Asked, moment: Momen
     formula = _FORMULAS.get(prefer, "a function of the caller; score: " + _FORMULAS["balanced"])
     yield f"ordered by {prefer or 'prefer'}: {formula}; lower is better; c in {UNITS[ranking.unit]}"
     for place, ranked in enumerate(ranking.ranked, 1):
-        yield from _candidate(place, ranked, ranking, candidates.known[ranked.facts.name], asked, moment)
+        yield from _candidate(place, ranked, ranking, candidates.known[ranked.facts.identity], asked, moment)
     for facts, reason, detail in ranking.excluded:
         yield f"-  {facts.name}, version {facts.version}: excluded ({reason}): {detail}"
 

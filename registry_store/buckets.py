@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
 from typing import Any, Final, Protocol
 
 BUCKETS: Final = 10_000
 MAX_VERSIONS: Final = 16
 """How many versions one label may name."""
+
+LARGEST_WEIGHT: Final = 1e300
+"""The sum of larger ones could be infinite."""
 
 Run = tuple[int, int]
 """A version, and how many buckets in a row have it."""
@@ -78,7 +80,7 @@ def weight_problems(weights: Mapping[int, Any]) -> list[str]:
     problems = [
         f"the weight of version {version} is {weight!r}, it must be a number above 0"
         for version, weight in weights.items()
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight) or weight <= 0
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= LARGEST_WEIGHT
     ]
     if not weights:
         problems.append("it names no version")

@@ -46,10 +46,17 @@ DEFAULTS: Final = CircuitRules()
 
 
 def rules_of(policy: Policy) -> CircuitRules:
-    """The default rules, changed by the fields that a policy sets."""
+    """The default rules, changed by the fields that a policy sets.
+
+    Fields come from several policies. A window shorter than `minimum_failures` could never open a circuit, so it is
+    made as long.
+    """
     set_there = {field: getattr(policy, field) for field in CircuitRules.__struct_fields__}
     changes = {field: value for field, value in set_there.items() if value is not None}
-    return msgspec.structs.replace(DEFAULTS, **changes) if changes else DEFAULTS
+    rules = msgspec.structs.replace(DEFAULTS, **changes) if changes else DEFAULTS
+    if rules.window_calls >= rules.minimum_failures:
+        return rules
+    return msgspec.structs.replace(rules, window_calls=rules.minimum_failures)
 
 
 class Outcome(NamedTuple):

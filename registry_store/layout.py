@@ -54,6 +54,7 @@ META_STATE: Final = b"state"
 META_VOCABULARY: Final = b"vocabulary"
 META_CLUSTER: Final = b"cluster"  # how far this host has followed a cluster; absent: it belongs to none
 META_GLOBAL: Final = b"cluster\0"  # and kind, key: what this host knows of a global record
+META_ROLLOUT: Final = b"rollout\0"  # and name, label: a guarded rollout of that label
 META_DEFAULTS: Final = b"defaults"  # rules for discovered modules; absent until some are declared
 
 # Limits of what may be registered.

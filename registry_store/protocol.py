@@ -23,7 +23,13 @@ from dspy_registry.registry_store.daemon_status import DaemonStatus as DaemonSta
 from dspy_registry.registry_store.errors import ProtocolError
 from dspy_registry.registry_store.framing import HEADER_BYTES as HEADER_BYTES
 from dspy_registry.registry_store.framing import FrameReader as FrameReader
-from dspy_registry.registry_store.layout import LAST_VERSION, MAX_RECORD_BYTES, REQUESTS
+from dspy_registry.registry_store.layout import MAX_RECORD_BYTES, REQUESTS
+from dspy_registry.registry_store.messages import HealthRequest as HealthRequest
+from dspy_registry.registry_store.messages import Message
+from dspy_registry.registry_store.messages import OpenCircuit as OpenCircuit
+from dspy_registry.registry_store.messages import ReportedOutcome as ReportedOutcome
+from dspy_registry.registry_store.messages import ReportOutcomes as ReportOutcomes
+from dspy_registry.registry_store.messages import ResetCircuit as ResetCircuit
 from dspy_registry.registry_store.policy import Policy
 
 VERSION: Final = 2
@@ -43,10 +49,6 @@ PART_BYTES: Final = 128 * 1024
 """A batch upload is cut into parts of about this size, so that others wait only briefly while one is received."""
 WINDOW: Final = 64
 """How many unanswered requests a client may have, and how many answers of each client the reply cache holds."""
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """Root of all messages after the greeting."""
 
 
 # The greeting
@@ -216,42 +218,13 @@ class SetPolicy(Message, frozen=True, tag=20):
     policy: Policy | None
 
 
-class ReportedOutcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """How a call ended, for health. `began` and `ended` are seconds on the boot-time clock. See `Outcome`."""
-
-    names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]
-    version: Annotated[int, Meta(ge=0, le=LAST_VERSION)]
-    kind: str
-    began: float
-    ended: float
-    retry_after: float = 0.0
-
-
-class ReportOutcomes(Message, frozen=True, tag=22):
-    """Calls that just ended. Answered with Done when they count. Nothing of it is durable."""
+class SteerRollout(Message, frozen=True, tag=21):
+    """Begin, pause, resume or abort a guarded rollout. `request` is an encoded RolloutRequest."""
 
     id: int
-    outcomes: tuple[ReportedOutcome, ...]
+    oldest: int
+    request: bytes
 
-
-class OpenCircuit(Message, frozen=True, tag=23):
-    """Open the circuit of a module version for `seconds`; `version` None: of the one in force. Not durable."""
-
-    id: int
-    name: str
-    seconds: float
-    version: int | None = None
-
-
-class ResetCircuit(Message, frozen=True, tag=24):
-    """Close the circuit of a module version; `version` None: of all. Not durable."""
-
-    id: int
-    name: str
-    version: int | None = None
-
-
-HealthRequest: TypeAlias = ReportOutcomes | OpenCircuit | ResetCircuit
 
 ChangeRequest: TypeAlias = (
     Register
@@ -267,6 +240,7 @@ ChangeRequest: TypeAlias = (
     | SetPolicy
     | SetLabels
     | Publish
+    | SteerRollout
 )
 Request: TypeAlias = ChangeRequest | Part | ReadStatus | ReportUsage | HealthRequest
 

@@ -56,3 +56,17 @@ def test_the_import_loads_no_other_module_of_ours() -> None:
     code = "import dspy_registry, json, sys; print(json.dumps([m for m in sys.modules if m.startswith('dspy_reg')]))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout) == ["dspy_registry"]
+
+
+def test_every_error_but_those_of_a_listed_kind_is_listed() -> None:
+    errors = dspy_registry.errors
+    found = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)]
+    unlisted = [each for each in found if each.__module__ == errors.__name__ and each.__name__ not in LISTED]
+    assert [each.__base__.__name__ for each in unlisted] == ["InvalidArgumentError"]
+
+
+@pytest.mark.parametrize("name", ["dspy", "fastapi", "celery"])
+def test_an_integration_says_what_is_public(name: str) -> None:
+    pytest.importorskip(name)
+    integration = importlib.import_module(f"dspy_registry.integrations.{name}")
+    assert all(hasattr(integration, each) for each in integration.__all__)

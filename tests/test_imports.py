@@ -18,6 +18,8 @@ from tests.support import ROOT
 PACKAGES = ("registry_store", "writer", "readers", "dspy_registry")
 ROOMS = ("registry_store", "writer", "readers")
 OWN_PARTS = ("cli", "demo", "explorer", "integrations", "router")
+pytestmark = pytest.mark.xdist_group("imports")  # one process parses the source, once
+
 # What each part of the package, and each other folder of the repository, may import of ours.
 MAY_IMPORT = {
     "registry_store": {"registry_store"},

@@ -128,6 +128,7 @@ def test_the_wheel_holds_each_module_and_no_test(wheel: Path) -> None:
     assert not [name for name in names if "tests/" in name]
 
 
+@pytest.mark.full
 def test_a_wheel_from_the_sdist_holds_the_same(wheel: Path, tmp_path: Path) -> None:
     sdist = build(ROOT, tmp_path / "sdist", "sdist")
     root = unpacked(sdist, tmp_path / "unpacked")

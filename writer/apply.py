@@ -356,8 +356,8 @@ class _Application:
                 self._result.puts[layout.USAGE][key] = row
 
     def _cluster(self) -> None:
-        """What this host knows of global records, in the commit that shows them."""
-        for key, row in self._draft.cluster.items():
+        """What this host knows of global records and of rollouts, in the commit that shows them."""
+        for key, row in {**self._draft.cluster, **self._draft.rollouts}.items():
             self._put_or_delete(layout.META, key, row)
         if self._draft.position is not None:
             self._put_or_delete(layout.META, layout.META_CLUSTER, self._draft.position or None)

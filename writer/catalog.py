@@ -293,7 +293,7 @@ class Catalog:
         return value_at(self._txn, self._dbs.meta, key)
 
     def cluster_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of each row of a global record whose key begins with `prefix`."""
+        """(key, value) of each row of `meta`, as of a global record, whose key begins with `prefix`."""
         return items_with_prefix(self._txn, self._dbs.meta, prefix)
 
     @property

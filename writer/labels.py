@@ -35,7 +35,10 @@ _PROBLEMS_SHOWN = 20
 
 def checked(updates: Iterable[LabelUpdate]) -> tuple[LabelUpdate, ...]:
     """The updates, if nothing is wrong with them by themselves. Raises one InvalidArgumentError naming all that is."""
-    found = tuple(updates)
+    found: tuple[Any, ...] = tuple(updates)
+    others = sorted({type(update).__name__ for update in found if not isinstance(update, LabelUpdate)})
+    if others:
+        raise InvalidArgumentError(f"labels are set by LabelUpdates, not by values of type {', '.join(others)}.")
     if len(found) > MAX_UPDATES:
         raise InvalidArgumentError(f"{len(found)} labels are to change in one call, at most {MAX_UPDATES} may.")
     problems = [f"{update.name}@{update.label}: {problem}" for update in found for problem in update_problems(update)]

@@ -10,6 +10,7 @@ from dspy_registry.registry_store.labels import Label, labelled_versions
 from dspy_registry.registry_store.layers import Defaults, Layer
 from dspy_registry.registry_store.layout import (
     HISTORY_VERSIONS,
+    META_ROLLOUT,
 )
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import By, ModuleInfo
@@ -41,6 +42,7 @@ class Staged:
         self.position: bytes | None = None  # how far the cluster is followed; None: as before. b"": no longer
         self.policies: dict[tuple[str, str], Policy | None] = {}
         self.programs: dict[bytes, Sequence[bytes]] = {}
+        self.rollouts: dict[bytes, bytes | None] = {}  # by their keys in `meta`
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
@@ -49,7 +51,7 @@ class Staged:
         is_declared = self.implications is not None or self.defaults is not None
         named = self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs
         is_global = bool(self.cluster) or self.position is not None
-        return bool(named or self.policies) or is_declared or is_global
+        return bool(named or self.policies or self.rollouts) or is_declared or is_global
 
     def remember(self, client: bytes, answers: Callable[[int], bytes] | None) -> None:
         """Store the answers to a client in the commit of their effects. None: forget the client.
@@ -71,6 +73,7 @@ class Staged:
         self.position = child.position if child.position is not None else self.position
         self.policies.update(child.policies)
         self.programs.update(child.programs)
+        self.rollouts.update(child.rollouts)
         self.aliases.absorb(child.aliases)
         self.labels.update(child.labels)
         self.label_authors.update(child.label_authors)
@@ -112,6 +115,11 @@ class Staged:
             if key in draft.cluster:
                 return draft.cluster[key]
         return self.catalog.cluster_row(key)
+
+    def rollout_rows(self) -> dict[bytes, bytes]:
+        """The rows of all rollouts, by their keys in `meta`."""
+        below = self._parent.rollout_rows() if self._parent else dict(self.catalog.cluster_rows(META_ROLLOUT))
+        return {key: row for key, row in {**below, **self.rollouts}.items() if row is not None}
 
     def labels_of(self, name: str) -> dict[str, Label]:
         """The labels of a module, by label; a new dict."""

@@ -31,7 +31,9 @@ def cluster_options(command: Decorated) -> Decorated:
         ("prefix", str, "TEXT", "What all keys begin with; /dspy-registry/ unless it is given."),
     ):
         variable = f"DSPY_REGISTRY_CLUSTER_{name.replace('-', '_').upper()}"
-        option = click.option(f"--cluster-{name}", type=kind, metavar=metavar, envvar=variable, help=told)
+        option = click.option(
+            f"--cluster-{name}", type=kind, metavar=metavar, envvar=variable, show_envvar=True, help=told
+        )
         command = option(command)
     return click.option(
         "--cluster",

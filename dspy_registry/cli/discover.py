@@ -21,7 +21,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 def discovery_options(command: Decorated) -> Decorated:
     """`--package` (repeated), `--python` (None: this interpreter), `--timeout` (seconds; None: the default)."""
     for option in (
-        click.option("--timeout", type=float, metavar="SECONDS", help="Time limit for the whole discovery."),
+        click.option(
+            "--timeout", type=float, metavar="SECONDS", help="Time limit for the whole discovery. Default: 5."
+        ),
         click.option("--python", metavar="PATH", help="The workers' Python interpreter. Default: this one."),
         click.option("--package", "packages", multiple=True, metavar="NAME", help="Look through this package too."),
     ):

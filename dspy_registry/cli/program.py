@@ -65,6 +65,7 @@ COMMANDS: Final = {
     "repair": ("repair", "repair"),
     "restore": ("restore", "restore"),
     "rollback": ("rollback", "rollback"),
+    "rollout": ("rollout", "rollout"),
     "route": ("route", "route"),
     "schema": ("manifests", "schema"),
     "serve": ("serve", "serve"),

@@ -15,6 +15,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, UnknownModul
 from dspy_registry.registry_store.history import KeptVersion, changed_between
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule, to_plain
+from dspy_registry.registry_store.rollout_rows import load_rollouts
 from dspy_registry.registry_store.usage import SIZES
 
 _ALIASES: Final = 64
@@ -60,6 +61,7 @@ def _in_force(snapshot: Snapshot, name: str) -> dict[str, Any]:
         "overrides": list(snapshot.overridden(name)),
         "aliases": aliases[:_ALIASES],
         "labels": {label: _label(meaning) for label, meaning in snapshot.labels(name).items()},
+        "rollouts": _rollouts(snapshot, name),
         "source": stored.provenance.source,
         "revision": stored.provenance.revision,
         "updated_at": stored.provenance.updated_at,
@@ -76,6 +78,26 @@ def _label(meaning: Label) -> dict[str, Any]:
         "revision": meaning.revision,
         "updated_at": meaning.updated_at,
     }
+
+
+def _rollouts(snapshot: Snapshot, name: str) -> list[dict[str, Any]]:
+    """The last rollout of each label of a module: where it stands, and why it ended."""
+    try:
+        found = snapshot._in_transaction(load_rollouts)
+    except CorruptRecordError:  # `check` tells of it
+        return []
+    return [
+        {
+            "label": each.label,
+            "old": each.old,
+            "new": each.new,
+            "state": each.state,
+            "percent": each.weights.get(each.new, 0.0),
+            "reason": each.reason,
+        }
+        for each in found
+        if each.name == name
+    ]
 
 
 def _limit(snapshot: Snapshot, name: str, size: str) -> dict[str, Any]:

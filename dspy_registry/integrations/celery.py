@@ -18,6 +18,8 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 
 from dspy_registry.writer.client.reporter import FLUSH_AT_EXIT, flush_all
 
+__all__ = ["connect"]
+
 _NAME: Final = "dspy_registry"
 
 

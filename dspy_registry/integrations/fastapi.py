@@ -25,6 +25,8 @@ from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.writer.client.reporter import FLUSH_AT_EXIT, flush_all
 
+__all__ = ["get_registry", "health_routes", "lifespan"]
+
 _STATE: Final = "dspy_registry"
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]

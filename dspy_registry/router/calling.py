@@ -8,13 +8,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
+from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
-from dspy_registry.registry_store.errors import InvalidArgumentError
-from dspy_registry.registry_store.outcome_kinds import CANCELLED, OK, TIMEOUT
+from dspy_registry.readers.route import Candidate
+from dspy_registry.registry_store.errors import InvalidArgumentError, NoProgramError, ProgramRefusedError
+from dspy_registry.registry_store.outcome_kinds import CALLER, CANCELLED, OK, TIMEOUT
 from dspy_registry.registry_store.retry_after import retry_after_of
 from dspy_registry.router.admission import Admission, admit, admit_async
 from dspy_registry.router.attempt import Attempt
@@ -22,17 +25,38 @@ from dspy_registry.router.course import Ended, Refused, Try
 from dspy_registry.router.dspy_settings import is_streaming, within_time, within_time_async
 from dspy_registry.router.threads import Job, threads
 from dspy_registry.router.under_way import CallUnderWay, under_way
+from dspy_registry.router.wanted import Wanted
 from dspy_registry.writer.client.reporter import UsageReporter
 
 _log = logging.getLogger("dspy_registry")
+
+
+class Target(NamedTuple):
+    """What is called, and which version it is."""
+
+    call: Callable[..., Any]
+    version: int
 
 
 class Given(NamedTuple):
     """What a routed call is given. `characters` of input; None: not known."""
 
     targets: Mapping[str, Callable[..., Any]]
+    wanted: Wanted
     arguments: Mapping[str, Any]
     characters: int | None
+
+    def target(self, candidate: Candidate) -> Target | Refused:
+        """What to call for a candidate. `Programs` have a program for each version, or an older one meanwhile.
+
+        A program that does not fit this process says nothing about the module, so others are tried without a report.
+        """
+        if not isinstance(self.targets, Programs):
+            return Target(self.targets[self.wanted.target_of[candidate.asked]], candidate.version)
+        try:
+            return Target(*self.targets.serving(candidate.asked))
+        except (ProgramRefusedError, NoProgramError) as error:
+            return Refused(error)
 
 
 class Abandoned:
@@ -59,18 +83,21 @@ class Calling:
 
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
-        target = given.targets[step.candidate.asked]
-        if inspect.iscoroutinefunction(target):
+        target = given.target(step.candidate)
+        if isinstance(target, Refused):
+            return target
+        if _is_async(target.call):
             raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
         admission = admit(self.registry, step)
         if isinstance(admission, Refused):
             return admission
-        call = CallUnderWay(step.candidate.name, target)
-        report = _Report(self, step, given, call)
+        call = CallUnderWay(step.candidate.name, target.call)
+        report = _Report(self, step, given, call, target.version)
         work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
         if is_streaming():
             return _in_this_thread(work, admission, report)
         thread = InThread(work, admission, self.abandoned)
+        thread.start()
         try:
             is_done = thread.wait(step.seconds)
         except BaseException as error:  # KeyboardInterrupt, or what a signal's handler raises
@@ -78,21 +105,26 @@ class Calling:
             report.ended(None, error, CANCELLED)
             raise
         if is_done:
-            return report.ended(thread.job.value, thread.job.error)
+            return report.ended(thread.value, thread.error)
         thread.abandon()
         return report.timed_out()
 
     async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt: a task if the target can be awaited, else in a thread."""
+        target = given.target(step.candidate)
+        if isinstance(target, Refused):
+            return target
         admission = await admit_async(self.registry, step)
         if isinstance(admission, Refused):
             return admission
-        call = CallUnderWay(step.candidate.name, given.targets[step.candidate.asked])
-        report = _Report(self, step, given, call)
+        call = CallUnderWay(step.candidate.name, target.call)
+        report = _Report(self, step, given, call, target.version)
         awaited = awaitable(call.target)
         if awaited is None:
             work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
-            future = in_thread(work, admission, self.abandoned)
+            job = _ForTask(work, admission)
+            job.start()
+            future = job.future
         else:
             future = _as_task(within_time_async(step.seconds, awaited, given.arguments), _marked(call), admission)
         try:
@@ -126,13 +158,14 @@ class Calling:
 class _Report:
     """How an attempt ended: told to the reporter, to the log, and to the course."""
 
-    __slots__ = ("_began", "_call", "_calling", "_characters", "_step")
+    __slots__ = ("_began", "_call", "_calling", "_characters", "_step", "_version")
 
-    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay) -> None:
+    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay, version: int) -> None:
         self._calling = calling
         self._step = step
         self._characters = given.characters
         self._call = call
+        self._version = version
         self._began = time.monotonic()
 
     def timed_out(self) -> Ended:
@@ -143,8 +176,11 @@ class _Report:
         """`kind` "": as the error says."""
         candidate, limit_ms = self._step.candidate, self._step.seconds * 1000
         milliseconds = (time.monotonic() - self._began) * 1000
+        if inspect.iscoroutine(value):  # nobody would run it, and the call would count as completed
+            value.close()
+            value, kind, error = None, CALLER, _not_awaited(candidate.name)
         kind = kind or (OK if error is None else self._calling.classify(error))
-        attempt = Attempt(candidate.name, candidate.version, kind, milliseconds, limit_ms, error)
+        attempt = Attempt(candidate.name, self._version, kind, milliseconds, limit_ms, error)
         self._calling.reporter.record(
             candidate.name,
             milliseconds,
@@ -154,7 +190,7 @@ class _Report:
             self._call.tokens_out,
             self._call.cost_usd,
             error=None if kind == OK else kind,
-            version=candidate.version,
+            version=self._version,
             limit_ms=limit_ms,
             began=self._began,
             retry_after=None if error is None else retry_after_of(error, time.time()),
@@ -168,22 +204,39 @@ class _Report:
         return Ended(attempt, value)
 
 
-class InThread:
-    """A call in another thread. What it holds is given back when the call ends."""
+def _not_awaited(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the target of {name} returned a coroutine.", remedy="Give the async function itself, and use `acall`."
+    )
+
+
+class _Held(Job):
+    """A call in another thread. What it holds is given back when the call ends, or at once if it cannot begin."""
+
+    def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
+        super().__init__(work)
+        self._admission = admission
+
+    def start(self) -> None:
+        """Begin. An interrupt may come when the call has begun already: then it keeps what it holds."""
+        try:
+            threads.start(self)
+        except BaseException:
+            if self.withdraw():
+                self._admission.end()
+            raise
+
+
+class InThread(_Held):
+    """A call for which a thread waits."""
 
     def __init__(self, work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> None:
+        super().__init__(work, admission)
         self._done = threading.Lock()
         self._done.acquire()
         self._ending = threading.Lock()
-        self._admission = admission
         self._abandoned = abandoned
         self._is_abandoned = self._has_ended = False
-        self.job = Job(work, self._end)
-        try:
-            threads.start(self.job)
-        except BaseException:
-            admission.end()
-            raise
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within this time."""
@@ -196,7 +249,7 @@ class InThread:
                 self._is_abandoned = True
                 self._abandoned.add(1)
 
-    def _end(self) -> None:
+    def tell(self) -> None:
         self._admission.end()
         with self._ending:
             self._has_ended = True
@@ -205,36 +258,28 @@ class InThread:
         self._done.release()
 
 
-def in_thread(work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> asyncio.Future[Any]:
-    """A future of a call in another thread. Cancelling it does not end the call."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+class _ForTask(_Held):
+    """A call for which a task waits. Cancelling `future` does not end the call."""
 
-    def tell() -> None:
-        admission.end()
-        try:
-            loop.call_soon_threadsafe(_settle, future, job)
-        except RuntimeError:  # the loop was closed
+    def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
+        super().__init__(work, admission)
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def tell(self) -> None:
+        self._admission.end()
+        with suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self.future.done():
             return
-
-    job = Job(work, tell)
-    try:
-        threads.start(job)
-    except BaseException:
-        admission.end()
-        raise
-    return future
-
-
-def _settle(future: asyncio.Future[Any], job: Job) -> None:
-    if future.done():
-        return
-    if job.error is None:
-        future.set_result(job.value)
-    elif isinstance(job.error, StopIteration):  # a future refuses it
-        future.set_exception(RuntimeError("the call raised StopIteration"))
-    else:
-        future.set_exception(job.error)
+        if self.error is None:
+            self.future.set_result(self.value)
+        elif isinstance(self.error, StopIteration):  # a future refuses it
+            self.future.set_exception(RuntimeError("the call raised StopIteration"))
+        else:
+            self.future.set_exception(self.error)
 
 
 def _as_task(coroutine: Any, context: Context, admission: Admission) -> asyncio.Task[Any]:
@@ -262,10 +307,14 @@ def _in_this_thread(work: Callable[[], Any], admission: Admission, report: _Repo
 
 def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
     """What to await for this target: itself, or `acall` of a program of DSPy. None: it cannot be awaited."""
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004
+    if _is_async(target):
         return target
     acall = getattr(target, "acall", None)
     return acall if acall is not None and callable(getattr(target, "aforward", None)) else None
+
+
+def _is_async(target: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
 def _marked(call: CallUnderWay) -> Context:

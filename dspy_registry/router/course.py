@@ -9,7 +9,13 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple
 
 from dspy_registry.readers.route import Candidate, Route
-from dspy_registry.registry_store.errors import LimitReachedError, NoCandidateError, RouteFailedError
+from dspy_registry.registry_store.errors import (
+    LimitReachedError,
+    NoCandidateError,
+    NoProgramError,
+    ProgramRefusedError,
+    RouteFailedError,
+)
 from dspy_registry.registry_store.outcome_kinds import CALLER, OK
 from dspy_registry.router.attempt import Attempt, Result
 
@@ -47,9 +53,12 @@ class Ended(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """No attempt was made. `error`: the limit that was reached; None: another process is probing the module."""
+    """No attempt was made. `error`: the limit that was reached, or why this process has no such program.
 
-    error: LimitReachedError | None
+    None: another process is probing the module.
+    """
+
+    error: LimitReachedError | ProgramRefusedError | NoProgramError | None
 
 
 Step = Try | Pause
@@ -114,14 +123,14 @@ def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step,
         if isinstance(answer, Refused):
             refused.append((step, answer))
         elif isinstance(answer, Ended) and _count(answer, attempts):
-            return Result(answer.value, candidate.name, candidate.version, tuple(attempts))
+            return Result(answer.value, *answer.attempt[:2], tuple(attempts))
     if len(attempts) == began and refused:
         step = _last_resort(refused, span)
         answer = yield step
         if isinstance(answer, Refused) and answer.error is not None:
             raise answer.error
         if isinstance(answer, Ended) and _count(answer, attempts):
-            return Result(answer.value, step.candidate.name, step.candidate.version, tuple(attempts))
+            return Result(answer.value, *answer.attempt[:2], tuple(attempts))
     return None
 
 
@@ -154,9 +163,10 @@ def _step(candidate: Candidate, span: Span) -> Try | None:
 
 def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
     """The best candidate that is at its limit, for which one can wait; else the best one, although it is probed."""
-    limited = [step for step, refusal in refused if refusal.error is not None]
+    limited = [step for step, refusal in refused if isinstance(refusal.error, LimitReachedError)]
     if not limited:
-        return refused[0][0]._replace(must=True)
+        probed = (step for step, refusal in refused if refusal.error is None)
+        return next(probed, refused[0][0])._replace(must=True)
     step = limited[0]
     left = step.seconds if span.left is None else span.left
     return step._replace(patience=max(0.0, left - step.candidate.expected_ms / 1000))

@@ -7,17 +7,20 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from dspy_registry.integrations.input_size import input_characters
+from dspy_registry.readers.asked import amount_problems
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
 from dspy_registry.readers.route import Route
 from dspy_registry.registry_store.classify import kind_of
-from dspy_registry.registry_store.errors import InvalidArgumentError, UnknownModuleError
+from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.router.attempt import Result
 from dspy_registry.router.calling import Calling, Given
 from dspy_registry.router.course import ROUNDS, Course, Pause, Span, course
+from dspy_registry.router.wanted import Wanted
 from dspy_registry.writer.client.reporter import UsageReporter
 
 Targets: TypeAlias = "Mapping[str, Any]"
@@ -55,8 +58,7 @@ class Router:
         classify: Callable[[BaseException], str] | None = None,
         rounds: int = ROUNDS,
     ) -> None:
-        given = {} if isinstance(targets, Programs) else targets
-        wrong = [f"the target of {name!r} cannot be called" for name, target in given.items() if not callable(target)]
+        wrong = _target_problems(targets)
         if type(rounds) is not int or rounds < 1:
             wrong.append(f"rounds is {rounds!r}; it is a whole number, 1 or more")
         if wrong:
@@ -94,7 +96,8 @@ class Router:
         arguments.
 
         Raises what an attempt raised if the request itself is wrong (kind `caller`), RouteFailedError with all
-        attempts when none succeeded, and LimitReachedError when no limit let an attempt begin. For the rest it raises
+        attempts when none succeeded, LimitReachedError when no limit let an attempt begin, and
+        ProgramRefusedError or NoProgramError when this process can have none of the programs. For the rest it raises
         what `Registry.route` raises, and InvalidArgumentError for a name without a target or a target that must be
         awaited.
         """
@@ -169,45 +172,21 @@ class Router:
         asked: dict[str, Any],
     ) -> tuple[Given, Course]:
         arguments = {} if arguments is None else arguments
-        deadline_ms, names = asked.pop("deadline_ms", None), asked.pop("names", None)
-        characters = asked.pop("input_size", None)
+        deadline_ms, characters = asked.pop("deadline_ms", None), asked.pop("input_size", None)
+        _check(arguments, deadline_ms)
         if characters is None:
             characters = input_characters(arguments)
-        wanted = tuple(targets) if names is None else tuple(self._target_names(targets, names))
+        chosen = (asked.pop(argument, None) for argument in ("names", "label", "key"))
+        wanted = Wanted(self.registry, targets, *chosen)
 
         def ask(left_ms: float | None) -> Route:
             within = None if left_ms is None else min(deadline_ms, _rounded_up(left_ms))
-            return self._route(wanted, capabilities, input_size=characters, deadline_ms=within, **asked)
+            among = partial(self.registry.route, capabilities, input_size=characters, deadline_ms=within, **asked)
+            return wanted.route(lambda names: among(names=names))
 
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)
-        return Given(targets, arguments, characters), steps
-
-    def _route(self, names: tuple[str, ...], capabilities: Any, **asked: Any) -> Route:
-        try:
-            return self.registry.route(capabilities, names=names, **asked)
-        except UnknownModuleError:  # others are still registered: a service outlives the module of one target
-            known = tuple(name for name in names if self._full_name(name) is not None)
-            if not known or known == names:
-                raise
-            return self.registry.route(capabilities, names=known, **asked)
-
-    def _full_name(self, name: str) -> str | None:
-        try:
-            return self.registry.get_module(name).name
-        except UnknownModuleError:
-            return None
-
-    def _target_names(self, targets: Targets, names: str | Iterable[str]) -> Iterable[str]:
-        """The names of the targets that these names mean. Raises InvalidArgumentError for a name without a target."""
-        by_full_name = {self._full_name(name): name for name in reversed(list(targets))}
-        for name in (names,) if isinstance(names, str) else names:
-            target = name if name in targets else by_full_name.get(self._full_name(name) or name)
-            if target is None:
-                raise InvalidArgumentError(
-                    f"{name!r} is the name of no target.", remedy=f"Targets: {', '.join(targets)}."
-                )
-            yield target
+        return Given(targets, wanted, arguments, characters), steps
 
     # A program of DSPy that holds a router is copied and pickled together with it.
 
@@ -226,5 +205,28 @@ def _opened(registry: Registry, targets: Any, path: str, classify: Any, rounds: 
     return Router(registry, targets, UsageReporter(path), classify=classify, rounds=rounds)
 
 
+def _target_problems(targets: object) -> list[str]:
+    if isinstance(targets, Programs):  # looking at a program would build it
+        return []
+    if not isinstance(targets, Mapping):
+        return [f"targets is of type {type(targets).__name__}; it is a mapping of names to what is called"]
+    unnamed = [f"{name!r} is no name of a module" for name in targets if not isinstance(name, str) or not name]
+    return [
+        *unnamed,
+        *(f"the target of {name!r} cannot be called" for name, each in targets.items() if not callable(each)),
+    ]
+
+
+def _check(arguments: object, deadline_ms: object) -> None:
+    """Raises InvalidArgumentError, before an attempt could count against a target."""
+    wrong = amount_problems("deadline_ms", deadline_ms)
+    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+        wrong.append("arguments must be a mapping of names to values")
+    if wrong:
+        raise InvalidArgumentError(f"{'; '.join(wrong)}.")
+
+
 def _rounded_up(milliseconds: float) -> float:
+    if milliseconds == math.inf:
+        return milliseconds
     return math.ceil(milliseconds / _DEADLINE_STEP_MS) * _DEADLINE_STEP_MS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,24 +18,39 @@ from typing import Any, Final
 _IDLE_SECONDS: Final = 60.0
 
 
-class Job:
-    """A call in a thread. `tell` is called in that thread when it has ended; then `value` or `error` is set."""
+class Job(ABC):
+    """A call in a thread. `tell` is called in that thread when it has ended; then `value` or `error` is set.
 
-    __slots__ = ("_work", "error", "tell", "value")
+    `tell` is a method, not an attribute: a job that is dropped before it begins is no cycle, so what it holds is given
+    back at once.
+    """
 
-    def __init__(self, work: Callable[[], Any], tell: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
-        self.tell = tell
+        self._turn = [True]  # whoever takes it decides whether the call is made
         self.value: Any = None
         self.error: BaseException | None = None
 
+    @abstractmethod
+    def tell(self) -> None:
+        """The call has ended."""
+
     def run(self) -> None:
-        """Call it."""
+        """Call it, if it was not withdrawn."""
+        if not self.withdraw():
+            return
         try:
             self.value = self._work()
         except BaseException as error:
             self.error = error
         self.tell()
+
+    def withdraw(self) -> bool:
+        """Whether it had not begun; then it never will."""
+        try:
+            return self._turn.pop()
+        except IndexError:
+            return False
 
 
 class Threads:

@@ -40,6 +40,7 @@ from dspy_registry.registry_store.layout import (
     META_FORMAT,
     META_GLOBAL,
     META_ID,
+    META_ROLLOUT,
     POLICIES,
     REQUESTS,
     USAGE,
@@ -49,6 +50,8 @@ from dspy_registry.registry_store.names import ALL, last_part, snake_case
 from dspy_registry.registry_store.policy import policy_problems
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.protocol import remembered_codec
+from dspy_registry.registry_store.rollout import Rollout
+from dspy_registry.registry_store.rollout_rows import rollout_codec, rollout_key
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
 
@@ -298,7 +301,7 @@ def sealed_rows(head: Head) -> Iterator[Violation]:
 
 
 def meta_rows(head: Head) -> Iterator[Violation]:
-    """What is wrong with what a host keeps of a cluster, and with rows that this release does not know.
+    """What is wrong with what a host keeps of a cluster and of rollouts, and with rows that this release does not know.
 
     A later release may add rows to a format. It seals them under their keys too.
     """
@@ -309,10 +312,17 @@ def meta_rows(head: Head) -> Iterator[Violation]:
                 position_codec.load(value, key, format)
             elif key.startswith(META_GLOBAL):
                 global_row_codec.load(value, key, format)
+            elif key.startswith(META_ROLLOUT):
+                yield from _rollout(key, rollout_codec.load(value, key, format))
             elif key not in (META_FORMAT, META_ID):
                 unseal(value, f"the row of {text(key)}", key_seal(seal, key, format))
         except CorruptRecordError as error:
             yield Violation(VALUES, f"meta/{text(key)}", str(error))
+
+
+def _rollout(key: bytes, found: Rollout) -> Iterator[Violation]:
+    if rollout_key(found.name, found.label) != key:
+        yield Violation(VALUES, f"meta/{text(key)}", f"holds the rollout of {found.name}@{found.label}")
 
 
 def _policy(head: Head, where: str, key: bytes, value: bytes) -> Iterator[Violation]:

@@ -14,6 +14,7 @@ import click
 import pytest
 import yaml
 
+from dspy_registry.cli.cluster import PASSWORD as PASSWORD_VARIABLE
 from dspy_registry.cli.program import main
 from dspy_registry.cli.ui import TOKEN_VARIABLE
 from dspy_registry.cli.waiting import VARIABLE as WAIT_VARIABLE
@@ -133,6 +134,6 @@ def environment_variables(command: click.Command) -> set[str]:
 def test_every_setting_from_the_environment_is_in_the_table() -> None:
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([A-Z_]+)`(?:, `[A-Z_]+`)* \|", page, re.MULTILINE))
-    ours = environment_variables(main) | {TOKEN_VARIABLE, WAIT_VARIABLE}
+    ours = environment_variables(main) | {PASSWORD_VARIABLE, TOKEN_VARIABLE, WAIT_VARIABLE}
     assert ours <= listed
     assert {name for name in listed if name.startswith("DSPY_REGISTRY")} == ours

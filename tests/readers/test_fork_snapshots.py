@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import ForkedSnapshotError, Registry
+from dspy_registry.registry_store import fork_wait
 from dspy_registry.registry_store.sharing import run_deferred
 from tests.support import forks
 from tests.support.forks import await_all, durations, fork
@@ -26,8 +27,11 @@ def registry(folder: Path) -> Iterator[Registry]:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.002])
-def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(registry: Registry, pause: float) -> None:
-    """One thread or another holds one nearly all the time."""
+def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """One thread or another holds one nearly all the time. How long a fork waits at most is not what this is about."""
+    monkeypatch.setattr(fork_wait, "PATIENCE", 60.0)
     over = threading.Event()
 
     def query() -> None:

@@ -54,6 +54,8 @@ def test_patience_is_seconds(leases: Leases) -> None:
         assert time.monotonic() - began >= 0.3
     with pytest.raises(InvalidArgumentError, match="patience"):
         call(leases, patience=float("nan"))
+    with pytest.raises(InvalidArgumentError, match="patience"):
+        call(leases, patience="x")  # type: ignore[arg-type]
 
 
 def test_a_lowered_limit_begins_none_above_it(leases: Leases) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from dspy_registry import (
     InvalidArgumentError,
+    ModuleInfo,
     NoProgramError,
     ProgramRefusedError,
     Programs,
@@ -31,6 +33,7 @@ from dspy_registry.registry_store.program_document import MAX_PROGRAM_BYTES
 from dspy_registry.writer.restore import restore
 from tests.support.compiled_programs import ALLOW, NAME, Qa, compiled, model, plain_document, publication
 from tests.support.daemon_process import daemon
+from tests.support.reporting import NotingReporter
 
 LIVE = f"{NAME}@live"
 
@@ -211,6 +214,42 @@ def test_a_router_chooses_among_programs_and_follows_their_labels(writer: Regist
         router.reporter.close()
         routed.router.reporter.close()
     assert pickle.loads(pickle.dumps(live)).allow == ALLOW
+
+
+def test_a_routed_call_counts_for_the_version_that_served_it(writer: RegistryWriter, programs: Programs) -> None:
+    first = send(writer, "one")
+    registry = programs._registry
+    live = Programs(registry, ALLOW, names=(LIVE,))
+    with NotingReporter(registry.path) as reporter, dspy.context(lm=model()):
+        router = Router(registry, live, reporter)
+        assert router.call(arguments={"question": "?"}).version == first
+        live.allow = ("none.of_these",)  # the next version cannot be built here, so the first goes on
+        second = send(writer, "two")
+        live[LIVE]
+        wait_for_builds(live)
+        result = router.call(arguments={"question": "?"})
+        assert (registry.resolve(LIVE).version, live.serving(LIVE)[1]) == (second, first)
+        assert (result.version, result.attempts[0].version, reporter.calls[-1][8]) == (first, first, first)
+
+
+def test_a_router_passes_over_programs_that_this_process_cannot_have(
+    writer: RegistryWriter, programs: Programs, registry_folder: Path
+) -> None:
+    send(writer, "one")
+    writer.register_module(ModuleInfo("acme.Plain", estimated_duration=1))
+    registry = programs._registry
+    with NotingReporter(registry_folder) as reporter, dspy.context(lm=model()):
+        several = Router(registry, Programs(registry, ALLOW, names=("acme.Plain", LIVE)), reporter)
+        for result in (
+            several.call(arguments={"question": "?"}),
+            asyncio.run(several.acall(arguments={"question": "?"})),
+        ):
+            assert [(each.name, each.kind) for each in result.attempts] == [(NAME, "ok")]
+        with pytest.raises(NoProgramError):
+            Router(registry, Programs(registry, ALLOW, names=("acme.Plain",)), reporter).call()
+        with pytest.raises(ProgramRefusedError):
+            Router(registry, Programs(registry, ("none.of_these",), names=(LIVE,)), reporter).call()
+    assert {call[0] for call in reporter.calls} == {NAME}
 
 
 # A daemon and forked workers

@@ -81,3 +81,28 @@ def test_limits_and_policies_take_versions(writer: RegistryWriter, registry: Reg
     assert registry.policy(f"{FAST}@live").max_concurrency == registry.policy(FAST).max_concurrency == 2
     with registry.limit(f"{FAST}@2", patience=0), registry.limit(FAST, patience=0):
         assert {limit.key for limit in registry.limits_of(f"{FAST}@live")} == {f"module:{FAST}"}
+
+
+def test_two_versions_of_a_module_are_two_candidates(registry: Registry) -> None:
+    names = (f"{FAST}@3", FAST, f"{FAST}@1", f"{FAST}@live", f"{DEEP}@2")
+    route = registry.route(names=names)
+    assert [(each.name, each.version) for each in route.alternatives] == [
+        (FAST, 1),
+        (FAST, 2),
+        (DEEP, 2),
+        (FAST, 3),
+    ]
+    assert [each.expected_ms for each in route.alternatives] == [100, 200, 250, 900]
+    assert f"1. {FAST}, version 1" in route.explain()
+    with registry.snapshot() as snapshot:
+        assert [each.version for each in snapshot.route(names=names).alternatives] == [1, 2, 2, 3]
+
+
+def test_an_excluded_version_leaves_the_others(registry: Registry) -> None:
+    names = (f"{FAST}@3", f"{FAST}@2")
+    for excluded in (f"{FAST}@2", "Fast@2", f"{FAST}@live"):
+        route = registry.route(names=names, exclude=excluded)
+        assert (route.version, [(each.version, each.reason) for each in route.excluded]) == (3, [(2, "exclude")])
+    assert registry.route(names=names, exclude=(f"{FAST}@9", f"{FAST}@nope", "acme.Nope")).excluded == ()
+    with pytest.raises(NoCandidateError):
+        registry.route(names=names, exclude="Fast")

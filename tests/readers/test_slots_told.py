@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -141,6 +142,7 @@ def test_the_daemon_tells_since_when_a_snapshot_is_held(registry_folder: Path) -
             client.register_module(module(f"acme.M{number}"))
         seen: list[dict[str, object]] = []
         while not (seen and seen[0]["since"]):
+            time.sleep(0.02)
             sections = client.status().sections
             seen = [each for each in sections["readers"] if each["pid"] == holder.pid]
         assert seen[0]["behind"] == 3

@@ -122,7 +122,7 @@ def watch(folder: Path, kinds: tuple[str, ...], seconds: float) -> list[object]:
     ids=["first reads", "snapshots", "commits without revision"],
 )
 @pytest.mark.parametrize(
-    "seconds", [2.0, pytest.param(6.0, marks=pytest.mark.full), pytest.param(60.0, marks=pytest.mark.stress)]
+    "seconds", [1.0, pytest.param(6.0, marks=pytest.mark.full), pytest.param(60.0, marks=pytest.mark.stress)]
 )
 def test_i21_what_was_read_was_committed(registry_folder: Path, kinds: tuple[str, ...], seconds: float) -> None:
     assert watch(registry_folder, kinds, seconds) == []

@@ -75,7 +75,12 @@ def test_without_a_key_the_heaviest_is_meant() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "count"),
-    [({}, 1), ({1: 0, 2: -1, 3: float("nan"), 4: True}, 4), (dict.fromkeys(range(1, 18), 1), 1)],
+    [
+        ({}, 1),
+        ({1: 0, 2: -1, 3: float("nan"), 4: True}, 4),
+        ({1: 10**400, 2: 1e308}, 2),
+        (dict.fromkeys(range(1, 18), 1), 1),
+    ],
 )
 def test_what_is_wrong_with_weights_is_told(weights: dict[int, float], count: int) -> None:
     assert len(weight_problems(weights)) == count

@@ -211,6 +211,13 @@ def test_a_policy_changes_the_numbers() -> None:
     assert rules_of(policy) == msgspec.structs.replace(DEFAULTS, minimum_failures=2, open_seconds=1.5)
 
 
+def test_a_window_holds_the_failures_that_open_the_circuit() -> None:
+    rules = rules_of(Policy(minimum_failures=30))  # 20 calls are looked at by default
+    circuit = Circuit()
+    opened = [circuit.record(Outcome(call, call, "error"), call, rules, 0.5) for call in range(1, 31)]
+    assert opened == [False] * 29 + [True]
+
+
 def test_the_document_names_every_default() -> None:
     text = (Path(__file__).parents[2] / "docs" / "health.md").read_text(encoding="utf-8")
     for field in CircuitRules.__struct_fields__:

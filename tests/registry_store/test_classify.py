@@ -210,7 +210,8 @@ def litellm_errors() -> dict[str, BaseException]:
 
 
 @pytest.mark.dspy
-@pytest.mark.xdist_group("litellm")  # which takes seconds to import
+@pytest.mark.full  # litellm takes seconds to import
+@pytest.mark.xdist_group("litellm")
 def test_litellms_exceptions() -> None:
     assert {name: kind_of(error) for name, error in litellm_errors().items()} == {
         "Timeout": "timeout",

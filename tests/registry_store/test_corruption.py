@@ -215,7 +215,7 @@ def test_a_registry_that_is_not_there_is_named(tmp_path: Path) -> None:
             opened(tmp_path / "file")
 
 
-@pytest.mark.parametrize("content", [b"not LMDB at all" * 1000, bytes(12288), b"x"], ids=["text", "zeros", "short"])
+@pytest.mark.parametrize("content", [b"not LMDB at all" * 1000, bytes(20480), b"x"], ids=["text", "zeros", "short"])
 def test_a_data_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / layout.DATA_FILE).write_bytes(content)
     for opened in (Registry, RegistryWriter):

@@ -70,7 +70,8 @@ def test_what_does_not_tell(error: BaseException) -> None:
 
 
 @pytest.mark.dspy
-@pytest.mark.xdist_group("litellm")  # which takes seconds to import
+@pytest.mark.full  # litellm takes seconds to import
+@pytest.mark.xdist_group("litellm")
 def test_real_exceptions() -> None:
     import httpx
     import litellm

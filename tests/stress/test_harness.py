@@ -24,6 +24,7 @@ from tests.stress.table import FAULTS
 
 
 @pytest.mark.skipif(not can_record(), reason="strace cannot trace here")
+@pytest.mark.full
 def test_a_writer_that_syncs_nothing_is_found_out(tmp_path: Path) -> None:
     def without_syncs(events: list[Event]) -> list[Event]:
         return [event._replace(is_durable=False) for event in events if event.kind != "sync"]

@@ -20,8 +20,8 @@ def try_out(name: str, tmp_path: Path, *options: str) -> None:
 
 
 QUICK = {
-    "power_loss": 40,
-    "killed_writer": 7,
+    "power_loss": 20,
+    "killed_writer": 4,
     "disk_errors": 5,
     "damage": 25,
     "inputs": 8_000,

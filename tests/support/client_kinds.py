@@ -18,7 +18,11 @@ class Blocking:
 
     def __init__(self, path: Path, timeout: float | None = PATIENT) -> None:
         self._loop = asyncio.new_event_loop()
-        self._client = self._run(self._made(path, timeout))
+        try:
+            self._client = self._run(self._made(path, timeout))
+        except BaseException:
+            self._loop.close()
+            raise
 
     async def _made(self, path: Path, timeout: float | None) -> AsyncWriterClient:
         return AsyncWriterClient(path, timeout=timeout)

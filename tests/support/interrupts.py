@@ -7,31 +7,32 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-OURS = ("registry_store", "readers")
+OURS = ("dspy_registry/registry_store", "readers")
 
 
-def interrupted_everywhere(work: Callable[[], object], is_sound: Callable[[], bool]) -> int:
-    """Runs `work` with an interrupt at its first line of ours, then at its second…; how many lines there were.
+def interrupted_everywhere(
+    work: Callable[[], object], is_sound: Callable[[], bool], rooms: tuple[str, ...] = OURS
+) -> int:
+    """Runs `work` with an interrupt at its first line of these rooms, then at its second…; how many there were.
 
     `is_sound` must hold after each. Call it in a process of its own: finalizers are interrupted too.
     """
     sys.unraisablehook = lambda _: None
     at = 0
-    while _interrupted(work, at):
+    while _interrupted(work, at, rooms):
         at += 1
         assert is_sound(), f"after an interrupt at line {at} of {work.__name__}"
     return at
 
 
-def _interrupted(work: Callable[[], object], at: int) -> bool:
+def _interrupted(work: Callable[[], object], at: int, rooms: tuple[str, ...]) -> bool:
     left = at
     reached = False
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left, reached
-        if f"/dspy_registry/{OURS[0]}/" not in (name := frame.f_code.co_filename) and f"/{OURS[1]}/" not in name:
-            return None
-        if "/tests/" in name:
+        name = frame.f_code.co_filename
+        if "/tests/" in name or not any(f"/{room}/" in name for room in rooms):
             return None
         if event == "line" and not reached:
             left -= 1

@@ -50,5 +50,5 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) 
     """Raises AssertionError when it does not come true: a limit for what hangs, not a measure."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"waited too long for {what}"
         time.sleep(0.01)

@@ -222,6 +222,8 @@ def test_a_module_has_a_bounded_number_of_labels(writer: RegistryWriter) -> None
         writer.set_label(NAME, "more", 1)
     with pytest.raises(InvalidArgumentError):
         writer.set_labels([LabelUpdate(f"acme.N{number}", "x", 1) for number in range(MAX_UPDATES + 1)])
+    with pytest.raises(InvalidArgumentError, match="LabelUpdates"):
+        writer.set_labels([("acme.Qa", "x", 1)])  # type: ignore[list-item]
 
 
 # What labels keep, and where they go

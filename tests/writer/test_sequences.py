@@ -84,7 +84,7 @@ def test_a_full_registry_costs_a_daemon_one_request(nearly_full: Path) -> None:
 def test_i17_a_version_that_has_no_number_is_refused_by_name(
     registry_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dspy_registry.writer.draft.LAST_VERSION", 2)
+    monkeypatch.setattr("dspy_registry.writer.entry.LAST_VERSION", 2)
     with RegistryWriter(registry_folder) as writer:
         for duration in range(2):
             writer.register_module(ModuleInfo("a.One", estimated_duration=duration))

@@ -47,6 +47,7 @@ from dspy_registry.registry_store.protocol import (
     SetLabels,
     SetPolicy,
     Status,
+    SteerRollout,
     Unregister,
     Versioned,
     frame,
@@ -61,12 +62,13 @@ from dspy_registry.registry_store.validation import (
     validate_encoded,
 )
 from dspy_registry.registry_store.vocabulary import Vocabulary, as_implications
-from dspy_registry.writer import labels
+from dspy_registry.writer import labels, rollouts
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.programs import Publication, Published, check_publication
 from dspy_registry.writer.reconcile import Outcome
 from dspy_registry.writer.registry_writer import refuse_batch
+from dspy_registry.writer.rollouts import RolloutRequest
 
 if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -242,6 +244,11 @@ def remove_policy(pattern: str) -> Call:
     """Raises InvalidArgumentError for a malformed pattern."""
     check_pattern(pattern)
     return Call(SetPolicy, (pattern, None))
+
+
+def steer_rollout(request: RolloutRequest) -> Call:
+    """Raises one InvalidArgumentError naming all that is wrong with the request by itself."""
+    return Call(SteerRollout, (msgspec.msgpack.encode(rollouts.checked(request)),))
 
 
 def report_outcomes(outcomes: tuple[ReportedOutcome, ...]) -> Call:

@@ -13,9 +13,11 @@ from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
 from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.rollout import Plan
 from dspy_registry.writer.client import calls
 from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import Session, check_timeout
+from dspy_registry.writer.rollouts import BEGIN, RolloutRequest
 
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
@@ -146,6 +148,25 @@ class WriterClient:
     def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
         """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
         return self.set_labels((label_update(name, label, None, expected),))
+
+    def start_rollout(self, name: str, version: int, *, label: str, plan: Plan | None = None) -> int:
+        """Move a label to `version` in guarded steps. Returns the revision in which the first step is visible.
+
+        `plan` None: 1, 10, 50 and 100 %, ten minutes each. The daemon moves the label, and returns it when the new
+        version is worse; docs/rollouts.md says when. `name` is a full name. Raises InvalidArgumentError for what is
+        wrong with the plan, for a label that does not name one other version, or is under a rollout already,
+        UnknownModuleError, UnknownVersionError, UpgradeRequiredError.
+        """
+        request = RolloutRequest(name, label, BEGIN, version, plan or Plan())
+        return calls.visible_in(self._call(calls.steer_rollout(request)))
+
+    def steer_rollout(self, name: str, action: str, *, label: str) -> int:
+        """Let a rollout stay at its step ("pause"), go on ("resume") or give the label back ("abort").
+
+        A paused rollout still returns when the new version is worse. Returns the revision in which it is so. Raises
+        InvalidArgumentError when the label is under no rollout.
+        """
+        return calls.visible_in(self._call(calls.steer_rollout(RolloutRequest(name, label, action))))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare. See RegistryWriter.set_implications."""

@@ -33,6 +33,7 @@ from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.roles import Groups
+from dspy_registry.writer.daemon.rollouts import keep_rollouts
 from dspy_registry.writer.daemon.server import Server
 from dspy_registry.writer.daemon.service import Service
 from dspy_registry.writer.daemon.service_manager import ServiceManager
@@ -219,7 +220,7 @@ class Daemon:
         laggards = Laggards()
         self.add_section("readers", lambda: _readers(laggards, self.environment))
         try:
-            for extension in (collect_usage, keep_health, *self._extensions):
+            for extension in (collect_usage, keep_health, keep_rollouts, *self._extensions):
                 extension(self)
             if self.change_taker is None:
                 refuse_member(self.environment)

@@ -40,11 +40,12 @@ from dspy_registry.registry_store.protocol import (
     SetImplications,
     SetLabels,
     SetPolicy,
+    SteerRollout,
     Unregister,
 )
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
-from dspy_registry.writer import labels, overrides, policies, reconcile
+from dspy_registry.writer import labels, overrides, policies, reconcile, rollouts
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
 _decode_labels = msgspec.msgpack.Decoder(tuple[LabelUpdate, ...]).decode
+_decode_rollout = msgspec.msgpack.Decoder(rollouts.RolloutRequest).decode
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 Reply = Callable[["ClientRequest", Answer], None]
@@ -215,6 +217,16 @@ def decode_labels(encoded: bytes) -> tuple[LabelUpdate, ...]:
         raise ProtocolError(f"changes of labels are not understood: {error}.") from error
 
 
+def decode_rollout(encoded: bytes) -> rollouts.RolloutRequest:
+    """A request about a rollout as a client sent it, not checked. Raises ProtocolError."""
+    if found := excess(encoded):
+        raise ProtocolError(f"a request for a rollout {found} to be read.")
+    try:
+        return _decode_rollout(encoded)
+    except UNREADABLE as error:
+        raise ProtocolError(f"a request for a rollout is not understood: {error}.") from error
+
+
 def decode_report(encoded: bytes, modules: Sequence[bytes]) -> DiscoveryReport:
     """A discovery report together with its modules, which came separately. Raises ProtocolError."""
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -248,6 +260,7 @@ _STAGING: Final[Mapping[type[Any], Callable[[Draft, Any], object]]] = {
     ResetUsage: lambda draft, message: reset_usage(draft, message.name, message.version),
     SetLabels: lambda draft, message: labels.set_labels(draft, decode_labels(message.updates)),
     SetPolicy: lambda draft, message: policies.set_policy(draft, message.pattern, message.policy),
+    SteerRollout: lambda draft, message: rollouts.steer(draft, decode_rollout(message.request)),
     SetImplications: lambda draft, message: draft.set_implications(CLIENT, message.implications),
 }
 

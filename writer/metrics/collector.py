@@ -24,10 +24,11 @@ from dspy_registry.registry_store.layout import DATA_FILE
 from dspy_registry.registry_store.limits_in_use import limit_of, limits_in_use, module_of
 from dspy_registry.registry_store.policy_rows import load_policies
 from dspy_registry.registry_store.protocol import DaemonStatus
+from dspy_registry.registry_store.rollout_rows import load_rollouts
 from dspy_registry.registry_store.usage import VersionUsage
 from dspy_registry.registry_store.usage_rows import Row, calls_lost, load_all, load_row, load_versions_of
 from dspy_registry.writer.daemon.host import Host
-from dspy_registry.writer.metrics import health_families, usage_families
+from dspy_registry.writer.metrics import health_families, rollout_families, usage_families
 from dspy_registry.writer.metrics.daemon_families import StoreFigures, build, status_families, store_families
 
 MODULES_SHOWN: Final = 500
@@ -68,6 +69,7 @@ class Figures(Collector):
             "usage": self._usage,
             "health": self._health,
             "limits": self._limits,
+            "rollouts": self._rollouts,
         }
         for part, read in parts.items():
             found: list[Metric] = []
@@ -140,6 +142,12 @@ class Figures(Collector):
         except RegistryError:
             found = []
         yield from health_families.families(found)
+
+    def _rollouts(self) -> Iterator[Metric]:
+        environment = self._host.environment
+        with environment.long_read() as txn:
+            found = load_rollouts(txn, environment.dbs)
+        yield from rollout_families.families(found)
 
     def _limits(self) -> Iterator[Metric]:
         environment = self._host.environment

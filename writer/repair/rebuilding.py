@@ -65,7 +65,7 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
     newest = max([state.revision, *(stored.provenance.revision for stored in modules.records.values())])
     head = State(newest, state.committed_at, modules.next_sequence)
     return {
-        layout.META: _meta(head, implications, defaults),
+        layout.META: {**_meta(head, implications, defaults), **_rollouts(found)},
         layout.MODULES: records,
         layout.HISTORY: past,
         layout.SEQUENCES: _sequences(modules.records),
@@ -122,6 +122,10 @@ def _meta_value(found: Found, backup: Found, key: bytes, codec: Any, account: Ac
     if key == layout.META_VOCABULARY or (layout.META, key) in found.unsound:
         account.lose(layout.META, key, found.unsound.get((layout.META, key), _NOT_ON_PAGES))
     return None
+
+
+def _rollouts(found: Found) -> Rows:
+    return {key: row for key, row in found.rows[layout.META].items() if key.startswith(layout.META_ROLLOUT)}
 
 
 def _meta(head: State, implications: dict[str, Implications], defaults: Defaults) -> Rows:

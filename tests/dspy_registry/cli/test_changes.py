@@ -64,6 +64,7 @@ def test_through_the_daemon_from_first_to_last(served: Path) -> None:
             "names": ["acme.Summarise"],
             "unknown": [],
             "declared_by": {},
+            "labels": {},
         }
         assert "acme.Summarise" not in registry
     assert answer("check")["violations"] == []
@@ -133,6 +134,7 @@ def test_unregister_goes_on_after_an_unknown_name(served: Path) -> None:
         "names": ["dspy.ReAct"],
         "unknown": ["acme.Missing"],
         "declared_by": {},
+        "labels": {},
     }
     assert json.loads(done.stderr)["error"]["type"] == "UnknownModuleError"
 

@@ -27,7 +27,13 @@ def test_an_override_is_shown_and_released(registry_folder: Path, monkeypatch: p
     assert answer("release", "acme.A", "--embedded") == {"revision": 4, "names": ["acme.A"]}
     assert answer("get", "acme.A")["overrides"] == []
     told = answer("unregister", "acme.A", "--embedded")
-    assert told == {"revision": 5, "names": ["acme.A"], "unknown": [], "declared_by": {"acme.A": "manifest:a.toml"}}
+    assert told == {
+        "revision": 5,
+        "names": ["acme.A"],
+        "unknown": [],
+        "declared_by": {"acme.A": "manifest:a.toml"},
+        "labels": {},
+    }
 
 
 def test_a_module_is_renamed(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

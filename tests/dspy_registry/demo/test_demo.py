@@ -169,11 +169,9 @@ def readers_in(folder: Path) -> list[int]:
     return [pid for pid, command in processes_in(folder).items() if "dspy_registry.demo.reader_process" in command]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.full) for number in (signal.SIGTERM, signal.SIGHUP))],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, short_path: Path) -> None:
     with long_demo(short_path) as (process, folder):
         wait_until(lambda: len(processes_in(folder)) >= 3 or process.poll() is not None, "the demo's processes")

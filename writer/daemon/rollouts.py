@@ -1,0 +1,154 @@
+"""Guarded rollouts in the writer daemon: now and then it looks at both versions' statistics, and moves the label.
+
+What it decides and the label change in one commit. Only the statistics of the look before are kept in memory: a new
+daemon goes on from the stored rollout, and its first look has nothing to compare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
+from dspy_registry.registry_store.layout import versioned_key
+from dspy_registry.registry_store.rollout import DONE, RUNNING, Rollout
+from dspy_registry.registry_store.rollout_blocks import error_block, error_rate, no_row, slow_block
+from dspy_registry.registry_store.rollout_rows import load_rollouts
+from dspy_registry.registry_store.usage_rows import VersionRow, has_versions, version_codec
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.rollouts import begin_step_again, look
+
+LOOK_EVERY: Final = 2.0
+"""Seconds between two looks. Reporters send a batch about as often."""
+
+_log = logging.getLogger("dspy_registry")
+
+
+class _Seen(NamedTuple):
+    """The statistics of the old and the new version at a look, and when their rollout began."""
+
+    started_at: int
+    old: VersionRow
+    new: VersionRow
+
+
+def keep_rollouts(host: Host, clock: Callable[[], float] = time.time, every: float = LOOK_EVERY) -> None:
+    """Let a daemon carry out rollouts. `clock` gives Unix time, `every` is in seconds. The status has a section."""
+    if not has_versions(host.environment.dbs):
+        return
+    keeper = RolloutKeeper(host, clock, every)
+    host.add_section("rollouts", keeper.status)
+    host.add_task(keeper.run)
+
+
+class RolloutKeeper:
+    """The rollouts of the registry. Belongs to the daemon's loop."""
+
+    def __init__(self, host: Host, clock: Callable[[], float], every: float) -> None:
+        self._host = host
+        self._clock = clock
+        self._every = every
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._error = ""
+
+    def status(self) -> dict[str, Any]:
+        """The rollouts, also those that have ended, as `plain` gives them. `error`: why none goes on; "": nothing."""
+        try:
+            found = self._stored()
+        except RegistryError as error:
+            return {"rollouts": [], "error": error.message}
+        return {"rollouts": [plain(each) for each in found], "error": self._error}
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        if any(each.state == RUNNING for each in self._try_stored()):
+            await self._host.submit(lambda draft: begin_step_again(draft, self._now()))
+        while True:
+            await asyncio.sleep(self._every)
+            error = await self._look_at_all()
+            if error and error != self._error:
+                _log.error("a rollout does not go on: %s", error)
+            self._error = error
+
+    async def _look_at_all(self) -> str:
+        """Look at each rollout. Returns why one of them does not go on; "": all do."""
+        problem = ""
+        try:
+            for rollout in self._stored():
+                try:
+                    await self._look(rollout)
+                except RegistryError as error:
+                    problem = f"{rollout.name}@{rollout.label}: {error.message}"
+        except CorruptRecordError as error:
+            problem = f"{error.message} A new rollout of that label takes its place."
+        return problem
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _try_stored(self) -> list[Rollout]:
+        try:
+            return self._stored()
+        except RegistryError:
+            return []
+
+    def _stored(self) -> list[Rollout]:
+        with self._host.environment.reading() as txn:
+            return load_rollouts(txn, self._host.environment.dbs)
+
+    async def _look(self, rollout: Rollout) -> None:
+        place = rollout.name, rollout.label
+        if not rollout.is_active:
+            self._seen.pop(place, None)
+            return
+        seen = _Seen(rollout.started_at, self._row(rollout, rollout.old), self._row(rollout, rollout.new))
+        before = self._seen.get(place)
+        if before is None or before.started_at != rollout.started_at:
+            before = seen
+        old, new = (before.old, seen.old), (before.new, seen.new)
+        blocks = error_block(old, new), error_rate(before.old), slow_block(old, new, rollout.plan.max_p95_increase)
+        now = self._now()
+        done = await self._host.submit(lambda draft: look(draft, rollout, blocks, now))
+        if done.result is not None:  # otherwise the next look counts these calls
+            self._seen[place] = seen
+            _tell(rollout, done.result)
+
+    def _row(self, rollout: Rollout, version: int) -> VersionRow:
+        key = versioned_key(rollout.name, version)
+        with self._host.environment.reading() as txn:
+            value = txn.get(key, None, self._host.environment.dbs.usage)
+        return (
+            no_row(rollout.name, version) if value is None else _loaded(value, key, self._host.environment.dbs.format)
+        )
+
+
+def _loaded(value: bytes, key: bytes, format: int) -> VersionRow:
+    row: VersionRow = version_codec.load(value, key, format)
+    return row
+
+
+def plain(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as plain values, for the status."""
+    facts = msgspec.structs.asdict(rollout)
+    for field in ("errors", "slow"):
+        facts[field] = msgspec.structs.asdict(getattr(rollout, field).total)
+    facts["plan"] = msgspec.structs.asdict(rollout.plan)
+    facts["percent"] = rollout.weights.get(rollout.new, 0.0)
+    return facts
+
+
+def _tell(before: Rollout, after: Rollout) -> None:
+    if after.state == before.state and after.step == before.step:
+        return
+    named = after.name, after.label
+    if after.is_active:
+        _log.info("%s@%s gives version %d %g %% of the calls", *named, after.new, after.weights[after.new])
+    elif after.state == DONE:
+        _log.info("%s@%s names version %d: its rollout is done", *named, after.new)
+    else:
+        _log.warning("the rollout of %s@%s to version %d is %s: %s", *named, after.new, after.state, after.reason)
