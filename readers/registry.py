@@ -28,6 +28,7 @@ from dspy_registry.readers.watched import ChangeWithRecords
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
+from dspy_registry.registry_store.fork_wait import let_fork_pass
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
@@ -242,6 +243,7 @@ class Registry(Deciding):
 
         Raises StoreError when no reader slot is free; a snapshot takes up to two.
         """
+        let_fork_pass(self._live().holders)
         self._look_now()
         with shared_lock:  # nobody lets go of the environment before the snapshot has it
             return Snapshot(self._live(), self._weights, self._min_observed_calls)

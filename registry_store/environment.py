@@ -22,6 +22,7 @@ import lmdb
 
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.errors import ForkedSnapshotError, RegistryError, StoreClosedError, StoreError
+from dspy_registry.registry_store.fork_wait import let_fork_pass
 from dspy_registry.registry_store.handles import Database, Databases, Transaction, translated
 from dspy_registry.registry_store.opening import open_databases, open_lmdb
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
@@ -325,6 +326,7 @@ class Environment:
         Call it outside the gate. LMDB stays open, and disk space that its revision uses is not used again, until it
         ends.
         """
+        let_fork_pass(self.holders)
         with self.gate:
             self.open()
             generation = self.generation
@@ -366,10 +368,9 @@ class Environment:
     def _alive(self) -> list[tuple[ref[Transaction], int]]:
         return [held for held in self._held if held[0]() is not None]
 
-    def is_held_by_others(self) -> bool:
-        """Whether snapshots are open, and this thread began none of them. Call it inside the gate."""
-        holders = {thread for _, thread in self._alive()}
-        return bool(holders) and threading.get_ident() not in holders
+    def holders(self) -> set[int]:
+        """The threads that began the open snapshots."""
+        return {thread for _, thread in self._alive()}
 
     def retire(self) -> None:
         """Close it for good, inside the gate. Its users get StoreClosedError from now on."""

@@ -82,10 +82,10 @@ class UnknownVersionError(RegistryError, KeyError):
         self.name = name
         self.version = version
         self.kept = tuple(map(int, kept))  # strings, if the error came over the socket
-        numbers = ", ".join(map(str, self.kept)) or "none"
+        message = f"version {version} of {name} is not kept."
         super().__init__(
-            f"version {version} of {name} is not kept." if version else f"no earlier version of {name} is kept.",
-            remedy=f"Kept: {numbers}; see `dspy-registry history {name}`.",
+            f"no earlier version of {name} is kept." if version is None else message,
+            remedy=f"Kept: {', '.join(map(str, self.kept)) or 'none'}; see `dspy-registry history {name}`.",
         )
 
 

@@ -12,9 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
-from dspy_registry.registry_store import opening
+from dspy_registry.registry_store import fork_wait, opening
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreError
 from dspy_registry.registry_store.revision import data_identity
@@ -22,7 +21,6 @@ from dspy_registry.registry_store.revision import data_identity
 _shared: dict[tuple[int, int], Environment] = {}
 shared_lock = threading.RLock()  # taken before a gate, never inside one
 _deferred: deque[Callable[[], None]] = deque()
-_PATIENCE_WITH_SNAPSHOTS: Final = 1.0  # seconds
 
 
 def defer(close: Callable[[], None]) -> None:
@@ -131,19 +129,25 @@ def _before_fork() -> None:
 
     Snapshots of other threads are waited for with the gates released. Those of the forking thread cannot end.
     """
-    patient_until = time.monotonic() + _PATIENCE_WITH_SNAPSHOTS
+    patient_until = time.monotonic() + fork_wait.PATIENCE
     while True:
         run_deferred()  # a dropped snapshot must not cost the child its environment
         shared_lock.acquire()
         if all(_gate(environment) for environment in list(_shared.values())):
-            is_waiting = any(environment.is_held_by_others() for environment in _gated)
+            is_waiting = any(_is_held_by_others(environment) for environment in _gated)
             if not is_waiting or time.monotonic() > patient_until:
                 break
+            fork_wait.set_waiting(True)
         _release_gates()
         time.sleep(0.001)
     for environment in _gated:
         if environment.wait_for_short_reads() and not environment.open_snapshots:
             environment.close()
+
+
+def _is_held_by_others(environment: Environment) -> bool:
+    holders = environment.holders()
+    return bool(holders) and threading.get_ident() not in holders
 
 
 def _gate(environment: Environment) -> bool:
@@ -165,7 +169,13 @@ def _release_gates() -> None:
     shared_lock.release()
 
 
+def _after_fork_in_parent() -> None:
+    fork_wait.set_waiting(False)
+    _release_gates()
+
+
 def _after_fork_in_child() -> None:
+    fork_wait.set_waiting(False)
     for environment in _gated:
         if environment.is_open:
             environment.orphan()
@@ -174,6 +184,6 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(
     before=_before_fork,
-    after_in_parent=_release_gates,
+    after_in_parent=_after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dspy_registry import ForkedSnapshotError, Registry
-from dspy_registry.registry_store import sharing
+from dspy_registry.registry_store import fork_wait
 from dspy_registry.registry_store.sharing import run_deferred
 from tests.support import forks
 from tests.support.forks import await_all, durations, fork
@@ -25,19 +26,21 @@ def registry(folder: Path) -> Iterator[Registry]:
         yield registry
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.002])
 def test_i15_a_fork_waits_for_the_snapshots_of_other_threads(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
     """One thread or another holds one nearly all the time. How long a fork waits at most is not what this is about."""
-    monkeypatch.setattr(sharing, "_PATIENCE_WITH_SNAPSHOTS", 60.0)
+    monkeypatch.setattr(fork_wait, "PATIENCE", 60.0)
     over = threading.Event()
 
     def query() -> None:
         while not over.is_set():
             with registry.snapshot() as snapshot:
                 assert durations(snapshot) == {0}
+                time.sleep(pause)
 
-    threads = [threading.Thread(target=query) for _ in range(2)]
+    threads = [threading.Thread(target=query) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:

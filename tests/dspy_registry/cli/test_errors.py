@@ -147,12 +147,16 @@ def test_a_folder_that_is_no_utf8_or_has_no_home_is_told(tmp_path: Path) -> None
             assert (status, error["type"], bool(error["remedy"])) == (2, kind, True)
 
 
-def test_no_free_descriptor_is_told_as_one_json_document(seeded_registry: Path) -> None:
-    """Somewhere between too few to start and enough, opening the registry fails."""
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_no_free_descriptor_is_told_as_one_json_document(seeded_registry: Path, command: str) -> None:
+    """Somewhere between too few to start and enough, opening the registry fails, or importing a module does."""
     for count in range(5, 16):
         limits = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({count}, {count})); "
-        code = f"import dspy_registry.cli.lookup, dspy_registry.cli.program as p; {limits}p.main(['list', '--json'])"
+        code = (
+            f"import dspy_registry.cli.lookup, dspy_registry.cli.program as p; {limits}p.main(['{command}', '--json'])"
+        )
         done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
-        json.loads(done.stdout if done.returncode == 0 else done.stderr)
-    assert done.returncode == 0
+        document = json.loads(done.stdout or done.stderr)
+        assert document.get("error", document).get("remedy", "a document") != ""
+    assert done.stdout

@@ -243,6 +243,7 @@ def test_a_damaged_module_can_be_unregistered_and_rolled_back(versions: Path) ->
 def test_an_unknown_version_travels_and_is_a_key_error() -> None:
     import pickle
 
+    assert "version 0" in UnknownVersionError("acme.X", 0, (3, 2)).message
     error = pickle.loads(pickle.dumps(UnknownVersionError("acme.X", 9, (3, 2))))
     assert isinstance(error, KeyError)
     assert (error.name, error.version, error.kept) == ("acme.X", 9, (3, 2))
