@@ -1,4 +1,4 @@
-"""Two workers run a compiled program by its label, and get the next version without a restart.
+"""Two workers run a compiled program by its label, and a guarded rollout gives them the next version.
 
     python examples/programs
 
@@ -18,13 +18,14 @@ from worker import work
 
 from dspy_registry import Registry, WriterClient
 from dspy_registry.integrations.dspy import publish
+from dspy_registry.registry_store.rollout import Plan
 from dspy_registry.writer.daemon.lifecycle import serve
 
 TRAINSET = [dspy.Example(question=f"What is {n} + {n}?", answer=f"{n + n}").with_inputs("question") for n in range(8)]
 
 
 def main() -> None:
-    """Publish a version, start the workers, publish a better one, and let the label name it."""
+    """Publish a version, start the workers, publish a better one, and roll it out in three steps of two seconds."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "registry")
         daemon = multiprocessing.Process(target=serve, args=(path,), daemon=True)
@@ -39,10 +40,10 @@ def main() -> None:
             has_answered.wait(60)
             optimizer = dspy.LabeledFewShot(k=4)
             better = publish(optimizer.compile(Qa(), trainset=TRAINSET), NAME, client=client, label="candidate")
-            print(f"version {better.version} is published as candidate; the workers go on", flush=True)
-            client.set_label(NAME, LIVE_LABEL, better.version)
+            print(f"version {better.version} is published as candidate; a rollout begins", flush=True)
+            client.start_rollout(NAME, better.version, label=LIVE_LABEL, plan=Plan((10.0, 50.0, 100.0), every=2.0))
         for worker in workers:
-            worker.join(30)
+            worker.join(60)
         daemon.terminate()
         daemon.join()
         sys.exit(max(worker.exitcode or 0 for worker in workers))
