@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import itertools
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -112,9 +113,17 @@ def _compared(make: MakeContest, title: str, bench: Bench) -> Comparison:
 # litellm
 
 
-def _litellm() -> Any:
+@contextmanager
+def _litellm() -> Iterator[Any]:
+    """The package, with an event loop for what it asks of one: it would make one itself, and never close it."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it fetches its price list from the network
-    return importlib.import_module("litellm")
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield importlib.import_module("litellm")
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def _deployments() -> list[dict[str, Any]]:
@@ -131,10 +140,11 @@ def _against_litellm(bench: Bench) -> Iterator[Result]:
     title = f"route among {CANDIDATES}, against litellm.Router choosing among {CANDIDATES} deployments"
     tick = bench.ticker(title, len(STRATEGIES))
     with ExitStack() as stack:
+        litellm = stack.enter_context(_litellm())
         registry = registry_of_ten(bench, "route_litellm", stack)
         deadlines = itertools.count(1_000)
         for strategy, (of_computed, of_repeated) in STRATEGIES.items():
-            router = _litellm().Router(model_list=_deployments(), routing_strategy=strategy)
+            router = litellm.Router(model_list=_deployments(), routing_strategy=strategy)
             theirs = partial(router.get_available_deployment, model="answering", messages=MESSAGES)
             ways: dict[str, tuple[float, Callable[[], object]]] = {
                 "computed": (
@@ -168,10 +178,10 @@ def _router_call(bench: Bench) -> Iterator[Result]:
     title = "Router.call around an empty function, report included"
     rounds = _rounds(bench)
     tick = bench.ticker(title, rounds)
-    litellm = _litellm()
-    theirs = litellm.Router(model_list=_deployments())
     mocked = {"messages": MESSAGES, "mock_response": "yes", "api_key": "none"}
     with ExitStack() as stack:
+        litellm = stack.enter_context(_litellm())
+        theirs = litellm.Router(model_list=_deployments())
         registry = registry_of_ten(bench, "router_call", stack)
         reporter = stack.enter_context(UsageReporter(registry.path))
         router = Router(registry, {f"acme.Answer{number}": _empty for number in range(CANDIDATES)}, reporter)
