@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,6 +26,28 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # LiteLLM, which dspy loads, otherwise fetches its price list from the network at import.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+
+NEEDS_DSPY = re.compile(
+    r"dspy($|\.)|dspy_registry\.integrations\.(dspy|publish|routed)$"
+    r"|tests\.(support\.(compiled_programs|dspy_program)|writer\.test_(programs|repair))$"
+)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports at its top."""
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Where dspy is not installed, leave out the files that cannot be imported without it."""
+    if collection_path.suffix != ".py" or importlib.util.find_spec("dspy") is not None:
+        return None
+    return True if any(NEEDS_DSPY.match(name) for name in imports(collection_path)) else None
 
 
 @pytest.fixture
