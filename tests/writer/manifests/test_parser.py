@@ -130,6 +130,7 @@ def test_a_result_is_kept_with_the_content(tmp_path: Path) -> None:
         (".yaml", "m:\n" + "".join(f"  <<: {{k{number}: 1}}\n" for number in range(20_000))),
         (".yaml", "[" + "a," * 800_000 + "]"),
     ],
+    ids=["dotted keys", "dotted table", "merged list", "merges", "long list"],
 )
 def test_texts_that_took_minutes_are_answered(parser: Parser, suffix: str, text: str) -> None:
     """Within the limit of one file: a longer time would be the error that the test refuses."""
