@@ -26,6 +26,13 @@ def serve_by_clock(path: str, clock: str) -> None:
     serve(path)
 
 
+def set_clock(clock: Path, seconds: float) -> None:
+    """The daemon's time. It is replaced as a whole: the daemon reads it at any moment."""
+    replaced = clock.with_suffix(".new")
+    replaced.write_text(str(seconds), encoding="ascii")
+    replaced.replace(clock)
+
+
 def two_versions(path: Path, clock: Path) -> None:
     """A module with two versions, its label at the first."""
     clock.write_text(str(time.time()), encoding="ascii")  # a request goes by the host's clock
@@ -62,8 +69,5 @@ class Traffic:
                         fails = call % 10 < failing
                         reporter.record(NAME, duration, ok=not fails, version=version)
                 assert reporter.flush()
-                now = float(self._clock.read_text(encoding="ascii"))
-                replaced = self._clock.with_suffix(".new")
-                replaced.write_text(str(now + self._seconds), encoding="ascii")
-                replaced.replace(self._clock)
+                set_clock(self._clock, float(self._clock.read_text(encoding="ascii")) + self._seconds)
         raise AssertionError("it did not come about")

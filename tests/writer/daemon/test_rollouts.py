@@ -19,7 +19,7 @@ from tests.support import rollout_daemon
 from tests.support.client_kinds import Opened, either
 from tests.support.daemon_process import Served, daemon_of
 from tests.support.health_helpers import until
-from tests.support.rollout_daemon import NAME, PLAN, Traffic, facts, two_versions
+from tests.support.rollout_daemon import NAME, PLAN, Traffic, facts, set_clock, two_versions
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_a_worse_version_is_returned_and_it_is_said_why(
 def test_it_survives_the_daemon(registry_folder: Path, clock: Path) -> None:
     with served_by(registry_folder, clock) as served, served.client() as client:
         client.start_rollout(NAME, 2, label="live", plan=PLAN)
-        Traffic(registry_folder, clock, (0, 100.0), (0, 100.0)).until(lambda: facts(client)["step"] == 1)
+        # One step's time, and not more: the next step cannot end, however late it is paused.
+        set_clock(clock, time.time() + PLAN.every)
+        Traffic(registry_folder, clock, (0, 100.0), (0, 100.0), seconds=0.0).until(lambda: facts(client)["step"] == 1)
         client.steer_rollout(NAME, "pause", label="live")
         before = facts(client)
         served.kill()
@@ -85,7 +87,7 @@ def test_it_survives_the_daemon(registry_folder: Path, clock: Path) -> None:
         after = facts(client)
         assert (after["step"], after["state"], after["errors"]) == (1, "paused", before["errors"])
         assert named(registry_folder) == {1: 5000, 2: 5000}
-        clock.write_text(str(time.time()), encoding="ascii")
+        set_clock(clock, time.time())
         client.steer_rollout(NAME, "resume", label="live")
         Traffic(registry_folder, clock, (0, 100.0), (9, 100.0), seconds=0.0).until(
             lambda: facts(client)["state"] != "running"
