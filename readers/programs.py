@@ -1,8 +1,8 @@
 """Compiled programs by name, as a worker runs them: each rebuilt when its version moves, the old one serving meanwhile.
 
 A look-up resolves the name, as `Registry.resolve` does, and finds the program of that version in a dict. A version that
-is not there yet is built once, by one thread, whoever asks. A process that has served this name before goes on with the
-program that it has.
+is not there yet is built once, by one thread, however many ask. A process that has served this name before goes on
+with the program that it has.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class ToldOutcome(NamedTuple):
 
 
 class Known:
-    """What is not healthy, as of one `word`. It never changes: whoever kept an answer compares it by identity."""
+    """What is not healthy, as of one `word`. It never changes: a kept answer is compared with it by identity."""
 
     __slots__ = ("_rows", "own", "word")
 

@@ -8,7 +8,6 @@ another process: to close it in a process that has it open drops LMDB's locks on
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -67,6 +66,8 @@ def parse_lock_file(content: bytes) -> tuple[list[Slot], int]:
 
 def read_without_slot(folder: Path) -> tuple[list[Slot], int]:
     """`parse_lock_file` of a registry. Nothing where this user may not read the file."""
+    import subprocess  # here, and not at the import of every reader: few processes come here
+
     try:
         done = subprocess.run(
             ["cat", "--", folder / LOCK_FILE],

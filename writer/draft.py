@@ -44,7 +44,7 @@ class Draft(Staged):
     """Staged changes over the catalog, or over another draft: what requests change."""
 
     def child(self, by: By | None = None) -> Draft:
-        """A draft for one request, of whoever asks for it. `absorb` it when the request has succeeded."""
+        """A draft for one request, which `by` asks for. `absorb` it when the request has succeeded."""
         return Draft(self.catalog, self, by)
 
     # Requests

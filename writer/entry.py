@@ -12,7 +12,7 @@ from dspy_registry.registry_store.records import By, ModuleInfo
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A module in the draft. `encoded` are its bytes, `past` the versions that were replaced within this draft.
 
-    `by` is whoever changed it last. None: not known. `program` is the digest of its program. Empty: it has none.
+    `by` changed it last. None: not known. `program` is the digest of its program. Empty: it has none.
     `global_revision` is the cluster's; 0: it is of this host.
     """
 

@@ -1,6 +1,6 @@
 """Who may ask the explorer: the Host header, the token, and the headers of every answer. Deciding is pure.
 
-A page of another site could have its name resolve to 127.0.0.1, and read the explorer through the browser of whoever
+A page of another site could have its name resolve to 127.0.0.1, and read the explorer through a browser that
 visits it. Such a request carries that site's name in its Host header, so only names that are known are answered. An
 address is no such name: nobody can make a browser believe that another site is an address.
 """

@@ -27,7 +27,7 @@ class Job(ABC):
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
-        self._turn = [True]  # whoever takes it decides whether the call is made
+        self._turn = [True]  # the thread that takes it decides whether the call is made
         self.value: Any = None
         self.error: BaseException | None = None
 

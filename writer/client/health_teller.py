@@ -29,7 +29,7 @@ _log = logging.getLogger("dspy_registry")
 
 
 class HealthTeller:
-    """What one reporter tells. `outcomes` belongs to whoever gathers calls; `tell` may be called by any thread."""
+    """What one reporter tells. The thread that gathers calls owns `outcomes`; `tell` may be called by any thread."""
 
     def __init__(self, folder: Path, health: HostHealth) -> None:
         self.outcomes = Outcomes()
