@@ -30,14 +30,6 @@ class Hash(Protocol):
     def digest(self) -> bytes: ...
 
 
-def bucket_of(name: str, label: str, key: str) -> int:
-    """The bucket of a key for a label of a module, 0 to BUCKETS - 1. Other modules and labels give other buckets.
-
-    It is the first eight bytes of BLAKE2b over the three, as a number, modulo BUCKETS: the same in every process.
-    """
-    return bucket_in(hash_of(name, label), key)
-
-
 def hash_of(name: str, label: str) -> Hash:
     """The hash of all but the key. It is begun once for a label. hashlib is loaded only by those who need it."""
     from hashlib import blake2b
@@ -46,7 +38,11 @@ def hash_of(name: str, label: str) -> Hash:
 
 
 def bucket_in(begun: Hash, key: str) -> int:
-    """The bucket of a key, from `hash_of`."""
+    """The bucket of a key for a label of a module, 0 to BUCKETS - 1, from `hash_of` the two.
+
+    It is BLAKE2b of eight bytes over the three, as a number, modulo BUCKETS: the same in every process. Other modules
+    and labels give other buckets.
+    """
     whole = begun.copy()
     whole.update(key.encode("utf-8", "surrogatepass"))
     return int.from_bytes(whole.digest(), "big") % BUCKETS

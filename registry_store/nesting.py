@@ -28,19 +28,6 @@ _SCALAR_BYTES: Final = {0xC4: -1, 0xC5: -2, 0xC6: -4, 0xC7: -1, 0xC8: -2, 0xC9: 
 _CONTAINER_LENGTH: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
-def is_shallow(data: bytes) -> bool:
-    """Whether these bytes can be decoded without exhausting the stack, as far as `MOST_VALUES` of them tell.
-
-    Ask `has_few_values` too before you decode.
-    """
-    return excess(data) != DEEP
-
-
-def has_few_values(data: bytes) -> bool:
-    """Whether these bytes hold at most `MOST_VALUES` values, keys included."""
-    return excess(data) != MANY
-
-
 def excess(data: bytes) -> str:
     """DEEP or MANY for bytes that must not be decoded, by what a walk finds first; else empty.
 

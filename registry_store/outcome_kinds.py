@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from dspy_registry.registry_store.errors import InvalidArgumentError
-
 OK: Final = "ok"
 TIMEOUT: Final = "timeout"
 RATE_LIMITED: Final = "rate_limited"
@@ -33,10 +31,3 @@ FAILED: Final = UNHEALTHY | {INVALID_OUTPUT}
 """Kinds that count as a failure of the module."""
 UNJUDGED: Final = frozenset((CALLER, CANCELLED))
 """Kinds that count neither as a success nor as a failure."""
-
-
-def checked_kind(kind: str) -> str:
-    """The same kind. Raises InvalidArgumentError, which lists all kinds, for any other word."""
-    if kind not in KINDS:
-        raise InvalidArgumentError(f"outcome {kind!r} is not one of {', '.join(KINDS)}.")
-    return kind

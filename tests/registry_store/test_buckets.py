@@ -14,7 +14,8 @@ from dspy_registry.registry_store.buckets import (
     MAX_VERSIONS,
     Run,
     assign,
-    bucket_of,
+    bucket_in,
+    hash_of,
     heaviest,
     shares,
     targets,
@@ -56,14 +57,16 @@ def test_a_change_of_weights_moves_only_what_it_must(changes: list[dict[int, flo
 
 
 def test_a_key_draws_the_same_bucket_everywhere() -> None:
-    assert bucket_of("acme.Qa", "live", "user-17") == 3691
-    assert bucket_of("acme.Qa", "live", "user-17") != bucket_of("acme.Other", "live", "user-17")
-    assert 0 <= bucket_of("acme.Qa", "live", "\ud800") < BUCKETS
+    assert bucket_in(hash_of("acme.Qa", "live"), "user-17") == 3691
+    assert bucket_in(hash_of("acme.Qa", "live"), "user-17") != bucket_in(hash_of("acme.Other", "live"), "user-17")
+    assert 0 <= bucket_in(hash_of("acme.Qa", "live"), "\ud800") < BUCKETS
 
 
 def test_a_hundred_thousand_keys_are_split_as_the_weights_say() -> None:
     runs = assign({3: 90, 4: 10})
-    drawn = Counter(version_at(runs, bucket_of("acme.Qa", "live", f"user-{number}")) for number in range(100_000))
+    drawn = Counter(
+        version_at(runs, bucket_in(hash_of("acme.Qa", "live"), f"user-{number}")) for number in range(100_000)
+    )
     assert abs(drawn[4] / 100_000 - 0.1) < 0.006
     assert set(drawn) == {3, 4}
 

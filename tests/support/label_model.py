@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dspy_registry.registry_store.buckets import BUCKETS, bucket_of
+from dspy_registry.registry_store.buckets import BUCKETS, bucket_in, hash_of
 
 WINDOW = 16
 
@@ -40,7 +40,7 @@ class ModelOfModule:
         self.kept = window | (labelled & self.kept)
 
     def chosen(self, name: str, label: str, key: str) -> int:
-        return self.labels[label][bucket_of(name, label, key)]
+        return self.labels[label][bucket_in(hash_of(name, label), key)]
 
     def heaviest(self, label: str) -> int:
         table = self.labels[label]

@@ -25,11 +25,6 @@ class Outcomes:
         self._by_version: dict[_Key, deque[_Ended]] = {}
         self._failed: set[_Key] = set()
 
-    @property
-    def has_failures(self) -> bool:
-        """Whether a call failed that the daemon has not been told of."""
-        return bool(self._failed)
-
     def add(self, name: Names, call: CheckedCall, now: float) -> None:
         """Keep a call. `now` is the moment of `call` on the boot-time clock."""
         if call.kind in NEITHER:

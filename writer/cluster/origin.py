@@ -299,14 +299,12 @@ class Origin:
         while True:
             try:
                 return await self._transact(staged)
-            except LeaseGoneError:
-                self._lease = 0
+            except LeaseGoneError:  # the next try asks for another
+                self._lease, last = 0, "This host's lease in the cluster has ended."
             except UnknownOutcomeError as error:
                 is_unknown, last = True, error.message
             except ClusterUnavailableError as error:
                 last = error.message
-            else:
-                continue
             if time.monotonic() > deadline:
                 self._replies = None
                 may = "The change may have been made." if is_unknown else "Nothing was changed."

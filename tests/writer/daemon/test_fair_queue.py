@@ -11,7 +11,7 @@ import pytest
 from dspy_registry import BusyError, InvalidModuleError, ModuleInfo, Registry
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
-from dspy_registry.registry_store.nesting import MOST_VALUES, has_few_values
+from dspy_registry.registry_store.nesting import MANY, MOST_VALUES, excess
 from dspy_registry.registry_store.protocol import Done, Register
 from dspy_registry.registry_store.validation import validate_module
 from dspy_registry.writer.daemon.change_lines import LineBudget
@@ -108,10 +108,10 @@ def test_values_are_bounded_before_they_are_made() -> None:
     for fields in ({"metadata": {"x": [0] * MAX_RECORD_VALUES}}, {"examples": ("",) * (MAX_RECORD_VALUES + 1)}):
         with pytest.raises(InvalidModuleError, match=str(MAX_RECORD_VALUES)):
             validate_module(ModuleInfo("a.B", **fields))  # type: ignore[arg-type]
-    assert has_few_values(COSTLY)
-    assert not has_few_values(TOO_MANY)
-    assert has_few_values(b"\xdd\0\0\xff\xff" + b"\xda\xff\xff" + b"x" * 0xFFFF)  # one long text
-    assert not has_few_values(b"\x00" * (MOST_VALUES + 1))
+    assert excess(COSTLY) != MANY
+    assert excess(TOO_MANY) == MANY
+    assert excess(b"\xdd\0\0\xff\xff" + b"\xda\xff\xff" + b"x" * 0xFFFF) != MANY  # one long text
+    assert excess(b"\x00" * (MOST_VALUES + 1)) == MANY
 
 
 def test_a_record_of_too_many_values_is_refused_by_name_and_alone(registry_folder: os.PathLike[str]) -> None:
