@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from dspy_registry import LabelUpdate, ProtocolError, Registry
+from dspy_registry.registry_store import nesting
 from dspy_registry.registry_store import protocol as wire
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.nesting import DEEPEST, excess
@@ -238,8 +239,8 @@ def nested(depth: int, kind: bytes) -> bytes:
 def test_depth_is_found_in_every_kind_of_container(kind: bytes) -> None:
     padding = b"\x91\xc0" * 5000  # so many that counting them does not settle it
     sound = b"\x92" + b"\xdc" + struct.pack(">H", 5000) + padding
-    assert excess(sound + nested(DEEPEST - 1, kind)) != DEEP
-    assert excess(sound + nested(DEEPEST + 1, kind)) == DEEP
+    assert excess(sound + nested(DEEPEST - 1, kind)) != nesting.DEEP
+    assert excess(sound + nested(DEEPEST + 1, kind)) == nesting.DEEP
 
 
 NUMBERS = [None, True, False, 7, -7, 200, 70000, 2**40, -200, -70000, -(2**40), 1.5]
@@ -256,9 +257,9 @@ LENGTHS = (1, 2, 4, 5, 8, 16, 17, 31, 32, 300, 70000)
 )
 def test_depth_skips_every_kind_of_scalar(scalar: Any) -> None:
     sound = msgspec.msgpack.encode([[scalar], [[]] * 5000])
-    assert excess(sound) != DEEP
-    assert excess(sound[:-1]) != DEEP
-    assert excess(b"\x92" + sound + nested(DEEPEST, b"\x91")) == DEEP
+    assert excess(sound) != nesting.DEEP
+    assert excess(sound[:-1]) != nesting.DEEP
+    assert excess(b"\x92" + sound + nested(DEEPEST, b"\x91")) == nesting.DEEP
 
 
 def test_frames_come_out_however_they_arrive() -> None:
