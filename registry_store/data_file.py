@@ -166,12 +166,12 @@ def _may_be_short(descriptor: int, size: int, newest: MetaPage) -> bool:
     LMDB does not write a page that one and the same transaction took and gave back. Where such pages are the last, the
     file ends before them.
     """
-    beyond = set(range(size // newest.page_bytes, newest.last_page + 1))
-    try:
-        beyond.difference_update(meta_pages.free_pages(descriptor, newest))
+    first = size // newest.page_bytes
+    try:  # counted, not listed: a damaged meta page may tell of 2**60 pages
+        beyond = {page for page in meta_pages.free_pages(descriptor, newest) if first <= page <= newest.last_page}
     except DamagedPageError:
         return False
-    return not beyond
+    return len(beyond) == newest.last_page + 1 - first
 
 
 @contextmanager

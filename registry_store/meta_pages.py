@@ -5,8 +5,8 @@ So the code that opens LMDB looks here first. What is read here is of LMDB 0.9's
 
     10   flags, 2
     16   magic, 4; version, 4
-    40   tree of free pages, 48: page size, 4; …; at 40 its root, 8
-    88   main tree, 48
+    40   tree of free pages, 48: page size, 4; flags, 2; …; at 40 its root, 8
+    88   main tree, 48: the same, with 0 for the page size
     136  last page, 8
     144  transaction, 8
 """
@@ -26,8 +26,10 @@ FIRST_PAGES: Final = 3
 
 _MAGIC: Final = 0xBEEFC0DE
 _VERSION: Final = 1
+_TREE_FLAGS: Final = [8, 0]  # of free pages: numbers as keys; of the main tree: none. LMDB aborts at others
 _FLAGS: Final = struct.Struct("<10xH")
-_META_PAGE: Final = struct.Struct("<10xH4xII16xI92xQQ")
+_BOTH_TREES: Final = struct.Struct("<44xH46xH")
+_META_PAGE: Final = struct.Struct("<10xH4xII16xIH46xH42xQQ")
 _META_HEAD: Final = struct.Struct("<II")
 _META_TAIL: Final = struct.Struct("<QQ")
 
@@ -56,6 +58,8 @@ def parse_meta_page(content: bytes) -> MetaPage | None:
     page_bytes: int = struct.unpack_from("<I", content, 40)[0]
     if not 512 <= page_bytes <= 65536 or page_bytes & (page_bytes - 1):
         return None
+    if list(_BOTH_TREES.unpack_from(content)) != _TREE_FLAGS:
+        return None
     roots = (NUMBER.unpack_from(content, at + 40)[0] for at in (40, 88))
     free, main = (None if root == NO_PAGE else root for root in roots)
     last_page, transaction = _META_TAIL.unpack_from(content, 136)
@@ -80,7 +84,7 @@ def plain_file_bytes(head: bytes, page_bytes: int) -> int | None:
         return None
     *first, first_last, _ = _META_PAGE.unpack_from(head)
     *second, second_last, _ = _META_PAGE.unpack_from(head, page_bytes)
-    if first != second or first != [META, _MAGIC, _VERSION, page_bytes]:
+    if first != second or first != [META, _MAGIC, _VERSION, page_bytes, *_TREE_FLAGS]:
         return None
     last: int = max(first_last, second_last)
     return (last + 1) * page_bytes

@@ -32,6 +32,7 @@ from dspy_registry.registry_store.check.inspection import (
     Violation,
     load_head,
 )
+from dspy_registry.registry_store.check.lost_versions import lost_versions
 from dspy_registry.registry_store.check.modules import postings_and_modules
 from dspy_registry.registry_store.check.programs import programs
 from dspy_registry.registry_store.check.rows import aliases, changes, history, labels, layers, meta_rows, sealed_rows
@@ -58,6 +59,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("aliases", aliases),
     ("layers", layers),
     ("history", history),
+    ("history and changes", lost_versions),
     ("changes", changes),
     ("labels", labels),
     ("requests, usage, policies", sealed_rows),

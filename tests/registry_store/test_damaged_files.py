@@ -77,6 +77,21 @@ def cut(content: bytes) -> bytes:
     return content[: len(content) * 99 // 100]
 
 
+def flipped(at: int, bit: int) -> Callable[[bytes], bytes]:
+    def flip(content: bytes) -> bytes:
+        data = bytearray(content)
+        data[at] ^= 1 << bit
+        return bytes(data)
+
+    return flip
+
+
+def endless(content: bytes) -> bytes:
+    """The newest meta page tells of 2**40 pages more. What lists them all does not come to its end."""
+    at, _ = max(metas(content), key=lambda found: found[1].transaction)
+    return flipped(at + 141, 0)(content)
+
+
 LOST: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "zeros": lambda _: bytes(2 * PAGE),
@@ -84,6 +99,9 @@ LOST: dict[str, Callable[[bytes], bytes]] = {
     "cut by 1 %": cut,
     "cut to two pages": lambda content: content[: 2 * PAGE],
     "other root": other_root,
+    "flags of the tree of free pages": flipped(44, 2),  # LMDB aborts at a key of this tree with several values
+    "flags of the main tree": flipped(PAGE + 92, 2),
+    "a file of 2**52 bytes": endless,
     "text": lambda _: b"not LMDB at all" * 1000,
     "one meta page overwritten": lambda content: content[:PAGE] + bytes(PAGE) + content[2 * PAGE :],
 }

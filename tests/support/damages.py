@@ -230,6 +230,7 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
     ("I8", "labels/a.Twenty/9", put_label("a.Twenty", "9", ((20, 10_000),))),
     ("I8", "modules/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 19), None)),
     ("I8", "history/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 12), None)),
+    ("I8", "history/a.Twenty", put_row("history", layout.versioned_key("a.Twenty", 4), None)),
     ("I8", "history/a.Twenty", replace_record("a.Twenty", version=30)),
     (
         "I8",
