@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME  # looked up once: limits ask at each begin and end
+_CLOCK_TRIES, _CLOCK_TOGETHER = 8, 20e-6
 _START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command, which may hold anything
 
 
@@ -36,6 +37,23 @@ def boot_id() -> str:
 def unix_time(boot: float) -> float:
     """The Unix time of a moment on the boot-time clock. It follows the system's clock, so it may differ later."""
     return time.time() + (boot - boot_seconds())
+
+
+def wall_and_monotonic() -> tuple[int, float]:
+    """The Unix time in nanoseconds, and `time.monotonic()` at the same moment.
+
+    Another thread may run between two readings, for many milliseconds under load. So the wall clock is read between two
+    readings of the other clock, again until these are close, and the closest of a few tries counts.
+    """
+    found: tuple[float, int, float] | None = None
+    for _ in range(_CLOCK_TRIES):
+        before, wall, after = time.monotonic(), time.time_ns(), time.monotonic()
+        if found is None or after - before < found[0]:
+            found = after - before, wall, (before + after) / 2
+        if found[0] <= _CLOCK_TOGETHER:
+            break
+    assert found is not None
+    return found[1], found[2]
 
 
 def process_identity(pid: int | None = None) -> ProcessIdentity:

@@ -376,6 +376,7 @@ class Environment:
         """Close it for good, inside the gate. Its users get StoreClosedError from now on."""
         self.close()
         self.is_retired = True
+        self.visibility.let_go()
 
     def orphan(self) -> None:
         """In a forked child: give up the inherited environment untouched, because a snapshot of the parent uses it."""

@@ -34,6 +34,10 @@ class Visibility:
             file = self._file = RevisionFile(self._folder)
         return file
 
+    def let_go(self) -> None:
+        """Drop the mapping and its descriptor now: since Python 3.13 an error's traceback may keep this object alive."""
+        self._file = None
+
     def words(self) -> Words | None:
         """Word and usage word as they are now. None: there is no revision file in force."""
         file = self._file

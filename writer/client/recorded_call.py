@@ -22,12 +22,20 @@ _KINDS: Final = frozenset(KINDS)
 class Moment(NamedTuple):
     """When calls are taken from the queue, and when that was done before: in milliseconds since the epoch.
 
-    `monotonic` is `time.monotonic()` at `now`.
+    `monotonic` is `time.monotonic()` then. `rest` is the part of a millisecond that `now` leaves out: without it, a
+    call that began just after a new version would seem to have begun before it.
     """
 
     now: int
     before: int
     monotonic: float
+    rest: float = 0.0
+
+
+def moment_at(wall: int, monotonic: float, before: int) -> Moment:
+    """The moment at which both clocks were read: nanoseconds since the epoch, and `time.monotonic()`."""
+    now, rest = divmod(wall, 1_000_000)
+    return Moment(now, before, monotonic, rest / 1e6)
 
 
 class CheckedCall(NamedTuple):
@@ -98,7 +106,7 @@ def kind_told(ok: Any, error: Any) -> str:
 
 def _began(began: Any, took: float | None, moment: Moment) -> tuple[int, int]:
     if _is_number(began):
-        at = moment.now - (moment.monotonic - float(began)) * 1000
+        at = moment.now + (moment.rest - (moment.monotonic - float(began)) * 1000)
         first = last = int(at)
     elif took is not None:
         first, last = int(moment.before - took), int(moment.now - took)

@@ -18,7 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
-from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.boot_clock import boot_seconds, wall_and_monotonic
 from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
@@ -26,7 +26,7 @@ from dspy_registry.registry_store.validation import is_time_limit
 from dspy_registry.writer.client.bell import Bell
 from dspy_registry.writer.client.health_teller import HealthTeller, Pace
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Pending
-from dspy_registry.writer.client.recorded_call import Call, Moment, Names, plain_name
+from dspy_registry.writer.client.recorded_call import Call, Names, moment_at, plain_name
 from dspy_registry.writer.client.report_link import ReportLink
 from dspy_registry.writer.client.told_calls import ToldCalls
 
@@ -254,7 +254,7 @@ class UsageReporter:
 
     def _gather_alone(self) -> None:
         boot = boot_seconds()
-        moment = Moment(_milliseconds(), self._gathered_at, time.monotonic())
+        moment = moment_at(*wall_and_monotonic(), before=self._gathered_at)
         for taken in range(len(self._queue)):  # a fixed number: the queue may be filled as fast as this empties it
             if taken % _AT_ONCE == _AT_ONCE - 1:
                 time.sleep(_BREATH)  # lets the threads of the program run

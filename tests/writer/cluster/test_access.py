@@ -34,7 +34,8 @@ def certificates(tmp_path: Path) -> Path:
         subprocess.run([str(_OPENSSL), *arguments], cwd=folder, check=True, capture_output=True)
 
     new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", until)
-    make(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/O=ca")
+    # Since Python 3.13 the authority must say what its key may be used for.
+    make(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/O=ca", "-addext", "keyUsage=critical,keyCertSign")
     for name in ("server", "client"):
         usage = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
         (folder / "usage").write_text(usage, encoding="ascii")

@@ -16,7 +16,7 @@ from dspy_registry.registry_store.reports import Batch, read_batch
 from dspy_registry.registry_store.usage import VersionUsage
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.writer.client.pending_calls import Pending
-from dspy_registry.writer.client.recorded_call import Moment
+from dspy_registry.writer.client.recorded_call import Moment, moment_at
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.usage_reset import reset_usage
@@ -67,6 +67,19 @@ def version_keys(writer: RegistryWriter) -> list[tuple[str, int]]:
 
 
 # Which version
+
+
+def test_a_call_that_began_within_the_millisecond_of_a_version_is_of_it(
+    writer: RegistryWriter, registry: Registry
+) -> None:
+    """Although the clock is read at the end of a millisecond, and the call took less than one."""
+    next_version(writer, 200)
+    second = began_at(registry, 2)
+    pending = Pending()
+    moment = moment_at((second + 5) * 1_000_000 + 900_000, 100.0, before=second)
+    pending.add(recorded(NAME, 1.0, began=100.0 - 0.0058), moment)
+    merge(writer, [read_batch(payload) for _, payload in pending.take(b"r" * 16, 1)], now=moment.now)
+    assert counted(registry, 1, 2) == [0, 1]
 
 
 def test_a_call_counts_for_the_version_in_force_when_it_began(writer: RegistryWriter, registry: Registry) -> None:

@@ -205,6 +205,7 @@ def is_running(pid: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
+@pytest.mark.dspy
 def test_a_limit_too_short_for_dspy_itself_is_a_reported_failure() -> None:
     report = discover(["acme"], timeout=0.001)
     failed = reasons(report)
