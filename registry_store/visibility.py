@@ -35,7 +35,7 @@ class Visibility:
         return file
 
     def let_go(self) -> None:
-        """Drop the mapping and its descriptor now: since Python 3.13 an error's traceback may keep this object alive."""
+        """Drop the mapping and its descriptor: since Python 3.13 an error's traceback may keep this object alive."""
         self._file = None
 
     def words(self) -> Words | None:
