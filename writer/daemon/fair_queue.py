@@ -23,14 +23,20 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Turns(Generic[K]):
-    """Keys that wait for a turn. The one that has used least time is next; among equals, the one that waits longest."""
+    """Keys that wait for a turn. The one that has used least time is next; among equals, the one that waits longest.
+
+    Turns are taken for a whole group, which may then have no time for all of them. So `give_back` undoes what a turn
+    counts, and the floor follows the first turn of each group only, which is always used. If the floor followed a turn
+    that is given back, those that have used less would lose their lead, again and again.
+    """
 
     def __init__(self) -> None:
         self._used: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._waiting: set[K] = set()
         self._count = itertools.count()
-        self._floor = 0.0  # what the last one had used: nobody who waits has used less
+        self._floor = 0.0  # what the first of the last group had used: nobody who waits has used less
+        self._begins = True  # the next turn is the first of a group
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -39,23 +45,33 @@ class Turns(Generic[K]):
         """Let a key wait, if it does not."""
         if key not in self._waiting:
             self._waiting.add(key)
-            heapq.heappush(self._heap, (max(self._used.get(key, 0.0), self._floor), next(self._count), key))
+            heapq.heappush(self._heap, (self._position(key), next(self._count), key))
 
     def take(self) -> K:
         """The next key, which waits no longer."""
         at, number, key = heapq.heappop(self._heap)
         while self._used.get(key, 0.0) > at:  # it was charged while it waited
             at, number, key = heapq.heappushpop(self._heap, (self._used[key], number, key))
-        self._floor = at
         self._waiting.discard(key)
-        self._used[key] = self._floor + _AT_LEAST
+        if self._begins:
+            self._floor, self._begins = self._position(key), False
+        self._used[key] = self._position(key) + _AT_LEAST
         return key
+
+    def give_back(self, key: K) -> None:
+        """A turn of this key was not used."""
+        if key in self._used:
+            self._used[key] -= _AT_LEAST
 
     def charge(self, key: K, seconds: float) -> None:
         """A turn of this key took so long."""
-        self._used[key] = max(self._used.get(key, 0.0), self._floor) + seconds
+        self._begins = True
+        self._used[key] = self._position(key) + seconds
         if len(self._used) > _KEPT:
             self._used = {key: used for key, used in self._used.items() if used > self._floor}
+
+    def _position(self, key: K) -> float:
+        return max(self._used.get(key, 0.0), self._floor)
 
 
 class FairQueue:
@@ -72,6 +88,7 @@ class FairQueue:
         """Add a work."""
         with self._arrived:
             self._queue_of(work).append(work)
+            self._wait(work)
             self._arrived.notify()
 
     def put_back(self, works: Sequence[Work]) -> None:
@@ -79,6 +96,10 @@ class FairQueue:
         with self._arrived:
             for work in reversed(works):
                 self._queue_of(work).appendleft(work)
+                self._users.give_back(user_of(work))
+                self._clients[user_of(work)].give_back(work.client)
+            for work in works:
+                self._wait(work)
 
     def get(self, patience: float | None) -> Work | None:
         """The next work. None: none came within `patience` seconds (None: any time), or no more will come."""
@@ -101,10 +122,12 @@ class FairQueue:
             self._clients[user].charge(work.client, seconds)
 
     def _queue_of(self, work: Work) -> deque[Work]:
+        return self._works.setdefault((user_of(work), work.client), deque())
+
+    def _wait(self, work: Work) -> None:
         user = user_of(work)
         self._clients.setdefault(user, Turns()).wait(work.client)
         self._users.wait(user)
-        return self._works.setdefault((user, work.client), deque())
 
     def _take(self) -> Work:
         user = self._users.take()

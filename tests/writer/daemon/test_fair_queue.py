@@ -94,6 +94,36 @@ def test_works_of_one_client_stay_in_order_whatever_is_put_back() -> None:
             queue.put_back(group[kept:])
 
 
+@pytest.mark.parametrize("users", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("costly", [1, 8])
+@pytest.mark.parametrize("staged", [1, 2])
+def test_who_is_put_back_is_not_overtaken_for_ever(users: tuple[int, int], costly: int, staged: int) -> None:
+    """A group takes all that waits, and has time for few of its works. Costly clients send as fast as they can."""
+    queue = FairQueue()
+    number = 0
+
+    def rounds_until(wanted: bytes) -> int:
+        nonlocal number
+        for count in range(1, 1000):
+            for at in range(costly):
+                number += 1
+                queue.put(Named(users[0], b"costly%d" % at, number))
+            group = list(iter(lambda: queue.get(0), None))
+            for work in group[:staged]:
+                assert work is not None
+                queue.charge(work, 0.00002 if work.client == wanted else 0.03)
+            queue.put_back(group[staged:])  # type: ignore[arg-type]
+            if any(work is not None and work.client == wanted for work in group[:staged]):
+                return count
+        raise AssertionError("never")
+
+    for at in range(64 * costly):
+        queue.put(Named(users[0], b"costly%d" % (at % costly), at))
+    for at in range(20):
+        queue.put(Named(users[1], b"quiet", at))
+        assert rounds_until(b"quiet") <= costly + 1
+
+
 def test_nothing_comes_of_an_empty_queue_and_all_of_an_ended_one() -> None:
     queue = FairQueue()
     assert queue.get(0) is None
