@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME  # looked up once: limits ask at each begin and end
-_CLOCK_TRIES, _CLOCK_TOGETHER = 8, 20e-6
+_MORE_TRIES, _TOGETHER = 7, 20e-6  # seconds
 _START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the command, which may hold anything
 
 
@@ -18,6 +18,14 @@ class ProcessIdentity(NamedTuple):
 
     pid: int
     started: int
+
+
+class Clocks(NamedTuple):
+    """One moment: `wall` in nanoseconds since the epoch, `monotonic` and `boot` in seconds as those clocks count."""
+
+    wall: int
+    monotonic: float
+    boot: float
 
 
 def boot_seconds() -> float:
@@ -39,21 +47,24 @@ def unix_time(boot: float) -> float:
     return time.time() + (boot - boot_seconds())
 
 
-def wall_and_monotonic() -> tuple[int, float]:
-    """The Unix time in nanoseconds, and `time.monotonic()` at the same moment.
+def clocks() -> Clocks:
+    """What the clocks show at one moment.
 
-    Another thread may run between two readings, for many milliseconds under load. So the wall clock is read between two
-    readings of the other clock, again until these are close, and the closest of a few tries counts.
+    Another thread may run between two readings, for many milliseconds under load. So all are read between two readings
+    of one clock. That is repeated until these two are close, and the closest of a few tries counts.
     """
-    found: tuple[float, int, float] | None = None
-    for _ in range(_CLOCK_TRIES):
-        before, wall, after = time.monotonic(), time.time_ns(), time.monotonic()
-        if found is None or after - before < found[0]:
-            found = after - before, wall, (before + after) / 2
-        if found[0] <= _CLOCK_TOGETHER:
+    apart, found = _read_clocks()
+    for _ in range(_MORE_TRIES):
+        if apart <= _TOGETHER:
             break
-    assert found is not None
-    return found[1], found[2]
+        apart, found = min((apart, found), _read_clocks())
+    return found
+
+
+def _read_clocks() -> tuple[float, Clocks]:
+    """What the clocks show, and how many seconds passed between the first and the last reading."""
+    before, wall, boot, after = time.monotonic(), time.time_ns(), boot_seconds(), time.monotonic()
+    return after - before, Clocks(wall, (before + after) / 2, boot)
 
 
 def process_identity(pid: int | None = None) -> ProcessIdentity:

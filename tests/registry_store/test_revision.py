@@ -12,6 +12,7 @@ from dspy_registry import Change, ModuleInfo, Registry, RegistryWriter, StoreErr
 from dspy_registry.registry_store.changes import LARGEST_LISTED_CHANGE
 from dspy_registry.registry_store.layout import REVISION_FILE
 from dspy_registry.registry_store.revision import FILE_BYTES, RevisionFile, committed, under_way
+from dspy_registry.registry_store.sharing import attach, detach
 from tests.support import cached_reader
 from tests.support.cached_reader import is_cached, update
 
@@ -254,3 +255,15 @@ def test_i1_a_newcomer_that_takes_over_a_short_name_is_seen(writer: RegistryWrit
     writer.remove_alias("refine")
     registry.get_module("dspy.ReAct")
     assert registry.get_module("refine").name == "acme.Refine"
+
+
+def test_an_environment_that_nobody_uses_keeps_no_descriptor(registry_folder: Path) -> None:
+    """Although somebody keeps the object: since Python 3.13 the traceback of an error may."""
+    RegistryWriter(registry_folder).close()
+    before = set(Path("/proc/self/fd").iterdir())
+    environment = attach(registry_folder)
+    assert set(Path("/proc/self/fd").iterdir()) > before
+    detach(environment)
+    left = [path.readlink() for path in set(Path("/proc/self/fd").iterdir()) - before if path.exists()]
+    assert [path for path in left if path.is_relative_to(registry_folder)] == []
+    del environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from dspy_registry.registry_store.boot_clock import Clocks
 from dspy_registry.registry_store.layout import LAST_VERSION
 from dspy_registry.registry_store.outcome_kinds import ERROR, KINDS, OK, TIMEOUT
 from dspy_registry.registry_store.policy import LONGEST_SECONDS
@@ -32,10 +33,10 @@ class Moment(NamedTuple):
     rest: float = 0.0
 
 
-def moment_at(wall: int, monotonic: float, before: int) -> Moment:
-    """The moment at which both clocks were read: nanoseconds since the epoch, and `time.monotonic()`."""
-    now, rest = divmod(wall, 1_000_000)
-    return Moment(now, before, monotonic, rest / 1e6)
+def moment_at(clocks: Clocks, before: int) -> Moment:
+    """The moment that the clocks show. `before` is in milliseconds since the epoch."""
+    now, rest = divmod(clocks.wall, 1_000_000)
+    return Moment(now, before, clocks.monotonic, rest / 1e6)
 
 
 class CheckedCall(NamedTuple):

@@ -18,7 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
-from dspy_registry.registry_store.boot_clock import boot_seconds, wall_and_monotonic
+from dspy_registry.registry_store.boot_clock import clocks
 from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
@@ -253,15 +253,15 @@ class UsageReporter:
             self._gather_alone()
 
     def _gather_alone(self) -> None:
-        boot = boot_seconds()
-        moment = moment_at(*wall_and_monotonic(), before=self._gathered_at)
+        now = clocks()
+        moment = moment_at(now, before=self._gathered_at)
         for taken in range(len(self._queue)):  # a fixed number: the queue may be filled as fast as this empties it
             if taken % _AT_ONCE == _AT_ONCE - 1:
                 time.sleep(_BREATH)  # lets the threads of the program run
             call = self._told.pop()
             read = self._pending.add(call, moment)
             if read is not None:
-                self._teller.outcomes.add(plain_name(call[0]), read, boot)
+                self._teller.outcomes.add(plain_name(call[0]), read, now.boot)
         self._gathered_at = moment.now
         with self._lock:
             succeeded, self._overflow = self._overflow, {}

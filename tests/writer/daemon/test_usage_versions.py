@@ -10,6 +10,7 @@ import pytest
 
 from dspy_registry import InvalidArgumentError, ModuleInfo, Registry, RegistryWriter, UnknownModuleError
 from dspy_registry.registry_store.advice import Standing
+from dspy_registry.registry_store.boot_clock import Clocks
 from dspy_registry.registry_store.layout import HISTORY_VERSIONS
 from dspy_registry.registry_store.outcome_kinds import KINDS
 from dspy_registry.registry_store.reports import Batch, read_batch
@@ -76,7 +77,7 @@ def test_a_call_that_began_within_the_millisecond_of_a_version_is_of_it(
     next_version(writer, 200)
     second = began_at(registry, 2)
     pending = Pending()
-    moment = moment_at((second + 5) * 1_000_000 + 900_000, 100.0, before=second)
+    moment = moment_at(Clocks((second + 5) * 1_000_000 + 900_000, 100.0, 0.0), before=second)
     pending.add(recorded(NAME, 1.0, began=100.0 - 0.0058), moment)
     merge(writer, [read_batch(payload) for _, payload in pending.take(b"r" * 16, 1)], now=moment.now)
     assert counted(registry, 1, 2) == [0, 1]
