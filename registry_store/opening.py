@@ -149,10 +149,13 @@ def refuse_loss_of_head(env: Any, folder: Path) -> None:
     """
     if has_revision_file(folder):
         raise problem_of(folder, "has no head, and the file `revision` shows that there was a registry: it is damaged")
-    if env.info()["last_txnid"] > len(layout.DATABASES):
-        raise problem_of(folder, "has no head of a registry, and more was written to it than creates one", NOT_OURS)
+    newest = env.info()["last_txnid"]
     with env.begin() as txn:
+        number = txn.id()
         names = [bytes(key) for key in txn.cursor().iternext(values=False)]
+    # The newest one may be under way, and its meta page is written before any reader may see it.
+    if max(number, newest - 1) > len(layout.DATABASES):
+        raise problem_of(folder, "has no head of a registry, and more was written to it than creates one", NOT_OURS)
     foreign = [name for name in names if name not in layout.DATABASES]
     if foreign:
         raise problem_of(folder, f"belongs to another program: it holds {foreign[0][:40]!r}", NOT_OURS)
