@@ -5,6 +5,8 @@ A decoder's recursion may exhaust the stack, which kills. A megabyte can be a mi
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
 from dspy_registry.registry_store.layout import MAX_METADATA_DEPTH, MAX_RECORD_VALUES
@@ -28,6 +30,28 @@ _SCALAR_BYTES: Final = {0xC4: -1, 0xC5: -2, 0xC6: -4, 0xC7: -1, 0xC8: -2, 0xC9: 
 _CONTAINER_LENGTH: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
+def _meanings() -> Iterator[tuple[int, int]]:
+    """Of each first byte: how many bytes to the next value (0: a length field follows), and how many items it has."""
+    for first in range(256):
+        if first < 0x80 or first >= 0xE0 or 0xC0 <= first <= 0xC3:
+            yield 1, 0
+        elif first < 0xA0:
+            yield 1, (first & 15) * (2 if first < 0x90 else 1)
+        elif first < 0xC0:
+            yield 1 + (first & 31), 0
+        else:
+            yield 1 + max(_SCALAR_BYTES.get(first, -1), -1), 0
+
+
+_MEANINGS: Final = tuple(_meanings())
+
+# Values of one byte, empty texts and empty containers too. A run of them is passed at once.
+_SINGLES: Final = bytes(first for first, meaning in enumerate(_MEANINGS) if meaning == (1, 0))
+_pass_singles: Final = re.compile(b"[%b]*" % re.escape(_SINGLES)).match
+_SHORT: Final = 4  # looking for a run takes as long as some steps
+_STEPS_AFTER_A_SHORT_RUN: Final = 32  # so that bytes in which all runs are short take no longer than steps do
+
+
 def excess(data: bytes) -> str:
     """DEEP or MANY for bytes that must not be decoded, by what a walk finds first; else empty.
 
@@ -42,39 +66,38 @@ def excess(data: bytes) -> str:
 def _found(data: bytes, deepest: int, most: int) -> str:
     """Walks the bytes; those that are no msgpack end it, as they end a decoder."""
     at, size = 0, len(data)
-    open_items: list[int] = []  # of each container around here, how many items are still to come
-    for _ in range(most):
-        if at >= size:
-            return ""
-        items, at = _step(data, at)
-        if items:
-            if len(open_items) == deepest:
-                return DEEP
-            open_items.append(items)
-            continue
-        while open_items:
-            open_items[-1] -= 1
-            if open_items[-1]:
-                break
-            open_items.pop()
+    left = size + 1  # items to come in the container around here; there are no more values than bytes
+    outer: list[int] = []  # the same of those around it
+    stepping_to = most  # no run is looked for while `most` is above
+    while at < size and most > 0:
+        step, items = _MEANINGS[data[at]]
+        if step == 1 and not items and left > _SHORT and most <= stepping_to:
+            run = _pass_singles(data, at, at + min(left, most)).end() - at  # type: ignore[union-attr]
+            at, left, most = at + run, left - run, most - run
+            if run < _SHORT:
+                stepping_to = most - _STEPS_AFTER_A_SHORT_RUN
+        else:
+            if not step:
+                step, items = _measured(data, at)
+            at += step
+            left -= 1
+            most -= 1
+            if items:
+                if len(outer) == deepest:
+                    return DEEP
+                outer.append(left)
+                left = items
+        while not left:
+            left = outer.pop()
     return MANY if at < size else ""
 
 
-def _step(data: bytes, at: int) -> tuple[int, int]:
-    """How many items the container that begins here holds (0: it is a scalar), and where the next value begins."""
+def _measured(data: bytes, at: int) -> tuple[int, int]:
+    """As `_meanings`, of a value whose length stands behind its first byte."""
     first = data[at]
-    at += 1
-    if first < 0x80 or first >= 0xE0 or first in (0xC0, 0xC1, 0xC2, 0xC3):
-        return 0, at
-    if first < 0xA0:
-        return (first & 15) * (2 if first < 0x90 else 1), at
-    if first < 0xC0:
-        return 0, at + (first & 31)
     if first in _CONTAINER_LENGTH:
         width, each = _CONTAINER_LENGTH[first]
-        return int.from_bytes(data[at : at + width], "big") * each, at + width
-    size = _SCALAR_BYTES[first]
-    if size > 0:
-        return 0, at + size
-    length = int.from_bytes(data[at : at - size], "big")
-    return 0, at - size + length + (1 if 0xC7 <= first <= 0xC9 else 0)
+        return 1 + width, int.from_bytes(data[at + 1 : at + 1 + width], "big") * each
+    width = -_SCALAR_BYTES[first]
+    length = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+    return 1 + width + length + (1 if 0xC7 <= first <= 0xC9 else 0), 0
