@@ -26,11 +26,17 @@ from dspy_registry.registry_store.layout import (
     MAX_RECORD_VALUES,
     MAX_TERM_BYTES,
 )
+from dspy_registry.registry_store.plain_values import (
+    LARGEST_INT,
+    SMALLEST_INT,
+    is_plain_text,
+    is_utf8,
+    plain_size,
+)
 from dspy_registry.registry_store.records import ModuleInfo, Requirements
 from dspy_registry.registry_store.vocabulary import LEVELS, is_capability
 from dspy_registry.registry_store.wording import listed, shown_value
 
-_SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1  # what msgpack can hold
 _OWN_FIELDS = frozenset(("memory", "compute", "gpu"))
 
 
@@ -51,7 +57,7 @@ def validate_encoded(
     """
     if type(info) is not ModuleInfo:  # a field that a subclass adds would take the place of one of a later release
         raise InvalidModuleError(f"a {type(info).__name__}", ("register takes ModuleInfo records",))
-    if _field_above(info, most_values) or not _is_plainly_sound(info):
+    if not _is_plainly_sound(info, most_values):
         info = _normalised(info)
         problems = tuple(module_problems(info, most_values, is_registered=is_registered))
         if problems:
@@ -109,13 +115,13 @@ def module_problems(
     yield from _map_problems("metadata", info.metadata)
 
 
-def _is_plainly_sound(info: Any) -> bool:
+def _is_plainly_sound(info: Any, most_values: int) -> bool:
     """Whether a quick look shows that the module is valid. False: it may be valid too, so look for problems.
 
-    Takes a quarter of the time that the full look takes. That time decides how long a million modules take to load.
+    Takes a fraction of the time that the full look takes. That time decides how long a million modules take to load.
     """
     # `Any`: a struct's constructor checks no types, so a field may hold another type than it declares.
-    capabilities, examples = info.capabilities, info.examples
+    capabilities, examples, needs = info.capabilities, info.examples, info.requirements
     return (
         _is_plain_word(info.name, MAX_NAME_BYTES)
         and not _has_wrong_parts(info.name)
@@ -124,13 +130,13 @@ def _is_plainly_sound(info: Any) -> bool:
         and type(capabilities) is tuple
         and len(capabilities) <= MAX_CAPABILITIES
         and all(map(is_capability, capabilities))
-        and _is_plain_need(info.requirements)
+        and _is_plain_need(needs)
         and type(info.estimated_duration) is int
         and 0 <= info.estimated_duration <= MAX_DURATION_MS
         and type(info.native_available) is bool
         and type(examples) is tuple
-        and all(map(_is_plain_text, examples))
-        and _is_plain_tree(info.metadata)
+        and all(map(is_plain_text, examples))
+        and len(examples) + plain_size(needs.extra, most_values) + plain_size(info.metadata, most_values) <= most_values
     )
 
 
@@ -161,7 +167,7 @@ def _is_plain_need(needs: Any) -> bool:
         and needs.memory in LEVELS
         and type(needs.compute) is str
         and needs.compute in LEVELS
-        and _is_plain_tree(needs.extra)
+        and type(needs.extra) is dict
         and not (needs.extra and not _OWN_FIELDS.isdisjoint(needs.extra))
         and (needs.gpu is True or needs.gpu is False)
     )
@@ -169,36 +175,6 @@ def _is_plain_need(needs: Any) -> bool:
 
 def _is_plain_word(text: object, limit: int) -> bool:
     return type(text) is str and 0 < len(text) <= limit and text.isascii() and text.isprintable()
-
-
-def _is_plain_text(text: object) -> bool:
-    return type(text) is str and text.isascii()
-
-
-def _is_plain_tree(mapping: object) -> bool:
-    """Whether a mapping and all in it are plain, without naming what is not."""
-    if type(mapping) is not dict:
-        return False
-    pending: list[tuple[Any, int]] = [(mapping, 1)]
-    while pending:
-        item, depth = pending.pop()
-        if depth > MAX_METADATA_DEPTH or (type(item) is dict and not all(map(_is_plain_text, item))):
-            return False
-        for child in item.values() if type(item) is dict else item:
-            if type(child) is dict or type(child) is list:
-                pending.append((child, depth + 1))
-            elif not _is_plain_scalar(child):
-                return False
-    return True
-
-
-def _is_plain_scalar(value: object) -> bool:
-    kind = type(value)
-    if kind is int:
-        return _SMALLEST_INT <= value <= _LARGEST_INT  # type: ignore[operator]
-    if kind is float:
-        return isfinite(value)  # type: ignore[arg-type]
-    return value is None or kind is bool or _is_plain_text(value)
 
 
 def name_problems(name: object) -> tuple[str, ...]:
@@ -252,16 +228,8 @@ def _label_problems(field: str, text: object, limit: int) -> Iterator[str]:
 def _text_problems(field: str, text: object) -> Iterator[str]:
     if type(text) is not str:  # a str of another class may not encode, or format as something else (enum)
         yield f"{field}: {shown_value(text)} is not a string"
-    elif not text.isascii() and not _is_utf8(text):
+    elif not text.isascii() and not is_utf8(text):
         yield f"{field}: {shown_value(text)} cannot be written as UTF-8"
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _capability_problems(capabilities: object) -> Iterator[str]:
@@ -342,8 +310,8 @@ def _plain_problem(item: object) -> str:
     if kind is float:  # JSON has no infinity or NaN: it would write null
         return "" if isfinite(item) else f"{item} is not a finite number"  # type: ignore[arg-type]
     if kind is str:
-        return "" if _is_utf8(item) else f"{shown_value(item)} cannot be written as UTF-8"  # type: ignore[arg-type]
+        return "" if is_utf8(item) else f"{shown_value(item)} cannot be written as UTF-8"  # type: ignore[arg-type]
     if kind is int:
-        fits = _SMALLEST_INT <= item <= _LARGEST_INT  # type: ignore[operator]
+        fits = SMALLEST_INT <= item <= LARGEST_INT  # type: ignore[operator]
         return "" if fits else f"{shown_value(item)} does not fit 64 bits"
     return f"a {kind.__name__} is not a plain value (use text, finite numbers, true/false, null, lists, mappings)"

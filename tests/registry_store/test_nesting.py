@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Callable
 from itertools import chain
-from types import FrameType
 from typing import Any, TypeAlias
 
 import msgspec
@@ -18,6 +16,7 @@ from dspy_registry import ModuleInfo
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
 from dspy_registry.registry_store.nesting import DEEP, DEEPEST, MANY, MOST_VALUES, _found, excess
+from tests.support.lines import lines_run
 
 Shape: TypeAlias = "list[Shape]"
 """What a value holds: the shapes of its items, keys too. A scalar and an empty container hold nothing."""
@@ -129,23 +128,6 @@ def test_it_ends_on_any_bytes_and_has_counted_what_a_decoder_makes(data: bytes, 
         return
     if not found:  # equal keys of a mapping make one
         assert model([shape_of(value)], deepest, most) == ""
-
-
-def lines_run(call: Callable[[], object]) -> int:
-    """How many lines of Python a call runs."""
-    count, former = 0, sys.gettrace()
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(former)
-    return count
 
 
 @pytest.mark.parametrize("item", [[], {}, 0, -1, True, None, ""])
