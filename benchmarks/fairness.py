@@ -1,118 +1,83 @@
 """What one client waits for a registration while others misbehave: `python -m benchmarks.fairness`.
 
 It reports the 99th percentile of each case as a multiple of the quiet one. It decides nothing: the tests in
-tests/writer/daemon assert the mechanisms.
+tests/writer/daemon assert the mechanisms. It ends by itself, whatever the daemon does.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
-import struct
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from multiprocessing.synchronize import Event
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 from typing import Final
 
+from benchmarks import misbehaviour
 from benchmarks.serving import serving
-from dspy_registry import ModuleInfo, WriterClient
-from dspy_registry.registry_store.codec import encode
-from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
-from dspy_registry.registry_store.protocol import (
-    MAX_ANSWER_BYTES,
-    VERSION,
-    FrameReader,
-    Hello,
-    Register,
-    frame,
-)
+from dspy_registry import ModuleInfo, RegistryError, WriterClient
 
 SECONDS: Final = 5.0
-_CLIENTS: Final = 8
+CLIENTS: Final = 8
+PATIENCE: Final = 30.0
+"""Seconds that a process has to begin, and to end when it was told to. Then it is killed."""
 
-Misbehaviour = Callable[[Path, Event], None]
-
-
-def _refused_record() -> bytes:
-    return encode(ModuleInfo("load.Refused", metadata={"x": [[] for _ in range(1_000_000)]}))
-
-
-def _costly_record(number: int) -> bytes:
-    return encode(ModuleInfo("load.Costly", metadata={"n": number, "x": [[] for _ in range(MAX_RECORD_VALUES - 2)]}))
-
-
-def _asking(path: Path, end: Event, message: Callable[[int], object]) -> None:
-    """One connection that asks again and again, and waits for each answer."""
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(str(path / "writer.sock"))
-        frames = FrameReader(MAX_ANSWER_BYTES)
-        peer.sendall(frame(Hello(VERSION, os.urandom(16))))
-        list(frames.feed(peer.recv(65536)))
-        number = 0
-        while not end.is_set():
-            number += 1
-            peer.sendall(frame(message(number)))  # type: ignore[arg-type]
-            while not list(frames.feed(peer.recv(65536))):
-                pass
-
-
-def refused_records(path: Path, end: Event) -> None:
-    """Records of a million values."""
-    record = _refused_record()
-    _asking(path, end, lambda number: Register(number, number, record))
-
-
-def costly_records(path: Path, end: Event) -> None:
-    """Records of as many values as are allowed."""
-    _asking(path, end, lambda number: Register(number, number, _costly_record(number)))
-
-
-def idle_connections(path: Path, end: Event) -> None:
-    """As many connections as there may be, that say nothing."""
-    with ExitStack() as kept:
-        for _ in range(1000 // _CLIENTS):
-            peer = kept.enter_context(socket.socket(socket.AF_UNIX))
-            peer.connect(str(path / "writer.sock"))
-            peer.sendall(frame(Hello(VERSION, os.urandom(16))))
-        end.wait()
-
-
-def bad_frames(path: Path, end: Event) -> None:
-    """Connections that send what is no message."""
-    while not end.is_set():
-        with socket.socket(socket.AF_UNIX) as peer:
-            peer.connect(str(path / "writer.sock"))
-            peer.sendall(struct.pack(">I", 0xFFFFFFFF))
-            peer.recv(65536)
+CASES: Final = (
+    misbehaviour.refused_records,
+    misbehaviour.costly_records,
+    misbehaviour.usage_batches,
+    misbehaviour.bad_frames,
+    misbehaviour.idle_connections,
+)
 
 
 @contextmanager
-def misbehaving(path: Path, what: Misbehaviour | None) -> Iterator[None]:
-    """Eight clients at it, each a process."""
+def misbehaving(path: Path, what: misbehaviour.Misbehaviour, clients: int = CLIENTS) -> Iterator[None]:
+    """So many clients at it, each a process, from when all have begun. Raises RuntimeError where one does not begin."""
     processes = multiprocessing.get_context("spawn")
-    end = processes.Event()
-    children = [processes.Process(target=what, args=(path, end)) for _ in range(_CLIENTS if what else 0)]
+    end, begun = processes.Event(), processes.Semaphore(0)
+    children = [processes.Process(target=_run, args=(what, path, begun, end), daemon=True) for _ in range(clients)]
     for child in children:
         child.start()
     try:
-        time.sleep(3.0)  # a process takes its time to begin
+        until = time.monotonic() + PATIENCE
+        for _ in children:
+            if not begun.acquire(timeout=max(until - time.monotonic(), 0)):
+                raise RuntimeError(f"not all of {clients} clients with {what.__name__} began within {PATIENCE:g} s")
         yield
     finally:
         end.set()
+        until = time.monotonic() + PATIENCE
         for child in children:
-            child.join()
+            child.join(max(until - time.monotonic(), 0))
+            if child.is_alive():
+                child.kill()
+                child.join()
 
 
-def p99(path: Path) -> float:
-    """Milliseconds, of registrations by one client."""
+def _run(what: misbehaviour.Misbehaviour, path: Path, begun: Semaphore, end: Event) -> None:
+    """Misbehave until told to end, or until the daemon is away."""
+    steps = what(path, CLIENTS)
+    try:
+        next(steps)
+        begun.release()
+        while not end.is_set():
+            next(steps)
+    except (OSError, StopIteration):
+        pass
+    finally:
+        steps.close()
+
+
+def p99(path: Path, seconds: float = SECONDS) -> float:
+    """Milliseconds, of registrations by one client. Raises RegistryError when the daemon is away."""
     times: list[float] = []
-    with WriterClient(path, timeout=60) as client:
-        until = time.monotonic() + SECONDS
+    with WriterClient(path, timeout=PATIENCE) as client:
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             began = time.perf_counter()
             client.register_module(ModuleInfo("quiet.Module", metadata={"n": len(times), "at": began}))
@@ -121,18 +86,24 @@ def p99(path: Path) -> float:
     return sorted(times)[int(len(times) * 0.99)] * 1000
 
 
-def main() -> None:
-    """Print a line for each case."""
-    with tempfile.TemporaryDirectory() as name:
+def measure(
+    write: Callable[[str], object] = sys.stdout.write, seconds: float = SECONDS, clients: int = CLIENTS
+) -> None:
+    """Tell a line for each case."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as name:
         path = Path(name) / "registry"
         with serving(path):
-            quiet = p99(path)
-            sys.stdout.write(f"{'quiet':<20} {quiet:8.2f} ms\n")
-            for what in (refused_records, costly_records, idle_connections, bad_frames):
-                with misbehaving(path, what):
-                    found = p99(path)
-                sys.stdout.write(f"{what.__name__:<20} {found:8.2f} ms  {found / quiet:6.1f} times\n")
+            quiet = p99(path, seconds)
+            write(f"{'quiet':<20} {quiet:8.2f} ms\n")
+            for what in CASES:
+                try:
+                    with misbehaving(path, what, clients):
+                        found = p99(path, seconds)
+                except (RegistryError, RuntimeError) as error:
+                    write(f"{what.__name__:<20} not measured: {error}\n")
+                else:
+                    write(f"{what.__name__:<20} {found:8.2f} ms  {found / quiet:6.1f} times\n")
 
 
 if __name__ == "__main__":
-    main()
+    measure()
