@@ -24,11 +24,12 @@ from dspy_registry.registry_store.codec import encode, seal_record
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
 from dspy_registry.registry_store.layers import CLIENT
+from dspy_registry.registry_store.lookup import vocabulary_of
 from dspy_registry.registry_store.names import ALL, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
-from dspy_registry.writer.catalog import Catalog, load_vocabulary
+from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
@@ -64,7 +65,7 @@ class _Application:
         self._new_words = self._old_words
         if declared is not None:
             self._implications = implications_codec.dump(declared, layout.META_VOCABULARY, self._format)
-            self._new_words = load_vocabulary(self._implications, self._format)
+            self._new_words = vocabulary_of(self._implications, self._format)
 
     def operations(self) -> Operations:
         """Everything of the draft, as puts and deletes."""

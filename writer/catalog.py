@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
+from typing import Final
 
 from dspy_registry.registry_store import lookup
-from dspy_registry.registry_store.changes import (
-    Alias,
-    Implications,
-    State,
-    alias_codec,
-    implications_codec,
-)
+from dspy_registry.registry_store.changes import Alias, Implications, State, alias_codec, implications_codec
 from dspy_registry.registry_store.codec import decode_record, key_text, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
@@ -43,6 +38,8 @@ from dspy_registry.writer.aliases import AliasIndex, meaning_of
 from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.program_index import ProgramIndex
 
+_MODULES_KEPT: Final = 256
+
 
 class Catalog:
     """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones."""
@@ -57,7 +54,7 @@ class Catalog:
     ) -> None:
         self._txn = txn
         self._dbs = dbs
-        self._provenances: dict[str, Provenance | None] = {}
+        self._modules: dict[str, StoredModule | None] = {}  # those read last: staging and `apply` read the same ones
         self._alias_index = aliases or AliasIndex()
         self._class_index = classes or ClassIndex()
         self._program_index = programs or ProgramIndex()
@@ -79,8 +76,14 @@ class Catalog:
 
     def module(self, name: str) -> StoredModule | None:
         """The stored module of this full name, or None. Raises CorruptRecordError."""
+        if name in self._modules:
+            return self._modules[name]
         value = self._txn.get(name.encode(), None, self._dbs.modules)
-        return None if value is None else open_record(value, name)
+        found = None if value is None else open_record(value, name)
+        if len(self._modules) >= _MODULES_KEPT:
+            self._modules.clear()
+        self._modules[name] = found
+        return found
 
     def record(self, name: str) -> bytes:
         """The stored bytes of a module that exists."""
@@ -282,7 +285,7 @@ class Catalog:
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""
-        return load_vocabulary(self._txn.get(META_VOCABULARY, None, self._dbs.meta), self.format)
+        return lookup.vocabulary_of(self._txn.get(META_VOCABULARY, None, self._dbs.meta), self.format)
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """(name, stored bytes) of every module."""
@@ -347,13 +350,11 @@ class Catalog:
 
     def _in_force(self, name: str) -> Provenance | None:
         """What is kept of the version in force. None: the module is not registered, or its record is damaged."""
-        if name not in self._provenances:
-            try:
-                stored = self.module(name)
-            except CorruptRecordError:
-                stored = None
-            self._provenances[name] = None if stored is None else stored.provenance
-        return self._provenances[name]
+        try:
+            stored = self.module(name)
+        except CorruptRecordError:
+            return None
+        return None if stored is None else stored.provenance
 
     def _past_at(self, name: str, time: int, current: Provenance) -> Provenance:
         """The version that was in force at a time, else the oldest one that is kept."""
@@ -392,9 +393,3 @@ class Catalog:
         blocks = stored_blocks(self._txn, self._dbs)
         posting = load_posting(self._txn, self._dbs, f"capability:{capability}", blocks)
         return load_names(self._txn, self._dbs, posting)
-
-
-@lru_cache(maxsize=4)
-def load_vocabulary(stored: bytes, format: int) -> Vocabulary:
-    """The vocabulary of all sources in these bytes. Cached: nearly every commit needs the same one."""
-    return Vocabulary.combined(implications_codec.load(stored, META_VOCABULARY, format))

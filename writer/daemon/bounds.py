@@ -14,8 +14,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     without a greeting, `unfinished` after a message has begun and not ended, and `idle` after it last sent anything;
     clients reconnect by themselves. `farewell` is the time for the last answers when the daemon stops. A commit that
     takes longer than `hanging` means that the disk hangs: then the daemon sends no more signs of life, and the time
-    limits of clients run out. A group takes in no further request once staging it has taken `staging`. A daemon that
-    starts waits `slot_patience` for a free reader slot.
+    limits of clients run out. A group takes in no further request once staging it has taken `staging`, or less where
+    the disk is quick. A daemon that starts waits `slot_patience` for a free reader slot.
 
     When all `connections` are open, a newcomer takes the place of an idle one: of the user who has most, the one that
     was silent for longest, and for `spared` at least. Where none is idle, a user who has at most an eighth of them gets

@@ -34,6 +34,9 @@ _PATIENCE: Final = 0.5  # of the last commit's duration
 _MOST_PATIENT: Final = 0.003  # seconds in all
 _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
 
+_LEAST_STAGING: Final = 0.002  # seconds
+_STAGING_OF_SYNC: Final = 2.0
+
 _log = logging.getLogger("dspy_registry")
 
 
@@ -156,7 +159,8 @@ class GroupCommit:
         if self._failure is not None:
             self._fail(works, self._failure)
             return
-        group = Group(works, self._replies, self._bounds.staging, self._inbox.charge)
+        seconds = staging_seconds(self._committer.last_sync, self._bounds.staging)
+        group = Group(works, self._replies, seconds, self._inbox.charge)
         self._began = began = time.monotonic()
         try:
             try:
@@ -174,6 +178,7 @@ class GroupCommit:
             for observe in self.observers:
                 observe(Committed(len(works), self._last_commit, self._committer.last_sync))
             self._inbox.put_back(group.left)
+            self._regulars = len(works) - len(group.left)  # waiting for more than are staged delays all
             change = self._committer.last_change
             self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)
 
@@ -195,6 +200,15 @@ class GroupCommit:
     def _fail(self, works: list[Work], error: BaseException) -> None:
         answers = [(work, work.failure(error)) for work in works]
         self._loop.call_soon_threadsafe(self._deliver, answers, 0)
+
+
+def staging_seconds(sync: float, most: float) -> float:
+    """How long a group may stage, when the last commit took `sync` seconds to become durable.
+
+    Whoever comes meanwhile waits for two groups. So a quick disk has short groups, and a slow one loses nothing by long
+    ones.
+    """
+    return min(max(_LEAST_STAGING, sync * _STAGING_OF_SYNC), most)
 
 
 def is_disk_failure(error: StoreError) -> bool:

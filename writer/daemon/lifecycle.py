@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -47,6 +49,7 @@ Extension = Callable[["Daemon"], None]
 
 _FILES_BESIDE_CONNECTIONS = 200
 _SLOT_PAUSE = 0.1  # seconds
+_SWITCH_SECONDS = 0.0005  # a tenth of Python's own: so long the loop waits for a commit thread that computes
 _LOOK = "Look for disk errors in the system log."
 
 _log = logging.getLogger("dspy_registry")
@@ -305,5 +308,10 @@ def serve(
     bounds: Bounds | None = None,
     extensions: Sequence[Extension] = (),
 ) -> None:
-    """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry"."""
+    """Run a writer daemon until a signal; see `Daemon` and `Daemon.run`. Prints nothing; logs as "dspy_registry".
+
+    The process is the daemon's alone: how its threads take turns is set for all of it.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.freeze()  # what is imported stays: a collection need not look at it, while everybody waits
     Daemon(path, group=group, report_group=report_group, bounds=bounds, extensions=extensions).run(ready)

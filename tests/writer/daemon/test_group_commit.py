@@ -26,6 +26,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.wire_errors import unpack
 from dspy_registry.writer.daemon.group import Group, Work
+from dspy_registry.writer.daemon.group_commit import staging_seconds
 from dspy_registry.writer.daemon.reply_cache import CLIENTS_KEPT, ReplyCache, following
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest
 from dspy_registry.writer.draft import Draft
@@ -349,3 +350,10 @@ def test_versions_count_on_though_none_of_a_group_is_left(groups: Groups, regist
         assert registry.describe("acme.m").provenance.version == 4
         assert registry.describe("dspy.Predict").provenance.version == 3
         assert list(registry)[-2:] == ["acme.m", "dspy.Predict"]
+
+
+def test_a_group_stages_for_as_long_as_the_disk_is_worth() -> None:
+    assert staging_seconds(0.0, 0.01) == staging_seconds(0.0001, 0.01) < 0.003
+    assert staging_seconds(0.003, 0.01) == 0.006
+    assert staging_seconds(1.0, 0.01) == 0.01
+    assert staging_seconds(0.0, 0.001) == 0.001

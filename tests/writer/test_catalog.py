@@ -1,0 +1,57 @@
+"""What the writer reads of the committed registry within one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_registry import ModuleInfo, RegistryWriter
+from dspy_registry.writer import catalog
+from dspy_registry.writer.draft import Draft
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the records that were decoded, in order."""
+    names: list[str] = []
+    open_record: Callable[[Any, str], Any] = catalog.open_record
+
+    def noted(value: Any, name: str) -> Any:
+        names.append(name)
+        return open_record(value, name)
+
+    monkeypatch.setattr(catalog, "open_record", noted)
+    return names
+
+
+def test_a_record_is_decoded_once_in_a_commit(registry_folder: Path, decoded: list[str]) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        writer.register_module(ModuleInfo("acme.One"))
+        decoded.clear()
+        writer.register_module(ModuleInfo("acme.One", metadata={"n": 1}))
+        assert decoded == ["acme.One"]
+
+
+def test_each_commit_reads_anew(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        for number in range(3):
+            writer.register_module(ModuleInfo("acme.One", metadata={"n": number}), expected_version=number)
+
+
+def test_modules_that_were_read_are_kept_up_to_a_bound(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_MODULES_KEPT", 2)
+    names = [f"acme.M{number}" for number in range(5)]
+    with RegistryWriter(registry_folder) as writer:
+        writer.register_modules([ModuleInfo(name) for name in names])
+
+        def stage(draft: Draft) -> None:
+            for _ in range(2):
+                for name in (*names, "acme.Missing"):
+                    stored = draft.catalog.module(name)
+                    assert (stored.info.name if stored else None) == (name if name in names else None)
+                    assert len(draft.catalog._modules) <= 2
+
+        writer.store.committer.commit(stage)
