@@ -20,6 +20,9 @@ from typing import Final
 LONGEST_WAIT: Final = 1.0
 """Seconds. A lost wake-up costs no more than this."""
 
+FEW: Final = 4
+"""So many can be woken in less time than it takes to let a thread do it."""
+
 WORD_BYTES: Final = 4
 _WORDS: Final = 2**32
 _ALL: Final = 2**31 - 1
@@ -55,8 +58,9 @@ class FutexWord:
         self._buffer = _Buffer()
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
         self._address = ctypes.c_void_p(self._buffer.buf)
-        self.wake_one = _waker(self._address)
+        self.wake_one = _waker(self._address, 1)
         """Wakes one of those who wait. It is prepared here because it is called often."""
+        self._wake_few = _waker(self._address, FEW)
 
     def __del__(self) -> None:
         self.release()
@@ -88,6 +92,10 @@ class FutexWord:
         Adding one without atomic instructions could bring an old number back.
         """
         self._view[()] = getrandbits(32)
+
+    def wake_few(self) -> bool:
+        """Wake up to `FEW` of those who wait. Returns whether others may wait still."""
+        return self._wake_few() >= FEW
 
     def wake_all(self) -> None:
         """Wake all who wait. Without a futex they poll, so nothing is done. Fifty take about 2 ms."""
@@ -125,17 +133,18 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
-    """A prepared call that ctypes need not convert. It keeps the interpreter's lock, since it takes a microsecond."""
+def _waker(address: ctypes.c_void_p, most: int) -> Callable[[], int]:
+    """A prepared call that ctypes need not convert. It keeps the interpreter's lock, since it takes microseconds."""
     number = _number()
     if number is None:
         return _nobody_waits
-    arguments = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_WAKE), ctypes.c_int(1)
+    arguments = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_WAKE), ctypes.c_int(most)
     return partial(_library().syscall, *arguments)
 
 
-def _nobody_waits() -> None:
-    """Does nothing: without a futex, those who wait poll."""
+def _nobody_waits() -> int:
+    """Wakes nobody: without a futex, those who wait poll."""
+    return 0
 
 
 @cache

@@ -1,6 +1,7 @@
-"""Waking those who watch, after a commit: a thread does it, so that no commit waits for it.
+"""Waking those who watch, after a commit. A few are woken at once. A thread wakes the others, so that no commit waits.
 
-It starts with the first commit, ends when nothing was committed for a while, and ends before a fork.
+Handing over to a thread takes longer than waking a few does. The thread starts when there are more to wake, ends when
+there were none for a while, and ends before a fork.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ class Ringer:
         _ringers.add(self)
 
     def ring(self) -> None:
-        """Wake all who watch, soon. Several calls at once may wake them once. It raises nothing."""
+        """Wake all who watch, at once or soon. Several calls at once may wake them once. It raises nothing.
+
+        Two threads must not call it at once.
+        """
+        if not self._file.ring_few():
+            return
         with self._lock:
             self._is_due.set()
             try:
                 self._begin()
             except RuntimeError:  # no thread can be started any more: the process ends, or has too many
-                self._file.ring()
+                self._file.bell.wake_all()
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -61,7 +67,7 @@ class Ringer:
                 if is_ending or not is_due:
                     self._thread = None
             if is_due:
-                self._file.ring()
+                self._file.bell.wake_all()
             if is_ending or not is_due:
                 return
 
