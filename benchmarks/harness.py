@@ -64,9 +64,11 @@ class Contender:
         self._batch = _compiled(_BATCH, [self.statement.replace("{}", variable) for variable in _VARIABLES])
         self._singles = _compiled(_SINGLES, [self.statement.replace("{}", "a0")])
 
-    def batches(self, chunks: Sequence[Sequence[tuple[Any, ...]]], repeats: int) -> list[float]:
-        """Nanoseconds per operation, one value for each chunk."""
-        names = self.namespace()
+    def batches(
+        self, chunks: Sequence[Sequence[tuple[Any, ...]]], repeats: int, names: Namespace | None = None
+    ) -> list[float]:
+        """Nanoseconds per operation, one value for each chunk. `names` None: new ones."""
+        names = self.namespace() if names is None else names
         clock, run = time.perf_counter_ns, self._batch
         found = []
         for _ in range(repeats):

@@ -5,7 +5,8 @@ new memory, which is released when another record takes its place. A name that w
 were read than fit, there are no more marks, and one read in sixteen is kept. Records that are read often are then still
 kept soon, and a working set that does not fit costs no more than having no cache.
 
-The bound does not slow look-ups down, because there is no list of recent use. A full cache forgets its older half.
+The bound does not slow look-ups down, because there is no list of recent use. A full cache forgets its oldest
+eighth.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from dspy_registry.registry_store.usage_rows import InForce
 Results = dict[Any, tuple[str, ...]]
 
 _NAMES_PER_RECORD: Final = 8
-_ONE_IN: Final = 16
+_ONE_IN: Final = 32
+_FORGOTTEN_AT_ONCE: Final = 8  # one in so many
 _USAGES_KEPT: Final = 4096
 
 
@@ -39,13 +41,13 @@ class Cache:
 
     __slots__ = (
         "_budget",
-        "_declined",
         "_dependents",
         "_full_budget",
         "_versioned",
         "by_arguments",
         "by_capability",
         "by_category",
+        "declines",
         "marks",
         "marks_bound",
         "records",
@@ -56,7 +58,7 @@ class Cache:
     def __init__(self, size: int) -> None:
         self.size = size
         self.marks_bound = size  # 0: no more marks
-        self._declined = 0
+        self.declines = _ONE_IN - 1  # how many reads to pass by until one is kept, when there are no marks
         self.records: dict[str, ModuleInfo] = {}
         self.selections: dict[str, Selection] = {}
         self._versioned: dict[str, set[str]] = {}  # what was asked with an @, by the name before it
@@ -84,18 +86,21 @@ class Cache:
         if len(self.marks) < self.marks_bound:
             self.marks.add(asked)
             return False
+        self.declines -= 1
+        return self.declines < 0 and self.keeps_one()
+
+    def keeps_one(self) -> bool:
+        """When there is no room for marks and no read is left to pass by: whether to keep this one."""
+        self.declines = _ONE_IN - 1
         self.marks_bound = 0
         self.marks.clear()
-        self._declined += 1
-        if self._declined < _ONE_IN or not self.size:
-            return False
-        self._declined = 0
-        return True
+        return self.size > 0
 
     def put(self, asked: str, info: ModuleInfo) -> None:
         """Keep a record under the string that was asked."""
         if len(self.records) >= self.size:
-            self.records = dict(islice(self.records.items(), (self.size + 1) // 2, None))
+            for oldest in list(islice(self.records, -(-self.size // _FORGOTTEN_AT_ONCE))):
+                del self.records[oldest]
             self._forget_versions_of_others()
         self.records[asked] = info
         if "@" in asked:

@@ -67,8 +67,10 @@ class ColdReads(Attachment):
                     raise misplaced(name, info.name)
                 if len(cache.marks) < cache.marks_bound:
                     cache.marks.add(name)
-                elif cache.is_due(name):
-                    self._keep(word, cache, name, info)  # not in flight now: this takes the gate, which a fork may hold
+                else:  # `is_due`, but without a call
+                    cache.declines -= 1
+                    if cache.declines < 0:
+                        self._keep_one(word, cache, name, info)  # not in flight now: a fork may hold the gate
                 return info
         return self._fetch_again(name)
 
@@ -116,6 +118,10 @@ class ColdReads(Attachment):
         finally:
             environment.in_flight.pop()
         return None if value is None else lookup.info_of(value, name)
+
+    def _keep_one(self, word: float, cache: Cache, name: str, info: ModuleInfo) -> None:
+        if cache.keeps_one():
+            self._keep(word, cache, name, info)
 
     def _keep(self, word: float, cache: Cache, name: str, info: ModuleInfo) -> None:
         """Keep a record that was read after `word`, if the cache is still at that word. Later changes then drop it."""

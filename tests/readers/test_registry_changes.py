@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Snapshot
+from dspy_registry.readers.cache import Cache
 from dspy_registry.registry_store.codec import open_record
 from tests.support import queried
 from tests.support.queried import MODULES
@@ -125,6 +126,22 @@ def test_a_small_cache_bounds_what_is_held_and_answers_the_same(folder: Path) ->
             assert len(cache.marks) <= size
             held = (cache.by_capability, cache.by_category, cache.by_arguments)
             assert sum(len(names) for answers in held for names in answers.values()) <= 8 * size
+
+
+def test_a_full_cache_forgets_an_eighth_the_oldest() -> None:
+    cache = Cache(16)
+    for number in range(17):
+        cache.put(str(number), MODULES[0])
+    assert list(cache.records) == [str(number) for number in range(2, 17)]
+
+
+def test_a_working_set_that_does_not_fit_has_one_read_in_32_kept() -> None:
+    cache = Cache(4)
+    marked = [cache.is_due(str(number)) for number in range(4)]
+    passed = [cache.is_due(str(number)) for number in range(4, 4 + 64)]
+    assert not any(marked)
+    assert [at for at, due in enumerate(passed) if due] == [31, 63]
+    assert not any(Cache(0).is_due(str(number)) for number in range(100))
 
 
 def test_what_a_cache_holds_stays_bounded_however_often_things_change(registry_folder: Path) -> None:

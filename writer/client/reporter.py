@@ -116,7 +116,7 @@ class UsageReporter:
         tokens_in: int = 0,
         tokens_out: int = 0,
         cost_usd: float | None = None,
-        *,
+        # Give these by name. They are not keyword-only, because filling those in takes as long as a quarter of all.
         error: str | None = None,
         version: int = 0,
         limit_ms: float | None = None,
@@ -135,23 +135,24 @@ class UsageReporter:
         is taken to have had its duration as its limit. `began` is when the call began, as `time.monotonic()` told it;
         None: its duration ago. `retry_after` is how many seconds the provider asked to wait, None: it did not.
         """
-        call = (  # flat: a second tuple within it would take as long again
-            name,
-            duration_ms,
-            ok,
-            input_chars,
-            tokens_in,
-            tokens_out,
-            cost_usd,
-            error,
-            version,
-            limit_ms,
-            began,
-            retry_after,
-        )
         queue = self._queue
         if len(queue) < self._room:
-            queue.append(call)
+            queue.append(
+                (  # flat: a second tuple within it would take as long again
+                    name,
+                    duration_ms,
+                    ok,
+                    input_chars,
+                    tokens_in,
+                    tokens_out,
+                    cost_usd,
+                    error,
+                    version,
+                    limit_ms,
+                    began,
+                    retry_after,
+                )
+            )
             if error is not None or ok is not True:
                 self._hurry()
             return
@@ -162,7 +163,8 @@ class UsageReporter:
                 else:
                     self._overflow_failed[name, ok, error] += 1
         except Exception:  # usually a KeyError: the name is new
-            self._record_slowly(call)
+            told = (duration_ms, ok, input_chars, tokens_in, tokens_out, cost_usd, error, version, limit_ms, began)
+            self._record_slowly((name, *told, retry_after))
 
     def _record_slowly(self, call: Call) -> None:
         """Record the first call of the process, or the first call of a module while the queue is full."""
