@@ -87,14 +87,14 @@ class Cluster:
             "newest": max(mirror.newest, position.revision),
             "changes": position.number,
             "lag_seconds": round(lag, 3),
-            "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.items())},
+            "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.alive.items())},
             "own_changes": self.origin.changes,
             "waiting": self.origin.waiting,
             "conflicts": self.origin.conflicts,
             "reconnects": mirror.reconnects,
             "lists": mirror.lists,
             "set_aside": {named(*place): reason for place, reason in list(mirror.aside.items())[:_SHOWN]},
-            "error": self._error or cut_off or self._beacon.error,
+            "error": self._error or mirror.error or cut_off or self._beacon.error,
             "errors": len(mirror.aside),
         }
 

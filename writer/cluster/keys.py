@@ -11,9 +11,14 @@ o/HOST             the last change of a host: whether it landed
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from dspy_registry.registry_store.codec import SealedAlone
+
+BATCHES: Final = b"batches"
+"""The kind of record as which a large batch is set aside that this release cannot read."""
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):

@@ -22,6 +22,7 @@ from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import By, ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
 from dspy_registry.writer import overrides, policies
+from dspy_registry.writer.cluster.keys import BATCHES
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 
@@ -185,6 +186,8 @@ def take_over(draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int
     child = draft.child()
     try:
         of_kind = KINDS.get(kind)
+        if kind == BATCHES:
+            raise CorruptRecordError("a batch that is damaged or of another release. No module is changed from here.")
         if of_kind is None:
             raise CorruptRecordError(f"records of the kind {kind.decode('ascii', 'replace')} are of another release.")
         record = of_kind.codec.load(value)

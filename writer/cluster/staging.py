@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from dspy_registry.registry_store.changes import Alias
-from dspy_registry.registry_store.cluster_rows import GlobalRow, row_key
+from dspy_registry.registry_store.cluster_rows import GlobalRow, row_key, split_row_key
 from dspy_registry.registry_store.errors import (
     ClusterMembershipError,
     ConflictError,
@@ -22,6 +22,7 @@ from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
 from dspy_registry.registry_store.protocol import Register, RemoveAlias, Unregister
 from dspy_registry.registry_store.validation import check_expected_version
+from dspy_registry.writer.cluster.keys import BATCHES
 from dspy_registry.writer.cluster.records import (
     KINDS,
     GlobalAlias,
@@ -49,6 +50,7 @@ class GlobalRequest(Work):
 
     def stage(self, draft: Draft) -> None:
         """Stage it as the cluster counts versions."""
+        refuse_unread_batch(draft)
         message = self.request.message if isinstance(self.request, SingleRequest) else None
         stage_globally(draft, message, self.request)
         for name, entry in draft.modules.items():
@@ -76,6 +78,15 @@ class GlobalRequest(Work):
     def resolve(self, answer: Any) -> None:
         """See `Work.resolve`."""
         self.request.resolve(answer)
+
+
+def refuse_unread_batch(draft: Draft) -> None:
+    """Raises ClusterMembershipError while a batch is set aside: it may hold any module, and a version of it."""
+    for place, _ in draft.catalog.cluster_rows(row_key(BATCHES, b"")):
+        raise ClusterMembershipError(
+            f"the cluster has a batch {split_row_key(place)[1].decode('ascii', 'replace')} that this host cannot read.",
+            remedy="Start the daemon that wrote it, or upgrade this host. Is it damaged? Then remove it from etcd.",
+        )
 
 
 def _next_version(entry: Entry, row: GlobalRow) -> int:
