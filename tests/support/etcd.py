@@ -105,8 +105,11 @@ class EtcdCluster:
         found = self.post("/v3/kv/range", {"key": b64(prefix), "range_end": b64(end)})
         return {base64.b64decode(kv["key"]): base64.b64decode(kv.get("value", "")) for kv in found.get("kvs", ())}
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self.post("/v3/kv/put", {"key": b64(key), "value": b64(value)})
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        self.post("/v3/kv/put", {"key": b64(key), "value": b64(value), "lease": str(lease)})
+
+    def delete(self, key: bytes) -> None:
+        self.post("/v3/kv/deleterange", {"key": b64(key)})
 
 
 def b64(data: bytes) -> str:

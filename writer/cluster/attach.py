@@ -6,13 +6,15 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import ClusterMembershipError, ClusterUnavailableError, RegistryError
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.circuits import SharedCircuits
 from dspy_registry.writer.cluster.engine import Engine
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.keys import Keys
@@ -57,6 +59,13 @@ def attach_cluster(host: Host, options: ClusterOptions) -> Cluster:
     return cluster
 
 
+class Part(Protocol):
+    """A part of the cluster on this host that runs until it is cancelled."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+
 class Cluster:
     """This host's part in a cluster. Belongs to the daemon's loop."""
 
@@ -69,6 +78,12 @@ class Cluster:
         self.mirror = Mirror(host, engine, self._keys, position)
         self.origin = Origin(host, engine, self._keys, self.mirror)
         self._beacon = Beacon(engine, self._keys, self.mirror)
+        self._parts: list[Part] = [self.mirror, self._beacon]
+        self._circuits: SharedCircuits | None = None
+        if host.health is not None:
+            self._circuits = SharedCircuits(engine, self._keys, host.health)
+            self.mirror.observers.append(self._circuits)
+            self._parts.append(self._circuits)
         self._error = ""
 
     def __repr__(self) -> str:
@@ -78,6 +93,8 @@ class Cluster:
         """What an operator wants to know. Nothing secret is in it."""
         mirror, position = self.mirror, self.mirror.position
         lag = mirror.silent
+        aside = {named(*place): reason for place, reason in list(mirror.aside.items())}
+        aside |= self._circuits.aside if self._circuits is not None else {}
         cut_off = f"cut off: {mirror.error or 'the watch is silent'}" if lag > _CUT_OFF else ""
         return {
             "cluster": position.cluster or None,
@@ -93,9 +110,10 @@ class Cluster:
             "conflicts": self.origin.conflicts,
             "reconnects": mirror.reconnects,
             "lists": mirror.lists,
-            "set_aside": {named(*place): reason for place, reason in list(mirror.aside.items())[:_SHOWN]},
+            "circuits": self._circuits.count if self._circuits is not None else 0,
+            "set_aside": dict(islice(aside.items(), _SHOWN)),
             "error": self._error or mirror.error or cut_off or self._beacon.error,
-            "errors": len(mirror.aside),
+            "errors": len(aside),
         }
 
     async def run(self) -> None:
@@ -103,7 +121,7 @@ class Cluster:
         tasks = [asyncio.ensure_future(self.origin.run())]
         try:
             await self._join()
-            tasks += [asyncio.ensure_future(part.run()) for part in (self.mirror, self._beacon)]
+            tasks += [asyncio.ensure_future(part.run()) for part in self._parts]
             await asyncio.gather(*tasks)
         finally:
             await self._end(tasks)

@@ -66,7 +66,7 @@ def transaction(
 
 def key_value(plain: Mapping[str, Any]) -> KeyValue:
     """A key with its value."""
-    return KeyValue(data(plain["key"]), data(plain.get("value")), number(plain, "mod_revision"))
+    return KeyValue(data(plain["key"]), data(plain.get("value")), number(plain, "mod_revision"), number(plain, "lease"))
 
 
 def found_in(answer: Mapping[str, Any]) -> dict[bytes, KeyValue]:

@@ -3,6 +3,7 @@
 d/head             the newest change: whose it is, and its number     watched
 d/r/KIND/KEY       a global record                                    watched
 d/h/HOST           a host that is alive; ends with its lease          watched
+d/c/NAME/VERSION/HOST  a circuit that a host has opened; ends with its lease   watched
 d/b/HOST/ID        the marker of a large batch; see `batches`         watched
 b/HOST/ID/NUMBER   its pieces
 a/HOST/CLIENT      the last answers to a client; end with a lease
@@ -56,6 +57,7 @@ class Keys:
         self.batches = self.watched + b"b/"
         self.pieces = root + b"b/"
         self.hosts = self.watched + b"h/"
+        self.circuits = self.watched + b"c/"
         self.presence = self.hosts + host.encode()
         self.answers = root + b"a/" + host.encode() + b"/"
         self.last_change = root + b"o/" + host.encode()
@@ -63,6 +65,18 @@ class Keys:
     def record(self, kind: bytes, key: bytes) -> bytes:
         """The key of a global record."""
         return self.records + kind + b"/" + key
+
+    def circuit(self, name: str, version: int, host: str | None = None) -> bytes:
+        """The key of this host's circuit of a module version, or of another host's; "": what all of them begin with."""
+        whose = self.host if host is None else host.encode()
+        return self.circuits + name.encode() + b"/%d/" % version + whose
+
+    def split_circuit(self, key: bytes) -> tuple[str, int, str]:
+        """Name, version and host of a circuit's key. Raises ValueError when it is of another release."""
+        name, version, host = key[len(self.circuits) :].decode().rsplit("/", 2)
+        if not name or not host or not (version.isascii() and version.isdigit()):
+            raise ValueError(f"{version!r} is no version")
+        return name, int(version), host
 
     def batch_of(self, key: bytes) -> bytes | None:
         """Host and id of the batch whose marker this key is. None: it is another key."""

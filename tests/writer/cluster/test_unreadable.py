@@ -21,7 +21,7 @@ from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.store import Store
 from tests.conftest import violations
 from tests.support.daemon_process import module
-from tests.support.etcd import EtcdCluster, b64, etcd, host, in_step, needs_etcd, patient, section, shown
+from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
 
 pytestmark = needs_etcd
 PREFIX = b"/dspy-registry/"
@@ -64,7 +64,7 @@ def test_a_batch_that_cannot_be_read_stops_no_host(tmp_path: Path, cluster: Etcd
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:  # it is not forgotten, and not in the way
         patient(lambda: section(a)["error"] == "")
         assert set(section(a)["set_aside"]) == {"batches/0123456789abcdef/id"}
-        cluster.post("/v3/kv/deleterange", {"key": b64(MARKER)})
+        cluster.delete(MARKER)
         patient(lambda: section(a)["set_aside"] == {})
         at_a.register_module(module("acme.Three"))
         assert list(shown(a.path)) == ["acme.One", "acme.Two", "acme.Three"]
