@@ -15,7 +15,8 @@ from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import ClusterMembershipError, ClusterUnavailableError, RegistryError
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.circuits import SharedCircuits
-from dspy_registry.writer.cluster.engine import Engine
+from dspy_registry.writer.cluster.election import Election, Leadership
+from dspy_registry.writer.cluster.engine import Engine, LeaseGoneError
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import (
@@ -74,14 +75,17 @@ class Cluster:
         self._options = options
         self._engine = engine
         position = stored_position(host) or Position("", new_host_id())
-        self._keys = Keys(options.prefix, position.host)
-        self.mirror = Mirror(host, engine, self._keys, position)
-        self.origin = Origin(host, engine, self._keys, self.mirror)
-        self._beacon = Beacon(engine, self._keys, self.mirror)
-        self._parts: list[Part] = [self.mirror, self._beacon]
+        self.keys = Keys(options.prefix, position.host)
+        self.mirror = Mirror(host, engine, self.keys, position)
+        self.origin = Origin(host, engine, self.keys, self.mirror)
+        self._beacon = Beacon(engine, self.keys, self.mirror)
+        self.election = Election(engine, self.keys)
+        self.mirror.observers.append(self.election)
+        self._parts: list[Part] = [self.mirror, self._beacon, self.election]
+        host.steering = Leadership(self.election, self.origin, self.keys)
         self._circuits: SharedCircuits | None = None
         if host.health is not None:
-            self._circuits = SharedCircuits(engine, self._keys, host.health)
+            self._circuits = SharedCircuits(engine, self.keys, host.health)
             self.mirror.observers.append(self._circuits)
             self._parts.append(self._circuits)
         self._error = ""
@@ -105,6 +109,8 @@ class Cluster:
             "changes": position.number,
             "lag_seconds": round(lag, 3),
             "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.alive.items())},
+            "leader": self.election.leader,
+            "leads": self.election.leads,
             "own_changes": self.origin.changes,
             "waiting": self.origin.waiting,
             "conflicts": self.origin.conflicts,
@@ -134,10 +140,11 @@ class Cluster:
         self.origin.refuse_all(ClusterUnavailableError("the writer daemon is stopping. Nothing was changed."))
         if self.mirror.position.cluster:
             await self.mirror.keep_position()
-        try:
-            await self._beacon.end()
-        except RegistryError as error:
-            _log.info("this host's presence in the cluster ends by itself: %s", error)
+        for end in (self.election.end, self._beacon.end):
+            try:
+                await end()
+            except (RegistryError, LeaseGoneError) as error:
+                _log.info("what this host holds in the cluster ends by itself: %s", error)
         await self._engine.close()
 
     async def _join(self) -> None:
@@ -167,10 +174,10 @@ class Cluster:
         if position.cluster:
             refuse_other_cluster(position, found)
             return
-        records, _ = await read_all(self._engine, self._keys)
+        records, _ = await read_all(self._engine, self.keys)
         with self._host.environment.reading() as txn:
             own = own_records(Catalog(txn, self._host.environment.dbs))
-        refuse_different(different_from(own, self._keys, records))
+        refuse_different(different_from(own, self.keys, records))
         joined = Position(found, position.host)
         await self._host.submit(lambda draft: stage_join(draft, joined, ()))
         self.mirror.position = joined

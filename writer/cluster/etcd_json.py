@@ -83,7 +83,9 @@ def event(plain: Mapping[str, Any]) -> KeyValue:
     """A change of a watch."""
     kv = plain["kv"]
     is_gone = plain.get("type") == "DELETE"
-    return KeyValue(data(kv["key"]), None if is_gone else data(kv.get("value")), number(kv, "mod_revision"))
+    return KeyValue(
+        data(kv["key"]), None if is_gone else data(kv.get("value")), number(kv, "mod_revision"), number(kv, "lease")
+    )
 
 
 def problem_of(answer: Mapping[str, Any]) -> Exception:

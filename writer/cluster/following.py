@@ -20,10 +20,10 @@ from dspy_registry.registry_store.cluster_rows import (
     split_row_key,
 )
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.layout import ALIASES, META_CLUSTER, META_VOCABULARY, MODULES
+from dspy_registry.registry_store.layout import ALIASES, META_CLUSTER, META_ROLLOUT, META_VOCABULARY, MODULES
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.engine import KeyValue
-from dspy_registry.writer.cluster.keys import BATCHES, Keys, head_codec
+from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS, Keys, head_codec
 from dspy_registry.writer.cluster.records import KINDS, load_row, take_over, withdraw
 from dspy_registry.writer.draft import Draft
 
@@ -149,6 +149,8 @@ def adopt_all(
         kind, key = split_row_key(place)
         if kind == MODULES:
             withdraw(draft, key.decode())
+        elif kind == ROLLOUTS:
+            draft.rollouts[META_ROLLOUT + key] = None
         draft.cluster[place] = None
         done.settled.add((kind, key))
     _take_over_all(draft, keys, done, different)

@@ -3,6 +3,7 @@
 d/head             the newest change: whose it is, and its number     watched
 d/r/KIND/KEY       a global record                                    watched
 d/h/HOST           a host that is alive; ends with its lease          watched
+d/leader           the host that leads; ends with its lease           watched
 d/c/NAME/VERSION/HOST  a circuit that a host has opened; ends with its lease   watched
 d/b/HOST/ID        the marker of a large batch; see `batches`         watched
 b/HOST/ID/NUMBER   its pieces
@@ -20,6 +21,9 @@ from dspy_registry.registry_store.codec import SealedAlone
 
 BATCHES: Final = b"batches"
 """The kind of record as which a large batch is set aside that this release cannot read."""
+
+ROLLOUTS: Final = b"rollouts"
+"""The kind of a guarded rollout."""
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
@@ -58,6 +62,7 @@ class Keys:
         self.pieces = root + b"b/"
         self.hosts = self.watched + b"h/"
         self.circuits = self.watched + b"c/"
+        self.leader = self.watched + b"leader"
         self.presence = self.hosts + host.encode()
         self.answers = root + b"a/" + host.encode() + b"/"
         self.last_change = root + b"o/" + host.encode()

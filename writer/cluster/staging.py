@@ -5,6 +5,7 @@ Both are pure: a draft goes in, global records come out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,31 +20,37 @@ from dspy_registry.registry_store.errors import (
     RegistryError,
 )
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
-from dspy_registry.registry_store.protocol import Register, RemoveAlias, Unregister
+from dspy_registry.registry_store.layout import ALIASES, LABELS, META_ROLLOUT, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.protocol import Register, RemoveAlias, SteerRollout, Unregister
+from dspy_registry.registry_store.rollout_rows import rollout_codec
 from dspy_registry.registry_store.validation import check_expected_version
-from dspy_registry.writer.cluster.keys import BATCHES
+from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS
 from dspy_registry.writer.cluster.records import (
     KINDS,
     GlobalAlias,
     GlobalModule,
     GlobalPolicy,
+    GlobalRollout,
     GlobalWords,
     load_row,
     withdraw,
 )
 from dspy_registry.writer.daemon.group import Work
-from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, decode_module, stage_message
+from dspy_registry.writer.daemon.requests import SingleRequest, decode_module, stage_message
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 
 
 class GlobalRequest(Work):
-    """A client's request that the cluster has to accept."""
+    """A request that the cluster has to accept: a client's, or the leader's.
+
+    `held` are revisions of keys that must not have changed when it is accepted. With them it is no group's member.
+    """
 
     is_answered = False
+    held: Mapping[bytes, int] = {}
 
-    def __init__(self, request: ClientRequest) -> None:
+    def __init__(self, request: Work) -> None:
         self.request = request
         self.client, self.id, self.oldest = request.client, request.id, request.oldest
         self.by, self.held_bytes, self.repeats = request.by, request.held_bytes, request.repeats
@@ -95,7 +102,7 @@ def _next_version(entry: Entry, row: GlobalRow) -> int:
     return entry.version if is_the_same or entry.version > row.version else row.version + 1
 
 
-def stage_globally(draft: Draft, message: Any, request: ClientRequest) -> None:
+def stage_globally(draft: Draft, message: Any, request: Work) -> None:
     """Stage a request. What only this host declares stays: it is not the cluster's to remove."""
     match message:
         case Register():
@@ -114,6 +121,11 @@ def stage_globally(draft: Draft, message: Any, request: ClientRequest) -> None:
             if meaning is not None and meaning.source != CLIENT:
                 raise _local(message.alias, meaning.source)
             draft.remove_alias(message.alias)
+        case SteerRollout() if LABELS not in KINDS:
+            raise InvalidArgumentError(
+                "a registry that follows a cluster has no guarded rollouts, since labels are of each host.",
+                remedy="Move the label by hand, with `dspy-registry label set`.",
+            )
         case None:
             request.stage(draft)
         case _:
@@ -167,6 +179,9 @@ def global_changes(draft: Draft) -> GlobalChanges:
     if draft.implications is not None:
         words = GlobalWords(draft.implications.get(CLIENT, {}))
         puts[META_VOCABULARY, b"clients"] = KINDS[META_VOCABULARY].codec.dump(words)
+    for key, row in draft.rollouts.items():
+        rollout = None if row is None else rollout_codec.load(row, key, draft.catalog.format)
+        puts[ROLLOUTS, key[len(META_ROLLOUT) :]] = KINDS[ROLLOUTS].codec.dump(GlobalRollout(rollout))
     past = any(entry.past for entry in draft.modules.values() if entry is not None)
     return GlobalChanges(puts, past or any(draft.dropped.values()))
 

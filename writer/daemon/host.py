@@ -53,6 +53,17 @@ class Health(Protocol):
         """Close what that host has opened. `by_hand`: whoever has opened it."""
 
 
+class Steering(Protocol):
+    """Who changes what one host alone may change for all hosts of a cluster."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this host is the one."""
+
+    async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
+        """As `Host.submit`, for all hosts. Raises RegistryError, having changed nothing, when it has lost the lead."""
+
+
 class Host(Protocol):
     """The daemon as its extensions see it. All of it is for the thread of the daemon's loop."""
 
@@ -69,6 +80,9 @@ class Host(Protocol):
 
     health: Health | None
     """The circuits that this daemon keeps. None: it keeps none."""
+
+    steering: Steering | None
+    """Who carries out rollouts for all hosts of a cluster. None: this daemon, for its registry."""
 
     @property
     def files_group(self) -> int | None:
