@@ -141,6 +141,16 @@ class Circuit:
         self.last_kind = OPERATOR
         return self._open_for(seconds, now, failures=0)
 
+    def open_from_afar(self, now: float, seconds: float, row: CircuitRow, *, shortens: bool) -> bool:
+        """Open it for this many seconds, as another host has, whose `row` it is.
+
+        An opening that ends later stands, unless `shortens`: it came from that host, too.
+        """
+        if self.until > now + seconds and not shortens:
+            return False
+        self.last_kind, self.level = row.last_kind, min(max(self.level, row.level), _LARGEST_LEVEL)
+        return self._open_for(seconds, now, row.failures)
+
     def reset(self, now: float) -> bool:
         """Close it, and forget the calls that opened it and its level."""
         changed = bool(self.until or self.level)

@@ -44,6 +44,24 @@ class Circuits:
         """Open a circuit for this long."""
         return self._of(name, version).open_by_hand(self._clock(), seconds)
 
+    def open_from_afar(self, row: CircuitRow, seconds: float, *, shortens: bool) -> bool:
+        """Open the circuit of a row of another host for this long, from now."""
+        circuit = self._of(row.name, row.version)
+        return circuit.open_from_afar(self._clock(), seconds, row, shortens=shortens)
+
+    def openings(self, name: str, version: int) -> int:
+        """How often a circuit has opened."""
+        circuit = self._circuits.get((name, version))
+        return 0 if circuit is None else circuit.openings
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a module that have a circuit."""
+        return [version for of, version in self._circuits if of == name]
+
+    def forget(self, keys: Iterable[Key]) -> bool:
+        """Forget circuits, whatever they know."""
+        return sum(self._circuits.pop(key, None) is not None for key in keys) > 0
+
     def reset(self, name: str, version: int | None = None) -> bool:
         """Close the circuit and forget the calls that opened it. `version` None: of every version."""
         now = self._clock()

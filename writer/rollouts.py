@@ -66,11 +66,6 @@ def steer(draft: Draft, request: RolloutRequest, now: int | None = None) -> None
     """
     now = time.time_ns() // 1_000_000 if now is None else now
     draft.catalog.dbs.need_format_2("rollouts")
-    if draft.catalog.position is not None:
-        raise InvalidArgumentError(
-            "a registry that follows a cluster has no guarded rollouts: each host would decide for itself.",
-            remedy="Move the label by hand, with `dspy-registry label set`.",
-        )
     checked(request)
     if request.action == BEGIN:
         _begin(draft, request, now)

@@ -116,6 +116,13 @@ class Staged:
                 return draft.cluster[key]
         return self.catalog.cluster_row(key)
 
+    def cluster_position(self) -> bytes | None:
+        """How far the cluster is followed, as stored. None or empty: this registry belongs to none."""
+        for draft in self._with_parents():
+            if draft.position is not None:
+                return draft.position
+        return self.catalog.position
+
     def rollout_rows(self) -> dict[bytes, bytes]:
         """The rows of all rollouts, by their keys in `meta`."""
         below = self._parent.rollout_rows() if self._parent else dict(self.catalog.cluster_rows(META_ROLLOUT))

@@ -105,8 +105,23 @@ class EtcdCluster:
         found = self.post("/v3/kv/range", {"key": b64(prefix), "range_end": b64(end)})
         return {base64.b64decode(kv["key"]): base64.b64decode(kv.get("value", "")) for kv in found.get("kvs", ())}
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self.post("/v3/kv/put", {"key": b64(key), "value": b64(value)})
+    def _found(self, key: bytes) -> dict[str, str]:
+        found: dict[str, str] = self.post("/v3/kv/range", {"key": b64(key)})["kvs"][0]
+        return found
+
+    def modified(self, key: bytes) -> int:
+        """The revision that last wrote a key."""
+        return int(self._found(key)["mod_revision"])
+
+    def lease(self, key: bytes) -> int:
+        """The lease that a key ends with; 0: none."""
+        return int(self._found(key).get("lease", 0))
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        self.post("/v3/kv/put", {"key": b64(key), "value": b64(value), "lease": str(lease)})
+
+    def delete(self, key: bytes) -> None:
+        self.post("/v3/kv/deleterange", {"key": b64(key)})
 
 
 def b64(data: bytes) -> str:

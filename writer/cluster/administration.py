@@ -19,7 +19,7 @@ from dspy_registry.writer.cluster.batches import PLACES_OF_A_CHANGE
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.following import load_position
-from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
+from dspy_registry.writer.cluster.keys import BATCHES, Head, Keys, head_codec
 from dspy_registry.writer.cluster.membership import (
     OwnRecord,
     different_from,
@@ -136,6 +136,11 @@ async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[Ow
     cluster, records, head = await _look(engine, keys)
     if position.cluster:
         refuse_other_cluster(position, cluster)
+    if any(key.startswith(keys.record(BATCHES, b"")) for key in records):
+        raise ClusterMembershipError(
+            "the cluster has a batch that this host cannot read, and any of its modules may be in it.",
+            remedy="Start the daemon that wrote it, or upgrade this host.",
+        )
     missing = different_from(own, keys, records)
     taken = [one for one in missing if keys.record(one.kind, one.key) in records]
     if taken:

@@ -6,14 +6,17 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import ClusterMembershipError, ClusterUnavailableError, RegistryError
 from dspy_registry.writer.catalog import Catalog
-from dspy_registry.writer.cluster.engine import Engine
+from dspy_registry.writer.cluster.circuits import SharedCircuits
+from dspy_registry.writer.cluster.election import Election, Leadership
+from dspy_registry.writer.cluster.engine import Engine, LeaseGoneError
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import (
@@ -57,6 +60,13 @@ def attach_cluster(host: Host, options: ClusterOptions) -> Cluster:
     return cluster
 
 
+class Part(Protocol):
+    """A part of the cluster on this host that runs until it is cancelled."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+
 class Cluster:
     """This host's part in a cluster. Belongs to the daemon's loop."""
 
@@ -65,10 +75,19 @@ class Cluster:
         self._options = options
         self._engine = engine
         position = stored_position(host) or Position("", new_host_id())
-        self._keys = Keys(options.prefix, position.host)
-        self.mirror = Mirror(host, engine, self._keys, position)
-        self.origin = Origin(host, engine, self._keys, self.mirror)
-        self._beacon = Beacon(engine, self._keys, self.mirror)
+        self.keys = Keys(options.prefix, position.host)
+        self.mirror = Mirror(host, engine, self.keys, position)
+        self.origin = Origin(host, engine, self.keys, self.mirror)
+        self._beacon = Beacon(engine, self.keys, self.mirror)
+        self.election = Election(engine, self.keys)
+        self.mirror.observers.append(self.election)
+        self._parts: list[Part] = [self.mirror, self._beacon, self.election]
+        host.steering = Leadership(self.election, self.origin, self.keys)
+        self._circuits: SharedCircuits | None = None
+        if host.health is not None:
+            self._circuits = SharedCircuits(engine, self.keys, host.health)
+            self.mirror.observers.append(self._circuits)
+            self._parts.append(self._circuits)
         self._error = ""
 
     def __repr__(self) -> str:
@@ -78,6 +97,8 @@ class Cluster:
         """What an operator wants to know. Nothing secret is in it."""
         mirror, position = self.mirror, self.mirror.position
         lag = mirror.silent
+        aside = {named(*place): reason for place, reason in list(mirror.aside.items())}
+        aside |= self._circuits.aside if self._circuits is not None else {}
         cut_off = f"cut off: {mirror.error or 'the watch is silent'}" if lag > _CUT_OFF else ""
         return {
             "cluster": position.cluster or None,
@@ -87,15 +108,18 @@ class Cluster:
             "newest": max(mirror.newest, position.revision),
             "changes": position.number,
             "lag_seconds": round(lag, 3),
-            "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.items())},
+            "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.alive.items())},
+            "leader": self.election.leader,
+            "leads": self.election.leads,
             "own_changes": self.origin.changes,
             "waiting": self.origin.waiting,
             "conflicts": self.origin.conflicts,
             "reconnects": mirror.reconnects,
             "lists": mirror.lists,
-            "set_aside": {named(*place): reason for place, reason in list(mirror.aside.items())[:_SHOWN]},
-            "error": self._error or cut_off or self._beacon.error,
-            "errors": len(mirror.aside),
+            "circuits": self._circuits.count if self._circuits is not None else 0,
+            "set_aside": dict(islice(aside.items(), _SHOWN)),
+            "error": self._error or mirror.error or cut_off or self._beacon.error,
+            "errors": len(aside),
         }
 
     async def run(self) -> None:
@@ -103,7 +127,7 @@ class Cluster:
         tasks = [asyncio.ensure_future(self.origin.run())]
         try:
             await self._join()
-            tasks += [asyncio.ensure_future(part.run()) for part in (self.mirror, self._beacon)]
+            tasks += [asyncio.ensure_future(part.run()) for part in self._parts]
             await asyncio.gather(*tasks)
         finally:
             await self._end(tasks)
@@ -116,10 +140,11 @@ class Cluster:
         self.origin.refuse_all(ClusterUnavailableError("the writer daemon is stopping. Nothing was changed."))
         if self.mirror.position.cluster:
             await self.mirror.keep_position()
-        try:
-            await self._beacon.end()
-        except RegistryError as error:
-            _log.info("this host's presence in the cluster ends by itself: %s", error)
+        for end in (self.election.end, self._beacon.end):
+            try:
+                await end()
+            except (RegistryError, LeaseGoneError) as error:
+                _log.info("what this host holds in the cluster ends by itself: %s", error)
         await self._engine.close()
 
     async def _join(self) -> None:
@@ -149,10 +174,10 @@ class Cluster:
         if position.cluster:
             refuse_other_cluster(position, found)
             return
-        records, _ = await read_all(self._engine, self._keys)
+        records, _ = await read_all(self._engine, self.keys)
         with self._host.environment.reading() as txn:
             own = own_records(Catalog(txn, self._host.environment.dbs))
-        refuse_different(different_from(own, self._keys, records))
+        refuse_different(different_from(own, self.keys, records))
         joined = Position(found, position.host)
         await self._host.submit(lambda draft: stage_join(draft, joined, ()))
         self.mirror.position = joined

@@ -20,7 +20,7 @@ from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layout import MODULES
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
-from dspy_registry.writer.cluster.keys import Keys
+from dspy_registry.writer.cluster.keys import BATCHES, Keys
 from dspy_registry.writer.cluster.records import KINDS
 
 PLACES_OF_A_CHANGE: Final = 2**20
@@ -73,14 +73,18 @@ async def upload(engine: Engine, prefix: bytes, pieces: Sequence[bytes]) -> dict
 async def expanded(engine: Engine, keys: Keys, changes: Iterable[KeyValue], revision: int = 0) -> list[KeyValue]:
     """The changes, and behind each marker the records of its batch. The pieces are read as of `revision`.
 
-    `revision` 0: as of the marker's. Raises CompactedError when they are gone.
+    `revision` 0: as of the marker's. A batch that cannot be read is one record, of the kind `BATCHES`, which is set
+    aside as any record of another release is. Raises CompactedError when the pieces are gone.
     """
     found: list[KeyValue] = []
     for change in changes:
         found.append(change)
         name = keys.batch_of(change.key)
         if name is not None and change.value is not None:
-            found += await _records(engine, keys, name, change, revision or change.revision)
+            try:
+                found += await _records(engine, keys, name, change, revision or change.revision)
+            except CorruptRecordError:
+                found.append(KeyValue(keys.record(BATCHES, name), change.value, change.revision))
     return found
 
 
@@ -100,7 +104,10 @@ async def _records(engine: Engine, keys: Keys, name: bytes, marker: KeyValue, re
 
 def _records_of(keys: Keys, piece: KeyValue, revision: int, number: int) -> Iterator[KeyValue]:
     for kind, key, value in _piece_codec.load(piece.value or b""):
-        whole = placed(value, number, revision) if kind == MODULES else value
+        try:
+            whole = placed(value, number, revision) if kind == MODULES else value
+        except CorruptRecordError:  # of another release: it is set aside alone
+            whole = value
         yield KeyValue(keys.record(kind, key), whole, revision)
 
 
@@ -133,11 +140,15 @@ async def _copy(engine: Engine, records: Sequence[KeyValue]) -> bool:
 
 
 async def tidy(engine: Engine, keys: Keys) -> None:
-    """Copy out the batches that this host has shown, and remove the pieces of those that it has not."""
-    shown = {}
-    for item in (await engine.range_at(keys.batches + keys.host + b"/")).items:
-        await copy_out(engine, keys, item)
-        shown[item.key] = item
+    """Copy out the batches that this host has shown, and remove the pieces of those that it has not.
+
+    While one of them cannot be read, its pieces stay, and with them the others.
+    """
+    try:
+        for item in (await engine.range_at(keys.batches + keys.host + b"/")).items:
+            await copy_out(engine, keys, item)
+    except CorruptRecordError:
+        return
     page = await engine.range_at(keys.pieces + keys.host + b"/", limit=1)
     if page.items:
         await engine.transact({}, {}, removed=(keys.pieces + keys.host + b"/",))

@@ -14,11 +14,15 @@ from dspy_registry.registry_store.errors import ClusterUnavailableError
 
 @dataclass(frozen=True)
 class KeyValue:
-    """A key, its value, and the revision that last wrote it. `value` None: that revision deleted the key."""
+    """A key, its value, and the revision that last wrote it. `value` None: that revision deleted the key.
+
+    `lease` is the one that the key ends with; 0: none.
+    """
 
     key: bytes
     value: bytes | None
     revision: int
+    lease: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ class Engine(Protocol):
 
     async def keep_lease(self, lease: int) -> None:
         """Prolong a lease. Raises LeaseGoneError."""
+
+    async def lease_left(self, lease: int) -> float:
+        """Seconds until a lease ends, unless it is prolonged. Raises LeaseGoneError."""
 
     async def end_lease(self, lease: int) -> None:
         """End a lease and remove its keys."""

@@ -152,6 +152,14 @@ class Etcd:
         if number(answer.get("result", {}), "TTL") <= 0:
             raise LeaseGoneError(f"lease {lease:x} has ended")
 
+    async def lease_left(self, lease: int) -> float:
+        """See `Engine.lease_left`."""
+        answer = await self._ask("/v3/lease/timetolive", {"ID": str(lease)})
+        left = number(answer, "TTL")
+        if left < 0:
+            raise LeaseGoneError(f"lease {lease:x} has ended")
+        return left
+
     async def end_lease(self, lease: int) -> None:
         """See `Engine.end_lease`."""
         await self._ask("/v3/lease/revoke", {"ID": str(lease)})

@@ -66,7 +66,7 @@ def transaction(
 
 def key_value(plain: Mapping[str, Any]) -> KeyValue:
     """A key with its value."""
-    return KeyValue(data(plain["key"]), data(plain.get("value")), number(plain, "mod_revision"))
+    return KeyValue(data(plain["key"]), data(plain.get("value")), number(plain, "mod_revision"), number(plain, "lease"))
 
 
 def found_in(answer: Mapping[str, Any]) -> dict[bytes, KeyValue]:
@@ -83,7 +83,9 @@ def event(plain: Mapping[str, Any]) -> KeyValue:
     """A change of a watch."""
     kv = plain["kv"]
     is_gone = plain.get("type") == "DELETE"
-    return KeyValue(data(kv["key"]), None if is_gone else data(kv.get("value")), number(kv, "mod_revision"))
+    return KeyValue(
+        data(kv["key"]), None if is_gone else data(kv.get("value")), number(kv, "mod_revision"), number(kv, "lease")
+    )
 
 
 def problem_of(answer: Mapping[str, Any]) -> Exception:

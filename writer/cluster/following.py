@@ -20,10 +20,10 @@ from dspy_registry.registry_store.cluster_rows import (
     split_row_key,
 )
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.layout import ALIASES, META_CLUSTER, META_VOCABULARY, MODULES
+from dspy_registry.registry_store.layout import ALIASES, META_CLUSTER, META_ROLLOUT, META_VOCABULARY, MODULES
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.engine import KeyValue
-from dspy_registry.writer.cluster.keys import Keys, head_codec
+from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS, Keys, head_codec
 from dspy_registry.writer.cluster.records import KINDS, load_row, take_over, withdraw
 from dspy_registry.writer.draft import Draft
 
@@ -46,6 +46,22 @@ def load_position(catalog: Catalog) -> Position | None:
     return position
 
 
+def staged_position(draft: Draft) -> Position | None:
+    """The same, as a draft leaves it: a commit may hold several stages of a mirror."""
+    stored = draft.cluster_position()
+    if not stored:
+        return None
+    position: Position = position_codec.load(stored, META_CLUSTER, draft.catalog.format)
+    return position
+
+
+def advance(draft: Draft, revision: int) -> None:
+    """Move the position to a global revision up to which nothing else has changed. It never moves back."""
+    position = staged_position(draft)
+    if position is not None and revision > position.revision:
+        set_position(draft, msgspec.structs.replace(position, revision=revision))
+
+
 def set_position(draft: Draft, position: Position) -> None:
     """Store how far the cluster is followed, in the commit of this draft."""
     draft.position = position_codec.dump(position, META_CLUSTER, draft.catalog.format)
@@ -53,7 +69,7 @@ def set_position(draft: Draft, position: Position) -> None:
 
 def follow(draft: Draft, keys: Keys, start: Position, changes: Sequence[KeyValue], until: int) -> Applied:
     """Stage changes of a watch, in order, and the position behind them: the global revision `until`."""
-    position = load_position(draft.catalog) or start
+    position = staged_position(draft) or start
     done = Applied(position)
     for revision, group in groupby(changes, key=lambda change: change.revision):
         if revision > position.revision:
@@ -69,8 +85,18 @@ def _transaction(draft: Draft, keys: Keys, done: Applied, group: list[KeyValue],
     for change in group:
         if change.key == keys.head and change.value is not None:
             position = msgspec.structs.replace(position, head=revision, number=_number(change.value, position))
+        _settle_batch(draft, keys, done, change)
     _take_over_all(draft, keys, done, group)
     return position
+
+
+def _settle_batch(draft: Draft, keys: Keys, done: Applied, change: KeyValue) -> None:
+    """A batch that was set aside is copied out, or taken back: its records have come one by one."""
+    name = keys.batch_of(change.key)
+    if name is None or change.value is not None or draft.cluster_row(row_key(BATCHES, name)) is None:
+        return
+    draft.cluster[row_key(BATCHES, name)] = None
+    done.settled.add((BATCHES, name))
 
 
 def _number(value: bytes, position: Position) -> int:
@@ -115,11 +141,16 @@ def adopt_all(
     draft: Draft, keys: Keys, position: Position, different: Sequence[KeyValue], gone: Sequence[bytes]
 ) -> Applied:
     """Stage all that a list of the whole cluster found to differ, `gone` the rows that the cluster no longer has."""
+    known = staged_position(draft)
+    if known is not None and known.revision > position.revision:  # a commit that had begun before came between
+        return Applied(known)
     done = Applied(position)
     for place in gone:
         kind, key = split_row_key(place)
         if kind == MODULES:
             withdraw(draft, key.decode())
+        elif kind == ROLLOUTS:
+            draft.rollouts[META_ROLLOUT + key] = None
         draft.cluster[place] = None
         done.settled.add((kind, key))
     _take_over_all(draft, keys, done, different)

@@ -3,6 +3,8 @@
 d/head             the newest change: whose it is, and its number     watched
 d/r/KIND/KEY       a global record                                    watched
 d/h/HOST           a host that is alive; ends with its lease          watched
+d/leader           the host that leads; ends with its lease           watched
+d/c/NAME/VERSION/HOST  a circuit that a host has opened; ends with its lease   watched
 d/b/HOST/ID        the marker of a large batch; see `batches`         watched
 b/HOST/ID/NUMBER   its pieces
 a/HOST/CLIENT      the last answers to a client; end with a lease
@@ -11,9 +13,17 @@ o/HOST             the last change of a host: whether it landed
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from dspy_registry.registry_store.codec import SealedAlone
+
+BATCHES: Final = b"batches"
+"""The kind of record as which a large batch is set aside that this release cannot read."""
+
+ROLLOUTS: Final = b"rollouts"
+"""The kind of a guarded rollout."""
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +61,8 @@ class Keys:
         self.batches = self.watched + b"b/"
         self.pieces = root + b"b/"
         self.hosts = self.watched + b"h/"
+        self.circuits = self.watched + b"c/"
+        self.leader = self.watched + b"leader"
         self.presence = self.hosts + host.encode()
         self.answers = root + b"a/" + host.encode() + b"/"
         self.last_change = root + b"o/" + host.encode()
@@ -58,6 +70,18 @@ class Keys:
     def record(self, kind: bytes, key: bytes) -> bytes:
         """The key of a global record."""
         return self.records + kind + b"/" + key
+
+    def circuit(self, name: str, version: int, host: str | None = None) -> bytes:
+        """The key of this host's circuit of a module version, or of another host's; "": what all of them begin with."""
+        whose = self.host if host is None else host.encode()
+        return self.circuits + name.encode() + b"/%d/" % version + whose
+
+    def split_circuit(self, key: bytes) -> tuple[str, int, str]:
+        """Name, version and host of a circuit's key. Raises ValueError when it is of another release."""
+        name, version, host = key[len(self.circuits) :].decode().rsplit("/", 2)
+        if not name or not host or not (version.isascii() and version.isdigit()):
+            raise ValueError(f"{version!r} is no version")
+        return name, int(version), host
 
     def batch_of(self, key: bytes) -> bytes | None:
         """Host and id of the batch whose marker this key is. None: it is another key."""

@@ -132,6 +132,8 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
     for one in discarded:
         if one.kind == ALIASES and draft.alias(one.key.decode()) is not None:
             draft.remove_alias(one.key.decode())
+    for place in draft.rollout_rows():  # another host may lead, and knows nothing of it: its label stays at its step
+        draft.rollouts[place] = None
     set_position(draft, position)
 
 

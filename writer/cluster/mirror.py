@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import Position, position_codec, row_key, split_row_key
-from dspy_registry.registry_store.errors import ClusterUnavailableError, RegistryError
+from dspy_registry.registry_store.errors import ClusterUnavailableError, CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layout import META_CLUSTER
 from dspy_registry.registry_store.scan import value_at
 from dspy_registry.writer.catalog import Catalog
@@ -27,13 +27,15 @@ from dspy_registry.writer.cluster.engine import CompactedError, Engine, Events, 
 from dspy_registry.writer.cluster.following import (
     Applied,
     adopt_all,
+    advance,
     differs,
     follow,
     look_again,
     rows,
-    set_position,
 )
-from dspy_registry.writer.cluster.keys import Keys, Presence, decode_presence, head_codec
+from dspy_registry.writer.cluster.hosts import Hosts
+from dspy_registry.writer.cluster.keys import BATCHES, Keys, head_codec
+from dspy_registry.writer.cluster.observer import Observer
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
 
@@ -57,7 +59,9 @@ class Mirror:
         self.newest = position.revision  # of the cluster, as far as it is known
         self.heard_at: float | None = None  # on the monotonic clock, when the watch last said anything. None: never
         self._began = time.monotonic()
-        self.hosts: dict[str, Presence] = {}
+        self.hosts = Hosts(keys)
+        self.observers: list[Observer] = [self.hosts]
+        """Told of the keys that are kept in memory alone, behind the commit of what they came with."""
         self.aside: dict[tuple[bytes, bytes], str] = self._set_aside_before()
         self.reconnects = 0
         self.lists = 0
@@ -66,6 +70,7 @@ class Mirror:
         """Set once this host has seen the whole cluster, in this run of the daemon or an earlier one."""
         self._next = position.revision + 1
         self._waiting: list[tuple[int, int, asyncio.Future[int]]] = []
+        self._may_read_more = any(kind == BATCHES for kind, _ in self.aside)  # than the release that set it aside
         self._looked_at = 0  # the local revision at which what was set aside was last looked at
 
     @property
@@ -85,8 +90,9 @@ class Mirror:
         """Follow the cluster until cancelled. Errors are told by `error` and tried again."""
         while True:
             try:
-                if self.position.revision == 0:
+                if self.position.revision == 0 or self._may_read_more:
                     await self._list()
+                    self._may_read_more = False
                 self.is_listed.set()
                 await self._watch()
             except CompactedError as error:
@@ -116,7 +122,7 @@ class Mirror:
     # Watch
 
     async def _watch(self) -> None:
-        await self._read_hosts()
+        await self._list_observed()
         queue: asyncio.Queue[Events] = asyncio.Queue(_STEPS_WAITING)
         applying = asyncio.ensure_future(self._apply_from(queue))
         reading = asyncio.ensure_future(self._read_into(queue))
@@ -135,7 +141,6 @@ class Mirror:
     async def _read_into(self, queue: asyncio.Queue[Events]) -> None:
         async for events in self._engine.watch_from(self._keys.watched, self._next):
             self.heard_at = time.monotonic()
-            self.error = ""
             self.newest = max(self.newest, events.newest)
             if events.changes:
                 await queue.put(events)
@@ -147,6 +152,7 @@ class Mirror:
                 steps.append(queue.get_nowait())
             try:
                 await self._apply([change for step in steps for change in step.changes])
+                self.error = ""  # not before: a step that cannot be applied is read again and again
             finally:
                 for _ in steps:
                     queue.task_done()
@@ -155,17 +161,33 @@ class Mirror:
         if not changes:
             return
         until = changes[-1].revision
-        of_hosts = [change for change in changes if change.key.startswith(self._keys.hosts)]
-        for change in of_hosts:
-            self._note_host(change)
-        changes = await expanded(self._engine, self._keys, changes)
-        is_global = len(of_hosts) < len(changes)
-        if is_global or until - self.position.revision >= _QUIET_REVISIONS:
+        records = [change for change in changes if not self._is_observed(change)]
+        if records or until - self.position.revision >= _QUIET_REVISIONS:
+            records = await expanded(self._engine, self._keys, records)
             keys, start = self._keys, self.position
-            await self._commit(lambda draft: follow(draft, keys, start, changes, until))
+            await self._commit(lambda draft: follow(draft, keys, start, records, until))
+        self._tell(changes)
         if self._looked_at != self._host.revision:
             await self._look_again()
         self._next = until + 1
+
+    def _is_observed(self, change: KeyValue) -> bool:
+        return any(change.key.startswith(observer.prefix) for observer in self.observers)
+
+    def _tell(self, changes: Sequence[KeyValue]) -> None:
+        for change in changes:
+            for observer in self.observers:
+                observer.see(change)
+
+    async def _list_observed(self) -> None:
+        for observer in self.observers:
+            revision = await observer.list(self._engine)
+            if revision < self.position.revision:
+                raise RegistryError(
+                    f"the cluster is at revision {revision}, and this host has seen {self.position.revision}: "
+                    "etcd was restored from an older backup.",
+                    remedy="`dspy-registry cluster leave`, then `cluster join --discard`, on each host.",
+                )
 
     async def _look_again(self) -> None:
         """Something has changed on this host: what was set aside may fit now."""
@@ -179,6 +201,15 @@ class Mirror:
         self._looked_at = await self._commit(stage)
 
     async def _commit(self, stage: Callable[[Draft], Applied]) -> int:
+        """Commit, and note what was done. A commit that has begun is noted, also when this is cancelled meanwhile."""
+        committing = asyncio.ensure_future(self._commit_and_note(stage))
+        try:
+            return await asyncio.shield(committing)
+        except asyncio.CancelledError:
+            await asyncio.wait((committing,))
+            raise
+
+    async def _commit_and_note(self, stage: Callable[[Draft], Applied]) -> int:
         submitted = await self._host.submit(stage)
         done = submitted.result
         self.position = done.position
@@ -218,7 +249,10 @@ class Mirror:
     def _listed(self, revision: int, head: KeyValue | None) -> Position:
         if head is None or head.value is None:
             return msgspec.structs.replace(self.position, revision=revision)
-        number = head_codec.load(head.value).number
+        try:
+            number = head_codec.load(head.value).number
+        except CorruptRecordError:  # of another release: the number only counts
+            number = self.position.number
         return msgspec.structs.replace(self.position, revision=revision, head=head.revision, number=number)
 
     def _differing(self, items: Sequence[KeyValue]) -> list[KeyValue]:
@@ -236,34 +270,11 @@ class Mirror:
             known = rows(Catalog(txn, self._host.environment.dbs))
             return {split_row_key(place): row.aside for place, row in known if row.aside}
 
-    async def _read_hosts(self) -> None:
-        page = await self._engine.range_at(self._keys.hosts)
-        self.hosts.clear()
-        for item in page.items:
-            self._note_host(item)
-        if page.revision < self.position.revision:
-            raise RegistryError(
-                f"the cluster is at revision {page.revision}, and this host has seen {self.position.revision}: "
-                "etcd was restored from an older backup.",
-                remedy="`dspy-registry cluster leave`, then `cluster join --discard`, on each host.",
-            )
-
-    def _note_host(self, change: KeyValue) -> None:
-        host = change.key[len(self._keys.hosts) :].decode("ascii", "replace")
-        try:
-            if change.value is None:
-                self.hosts.pop(host, None)
-            else:
-                self.hosts[host] = decode_presence(change.value)
-        except msgspec.MsgspecError:
-            _log.warning("host %s of the cluster is of another release: what it says of itself is not understood", host)
-
     async def keep_position(self) -> None:
         """Store how far the watch has come, so that the next run resumes from there."""
         until = self._next - 1
         if until > self.position.revision:
-            position = msgspec.structs.replace(self.position, revision=until)
-            await self._host.submit(lambda draft: set_position(draft, position))
+            await self._host.submit(lambda draft: advance(draft, until))
 
 
 def stored_position(host: Host) -> Position | None:

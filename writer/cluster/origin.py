@@ -13,14 +13,13 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from dspy_registry.registry_store.errors import (
     BusyError,
-    ClusterMembershipError,
     ClusterUnavailableError,
     InvalidArgumentError,
     RegistryError,
@@ -38,12 +37,14 @@ from dspy_registry.registry_store.protocol import (
     SetAlias,
     SetImplications,
     SetPolicy,
+    SteerRollout,
     Unregister,
     remembered_codec,
 )
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
+from dspy_registry.writer.cluster.conflict import conflict
 from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError, Outcome, UnknownOutcomeError
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
@@ -51,7 +52,7 @@ from dspy_registry.writer.cluster.mirror import Mirror
 from dspy_registry.writer.cluster.staged import Staged
 from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
 from dspy_registry.writer.daemon.group import Group, Work
-from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.daemon.host import Host, LocalWork, Submitted
 from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
 from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
@@ -77,6 +78,7 @@ _GLOBAL: Final = (
     RemoveAlias,
     SetImplications,
     SetPolicy,
+    SteerRollout,
     Release,
     Rename,
 )
@@ -114,15 +116,28 @@ class Origin:
         if not _is_global(request):
             return False
         assert isinstance(request, ClientRequest)
-        work = GlobalRequest(request)
+        self._put(GlobalRequest(request))
+        return True
+
+    async def submit(self, stage: Callable[[Draft], T], held: Mapping[bytes, int]) -> Submitted[T]:
+        """Carry out a change of this daemon for all hosts, if the keys `held` are still at these revisions.
+
+        Raises what `stage` raises, ClusterUnavailableError, LostLeadError.
+        """
+        future: asyncio.Future[Submitted[T]] = asyncio.get_running_loop().create_future()
+        work = GlobalRequest(LocalWork(stage, future))
+        work.held = held
+        self._put(work)
+        return await future
+
+    def _put(self, work: GlobalRequest) -> None:
         if len(self._waiting) >= _MOST_WAITING or self._held > _MOST_HELD:
             self._held += work.held_bytes
             self._answer(work, work.failure(BusyError(f"{len(self._waiting)} changes wait for the cluster.")))
-            return True
+            return
         self._held += work.held_bytes
         self._waiting.append(work)
         self._arrived.set()
-        return True
 
     @property
     def waiting(self) -> int:
@@ -155,7 +170,9 @@ class Origin:
 
     async def _carry_out_some(self) -> None:
         await self._gather()
-        works = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
+        works = [self._waiting.popleft()]
+        while self._waiting and len(works) < _GROUP and not (works[-1].held or self._waiting[0].held):
+            works.append(self._waiting.popleft())
         self._regulars = len(works)
         try:
             if self.refusal is not None:
@@ -260,7 +277,17 @@ class Origin:
             self._keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
             for (kind, key), value in found.puts.items()
         }
-        return Staged(position, group, os.urandom(16), puts, answers, found.is_repeated, found.puts, {})
+        return Staged(
+            position,
+            group,
+            os.urandom(16),
+            puts,
+            answers,
+            found.is_repeated,
+            found.puts,
+            dict(works[0].held),
+            works[0].held,
+        )
 
     async def _put_aside(self, staged: Staged) -> bytes:
         """Put the records of a large change aside; a marker is to show them. Returns its key."""
@@ -285,7 +312,7 @@ class Origin:
         self.changes += bool(staged.puts)
         for work, answer in staged.group.conclude(revision):
             assert isinstance(work, GlobalRequest)
-            self._answer(work, _visible(answer, revision))
+            self._answer(work, answer if isinstance(answer, Submitted) else _visible(answer, revision))
 
     # The transaction
 
@@ -314,21 +341,21 @@ class Origin:
     async def _transact(self, staged: Staged) -> Outcome:
         keys, expected = self._keys, {self._keys.head: staged.position.head, **staged.expected}
         if not staged.puts:  # nothing to write: only whether it was decided on the newest state
-            outcome = await self._engine.transact(expected, {}, (keys.head,))
-            return outcome if outcome.succeeded else _conflict(outcome, keys)
+            outcome = await self._engine.transact(expected, {}, tuple(expected))
+            return outcome if outcome.succeeded else conflict(outcome, keys, staged)
         await self._renew_lease()
         head = Head(staged.change, staged.position.number + 1, staged.position.host, time.time_ns() // 1_000_000)
         answers = {keys.answers + client: value for client, value in staged.answers.items()}
         puts = {**staged.puts, keys.head: head_codec.dump(head), **answers, keys.last_change: staged.change}
         outcome = await self._engine.transact(
-            expected, puts, (keys.head, keys.last_change), leased=dict.fromkeys(answers, self._lease)
+            expected, puts, (*expected, keys.last_change), leased=dict.fromkeys(answers, self._lease)
         )
         if outcome.succeeded:
             return outcome
         last = outcome.found.get(keys.last_change)
         if last is not None and last.value == staged.change:  # it went through before, and its reply was lost
             return Outcome(True, last.revision)
-        return _conflict(outcome, keys)
+        return conflict(outcome, keys, staged)
 
     async def _renew_lease(self) -> None:
         """Answers end with their lease: nobody has to remove them. A new lease before the last one is half over."""
@@ -348,16 +375,6 @@ def _no_programs() -> InvalidArgumentError:
     return InvalidArgumentError(
         "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
     )
-
-
-def _conflict(outcome: Outcome, keys: Keys) -> Outcome:
-    head = outcome.found.get(keys.head)
-    if head is None:
-        raise ClusterMembershipError(
-            "the cluster no longer has what this host has followed: its keys were removed.",
-            remedy="Restore etcd from a backup, or run `dspy-registry cluster leave` and `cluster seed`.",
-        )
-    return Outcome(False, head.revision)
 
 
 async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:

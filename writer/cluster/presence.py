@@ -67,6 +67,10 @@ class Beacon:
         await self._engine.transact({}, {key: value}, leased={key: self._lease})
 
     async def end(self) -> None:
-        """Take the presence away at once."""
-        if self._lease:
-            await self._engine.end_lease(self._lease)
+        """Take the presence away at once, also one that an earlier daemon of this host left."""
+        try:
+            if self._lease:
+                await self._engine.end_lease(self._lease)
+        except LeaseGoneError:  # and its keys with it
+            return
+        await self._engine.transact({}, {}, removed=(self._keys.presence,))

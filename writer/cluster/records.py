@@ -17,11 +17,14 @@ from dspy_registry.registry_store.cluster_rows import GlobalRow, global_row_code
 from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.layout import ALIASES, META_ROLLOUT, META_VOCABULARY, MODULES, POLICIES
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import By, ModuleInfo
+from dspy_registry.registry_store.rollout import Rollout
+from dspy_registry.registry_store.rollout_rows import rollout_codec
 from dspy_registry.registry_store.validation import validate_encoded
 from dspy_registry.writer import overrides, policies
+from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 
@@ -59,6 +62,12 @@ class GlobalWords(msgspec.Struct, frozen=True, array_like=True):
     """The implications that clients declare."""
 
     words: Implications = {}
+
+
+class GlobalRollout(msgspec.Struct, frozen=True, array_like=True):
+    """A guarded rollout of a label. None: it is forgotten."""
+
+    rollout: Rollout | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,12 @@ def _apply_words(draft: Draft, key: str, vocabulary: GlobalWords, known: GlobalR
     draft.set_implications(CLIENT, vocabulary.words)
 
 
+def _apply_rollout(draft: Draft, key: str, told: GlobalRollout, known: GlobalRow | None, revision: int) -> None:
+    place = META_ROLLOUT + key.encode()
+    row = None if told.rollout is None else rollout_codec.dump(told.rollout, place, draft.catalog.format)
+    draft.rollouts[place] = row
+
+
 def _module_row(module: GlobalModule, revision: int) -> GlobalRow:
     return GlobalRow(revision, module.version, module.order, module.info is not None)
 
@@ -154,6 +169,11 @@ KINDS: Final[dict[bytes, Kind]] = {
         SealedAlone(GlobalPolicy, "a policy of the cluster"),
         _apply_policy,
         lambda decided, revision: GlobalRow(revision, is_live=decided.policy is not None),
+    ),
+    ROLLOUTS: Kind(
+        SealedAlone(GlobalRollout, "a rollout of the cluster"),
+        _apply_rollout,
+        lambda told, revision: GlobalRow(revision, is_live=told.rollout is not None),
     ),
     META_VOCABULARY: Kind(
         SealedAlone(GlobalWords, "the vocabulary of the cluster"),
@@ -185,6 +205,8 @@ def take_over(draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int
     child = draft.child()
     try:
         of_kind = KINDS.get(kind)
+        if kind == BATCHES:
+            raise CorruptRecordError("a batch that is damaged or of another release. No module is changed from here.")
         if of_kind is None:
             raise CorruptRecordError(f"records of the kind {kind.decode('ascii', 'replace')} are of another release.")
         record = of_kind.codec.load(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,10 @@ MOST_BYTES: Final = 1024 * 1024
 
 @dataclass
 class Staged:
-    """A group staged on a position: what it puts, and the clients whose answers it stores."""
+    """A group staged on a position: what it puts, and the clients whose answers it stores.
+
+    `expected` are revisions that keys beside the head must have. `held` are those of them that no one else may change.
+    """
 
     position: Position
     group: Group
@@ -26,6 +30,7 @@ class Staged:
     is_repeated: bool
     records: dict[tuple[bytes, bytes], bytes]
     expected: dict[bytes, int]
+    held: Mapping[bytes, int]
 
     @property
     def is_too_large(self) -> bool:

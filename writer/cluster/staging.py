@@ -5,13 +5,14 @@ Both are pure: a draft goes in, global records come out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from dspy_registry.registry_store.changes import Alias
-from dspy_registry.registry_store.cluster_rows import GlobalRow, row_key
+from dspy_registry.registry_store.cluster_rows import GlobalRow, row_key, split_row_key
 from dspy_registry.registry_store.errors import (
     ClusterMembershipError,
     ConflictError,
@@ -19,36 +20,44 @@ from dspy_registry.registry_store.errors import (
     RegistryError,
 )
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
-from dspy_registry.registry_store.protocol import Register, RemoveAlias, Unregister
+from dspy_registry.registry_store.layout import ALIASES, LABELS, META_ROLLOUT, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.protocol import Register, RemoveAlias, SteerRollout, Unregister
+from dspy_registry.registry_store.rollout_rows import rollout_codec
 from dspy_registry.registry_store.validation import check_expected_version
+from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS
 from dspy_registry.writer.cluster.records import (
     KINDS,
     GlobalAlias,
     GlobalModule,
     GlobalPolicy,
+    GlobalRollout,
     GlobalWords,
     load_row,
     withdraw,
 )
 from dspy_registry.writer.daemon.group import Work
-from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, decode_module, stage_message
+from dspy_registry.writer.daemon.requests import SingleRequest, decode_module, stage_message
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 
 
 class GlobalRequest(Work):
-    """A client's request that the cluster has to accept."""
+    """A request that the cluster has to accept: a client's, or the leader's.
+
+    `held` are revisions of keys that must not have changed when it is accepted. With them it is no group's member.
+    """
 
     is_answered = False
+    held: Mapping[bytes, int] = {}
 
-    def __init__(self, request: ClientRequest) -> None:
+    def __init__(self, request: Work) -> None:
         self.request = request
         self.client, self.id, self.oldest = request.client, request.id, request.oldest
         self.by, self.held_bytes, self.repeats = request.by, request.held_bytes, request.repeats
 
     def stage(self, draft: Draft) -> None:
         """Stage it as the cluster counts versions."""
+        refuse_unread_batch(draft)
         message = self.request.message if isinstance(self.request, SingleRequest) else None
         stage_globally(draft, message, self.request)
         for name, entry in draft.modules.items():
@@ -78,13 +87,22 @@ class GlobalRequest(Work):
         self.request.resolve(answer)
 
 
+def refuse_unread_batch(draft: Draft) -> None:
+    """Raises ClusterMembershipError while a batch is set aside: it may hold any module, and a version of it."""
+    for place, _ in draft.catalog.cluster_rows(row_key(BATCHES, b"")):
+        raise ClusterMembershipError(
+            f"the cluster has a batch {split_row_key(place)[1].decode('ascii', 'replace')} that this host cannot read.",
+            remedy="Start the daemon that wrote it, or upgrade this host. Is it damaged? Then remove it from etcd.",
+        )
+
+
 def _next_version(entry: Entry, row: GlobalRow) -> int:
     """The version of a changed module: no number that the cluster has used for this name is used again."""
     is_the_same = row.is_live and entry.version == row.version
     return entry.version if is_the_same or entry.version > row.version else row.version + 1
 
 
-def stage_globally(draft: Draft, message: Any, request: ClientRequest) -> None:
+def stage_globally(draft: Draft, message: Any, request: Work) -> None:
     """Stage a request. What only this host declares stays: it is not the cluster's to remove."""
     match message:
         case Register():
@@ -103,6 +121,11 @@ def stage_globally(draft: Draft, message: Any, request: ClientRequest) -> None:
             if meaning is not None and meaning.source != CLIENT:
                 raise _local(message.alias, meaning.source)
             draft.remove_alias(message.alias)
+        case SteerRollout() if LABELS not in KINDS:
+            raise InvalidArgumentError(
+                "a registry that follows a cluster has no guarded rollouts, since labels are of each host.",
+                remedy="Move the label by hand, with `dspy-registry label set`.",
+            )
         case None:
             request.stage(draft)
         case _:
@@ -156,6 +179,9 @@ def global_changes(draft: Draft) -> GlobalChanges:
     if draft.implications is not None:
         words = GlobalWords(draft.implications.get(CLIENT, {}))
         puts[META_VOCABULARY, b"clients"] = KINDS[META_VOCABULARY].codec.dump(words)
+    for key, row in draft.rollouts.items():
+        rollout = None if row is None else rollout_codec.load(row, key, draft.catalog.format)
+        puts[ROLLOUTS, key[len(META_ROLLOUT) :]] = KINDS[ROLLOUTS].codec.dump(GlobalRollout(rollout))
     past = any(entry.past for entry in draft.modules.values() if entry is not None)
     return GlobalChanges(puts, past or any(draft.dropped.values()))
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from dspy_registry.registry_store.boot_clock import boot_seconds, unix_time
-from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, CircuitRules, Outcome, rules_of
+import msgspec
+
+from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, Outcome
 from dspy_registry.registry_store.circuits import Circuits, Key
-from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
+from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.health_file import HealthFile, ensure_health_file
 from dspy_registry.registry_store.lease_file import compact_large_lease_file, ensure_lease_file
 from dspy_registry.registry_store.outcome_kinds import ERROR, KINDS
-from dspy_registry.registry_store.policy import Declaration, effective_policy
-from dspy_registry.registry_store.policy_rows import load_policies
 from dspy_registry.registry_store.protocol import HealthRequest, OpenCircuit, ReportedOutcome, ReportOutcomes
-from dspy_registry.writer.catalog import Catalog
-from dspy_registry.writer.classes import ClassIndex
-from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.daemon.health_names import Names
+from dspy_registry.writer.daemon.host import HealthObserver, Host
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks whether the file is still the one in the folder."""
@@ -44,6 +43,7 @@ def keep_health(host: Host) -> None:
         host.add_section("health", lambda: {"error": told})
         return
     host.health_sink = keeper.take
+    host.health = keeper
     host.add_task(keeper.run)
     host.add_section("health", keeper.status)
 
@@ -72,7 +72,7 @@ class HealthKeeper:
     ) -> None:
         self._host = host
         self._clock = clock
-        self._names = _Names(host)
+        self._names = Names(host)
         self._circuits = Circuits(clock, chance, self._names.rules)
         self._outcomes = 0
         self._opened_count = self._closed_count = 0
@@ -80,6 +80,9 @@ class HealthKeeper:
         _, rows = self._file.read()
         self._circuits.adopt(rows)
         self._published: Sequence[CircuitRow] = rows
+        self._observers: list[HealthObserver] = []
+        self._afar: dict[Key, tuple[str, int]] = {}  # which host's opening was taken over last, and its number here
+        self._looked_at = -1  # the revision at which versions were last looked for
 
     def status(self) -> dict[str, int]:
         """Outcomes, openings and closings since the start, and the module versions that are not healthy now."""
@@ -99,9 +102,42 @@ class HealthKeeper:
             name, version = self._names.asked(request.name)
             is_changed = [self._circuits.open_by_hand(name, request.version or version, request.seconds)]
         else:
-            is_changed = [self._circuits.reset(self._names.asked(request.name)[0], request.version)]
+            is_changed = [self._reset(request.name, request.version)]
         if any(is_changed):
             self._publish()
+
+    def _reset(self, asked: str, version: int | None) -> bool:
+        """Close by hand. The module may be unregistered meanwhile. Other hosts are told, whatever is known here."""
+        has_circuit = bool(self._circuits.versions(asked))
+        name = asked if has_circuit else self._names.asked(asked)[0]
+        for observer in self._observers:
+            observer.reset(name, version)
+        return self._circuits.reset(name, version)
+
+    # What other hosts say
+
+    def observe(self, observer: HealthObserver) -> None:
+        """Tell this observer of what this host opens and closes."""
+        self._observers.append(observer)
+
+    def rows(self) -> Sequence[CircuitRow]:
+        """What is published now."""
+        return self._published
+
+    def open_from_afar(self, host: str, row: CircuitRow, seconds: float) -> None:
+        """Open a circuit as another host has, for so long from now. Its level and what failed are in `row`."""
+        key = row.name, row.version
+        if self._circuits.open_from_afar(row, seconds, shortens=self._is_of(host, key)):
+            self._afar[key] = host, self._circuits.openings(*key)
+            self._publish(is_own=False)
+
+    def close_from_afar(self, host: str, name: str, version: int, *, by_hand: bool) -> None:
+        """Close what that host has opened and closed again. `by_hand`: whoever has opened it."""
+        if (by_hand or self._is_of(host, (name, version))) and self._circuits.reset(name, version):
+            self._publish(is_own=False)
+
+    def _is_of(self, host: str, key: Key) -> bool:
+        return self._afar.get(key) == (host, self._circuits.openings(*key))
 
     def _count(self, told: ReportedOutcome) -> bool:
         key = self._names.key(told.names, told.version, told.began)
@@ -123,142 +159,60 @@ class HealthKeeper:
                 _log.warning("the health of modules cannot be published: %s", error)
 
     def look(self, *, sweeps: bool) -> None:
-        """Replace a file that was removed. `sweeps`: forget what holds no information, too."""
+        """Replace a file that was removed, and forget versions that are gone. `sweeps`: and what says nothing more."""
         if not self._file.is_current():
             self._file.retire()
             self._file = self._opened()
             self._publish()
+        if self._looked_at != self._host.revision:
+            self._looked_at = self._host.revision
+            gone = [(row.name, row.version) for row in self._published if not self._names.has(row.name, row.version)]
+            if self._circuits.forget(gone):
+                self._publish()
         if sweeps:
             self._circuits.sweep()
+            self._afar = {key: of for key, of in self._afar.items() if self._circuits.openings(*key)}
             if len(self._circuits.rows()) != len(self._published):
                 self._publish()
 
     def _opened(self) -> HealthFile:
         return ensure_health_file(self._host.environment.folder, self._host.files_group)
 
-    def _publish(self) -> None:
-        rows = self._circuits.rows()
-        self._tell(rows)
+    def _publish(self, *, is_own: bool = True) -> None:
+        """`is_own`: what has changed was seen, or asked for, on this host."""
+        before, rows = self._published, self._circuits.rows()
         self._published = rows
         self._file.publish(rows)
         self._file.futex.wake_all()
+        moved = list(moves(before, rows))
+        self._tell(moved)
+        for observer in self._observers if is_own else ():
+            observer.moved(moved)
 
-    def _tell(self, rows: Sequence[CircuitRow]) -> None:
-        before = {(row.name, row.version): row for row in self._published}
-        for row in rows:
-            was = before.get((row.name, row.version))
-            if row.until and (was is None or was.openings != row.openings):
+    def _tell(self, moved: Sequence[CircuitRow]) -> None:
+        for row in moved:
+            if row.until:
                 self._opened_count += 1
                 seconds = row.until - self._clock()
                 _log.warning("%s version %d is not healthy (%s): calls go elsewhere for %.0f s", *_told(row), seconds)
-            elif not row.until and was is not None and was.until:
+            else:
                 self._closed_count += 1
                 _log.warning("%s version %d is healthy again (it was: %s)", *_told(row))
 
 
+def moves(before: Sequence[CircuitRow], after: Sequence[CircuitRow]) -> Iterator[CircuitRow]:
+    """The rows of circuits that have opened, or closed: `until` is 0 for those, also for what is forgotten now."""
+    known = {(row.name, row.version): row for row in before}
+    for row in after:
+        was = known.pop((row.name, row.version), None)
+        has_opened = row.until and (was is None or was.openings != row.openings)
+        has_closed = not row.until and was is not None and was.until
+        if has_opened or has_closed:
+            yield row
+    for row in known.values():
+        if row.until:
+            yield msgspec.structs.replace(row, until=0.0)
+
+
 def _told(row: CircuitRow) -> tuple[str, int, str]:
     return row.name, row.version, row.last_kind
-
-
-class _Found:
-    """The module that reported names mean: its full name, the version in force, and since when (Unix time)."""
-
-    __slots__ = ("name", "pool", "since", "version")
-
-    def __init__(self, name: str, version: int, since: float, pool: str) -> None:
-        self.name = name
-        self.version = version
-        self.since = since
-        self.pool = pool
-
-
-class _Names:
-    """What names, versions and rules are, as of the newest revision. Kept until there is another one."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._revision = -1
-        self._classes = ClassIndex()
-        self._found: dict[tuple[str, ...], _Found | None] = {}
-        self._kept: dict[Key, bool] = {}
-        self._rules: dict[str, CircuitRules] = {}
-        self._declarations: list[Declaration] | None = None
-
-    def asked(self, name: str) -> Key:
-        """The full name and the version in force of what was asked for. Raises UnknownModuleError."""
-        found = self._of((name,))
-        if found is None:
-            with self._host.environment.reading() as txn:
-                raise Catalog(txn, self._host.environment.dbs).unknown(name)
-        return found.name, found.version
-
-    def key(self, names: tuple[str, ...], version: int, began: float) -> Key | None:
-        """The module and version of a call. None: it is not registered, or the version is not kept any longer."""
-        found = self._of(names)
-        if found is None:
-            return None
-        if version:
-            return (found.name, version) if version == found.version or self._is_kept(found.name, version) else None
-        at = unix_time(began)
-        if at >= found.since:
-            return found.name, found.version
-        with self._host.environment.reading() as txn:
-            version = Catalog(txn, self._host.environment.dbs).version_at(found.name, int(at * 1000))
-        return (found.name, version) if version else None
-
-    def rules(self, name: str) -> CircuitRules:
-        """The rules of a module of this full name."""
-        self._follow()
-        if name not in self._rules:
-            found = self._of((name,))
-            policy = effective_policy(self._declared(), name, "" if found is None else found.pool)
-            self._rules[name] = rules_of(policy)
-        return self._rules[name]
-
-    def _declared(self) -> list[Declaration]:
-        if self._declarations is None:
-            try:
-                with self._host.environment.reading() as txn:
-                    self._declarations = load_policies(txn, self._host.environment.dbs)
-            except CorruptRecordError as error:
-                _log.warning("%s Circuits go by the default numbers.", error)
-                self._declarations = []
-        return self._declarations
-
-    def _of(self, names: tuple[str, ...]) -> _Found | None:
-        self._follow()
-        if names not in self._found:
-            with self._host.environment.reading() as txn:
-                self._found[names] = self._look_up(Catalog(txn, self._host.environment.dbs, None, self._classes), names)
-        return self._found[names]
-
-    def _look_up(self, catalog: Catalog, names: tuple[str, ...]) -> _Found | None:
-        """By the rule of statistics: a registered name first, then what else a name may mean."""
-        for find in (lambda name: name, catalog.registered_name, catalog.name_of_class):
-            for name in names:
-                full = find(name)
-                try:
-                    stored = None if full is None or not full else catalog.module(full)
-                except CorruptRecordError:
-                    stored = None
-                if stored is not None:
-                    kept = stored.provenance
-                    return _Found(stored.info.name, kept.version, kept.updated_at / 1000, stored.info.pool_type)
-        return None
-
-    def _is_kept(self, name: str, version: int) -> bool:
-        key = name, version
-        if key not in self._kept:
-            with self._host.environment.reading() as txn:
-                self._kept[key] = Catalog(txn, self._host.environment.dbs).is_kept(name, version)
-        return self._kept[key]
-
-    def _follow(self) -> None:
-        revision = self._host.revision
-        if revision != self._revision or len(self._found) + len(self._kept) > _NAMES_KEPT:
-            self._found, self._kept, self._rules, self._declarations = {}, {}, {}, None
-            self._classes = ClassIndex()
-            self._revision = revision
-
-
-_NAMES_KEPT: Final = 16_384

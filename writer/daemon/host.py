@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from dspy_registry.registry_store.circuit import CircuitRow
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.protocol import DaemonStatus, HealthRequest
 from dspy_registry.writer.daemon.group import Work
@@ -26,6 +27,43 @@ class Submitted(Generic[T]):
     result: T
 
 
+class HealthObserver(Protocol):
+    """Whoever takes what this host learns of circuits to other hosts. It must be quick and raise nothing."""
+
+    def moved(self, rows: Sequence[CircuitRow]) -> None:
+        """These circuits have opened, or closed: `until` is 0 then."""
+
+    def reset(self, name: str, version: int | None) -> None:
+        """An operator has closed a circuit; None: of every version."""
+
+
+class Health(Protocol):
+    """The circuits of this host, for who brings what other hosts have learned."""
+
+    def observe(self, observer: HealthObserver) -> None:
+        """Tell this observer of what this host opens and closes from now on."""
+
+    def rows(self) -> Sequence[CircuitRow]:
+        """What is published now."""
+
+    def open_from_afar(self, host: str, row: CircuitRow, seconds: float) -> None:
+        """Open a circuit as another host has, for so long from now."""
+
+    def close_from_afar(self, host: str, name: str, version: int, *, by_hand: bool) -> None:
+        """Close what that host has opened. `by_hand`: whoever has opened it."""
+
+
+class Steering(Protocol):
+    """Who changes what one host alone may change for all hosts of a cluster."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this host is the one."""
+
+    async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
+        """As `Host.submit`, for all hosts. Raises RegistryError, having changed nothing, when it has lost the lead."""
+
+
 class Host(Protocol):
     """The daemon as its extensions see it. All of it is for the thread of the daemon's loop."""
 
@@ -39,6 +77,12 @@ class Host(Protocol):
     when this registry shows it. False, or a taker of None: it goes into the next group."""
     health_sink: Callable[[HealthRequest], None] | None
     """Called with each message about health. It may raise RegistryError and must not block. None refuses them."""
+
+    health: Health | None
+    """The circuits that this daemon keeps. None: it keeps none."""
+
+    steering: Steering | None
+    """Who carries out rollouts for all hosts of a cluster. None: this daemon, for its registry."""
 
     @property
     def files_group(self) -> int | None:

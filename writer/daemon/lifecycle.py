@@ -30,7 +30,7 @@ from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import Committed, GroupCommit
 from dspy_registry.writer.daemon.health import keep_health
-from dspy_registry.writer.daemon.host import LocalWork, Submitted
+from dspy_registry.writer.daemon.host import Health, LocalWork, Steering, Submitted
 from dspy_registry.writer.daemon.laggards import Laggards
 from dspy_registry.writer.daemon.maintenance import FileGuard, maintain
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
@@ -80,6 +80,8 @@ class Daemon:
         self.usage_sink: Callable[[bytes], asyncio.Future[int] | None] | None = None
         self.change_taker: Callable[[Work], bool] | None = None
         self.health_sink: Callable[[HealthRequest], None] | None = None
+        self.health: Health | None = None
+        self.steering: Steering | None = None
         self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
         self._bounds = bounds or Bounds()
         self._extensions = tuple(extensions)

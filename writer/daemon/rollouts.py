@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,12 +20,14 @@ from dspy_registry.registry_store.rollout import DONE, RUNNING, Rollout
 from dspy_registry.registry_store.rollout_blocks import error_block, error_rate, no_row, slow_block
 from dspy_registry.registry_store.rollout_rows import load_rollouts
 from dspy_registry.registry_store.usage_rows import VersionRow, has_versions, version_codec
-from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.daemon.host import Host, Submitted
+from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.rollouts import begin_step_again, look
 
 LOOK_EVERY: Final = 2.0
 """Seconds between two looks. Reporters send a batch about as often."""
 
+T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
 
 
@@ -65,15 +67,33 @@ class RolloutKeeper:
         return {"rollouts": [plain(each) for each in found], "error": self._error}
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
-        if any(each.state == RUNNING for each in self._try_stored()):
-            await self._host.submit(lambda draft: begin_step_again(draft, self._now()))
+        """Look now and then, until cancelled. Of the hosts of a cluster, only the one that leads looks."""
+        has_led = False
         while True:
+            has_led = self._leads and (has_led or await self._begin())
             await asyncio.sleep(self._every)
-            error = await self._look_at_all()
+            error = await self._look_at_all() if has_led and self._leads else ""
             if error and error != self._error:
                 _log.error("a rollout does not go on: %s", error)
             self._error = error
+
+    @property
+    def _leads(self) -> bool:
+        return self._host.steering is None or self._host.steering.leads
+
+    async def _submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
+        return await (self._host.steering or self._host).submit(stage)
+
+    async def _begin(self) -> bool:
+        """Go on where another daemon stopped: what was called meanwhile, nobody has looked at. False: not now."""
+        self._seen.clear()
+        if any(each.state == RUNNING for each in self._try_stored()):
+            try:
+                await self._submit(lambda draft: begin_step_again(draft, self._now()))
+            except RegistryError as error:
+                _log.warning("rollouts do not go on yet: %s", error)
+                return False
+        return True
 
     async def _look_at_all(self) -> str:
         """Look at each rollout. Returns why one of them does not go on; "": all do."""
@@ -113,7 +133,7 @@ class RolloutKeeper:
         old, new = (before.old, seen.old), (before.new, seen.new)
         blocks = error_block(old, new), error_rate(before.old), slow_block(old, new, rollout.plan.max_p95_increase)
         now = self._now()
-        done = await self._host.submit(lambda draft: look(draft, rollout, blocks, now))
+        done = await self._submit(lambda draft: look(draft, rollout, blocks, now))
         if done.result is not None:  # otherwise the next look counts these calls
             self._seen[place] = seen
             _tell(rollout, done.result)

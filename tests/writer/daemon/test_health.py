@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -13,8 +15,12 @@ from dspy_registry.registry_store import health_file
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.circuit import CircuitRow
 from dspy_registry.registry_store.health_file import HEALTH_FILE, HealthFile, ensure_health_file
+from dspy_registry.registry_store.protocol import OpenCircuit, ResetCircuit
+from dspy_registry.writer.daemon.health import HealthKeeper
+from dspy_registry.writer.daemon.host import Host
+from dspy_registry.writer.store import Store
 from tests.support.client_kinds import Opened, either
-from tests.support.daemon_process import daemon
+from tests.support.daemon_process import daemon, module
 from tests.support.forks import await_all, fork
 from tests.support.health_helpers import ENOUGH, NAME, fail, states, unhealthy, until
 from tests.support.processes import child, requests, say
@@ -231,3 +237,29 @@ def test_workers_of_a_daemon_that_is_stopped_go_by_what_they_see(seeded_registry
             fail(reporter)
             until(registry.health)
         until(lambda: reporter.flush() and not registry.host_health.known.own)
+
+
+def test_no_circuit_outlives_its_module(seeded_registry: Path) -> None:
+    with daemon(seeded_registry) as served, served.client() as client:
+        client.register_module(module("acme.One"))
+        client.open_circuit("acme.One", 600.0)
+        client.open_circuit(NAME, 600.0)
+        client.unregister_module("acme.One")
+        until(lambda: states(seeded_registry) == {(NAME, 1): "open"})
+
+
+def test_a_circuit_of_a_module_that_is_gone_can_be_reset(seeded_registry: Path) -> None:
+    """In the second before it goes by itself, which no test can wait for: so the keeper runs without its daemon."""
+    store = Store(seeded_registry)
+    try:
+        host = SimpleNamespace(environment=store.environment, files_group=None, revision=store.committer.revision)
+        keeper = HealthKeeper(cast("Host", host))
+        keeper.take(OpenCircuit(1, NAME, 600.0))
+        host.revision = store.committer.commit(lambda draft: draft.unregister(NAME))
+        keeper.take(ResetCircuit(2, NAME))
+        assert states(seeded_registry) == {}
+        with pytest.raises(UnknownModuleError):
+            keeper.take(ResetCircuit(3, "acme.Nobody"))
+        keeper.look(sweeps=False)
+    finally:
+        store.close()

@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import InvalidArgumentError, Registry, RegistryWriter, UnknownModuleError, UnknownVersionError
-from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.rollout import Plan
 from dspy_registry.registry_store.rollout_rows import rollout_key
-from dspy_registry.writer.cluster.membership import stage_join
-from dspy_registry.writer.rollouts import RolloutRequest, steer
 from tests.support import rollout_daemon
 from tests.support.client_kinds import Opened, either
 from tests.support.daemon_process import Served, daemon_of
@@ -139,16 +136,6 @@ def test_what_cannot_begin_changes_nothing(registry_folder: Path, clock: Path) -
             client.steer_rollout(NAME, "hasten", label="live")
         assert client.status().sections["rollouts"] == {"rollouts": [], "error": ""}
         assert named(registry_folder) == {1: 10_000}
-
-
-def test_a_registry_in_a_cluster_refuses_it(registry_folder: Path, clock: Path) -> None:
-    with RegistryWriter(registry_folder) as writer:
-        joined = Position("cluster", "host")
-        writer.store.committer.commit(lambda draft: stage_join(draft, joined, ()))
-        request = RolloutRequest(NAME, "live", "begin", 2)
-        with pytest.raises(InvalidArgumentError, match="follows a cluster"):
-            writer.store.committer.commit(lambda draft: steer(draft, request))
-    assert named(registry_folder) == {1: 10_000}
 
 
 def test_a_damaged_rollout_is_told_and_gives_way(registry_folder: Path, clock: Path) -> None:
