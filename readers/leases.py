@@ -150,10 +150,13 @@ class Lease(Hold):
         start = self.start
         if start < 0:
             return
-        if self.file.held.get(start) is self._me:  # not in a forked child
-            self.region.file.map[start : start + 8] = _FREE
-        if self._let_go():
+        file = self.region.file
+        if file.is_open:  # not in a forked child: there it is the parent's
+            if self.is_held:
+                file.map[start : start + 8] = _FREE
+                file.give_back(start, self._me)
             self.region.tell()
+        self.start = -1  # last: after an exception before it, the next call goes on, and tells
 
 
 _FREE: Final = bytes(8)

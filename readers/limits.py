@@ -86,12 +86,12 @@ class LimitedCall:
         return LimitReachedError(limit.key, limit.calls, map(str, holders_of(blocked)))
 
     @property
-    def deadline(self) -> float:
-        """When patience ends, on the monotonic clock."""
-        return inf if self._patience is None else time.monotonic() + self._patience
+    def patience(self) -> float:
+        """In seconds; inf: no end."""
+        return inf if self._patience is None else self._patience
 
     def _wait(self, blocked: Region) -> None:
-        end, empty_tries = self.deadline, 0
+        patience = Patience(self)
         try:
             while True:
                 blocked.listen()
@@ -100,20 +100,32 @@ class LimitedCall:
                 now_blocked = self.try_to_begin()
                 if now_blocked is None:
                     return
-                if now_blocked is not blocked:
-                    blocked = now_blocked
-                    continue
-                left = end - time.monotonic()
-                if left > 0:
-                    blocked.word.wait(seen, min(left, LONGEST_WAIT))
-                elif empty_tries < _EMPTY_TRIES and not holders_of(blocked):  # the file is just being replaced
-                    empty_tries += 1
-                    time.sleep(_PAUSE)
-                else:
-                    raise self.refusal(blocked)
+                seconds = patience.seconds(now_blocked)
+                if now_blocked is blocked:
+                    blocked.word.wait(seen, seconds)
+                blocked = now_blocked  # if it is another one: its word was not looked at before the try
         except BaseException:
             blocked.tell()  # it may have been woken instead of another waiter
             raise
+
+
+class Patience:
+    """How long a call goes on waiting. It begins now."""
+
+    def __init__(self, call: LimitedCall) -> None:
+        self._call = call
+        self._end = time.monotonic() + call.patience
+        self._empty_tries = 0
+
+    def seconds(self, blocked: Region) -> float:
+        """How many seconds to wait before the next try. Raises LimitReachedError when patience has ended."""
+        left = self._end - time.monotonic()
+        if left > 0:
+            return min(left, LONGEST_WAIT)
+        if self._empty_tries < _EMPTY_TRIES and not holders_of(blocked):  # the file is just being replaced
+            self._empty_tries += 1
+            return _PAUSE
+        raise self._call.refusal(blocked)
 
 
 def checked_patience(patience: Any) -> float | None:

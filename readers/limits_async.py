@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from types import TracebackType
 
 from dspy_registry.readers.leases import LONGEST_WAIT, Region
-from dspy_registry.readers.limits import LimitedCall
+from dspy_registry.readers.limits import LimitedCall, Patience
 from dspy_registry.registry_store.futex import FutexWord
 
 
@@ -38,7 +37,7 @@ class AsyncLimitedCall:
         self._call.end()
 
     async def _wait(self, blocked: Region) -> None:
-        end = self._call.deadline
+        patience = Patience(self._call)
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -46,14 +45,13 @@ class AsyncLimitedCall:
                 blocked.listen()
                 rung = bell.listen(loop)  # before the try: a call that is given back after the try rings the bell
                 try:
+                    blocked.file.sweep()
                     now_blocked = self._call.try_to_begin()
                     if now_blocked is None:
                         return
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        raise self._call.refusal(now_blocked)
+                    seconds = patience.seconds(now_blocked)
                     if now_blocked is blocked:
-                        await asyncio.wait((rung,), timeout=min(left, LONGEST_WAIT))
+                        await asyncio.wait((rung,), timeout=seconds)
                     blocked = now_blocked
                 finally:
                     bell.leave(rung)

@@ -2,8 +2,10 @@
 
 They are open-file-description locks. These exclude other processes but not threads of the same one, so a table of held
 bytes stands beside them. An entry is made before its lock and removed after it, and a collected `Hold` gives its byte
-back. So an exception between any two lines leaks nothing. A fork shares the description, so the child closes it. A
-mapping keeps its description open, in the child too, so the file is mapped through another descriptor.
+back. So an exception between any two lines leaks nothing. A byte is unlocked and its entry removed under a lock of
+threads: otherwise the second of two threads that give back one byte would unlock it for its next holder. A fork shares
+the description, so the child closes it. A mapping keeps its description open, in the child too, so the file is mapped
+through another descriptor.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class LockedFile:
 
     def __init__(self, path: Path) -> None:
         self.held: dict[int, weakref.ref[Hold]] = {}
+        self.giving_back = threading.RLock()  # reentrant: a collected hold may give its byte back within
         with _opening:  # no fork may come between the two lines
             self.descriptor = open_file(path, os.O_RDWR)
             _open_files.add(self)
@@ -101,8 +104,14 @@ class LockedFile:
         """Give back the bytes of holds that no longer exist: an exception can interrupt a finalizer too."""
         for start, owner in list(self.held.items()):
             if owner() is None and self.is_open:
+                self.give_back(start, owner)
+
+    def give_back(self, start: int, owner: weakref.ref[Hold]) -> None:
+        """Unlock a byte and remove its entry, if it is this owner's. A second call does nothing."""
+        with self.giving_back:
+            if self.held.get(start) is owner:
                 self.unlock(start)
-                self.held.pop(start, None)
+                del self.held[start]
 
 
 class Hold:
@@ -142,18 +151,9 @@ class Hold:
 
     def give_back(self) -> None:
         """Let go of the byte."""
-        if self.start >= 0:
-            self._let_go()
-
-    def _let_go(self) -> bool:
-        """Give the byte back. False: this process did not hold it, since a fork copied the hold."""
-        start, file = self.start, self.file
-        mine = file.held.get(start) is self._me
-        if mine:
-            fcntl.fcntl(file.descriptor, _LOCK, request_to_unlock(start))
-            del file.held[start]
-        self.start = -1
-        return mine
+        if self.is_held:
+            self.file.give_back(self.start, self._me)
+        self.start = -1  # last: after an exception before it, the next call goes on
 
 
 def descriptor_identity(descriptor: int) -> FileIdentity:
@@ -171,6 +171,7 @@ _open_files: weakref.WeakSet[LockedFile] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for file in list(_open_files):
         file.held.clear()  # first: a hold that is collected now must not touch the parent's locks
+        file.giving_back = threading.RLock()  # another thread of the parent may have had it
         file.close()
     _open_files.clear()
     _opening.release()

@@ -19,6 +19,7 @@ from dspy_registry.readers.route import Candidate
 from dspy_registry.registry_store.errors import InvalidArgumentError, NoProgramError, ProgramRefusedError
 from dspy_registry.registry_store.outcome_kinds import CALLER, CANCELLED, OK, TIMEOUT
 from dspy_registry.registry_store.retry_after import retry_after_of
+from dspy_registry.router.abandoned import Abandoned
 from dspy_registry.router.admission import Admission, admit, admit_async
 from dspy_registry.router.attempt import Attempt
 from dspy_registry.router.course import Ended, Refused, Try
@@ -59,19 +60,6 @@ class Given(NamedTuple):
             return Refused(error)
 
 
-class Abandoned:
-    """How many calls were abandoned and have not ended yet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.count = 0
-
-    def add(self, calls: int) -> None:
-        """Count calls; negative: that many have ended."""
-        with self._lock:
-            self.count += calls
-
-
 class Calling:
     """Runs attempts and reports them. Threads and tasks may share it."""
 
@@ -91,6 +79,10 @@ class Calling:
         admission = admit(self.registry, step)
         if isinstance(admission, Refused):
             return admission
+        begun = step.begun(time.monotonic())
+        if begun is None:
+            return _too_late(admission)
+        step = begun
         call = CallUnderWay(step.candidate.name, target.call)
         report = _Report(self, step, given, call, target.version)
         work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
@@ -117,6 +109,10 @@ class Calling:
         admission = await admit_async(self.registry, step)
         if isinstance(admission, Refused):
             return admission
+        begun = step.begun(time.monotonic())
+        if begun is None:
+            return _too_late(admission)
+        step = begun
         call = CallUnderWay(step.candidate.name, target.call)
         report = _Report(self, step, given, call, target.version)
         awaited = awaitable(call.target)
@@ -143,10 +139,10 @@ class Calling:
 
     def _abandon(self, future: asyncio.Future[Any]) -> None:
         """Cancel it. Until it ends, it counts as abandoned; nobody waits for it."""
-        self.abandoned.add(1)
+        self.abandoned.add(future)
 
         def ended(done: asyncio.Future[Any]) -> None:
-            self.abandoned.add(-1)
+            self.abandoned.ended(done)
             if not done.cancelled():
                 done.exception()  # looked at, so that asyncio does not complain
 
@@ -204,6 +200,11 @@ class _Report:
         return Ended(attempt, value)
 
 
+def _too_late(admission: Admission) -> Refused:
+    admission.end()
+    return Refused(None)
+
+
 def _not_awaited(name: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"the target of {name} returned a coroutine.", remedy="Give the async function itself, and use `acall`."
@@ -236,7 +237,7 @@ class InThread(_Held):
         self._done.acquire()
         self._ending = threading.Lock()
         self._abandoned = abandoned
-        self._is_abandoned = self._has_ended = False
+        self._has_ended = False
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within this time."""
@@ -245,16 +246,14 @@ class InThread(_Held):
     def abandon(self) -> None:
         """Let it run on. Until it ends, it counts as abandoned."""
         with self._ending:
-            if not self._has_ended and not self._is_abandoned:
-                self._is_abandoned = True
-                self._abandoned.add(1)
+            if not self._has_ended:
+                self._abandoned.add(self)
 
     def tell(self) -> None:
         self._admission.end()
         with self._ending:
             self._has_ended = True
-            if self._is_abandoned:
-                self._abandoned.add(-1)
+            self._abandoned.ended(self)
         self._done.release()
 
 

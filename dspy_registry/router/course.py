@@ -30,13 +30,22 @@ ROUNDS: Final = 3
 class Try(NamedTuple):
     """Call this candidate, for at most `seconds`. `patience` is how many seconds to wait for a limit of calls.
 
-    `must`: call it even if another process is probing it.
+    `must`: call it even if another process is probing it. `end`, in seconds on the clock of the course, is when the
+    whole call must have ended; None: there is no deadline.
     """
 
     candidate: Candidate
     seconds: float
     patience: float = 0.0
     must: bool = False
+    end: float | None = None
+
+    def begun(self, now: float) -> Try | None:
+        """The attempt as it begins at `now`: what it waited for took from its time. None: no time is left."""
+        if self.end is None:
+            return self
+        left = self.end - now
+        return self._replace(seconds=min(self.seconds, left)) if left > 0 else None
 
 
 class Pause(NamedTuple):
@@ -55,7 +64,7 @@ class Ended(NamedTuple):
 class Refused(NamedTuple):
     """No attempt was made. `error`: the limit that was reached, or why this process has no such program.
 
-    None: another process is probing the module.
+    None: another process is probing the module, or what the attempt waited for took all the time.
     """
 
     error: LimitReachedError | ProgramRefusedError | NoProgramError | None
@@ -158,7 +167,7 @@ def _step(candidate: Candidate, span: Span) -> Try | None:
         return Try(candidate, seconds)
     if left <= 0 or left * 1000 < candidate.expected_ms:
         return None
-    return Try(candidate, min(seconds, left))
+    return Try(candidate, min(seconds, left), end=span.deadline)
 
 
 def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:

@@ -129,6 +129,24 @@ def test_a_thread_that_hangs_is_abandoned_and_counted_until_it_ends(
     assert [call[1] for call in queued(reporter)] == ["timeout", None]
 
 
+def test_a_forked_child_does_not_count_the_abandoned_calls_of_its_parent(
+    registry: Registry, reporter: NotingReporter
+) -> None:
+    goes_on = threading.Event()
+    router = Router(registry, {"acme.Hangs": lambda **_: goes_on.wait(60)}, reporter, rounds=1)
+    try:
+        with pytest.raises(RouteFailedError):
+            router.call()
+        assert router.abandoned == 1
+        child = os.fork()
+        if not child:
+            os._exit(router.abandoned)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        goes_on.set()
+    wait_until(lambda: router.abandoned == 0, "the abandoned thread")
+
+
 def test_all_attempts_are_in_the_error_when_none_succeeds(registry: Registry, reporter: NotingReporter) -> None:
     router = Router(registry, {"acme.Fast": fails(OSError("down"))}, reporter, rounds=1)
     with pytest.raises(RouteFailedError) as caught:
