@@ -22,6 +22,10 @@ _VARIABLES: Final = tuple(f"a{number}" for number in range(UNROLLED))
 Namespace = dict[str, Any]
 
 
+NANOSECONDS: Final = {"ns": 1.0, "µs": 1e3, "ms": 1e6, "s": 1e9}
+"""How many a unit has."""
+
+
 class Summary(msgspec.Struct, frozen=True):
     """Percentiles of `count` values, in `unit`."""
 
@@ -42,7 +46,9 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def summarise(label: str, values: Iterable[float], unit: str = "ns") -> Summary:
-    """Percentiles of values. Raises ValueError when there are no values."""
+    """Percentiles of values in `unit`, a key of NANOSECONDS. Raises ValueError for another unit, and for no values."""
+    if unit not in NANOSECONDS:
+        raise ValueError(f"{unit!r} is no unit of a duration: use one of {', '.join(NANOSECONDS)}")
     ordered = sorted(values)
     if not ordered:
         raise ValueError(f"no values were measured for {label}")

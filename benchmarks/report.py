@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.harness import Summary
+from benchmarks.harness import NANOSECONDS, Summary
 from benchmarks.rows import Result
 
 WORDS: Final = {True: "reached", False: "missed", None: ""}
@@ -100,8 +100,9 @@ def percentiles_table(results: Iterable[Result]) -> Table:
 
 
 def percentiles(summary: Summary) -> tuple[float, ...]:
-    """Median, p90, p99, p99.9 and maximum."""
-    return summary.median, summary.p90, summary.p99, summary.p999, summary.maximum
+    """Median, p90, p99, p99.9 and maximum, in nanoseconds whatever the summary's unit is."""
+    values = summary.median, summary.p90, summary.p99, summary.p999, summary.maximum
+    return tuple(value * NANOSECONDS[summary.unit] for value in values)
 
 
 def figure_text(result: Result) -> str:

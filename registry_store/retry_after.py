@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
+from dspy_registry.registry_store.number_text import number
+
 _DEEPEST: Final = 16
 _HOLDERS: Final = ("headers", "litellm_response_headers")
 _SECONDS: Final = {"retry-after-ms": 0.001, "retry-after": 1.0}
@@ -50,10 +52,12 @@ def _seconds(value: Any, unit: float, now: float) -> float | None:
     if value is None or isinstance(value, bool):
         return None
     try:
-        seconds = float(value) * unit
+        seconds = number(value.strip()) if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
+        seconds = None
+    if seconds is None:
         return _until(value, now)
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return max(0.0, seconds * unit) if math.isfinite(seconds * unit) else None
 
 
 def _until(value: Any, now: float) -> float | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.cli.numbers import Number, Whole
 
 MIN_READERS: Final = 2
 MAX_SECONDS: Final = 24 * 3600.0
@@ -21,21 +21,9 @@ def _cores() -> int:
 MAX_READERS: Final = max(64, 8 * _cores())
 
 
-class _Seconds(click.FloatRange):
-    """A range that refuses "nan", which click accepts in every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail("it is not a number.", param, ctx)
-        return seconds
-
-
 @click.command("demo", short_help="See it at work: a daemon, manifests, readers under load, live updates, statistics.")
-@click.option("--seconds", type=_Seconds(0.5, MAX_SECONDS), default=8.0, show_default=True, help="How long to read.")
-@click.option(
-    "--readers", type=click.IntRange(1, MAX_READERS), metavar="N", help="Reader processes. Default: one per core."
-)
+@click.option("--seconds", type=Number(0.5, MAX_SECONDS), default=8.0, show_default=True, help="How long to read.")
+@click.option("--readers", type=Whole(1, MAX_READERS), metavar="N", help="Reader processes. Default: one per core.")
 @console.json_option
 def demo(seconds: float, readers: int | None, as_json: bool) -> int:
     """See the registry at work, in a temporary folder that is removed afterwards.

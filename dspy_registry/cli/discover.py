@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dspy_registry.cli import console, tables
+from dspy_registry.cli.numbers import Number
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.registry_store.records import to_plain
 
@@ -22,7 +23,7 @@ def discovery_options(command: Decorated) -> Decorated:
     """`--package` (repeated), `--python` (None: this interpreter), `--timeout` (seconds; None: the default)."""
     for option in (
         click.option(
-            "--timeout", type=float, metavar="SECONDS", help="Time limit for the whole discovery. Default: 5."
+            "--timeout", type=Number(), metavar="SECONDS", help="Time limit for the whole discovery. Default: 5."
         ),
         click.option("--python", metavar="PATH", help="The workers' Python interpreter. Default: this one."),
         click.option("--package", "packages", multiple=True, metavar="NAME", help="Look through this package too."),

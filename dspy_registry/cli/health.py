@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,15 +10,16 @@ import click
 import msgspec
 
 from dspy_registry.cli import completion, console, tables
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import open_client
 from dspy_registry.cli.waiting import open_registry
+from dspy_registry.registry_store.number_text import number
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
     from dspy_registry.registry_store.health_file import HealthEntry
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 _COLOURS: Final = {"open": "red", "half_open": "yellow"}
 _LONGEST_LOOK: Final = 1.0  # seconds: a file that was replaced by hand is found then
 
@@ -33,10 +33,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic in old
         """The seconds of a text."""
         if isinstance(value, float):
             return value
-        found = _DURATION.fullmatch(str(value))
-        if found is None or not float(found[1]):
+        text = str(value)
+        length = number(text[:-1])
+        if text[-1:] not in _UNITS or length is None or length <= 0:
             self.fail(f"{value!r} is not a length of time such as 30s, 10m or 1h.", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        return length * _UNITS[text[-1]]
 
 
 @click.group("health", invoke_without_command=True, short_help="Which modules are not healthy; open, reset.")
@@ -102,9 +103,7 @@ def _row(entry: HealthEntry) -> tuple[object, ...]:
     return entry.name, entry.version, state, until, entry.failures, entry.last_kind, entry.openings
 
 
-_version_option = click.option(
-    "--version", type=click.IntRange(min=1), metavar="N", help="This version, not the one in force."
-)
+_version_option = click.option("--version", type=Whole(min=1), metavar="N", help="This version, not the one in force.")
 
 
 @health.command("open", short_help="Let calls go elsewhere for a while.")
@@ -122,7 +121,7 @@ def open_circuit(name: str, seconds: float, version: int | None, path: Path | No
 
 @health.command("reset", short_help="Let calls come again.")
 @click.argument("name", shell_complete=completion.modules)
-@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Only this version; else all.")
+@click.option("--version", type=Whole(min=1), metavar="N", help="Only this version; else all.")
 @console.path_option
 @console.json_option
 def reset_circuit(name: str, version: int | None, path: Path | None, as_json: bool) -> None:

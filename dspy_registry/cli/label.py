@@ -13,6 +13,7 @@ from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.labels import Label, Weights, shown_versions
+from dspy_registry.registry_store.number_text import number, whole_number
 
 _EXPECTED = "Only if it names this now: VERSION or VERSION=WEIGHT,…; 0: it is not set."
 
@@ -119,16 +120,17 @@ def _versions(words: Iterable[str]) -> int | Weights:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+    found = whole_number(text)
+    if found is None:
         raise click.UsageError(f"{text!r} is not a version: give a number, as `history` shows it.")
-    return int(text)
+    return found
 
 
 def _weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise click.UsageError(f"{text!r} is not a weight: give a number above 0.") from None
+    found = number(text)
+    if found is None:
+        raise click.UsageError(f"{text!r} is not a weight: give a number above 0.")
+    return found
 
 
 def labels_of(path: Path | None, names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:

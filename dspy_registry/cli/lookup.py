@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from dspy_registry.cli import completion, console, tables
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.buckets import BUCKETS
@@ -77,7 +78,7 @@ def conditions(command: Decorated) -> Decorated:
 @click.argument("name", shell_complete=completion.modules)
 @click.option("--explain", is_flag=True, help="Also show which source gave each field.")
 @click.option("--key", metavar="KEY", help="The version that a label with weights means for this key.")
-@click.option("--at-version", "version", type=click.IntRange(min=1), metavar="N", help="Show this version.")
+@click.option("--at-version", "version", type=Whole(min=1), metavar="N", help="Show this version.")
 @console.path_option
 @console.json_option
 def get(name: str, explain: bool, key: str | None, version: int | None, path: Path | None, as_json: bool) -> None:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from dspy_registry.cli.numbers import Whole
+
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.lifecycle import Daemon
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_FORM: Final = re.compile(r"(\d{1,9})([smhd]?)")
+_FORM: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
 _LONGEST: Final = 366 * 86400
 DEFAULT_KEEP: Final = 24
 
@@ -36,7 +38,7 @@ def options(command: Decorated) -> Decorated:
     folder = click.Path(file_okay=False, path_type=Path)
     for option in (
         click.option("--check-every", callback=seconds_of, metavar="TIME", help="Check the registry so often, as 6h."),
-        click.option("--keep", type=click.IntRange(min=1), help=f"How many backups stay.  [default: {DEFAULT_KEEP}]"),
+        click.option("--keep", type=Whole(min=1), help=f"How many backups stay.  [default: {DEFAULT_KEEP}]"),
         click.option("--backup-dir", type=folder, metavar="DIR", help="The folder of the backups."),
         click.option("--backup-every", callback=seconds_of, metavar="TIME", help="Make a backup so often, as 1h."),
     ):

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import console, tables
+from dspy_registry.cli.numbers import Number, Whole
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 
@@ -62,7 +63,7 @@ def _shown(declared: Policy) -> str:
 def _field_options(command: Any) -> Any:
     """An option for each field of a policy."""
     for field in reversed((*_COUNTS, *_NUMBERS)):
-        kind, metavar = (click.INT, "N") if field in _COUNTS else (click.FLOAT, "X")
+        kind, metavar = (Whole(), "N") if field in _COUNTS else (Number(), "X")
         command = click.option(f"--{field.replace('_', '-')}", field, type=kind, metavar=metavar)(command)
     return command
 

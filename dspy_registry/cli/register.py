@@ -11,6 +11,7 @@ import click
 from dspy_registry.cli import completion, console
 from dspy_registry.cli.beneath import declaring_manifests, warn_of_overrides
 from dspy_registry.cli.label import labels_of
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.registry_store.errors import UnknownModuleError
 from dspy_registry.registry_store.vocabulary import LEVELS
@@ -43,7 +44,7 @@ def _fields(command: Decorated) -> Decorated:
             click.option("--compute", type=level),
             click.option("--gpu/--no-gpu", default=None, help="Whether it needs a GPU."),
             click.option("--pool", "pool_type", metavar="WORD", shell_complete=completion.pools),
-            click.option("--duration", "estimated_duration", type=int, metavar="MS", help="Typical milliseconds."),
+            click.option("--duration", "estimated_duration", type=Whole(), metavar="MS", help="Typical milliseconds."),
             click.option("--native/--no-native", "native_available", default=None, help="Has a native implementation."),
             click.option("--example", "examples", multiple=True, metavar="TEXT", help="Repeat it for each."),
             click.option("--metadata", metavar="JSON", help="A JSON object of further data."),
@@ -58,7 +59,7 @@ def _fields(command: Decorated) -> Decorated:
 @_fields
 @click.option(
     "--expected-version",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     metavar="N",
     help="Only if the module is at this version now; 0: not registered.",
 )

@@ -8,6 +8,7 @@ import click
 
 from dspy_registry.cli import completion, console
 from dspy_registry.cli.beneath import warn_of_overrides
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import when_started
 
@@ -17,7 +18,7 @@ from dspy_registry.cli.waiting import when_started
 @click.option(
     "--to",
     "version",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="VERSION",
     help="This version. Default: the one before the version in force.",
 )

@@ -9,7 +9,9 @@ import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.health import Duration
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import open_client
+from dspy_registry.registry_store.number_text import number
 from dspy_registry.registry_store.rollout import Plan
 
 _COLOURS = {"returned": "red", "aborted": "yellow", "overtaken": "yellow", "paused": "yellow"}
@@ -29,10 +31,10 @@ class Percent(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
         """The share of a text."""
         if isinstance(value, float):
             return value
-        try:
-            return float(str(value).removesuffix("%")) / 100
-        except ValueError:
+        found = number(str(value).removesuffix("%"))
+        if found is None:
             self.fail(f"{value!r} is not a percentage such as 2%.", param, ctx)
+        return found / 100
 
 
 class Steps(click.ParamType):  # type: ignore[type-arg]
@@ -44,10 +46,10 @@ class Steps(click.ParamType):  # type: ignore[type-arg]
         """The percentages of a text."""
         if isinstance(value, tuple):
             return value
-        try:
-            return tuple(float(part.removesuffix("%")) for part in str(value).split(","))
-        except ValueError:
+        found = [number(part.removesuffix("%")) for part in str(value).split(",")]
+        if None in found:
             self.fail(f"{value!r} is not a row of percentages such as 1,10,50,100.", param, ctx)
+        return tuple(part for part in found if part is not None)
 
 
 class _Group(click.Group):
@@ -72,7 +74,7 @@ def rollout() -> None:
 
 @rollout.command(_BEGIN, short_help="Begin a rollout; the word may be left out.")
 @click.argument("name", shell_complete=completion.modules)
-@click.argument("version", type=click.IntRange(min=1))
+@click.argument("version", type=Whole(min=1))
 @_label_option
 @click.option("--steps", type=Steps(), default="1,10,50,100", show_default=True, metavar="PERCENTS")
 @click.option("--every", type=Duration(), default="10m", show_default=True, metavar="TIME", help="Length of a step.")

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import completion, console, lookup, tables
+from dspy_registry.cli.numbers import Number, Whole
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.observed import AUTO, BASES, DECLARED
 from dspy_registry.readers.ranking import PREFERENCES
@@ -22,10 +23,10 @@ from dspy_registry.readers.route_explained import UNITS
 @lookup.conditions
 @click.option("--label", metavar="LABEL", help="The label for all names without one.", shell_complete=completion.labels)
 @click.option("--key", metavar="KEY", help="The versions that labels with weights mean for this key.")
-@click.option("--input-size", type=click.IntRange(min=0), metavar="N", help="Length of the input, in characters.")
+@click.option("--input-size", type=Whole(min=0), metavar="N", help="Length of the input, in characters.")
 @click.option("--prefer", type=click.Choice(PREFERENCES), help="What decides among modules.  [default: balanced]")
-@click.option("--deadline", type=click.FloatRange(min=0), metavar="MS", help="Milliseconds that the call may take.")
-@click.option("--max-cost", type=click.FloatRange(min=0), metavar="USD", help="US dollars that the call may cost.")
+@click.option("--deadline", type=Number(min=0), metavar="MS", help="Milliseconds that the call may take.")
+@click.option("--max-cost", type=Number(min=0), metavar="USD", help="US dollars that the call may cost.")
 @click.option("--exclude", multiple=True, metavar="NAME", help="Not this module.", shell_complete=completion.modules)
 @click.option("--explain", is_flag=True, help="Show each number, where it comes from, and what was left out.")
 @click.option("--optimize-latency", is_flag=True, help="Of one module: prefer a native implementation if it has one.")

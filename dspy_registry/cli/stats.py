@@ -12,9 +12,11 @@ import msgspec
 from msgspec.structs import astuple
 
 from dspy_registry.cli import completion, console, tables
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.advice import Standing
+from dspy_registry.registry_store.number_text import whole_number
 from dspy_registry.registry_store.outcome_kinds import KINDS
 from dspy_registry.registry_store.selection import split
 from dspy_registry.registry_store.usage import SIZES, ModuleUsage, VersionUsage
@@ -54,7 +56,7 @@ def stats() -> None:
 
 @stats.command("show", short_help="Show how modules are used.")
 @click.argument("names", nargs=-1, shell_complete=completion.modules)
-@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Show the N most used only.")
+@click.option("-n", "--limit", type=Whole(min=1), metavar="N", help="Show the N most used only.")
 @click.option("--hours", is_flag=True, help="Draw the last 40 hours, not the last one.")
 @click.option("--version", metavar="N", help="Show what advice on version N, or on the version of a label, is made of.")
 @console.path_option
@@ -97,9 +99,9 @@ def show(
 def show_version(name: str, selector: str, path: Path | None, as_json: bool) -> None:
     """Print what calls of one version have shown, by size of input."""
     with open_registry(path) as registry:
-        version = (
-            int(selector) if selector.isascii() and selector.isdigit() else registry.resolve(f"{name}@{selector}")[1]
-        )
+        version = whole_number(selector)
+        if version is None:
+            version = registry.resolve(f"{name}@{selector}").version
         usage = registry.usage(name, version)
     if as_json:
         console.print_json(plain_version(usage))
@@ -115,7 +117,7 @@ def show_version(name: str, selector: str, path: Path | None, as_json: bool) -> 
 
 @stats.command("reset", short_help="Forget the statistics of a module.")
 @click.argument("name", shell_complete=completion.modules)
-@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Forget those of version N only.")
+@click.option("--version", type=Whole(min=1), metavar="N", help="Forget those of version N only.")
 @embedded_option
 @console.path_option
 @console.json_option

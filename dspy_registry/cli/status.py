@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from dspy_registry.cli import console, store_facts, tables
+from dspy_registry.cli.numbers import Number
 from dspy_registry.registry_store.errors import RegistryError
 
 _PATIENCE: Final = 10.0  # seconds that the daemon may be silent
@@ -17,9 +18,7 @@ _PAUSE: Final = 0.2  # seconds between two looks
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
-@click.option(
-    "--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait so long until all is well."
-)
+@click.option("--wait", type=Number(min=0), default=0.0, metavar="SECONDS", help="Wait so long until all is well.")
 @console.path_option
 @console.json_option
 def status(wait: float, path: Path | None, as_json: bool) -> int:

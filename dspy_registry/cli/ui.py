@@ -9,9 +9,12 @@ from typing import Final
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.cli.numbers import Whole
 from dspy_registry.registry_store.errors import InvalidArgumentError
 
 TOKEN_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN"
+TOKEN_FILE_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN_FILE"
+_PUT_ONE: Final = """Put one into it: python -c "import secrets; print(secrets.token_urlsafe())" > FILE."""
 _PORT: Final = 8712
 _LONGEST: Final = 4096
 
@@ -19,7 +22,7 @@ _LONGEST: Final = 4096
 @click.command("ui", short_help="Show the registry in a browser.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     default=_PORT,
     show_default=True,
     envvar="DSPY_REGISTRY_UI_PORT",
@@ -39,7 +42,7 @@ _LONGEST: Final = 4096
     "--token-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    envvar="DSPY_REGISTRY_UI_TOKEN_FILE",
+    envvar=TOKEN_FILE_VARIABLE,
     show_envvar=True,
     help=f"Want the token in this file of everybody. ${TOKEN_VARIABLE} holds it instead.",
 )
@@ -89,11 +92,29 @@ def _server() -> Callable[..., None]:
 
 
 def _token(file: Path | None) -> str | None:
+    """The token that is wanted of everybody. None: none is given. Raises InvalidArgumentError for one that is empty."""
     import os
 
-    if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    return file.read_text(encoding="utf-8")[:_LONGEST].strip()
+    for variable in (TOKEN_VARIABLE, TOKEN_FILE_VARIABLE):
+        if file is None and os.environ.get(variable, "-").strip() == "":
+            raise InvalidArgumentError(
+                f"${variable} is set, but empty, so the explorer would ask nobody for a token.",
+                remedy=f"Give it a value, or unset it: unset {variable}.",
+            )
+    return os.environ.get(TOKEN_VARIABLE) if file is None else _token_in(file)
+
+
+def _token_in(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            token = opened.read(_LONGEST + 1).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it has characters that are not ASCII"
+        raise InvalidArgumentError(f"the token file {file} cannot be used: {why}.", remedy=_PUT_ONE) from error
+    if not token or len(token) > _LONGEST:
+        why = "is empty" if not token else f"has more than {_LONGEST:,} characters"
+        raise InvalidArgumentError(f"the token file {file} {why}.", remedy=_PUT_ONE)
+    return token
 
 
 def _say_ready(url: str, is_opened: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dspy_registry.registry_store.errors import (
     RegistryNotFoundError,
     WriterUnavailableError,
 )
+from dspy_registry.registry_store.number_text import number
 
 if TYPE_CHECKING:
     from dspy_registry.readers.registry import Registry
@@ -59,11 +59,8 @@ def when_started(action: Callable[[], Value]) -> Value:
 def wait_seconds() -> float:
     """Seconds to wait: $DSPY_REGISTRY_WAIT, else DEFAULT_SECONDS; 0: do not wait. Raises InvalidArgumentError."""
     text = os.environ.get(VARIABLE, "")
-    try:
-        seconds = float(text or DEFAULT_SECONDS)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
+    seconds = number(text) if text else DEFAULT_SECONDS
+    if seconds is None or seconds < 0:
         raise InvalidArgumentError(f"${VARIABLE} is {text!r}; it must be a number of seconds, 0 or more.")
     return seconds
 

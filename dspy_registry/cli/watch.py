@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import console
+from dspy_registry.cli.numbers import Number, Whole
 from dspy_registry.cli.tables import printable
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import Change, shown_requester
@@ -18,12 +19,12 @@ from dspy_registry.registry_store.records import By
 
 
 @click.command("watch", short_help="Print changes as they are committed.")
-@click.option("--since", type=click.IntRange(min=0), metavar="REVISION", help="Begin after this revision, not now.")
+@click.option("--since", type=Whole(min=0), metavar="REVISION", help="Begin after this revision, not now.")
 @click.option(
     "--names", multiple=True, metavar="PATTERN", help="Only what concerns such names: 'acme.*'. Repeated: any of them."
 )
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop after SECONDS without a change.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N changes.")
+@click.option("--timeout", type=Number(min=0), metavar="SECONDS", help="Stop after SECONDS without a change.")
+@click.option("--count", type=Whole(min=1), metavar="N", help="Stop after N changes.")
 @console.path_option
 @console.json_option
 def watch(

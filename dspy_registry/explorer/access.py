@@ -15,11 +15,13 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import quote
 
+from dspy_registry.explorer.refusals import is_for_programs, refuse
 from dspy_registry.registry_store.errors import InvalidArgumentError
 
 COOKIE: Final = "dspy_registry_session"
 LEAST_TOKEN: Final = 16
 """Characters. A shorter token could be guessed."""
+MAKE_ONE: Final = 'Make one: python -c "import secrets; print(secrets.token_urlsafe())".'
 LOGIN: Final = "/login"
 _OPEN: Final = (LOGIN, "/static/")
 _LOCAL_NAMES: Final = ("localhost", "localhost.localdomain")
@@ -47,8 +49,8 @@ def is_loopback(host: str) -> bool:
 
 
 def checked_token(host: str, token: str | None) -> str | None:
-    """The token; None: none is asked for. Raises InvalidArgumentError if the address needs one, or it is too short."""
-    if not token:
+    """The token; None: none is asked for. Raises InvalidArgumentError if the address needs one, or it is weak."""
+    if token is None:
         if is_loopback(host):
             return None
         raise InvalidArgumentError(
@@ -57,10 +59,17 @@ def checked_token(host: str, token: str | None) -> str | None:
         )
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise InvalidArgumentError(
-            f"the explorer's token must have at least {LEAST_TOKEN} printable ASCII characters and no blank.",
-            remedy='Make one: python -c "import secrets; print(secrets.token_urlsafe())".',
+            f"the explorer's token {_weakness(token)}: it must have at least {LEAST_TOKEN} printable ASCII characters "
+            "and no blank.",
+            remedy=MAKE_ONE,
         )
     return token
+
+
+def _weakness(token: str) -> str:
+    if not token.strip():
+        return "is empty"
+    return "is too short" if len(token) < LEAST_TOKEN else "has other characters"
 
 
 def is_known_host(header: str, names: Collection[str]) -> bool:
@@ -107,7 +116,7 @@ def is_token(given: str, token: str) -> bool:
 
 
 def _equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+    return bool(expected) and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
 class Guard:
@@ -131,13 +140,14 @@ class Guard:
 
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not is_known_host(headers.get(b"host", ""), self._names):
-            await _refuse(sending, 421, "this explorer does not answer to that host name; see --allow-host.\n")
+            await refuse(scope, sending, 421, "StorePermissionError", *_STRANGE_HOST)
         elif not self._is_admitted(scope["path"], headers):
-            if scope["path"].startswith("/api/"):
-                await _refuse(sending, 401, "a token is needed: Authorization: Bearer TOKEN.\n", _CHALLENGE)
+            if is_for_programs(scope["path"]):
+                await refuse(scope, sending, 401, "StorePermissionError", *_NO_TOKEN, _CHALLENGE)
             else:
                 to = quote(scope["path"], safe="/")
-                await _refuse(sending, 303, "log in first.\n", ((b"location", f"{LOGIN}?next={to}".encode()),))
+                location = (b"location", f"{LOGIN}?next={to}".encode())
+                await refuse(scope, sending, 303, "StorePermissionError", "log in first.", headers=(location,))
         else:
             await self._app(scope, receive, sending)
 
@@ -149,6 +159,11 @@ class Guard:
         return has_session(headers.get(b"cookie", ""), self._token)
 
 
+_STRANGE_HOST: Final = (
+    "this explorer does not answer to the name in the Host header.",
+    "Ask it by an address or as localhost, or start it with --allow-host NAME.",
+)
+_NO_TOKEN: Final = ("a token is needed.", "Send the header Authorization: Bearer TOKEN.")
 _CHALLENGE: Final = ((b"www-authenticate", b"Bearer"),)
 
 
@@ -156,10 +171,3 @@ def _caching(message: Any) -> tuple[tuple[bytes, bytes], ...]:
     """Nothing is kept by a browser or on the way, unless the answer says so itself."""
     has_own = any(name.lower() == b"cache-control" for name, _ in message.get("headers", ()))
     return () if has_own else ((b"cache-control", b"no-store"),)
-
-
-async def _refuse(send: Any, status: int, text: str, headers: Collection[tuple[bytes, bytes]] = ()) -> None:
-    body = text.encode()
-    head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})

@@ -13,8 +13,11 @@ from dspy_registry.explorer import access
 from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.changes import SHOWN
 from dspy_registry.explorer.filters import AskedQuery
+from dspy_registry.explorer.number_fields import WHOLE
+from dspy_registry.explorer.refusals import error
 from dspy_registry.explorer.reported_calls import ReportedCalls, record
 from dspy_registry.explorer.site import Site
+from dspy_registry.registry_store.number_text import whole_number
 
 PREFIX = "/api/v1"
 
@@ -31,7 +34,7 @@ class Json(Response):
 
 def refusal(status: int, kind: str, message: str, remedy: str = "") -> Json:
     """An error, in the form that the command line has too."""
-    return Json({"error": {"type": kind, "message": message, "remedy": remedy}}, status)
+    return Json(error(kind, message, remedy), status)
 
 
 def api(site: Site) -> APIRouter:
@@ -71,7 +74,7 @@ def _reading(router: APIRouter, site: Site) -> None:
         return Json(site.route(question))
 
     @router.get("/changes", summary="The newest changes")
-    def changes(count: Annotated[int, Query(ge=1, le=SHOWN)] = SHOWN) -> Json:
+    def changes(count: Annotated[int, WHOLE, Query(ge=1, le=SHOWN)] = SHOWN) -> Json:
         """The newest commits that readers can see, newest first."""
         return Json(site.changes(count))
 
@@ -86,6 +89,12 @@ def _reading(router: APIRouter, site: Site) -> None:
         return Json({"health": site.registry.health()})
 
 
+def _revision(text: str) -> int | None:
+    """The revision that an event's id is. None: it is none."""
+    found = whole_number(text)
+    return found if found is not None and 0 <= found < 2**53 else None
+
+
 def _live(router: APIRouter, site: Site) -> None:
     @router.get("/events", summary="Changes and health, as they happen", response_class=StreamingResponse)
     async def events(last_event_id: Annotated[str, Header()] = "") -> StreamingResponse:
@@ -93,8 +102,7 @@ def _live(router: APIRouter, site: Site) -> None:
 
         The id of a change is its revision. A listener that connects again with `Last-Event-ID` gets what it missed.
         """
-        since = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else None
-        return StreamingResponse(site.events.stream(since), media_type="text/event-stream")
+        return StreamingResponse(site.events.stream(_revision(last_event_id)), media_type="text/event-stream")
 
 
 def _reporting(router: APIRouter, site: Site) -> None:

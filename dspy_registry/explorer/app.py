@@ -21,16 +21,23 @@ from dspy_registry.explorer import access
 from dspy_registry.explorer.api import PREFIX, api, refusal
 from dspy_registry.explorer.body_limit import BodyLimit
 from dspy_registry.explorer.pages import pages, templates
+from dspy_registry.explorer.refusals import is_for_programs
 from dspy_registry.explorer.site import Site
 from dspy_registry.registry_store.errors import (
     AmbiguousNameError,
     InvalidArgumentError,
     RegistryError,
+    UnknownLabelError,
     UnknownModuleError,
+    UnknownVersionError,
 )
 
 DEFAULT_PORT: Final = 8712
-_STATUS: Final = ((UnknownModuleError, 404), (AmbiguousNameError, 409), (InvalidArgumentError, 400))
+_STATUS: Final = (
+    ((UnknownModuleError, UnknownVersionError, UnknownLabelError), 404),
+    (AmbiguousNameError, 409),
+    (InvalidArgumentError, 400),
+)
 
 
 def create_app(site: Site, names: Collection[str] = ()) -> Any:
@@ -56,7 +63,7 @@ def create_app(site: Site, names: Collection[str] = ()) -> Any:
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
 
     def told(request: Request, status: int, kind: str, message: str, remedy: str = "") -> Response:
-        if request.url.path.startswith(f"{PREFIX}/"):
+        if is_for_programs(request.url.path):
             return refusal(status, kind, message, remedy)
         text = environment.get_template("problem.html").render(title="Problem", message=message, remedy=remedy)
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), status)
@@ -74,13 +81,23 @@ def create_app(site: Site, names: Collection[str] = ()) -> Any:
     async def plain_problem(request: Request, error: HTTPException) -> Response:
         return told(request, error.status_code, "HTTPError", str(error.detail))
 
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        """A fault of the explorer. The server logs where it was."""
+        message = "the explorer failed to answer this request."
+        return told(request, 500, "InternalError", message, "The explorer's log tells where. Please report it.")
+
     return access.Guard(BodyLimit(app), site.token, names)
 
 
 def _all_that_is_wrong(error: RequestValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in error.errors()[:50]
+        f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg'].removeprefix(_PYDANTICS)}"
+        for each in error.errors()[:50]
     )
+
+
+_PYDANTICS: Final = "Value error, "
 
 
 class Server(uvicorn.Server):

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import Query
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from dspy_registry.explorer.filters import Conditions, Words, command, split
+from dspy_registry.explorer.filters import Conditions, Word, Words, command, split
+from dspy_registry.explorer.number_fields import EMPTY_IS_NONE, NUMBER, WHOLE
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.route import Candidate, Route
 from dspy_registry.registry_store.errors import InvalidArgumentError, NoCandidateError
@@ -18,19 +19,16 @@ SHOWN: Final = 50
 """Candidates, and exclusions, of one answer. The answer tells how many there are."""
 
 
-def _none_if_empty(value: Any) -> Any:
-    """What a form sends for an empty field."""
-    return None if value == "" else value
-
-
-Characters = Annotated[Annotated[int, Field(ge=0, le=2**53)] | None, BeforeValidator(_none_if_empty)]
-Amount = Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_none_if_empty)]
+Characters = Annotated[Annotated[int, Field(ge=0, le=2**53)] | None, WHOLE, EMPTY_IS_NONE]
+Amount = Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, NUMBER, EMPTY_IS_NONE]
 
 
 class Question(Conditions):
     """The arguments of `Registry.route`. An empty one is left out, as a form sends it."""
 
     names: Words = Field(default=[], description="Full names, aliases or short names of the candidates.")
+    label: Word = Field(default="", description="The label that every name without one gets.")
+    key: Word = Field(default="", description="Who is asked for: labels with weights mean one version for each key.")
     input_size: Characters = Field(default=None, description="Length of the input in characters.")
     prefer: Literal["balanced", "latency", "cost", "reliability"] = "balanced"
     deadline_ms: Amount = Field(default=None, description="Milliseconds.")
@@ -44,6 +42,10 @@ class Question(Conditions):
         for field in ("names", "exclude"):
             if words := split(getattr(self, field)):
                 found[field] = words
+        if label := self.label.strip():
+            found["label"] = label
+        if self.key:  # as it is: another blank is another key
+            found["key"] = self.key
         for field in ("input_size", "deadline_ms", "max_cost_usd"):
             if (value := getattr(self, field)) is not None:
                 found[field] = value
@@ -117,18 +119,23 @@ def as_python(arguments: dict[str, Any]) -> str:
 def as_command(arguments: dict[str, Any], folder: str | None) -> str:
     """The command that asks the same."""
     conditions = {field: value for field, value in arguments.items() if field in Conditions.model_fields}
-    words = ["dspy-registry", "route", *arguments.get("names", ()), *command(conditions)]
+    names = arguments.get("names", ())
+    is_odd = any(name.startswith("-") for name in names)  # it would be taken for an option
+    words = ["dspy-registry", "route", *(() if is_odd else names), *command(conditions)]
     for field, option in _OPTIONS.items():
         if field in arguments:
             value = arguments[field]
-            words += (option, f"{value:g}" if isinstance(value, float) else str(value))
+            words += (option, str(value).removesuffix(".0") if isinstance(value, float) else str(value))
     for name in arguments.get("exclude", ()):
         words += ("--exclude", name)
     words.append("--explain")
-    return shlex.join([*words, *(("--path", folder) if folder is not None else ())])
+    words += ("--path", folder) if folder is not None else ()
+    return shlex.join([*words, *(("--", *names) if is_odd else ())])
 
 
 _OPTIONS: Final = {
+    "label": "--label",
+    "key": "--key",
     "input_size": "--input-size",
     "prefer": "--prefer",
     "deadline_ms": "--deadline",

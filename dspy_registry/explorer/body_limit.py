@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspy_registry.explorer.refusals import refuse
 from dspy_registry.explorer.reported_calls import MOST_BYTES
+from dspy_registry.registry_store.number_text import whole_number
 
 
 class BodyLimit:
-    """The application, with bodies of at most MOST_BYTES. A longer one ends as if its sender had gone away."""
+    """The application, with bodies of at most `most` bytes. What it says of a longer one is replaced by status 413."""
 
     def __init__(self, app: Any, most: int = MOST_BYTES) -> None:
         self._app = app
@@ -19,14 +21,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._most:
-            body = f"a body may have at most {self._most:,} bytes.\n".encode()
-            head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 413, "headers": head})
-            await send({"type": "http.response.body", "body": body})
+        declared = whole_number(dict(scope["headers"]).get(b"content-length", b"0").decode("latin-1"))
+        if declared is None or declared > self._most:
+            await self._refuse(scope, send)
             return
-        taken = 0
+        await self._within(scope, receive, send)
+
+    async def _within(self, scope: Any, receive: Any, send: Any) -> None:
+        taken, has_answered = 0, False
 
         async def receiving() -> Any:
             nonlocal taken
@@ -34,4 +36,17 @@ class BodyLimit:
             taken += len(message.get("body", b""))
             return {"type": "http.disconnect"} if taken > self._most else message
 
-        await self._app(scope, receiving, send)
+        async def sending(message: Any) -> None:
+            nonlocal has_answered
+            if taken <= self._most:
+                await send(message)
+            elif not has_answered:
+                has_answered = True
+                await self._refuse(scope, send)
+
+        await self._app(scope, receiving, sending)
+
+    async def _refuse(self, scope: Any, send: Any) -> None:
+        remedy = "Send it in several requests."
+        message = f"a body may have at most {self._most:,} bytes."
+        await refuse(scope, send, 413, "InvalidArgumentError", message, remedy)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import Query
 from pydantic import BaseModel, Field
 
+from dspy_registry.explorer.number_fields import WHOLE
+
 PAGE: Final = 50
 """Modules on one page."""
 LONGEST_WORD: Final = 300
@@ -54,7 +56,7 @@ class Asked(Conditions):
     """A page of modules: conditions, a part of the name, and which page."""
 
     q: Word = Field(default="", description="A part of the name; case does not matter.")
-    page: int = Field(default=1, ge=1, le=1_000_000, description=f"{PAGE} modules each, from 1.")
+    page: Annotated[int, WHOLE] = Field(default=1, ge=1, le=1_000_000, description=f"{PAGE} modules each, from 1.")
 
 
 def split(values: list[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ Kind = Literal["ok", "timeout", "rate_limited", "unavailable", "error", "invalid
 class ReportedCall(BaseModel):
     """A call that has ended. The fields are the arguments of `UsageReporter.record`, but for `began_at`."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     name: Name | Annotated[list[Name], Field(min_length=1, max_length=8)] = Field(
         description="The module's registered name, or several possible names, best first."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness, markdown, rows_find, suite, workloads
+from benchmarks import harness, markdown, report, rows_find, suite, workloads
 from benchmarks.datasets import build, build_plain
 from benchmarks.harness import Contender, Contest, Plan, Summary, compare
 from benchmarks.rows import Bench
@@ -190,6 +190,17 @@ def test_percentiles_rise_and_are_values_that_were_measured() -> None:
     assert harness.summarise("x", [7.0]).p999 == 7.0
     with pytest.raises(ValueError):  # noqa: PT011  # its wording is nobody else's concern
         harness.summarise("x", [])
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("ns", "2 ns"), ("µs", "2 µs"), ("ms", "2 ms"), ("s", "2 s")])
+def test_percentiles_are_shown_in_the_unit_of_their_values(unit: str, shown: str) -> None:
+    summary = harness.summarise("x", [2.0], unit)
+    assert {report.duration(value) for value in report.percentiles(summary)} == {shown}
+
+
+def test_a_unit_that_nobody_can_convert_is_refused() -> None:
+    with pytest.raises(ValueError, match="'min' is no unit of a duration: use one of ns, µs, ms, s"):
+        harness.summarise("x", [2.0], "min")
 
 
 def test_contenders_take_turns_and_are_asked_the_same() -> None:

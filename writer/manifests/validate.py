@@ -226,7 +226,7 @@ def _field_path(field: str) -> Path:
     parts = _PART.findall(field)
     if parts[:2] == ["requirements", "extra"]:
         del parts[1]
-    return tuple(int(part) if part.isdigit() else part for part in parts)
+    return tuple(int(part) if part.isascii() and part.isdigit() else part for part in parts)
 
 
 def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
 
 from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.number_text import whole_number
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.metrics.collector import MODULES_SHOWN, Figures
 from dspy_registry.writer.metrics.commits import CommitFigures
@@ -30,11 +31,12 @@ def parse_address(text: str) -> Address:
     """The address in HOST:PORT or [HOST]:PORT. Raises InvalidArgumentError."""
     host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
-    if not bare or (":" in bare) != host.startswith("[") or not (port.isascii() and port.isdigit()):
+    number = whole_number(port) if port.isdecimal() else None  # no sign
+    if not bare or (":" in bare) != host.startswith("[") or number is None:
         raise InvalidArgumentError(f"{text!r} is no address; write HOST:PORT, as in 127.0.0.1:9464 or [::1]:9464.")
-    if int(port) > _LARGEST_PORT:
+    if number > _LARGEST_PORT:
         raise InvalidArgumentError(f"{text!r} is no address; a port is at most {_LARGEST_PORT}.")
-    return Address(bare, int(port))
+    return Address(bare, number)
 
 
 def attach_metrics(host: Host, address: Address, *, modules: int = MODULES_SHOWN) -> Address:

@@ -76,7 +76,8 @@ def test_an_empty_path_is_an_error_that_names_it(command: list[str]) -> None:
 
 def test_a_watch_of_no_length_is_refused(seeded_registry: Path) -> None:
     status, error = refusal("watch", "--timeout", "nan")
-    assert (status, error["type"]) == (2, "InvalidArgumentError")
+    assert (status, error["type"]) == (2, "BadParameter")  # as every number that is none
+    assert "'nan' is not a number" in error["message"]
 
 
 def test_a_capability_that_no_module_has_comes_with_the_nearest(seeded_registry: Path) -> None:

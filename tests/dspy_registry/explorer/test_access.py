@@ -18,7 +18,9 @@ TOKEN = "a-token-of-some-length"
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_a_loopback_address_needs_no_token(host: str) -> None:
     assert access.checked_token(host, None) is None
-    assert access.checked_token(host, "") is None
+    for empty in ("", " ", "\n"):
+        with pytest.raises(InvalidArgumentError, match="empty"):
+            access.checked_token(host, empty)
     assert access.checked_token(host, TOKEN) == TOKEN
 
 
