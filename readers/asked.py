@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from dspy_registry.readers.arguments import wrong_type
 from dspy_registry.readers.observed import BASES
 from dspy_registry.readers.plan import Plan, plan_find
 from dspy_registry.readers.ranking import PREFERENCES
+from dspy_registry.registry_store.arguments import NUMBER, WrongTypeError, wrong_type
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.usage import size_class
 
@@ -60,11 +60,13 @@ def asked_for(
 ) -> Asked:
     """The arguments in one form.
 
-    Raises InvalidArgumentError, which names all that is wrong but in the conditions, and TypeError for other types.
+    Raises InvalidArgumentError, which names all that is wrong but in the conditions; it is a TypeError, too, if any of
+    that is of another type.
     """
     wrong = _problems(input_size, prefer, deadline_ms, max_cost_usd, accept, basis)
     if wrong:
-        raise InvalidArgumentError(f"{'; '.join(wrong)}.")
+        are_typed = _are_typed(input_size, prefer, (deadline_ms, max_cost_usd), accept, basis)
+        raise (InvalidArgumentError if are_typed else WrongTypeError)(f"{'; '.join(wrong)}.")
     chosen = None if names is None else names_of("names", names)
     has_none = chosen is not None and all(condition in (None, ()) for condition in conditions)
     return Asked(
@@ -81,11 +83,15 @@ def asked_for(
 
 
 def _hashable(conditions: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same conditions, each list of words as a tuple."""
+    """The same conditions, each list of words as a tuple. What is of a wrong type is found by `plan_find`."""
     for condition in conditions:
         if type(condition) not in _HASHABLE:
-            return tuple(each if type(each) in _HASHABLE else tuple(each) for each in conditions)
+            return tuple(tuple(each) if _is_several(each) else each for each in conditions)
     return conditions
+
+
+def _is_several(condition: object) -> bool:
+    return isinstance(condition, Iterable) and not isinstance(condition, str)
 
 
 _HASHABLE: Final = frozenset((type(None), str, bool, tuple))
@@ -108,20 +114,31 @@ def _problems(
     wrong = []
     if input_size is not None and not (type(input_size) is int and input_size >= 0):
         wrong.append(f"input_size is {input_size!r}; it is a number of characters, 0 or more, or None")
-    if prefer not in PREFERENCES and not callable(prefer):
+    if not (type(prefer) is str and prefer in PREFERENCES) and not callable(prefer):
         wrong.append(f"prefer is {prefer!r}; it is one of {', '.join(PREFERENCES)}, or a function of the candidates")
     for argument, value in (("deadline_ms", deadline_ms), ("max_cost_usd", max_cost_usd)):
         wrong += amount_problems(argument, value)
     if accept is not None and not callable(accept):
         wrong.append(f"accept is {accept!r}; it is a function of a candidate, or None")
-    if basis not in BASES:
+    if not (type(basis) is str and basis in BASES):
         wrong.append(f"basis {basis!r} is not one of {', '.join(BASES)}")
     return wrong
 
 
+def _are_typed(input_size: object, prefer: object, amounts: tuple[object, ...], accept: object, basis: object) -> bool:
+    """Whether these arguments are of the types that they may be."""
+    return (
+        (input_size is None or type(input_size) is int)
+        and all(amount is None or type(amount) in NUMBER for amount in amounts)
+        and (type(prefer) is str or callable(prefer))
+        and (accept is None or callable(accept))
+        and type(basis) is str
+    )
+
+
 def amount_problems(argument: str, value: object) -> list[str]:
     """What is wrong with a limit in milliseconds or dollars; []: nothing."""
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value)):
+    if value is None or (type(value) in NUMBER and _fits(value)):  # type: ignore[arg-type]
         return []
     return [f"{argument} is {value!r}; it is a number, 0 or more, or None"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import lmdb
 
-from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.attachment import Attachment
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
 from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.arguments import plain_name
 from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
 from dspy_registry.registry_store.environment import short_reads

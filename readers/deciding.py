@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.arguments import plain_name
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.host_health import HostHealth, Known
 from dspy_registry.registry_store.revision import is_retired
@@ -24,8 +24,14 @@ from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LA
 _clock = time.clock_gettime
 _BOOT_TIME: Final = time.CLOCK_BOOTTIME
 _NO_OTHERS: Final = (None,) * 8
-_PLAIN: Final = frozenset((type(None), str, tuple, frozenset))
-"""Types of arguments that name several things and always say the same."""
+_PLAIN: Final = frozenset((type(None), str, int, float, bool))
+_SEVERAL: Final = frozenset((tuple, frozenset))
+
+
+def _is_plain(argument: Any) -> bool:
+    """Whether it always says the same, and equals only what says the same."""
+    kind = type(argument)
+    return kind in _PLAIN or (kind in _SEVERAL and all(type(word) is str for word in argument))
 
 
 class Deciding(HostReads):
@@ -112,8 +118,7 @@ class Deciding(HostReads):
         asked = asked_for(
             (capabilities, *others), names, input_size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis
         )
-        several = (capabilities, any_capabilities, without_capabilities, names, exclude)
-        is_kept = accept is None and type(prefer) is str and _PLAIN.issuperset(map(type, several))
+        is_kept = accept is None and type(prefer) is str and all(map(_is_plain, arguments))
         return self._decide(asked, arguments if is_kept else None)
 
     def _route_versions(
@@ -175,6 +180,7 @@ class Deciding(HostReads):
         return begun(*words, revision, health, sources, self._decisions)
 
     def _estimate_and_keep(self, name: str, input_size: str, basis: str) -> int:
+        name = plain_name(name)
         words = self._word[()], self._usage_word[()]
         milliseconds = super().estimate_duration(name, input_size, basis)
         if self._may_keep(words):
@@ -184,13 +190,13 @@ class Deciding(HostReads):
     def _recommend_and_keep(
         self, name: str, input_size: int | None, optimize_latency: bool, basis: str
     ) -> Recommendation:
+        name = plain_name(name)
         words = self._word[()], self._usage_word[()]
         told = (self._own.told(),) if basis != DECLARED and self._own.tellers else ()
         advised = super().routing_recommendation(name, input_size, optimize_latency, basis)
         if self._may_keep(words):
             key = (name, input_size, optimize_latency, basis, *told)
-            with suppress(TypeError):  # what cannot be a key
-                self._advice_at(words).recommendations[key] = advised
+            self._advice_at(words).recommendations[key] = advised
         return advised
 
     def _may_keep(self, words: tuple[float, float]) -> bool:

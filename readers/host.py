@@ -9,12 +9,12 @@ from weakref import WeakMethod
 
 import msgspec
 
-from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.limits import Holder, LimitedCall, all_holders
 from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
 from dspy_registry.readers.probes import Probe, claim_probe
 from dspy_registry.readers.routing import Recommendation
+from dspy_registry.registry_store.arguments import plain_name, wrong_type
 from dspy_registry.registry_store.circuit import DEFAULTS, CircuitRow, CircuitRules, rules_of
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.health_file import HealthEntry, entries
@@ -109,6 +109,8 @@ class HostReads(ColdReads):
         `target` is a route or one of its candidates. At most one process of the host has the right. Call `end` of the
         probe after the call. Raises StoreError, StorePermissionError.
         """
+        if not isinstance(getattr(target, "recommendation", None), Recommendation):
+            raise wrong_type("target", "a route or a candidate", target)
         return claim_probe(self._leases, target.name, target.version, target.recommendation.timeout_seconds)
 
     def _policy_of(self, name: str) -> ModulePolicy:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from math import inf
-from types import TracebackType
-from typing import Any, Final, NamedTuple
+from types import NoneType, TracebackType
+from typing import Final, NamedTuple
 
 from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
+from dspy_registry.registry_store.arguments import NUMBER, check_type
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError, LimitReachedError
 from dspy_registry.registry_store.lease_file import CELL_BYTES, LEASES_FILE, LeaseFile, RegionAt, cell_holder
@@ -128,9 +129,10 @@ class Patience:
         raise self._call.refusal(blocked)
 
 
-def checked_patience(patience: Any) -> float | None:
-    """Raises InvalidArgumentError."""
-    if patience is not None and not (isinstance(patience, (int, float)) and patience >= 0):
+def checked_patience(patience: float | None) -> float | None:
+    """Raises InvalidArgumentError, which is a TypeError, too, for what is not a number."""
+    check_type("patience", patience, *NUMBER, NoneType)
+    if patience is not None and not patience >= 0:  # not NaN
         raise InvalidArgumentError(f"patience is {patience!r}, it must be seconds, 0 or more, or None.")
     return patience
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from dspy_registry.readers.arguments import check_flag, check_text, words_of, wrong_type
+from dspy_registry.registry_store.arguments import check_flag, check_text, words_of, wrong_type
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.names import ALL

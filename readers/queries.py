@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from types import NoneType
 from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
-from dspy_registry.readers.arguments import check_text, plain_name
-from dspy_registry.readers.asked import Accept, Asked, Preference
+from dspy_registry.readers.asked import Accept, Asked, Preference, names_of
 from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
@@ -17,6 +17,7 @@ from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.readers.views import Items, Values
 from dspy_registry.registry_store.advice import Standing, default_ceiling
+from dspy_registry.registry_store.arguments import check_text, check_type, plain_name
 from dspy_registry.registry_store.errors import (
     AmbiguousNameError,
     UnknownLabelError,
@@ -274,10 +275,10 @@ class Queries(Mapping[str, ModuleInfo]):
         check_text("key", key)
         if names is None and label is None:
             return None
-        asked = self.find(*conditions) if names is None else (names,) if isinstance(names, str) else tuple(names)
+        asked = self.find(*conditions) if names is None else names_of("names", names)
         chosen = []
         for name in asked:
-            versioned = name if label is None or "@" in plain_name(name) else f"{name}@{label}"
+            versioned = name if label is None or "@" in name else f"{name}@{label}"
             try:
                 chosen.append(str(self.resolve(versioned, key=key)))
             except UnknownLabelError:
@@ -307,6 +308,8 @@ class Queries(Mapping[str, ModuleInfo]):
         Raises UnknownModuleError for any other name, AmbiguousNameError, UnknownLabelError, and InvalidArgumentError
         for what is no version.
         """
+        name = plain_name(name)
+        check_type("version", version, int, str, NoneType)
         if isinstance(version, str):
             if version.isdecimal():  # a text such as "3" is no label
                 check_version(version)
@@ -330,6 +333,8 @@ class Queries(Mapping[str, ModuleInfo]):
         version in force with such an input, once enough of them completed. See docs/statistics.md. Raises
         UnknownModuleError, AmbiguousNameError, InvalidArgumentError.
         """
+        check_type("input_size", input_size, str)
+        check_type("basis", basis, str)
         if basis == DECLARED:
             return routing.scaled_duration(self.get_module(name).estimated_duration, input_size)
         observed.check_basis(basis)
@@ -353,6 +358,9 @@ class Queries(Mapping[str, ModuleInfo]):
         least what is declared. Neither is above the module's `Policy.max_timeout`. See docs/statistics.md. Raises
         UnknownModuleError, AmbiguousNameError, InvalidArgumentError.
         """
+        check_type("input_size", input_size, int, NoneType)
+        check_type("optimize_latency", optimize_latency, bool)
+        check_type("basis", basis, str)
         if basis == DECLARED:
             return self._declared(self.get_module(name), input_size, optimize_latency)
         observed.check_basis(basis)

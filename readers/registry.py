@@ -2,7 +2,8 @@
 
 Each method that has a hot path has it written out: compare the revision word with the word at which the cache is
 valid, then look up a dict. It takes no lock, makes no system call and begins no transaction. What the cache does not
-have is read in `cold_reads`. A method that `Queries` has too is documented there.
+have is read in `cold_reads`, and so is what cannot be a key, as a list: it is refused there. A method that `Queries`
+has too is documented there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any, Final, Literal, overload
 import msgspec
 
 from dspy_registry.readers import watch
-from dspy_registry.readers.arguments import check_text, plain_name
 from dspy_registry.readers.deciding import Deciding
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
@@ -26,6 +26,7 @@ from dspy_registry.readers.routing import CostWeights, Recommendation
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.readers.watched import ChangeWithRecords
 from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store.arguments import check_text, plain_name, typed, words_of
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryNotFoundError
 from dspy_registry.registry_store.fork_wait import let_fork_pass
@@ -39,10 +40,6 @@ from dspy_registry.registry_store.sharing import defer, detach, shared_lock
 DEFAULT_CACHE_SIZE: Final = 8192
 
 _PAUSE: Final = 0.02  # seconds between two attempts to open a registry that is waited for
-
-
-def _is_wait(wait: object) -> bool:
-    return isinstance(wait, (int, float)) and wait >= 0  # not NaN
 
 
 class Registry(Deciding):
@@ -60,6 +57,7 @@ class Registry(Deciding):
 
     __slots__ = ()
 
+    @typed
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
@@ -74,7 +72,7 @@ class Registry(Deciding):
             for argument, value in (("cache_size", cache_size), ("min_observed_calls", min_observed_calls))
             if value < 0
         ]
-        if not _is_wait(wait):
+        if not wait >= 0:  # NaN, too
             wrong.append(f"wait is {wait!r}; it is a number of seconds, 0 or more.")
         if wrong:
             raise InvalidArgumentError(" ".join(wrong))
@@ -111,7 +109,7 @@ class Registry(Deciding):
         if self._word[()] == self._valid:
             try:
                 return self._records[name]
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         info = self._fetch(name)
         if info is None:
@@ -123,7 +121,7 @@ class Registry(Deciding):
         if self._word[()] == self._valid:
             try:
                 return self._selections[name].choose(key)
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         return self._select(name).choose(key)
 
@@ -131,7 +129,7 @@ class Registry(Deciding):
         if self._word[()] == self._valid:
             try:
                 return self._records[name].pool_type
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         return self.get_module(name).pool_type
 
@@ -139,7 +137,7 @@ class Registry(Deciding):
         if self._word[()] == self._valid:
             try:
                 return self._records[name].native_available
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         info = self._fetch(name)
         return info is not None and info.native_available
@@ -175,7 +173,7 @@ class Registry(Deciding):
         if self._word[()] == self._valid:
             try:
                 return self._by_capability[capability]
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         return self._execute_and_keep(self._by_capability, capability, plan_term("capability", capability))
 
@@ -183,7 +181,7 @@ class Registry(Deciding):
         if self._word[()] == self._valid:
             try:
                 return self._by_category[category]
-            except KeyError:
+            except (KeyError, TypeError):
                 pass
         return self._execute_and_keep(self._by_category, category, plan_term("category", category))
 
@@ -208,10 +206,10 @@ class Registry(Deciding):
                 if category is None and native is None and gpu is None and max_compute is None:
                     return self._by_arguments[capabilities, pool_type, max_memory]
                 return self._by_arguments[capabilities, category, pool_type, native, gpu, max_memory, max_compute]
-            except (KeyError, TypeError):  # TypeError: a list, which cannot be a key
+            except (KeyError, TypeError):
                 pass
-        if capabilities is not None and not isinstance(capabilities, str):
-            capabilities = tuple(capabilities)
+        if capabilities is not None and type(capabilities) is not str:
+            capabilities = words_of("a capability", capabilities)
         every = (capabilities, category, pool_type, native, gpu, max_memory, max_compute)
         is_usual = category is None and native is None and gpu is None and max_compute is None
         arguments = (capabilities, pool_type, max_memory) if is_usual else every
@@ -283,7 +281,7 @@ class Registry(Deciding):
         and `[abc]` are as in file names: only what concerns such names is told (None: everything). With `records`, a
         change also has the records that it made. The writer wakes the watcher; where there is no futex it looks at the
         revision word every `poll` seconds. A change with `everything` stands for all that the log no longer holds.
-        Raises InvalidArgumentError for a negative number and for what is not a number, TypeError for other names.
+        Raises InvalidArgumentError for a negative number, TypeError for another type.
         """
         return watch.changes(watch.follower(self, since, names, records, timeout, poll))
 

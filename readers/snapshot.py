@@ -9,12 +9,12 @@ from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
 import lmdb
 
-from dspy_registry.readers.arguments import plain_name
 from dspy_registry.readers.decisions import NOTHING_DECIDED
 from dspy_registry.readers.plan import Plan, execute
 from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
 from dspy_registry.readers.snapshot_route import DecidingSnapshot
 from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store.arguments import plain_name, typed
 from dspy_registry.registry_store.changes import Alias, Change, alias_codec, change_codec
 from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, key_text, misplaced
 from dspy_registry.registry_store.environment import Environment
@@ -140,6 +140,7 @@ class Snapshot(DecidingSnapshot):
     def labels(self, name: str) -> dict[str, Label]:
         return self._in_transaction(lookup.load_labels, plain_name(name))
 
+    @typed
     def labelled_modules(self, start: str = "") -> Iterator[str]:
         """The full names that begin with `start` of modules that have labels, in alphabetical order.
 
@@ -178,6 +179,7 @@ class Snapshot(DecidingSnapshot):
         """
         return self._in_transaction(load_versions, plain_name(name))
 
+    @typed
     def version_record(self, name: str, version: int) -> StoredModule | None:
         """A version of a full name, registered or not. None: it is not kept, or damaged."""
         return self._in_transaction(version_record, name, version)
@@ -194,6 +196,7 @@ class Snapshot(DecidingSnapshot):
 
     # Lists of words and names
 
+    @typed
     def words(self, kind: str, start: str = "") -> Iterator[str]:
         """The words of a kind that modules have and that begin with `start`, in alphabetical order, each once.
 
@@ -202,6 +205,7 @@ class Snapshot(DecidingSnapshot):
         """
         return self._guarded(words_in_use(self._live(), self._dbs, kind, start))
 
+    @typed
     def names_starting(self, start: str = "") -> Iterator[str]:
         """The full names of modules that begin with `start`, in alphabetical order.
 
@@ -209,6 +213,7 @@ class Snapshot(DecidingSnapshot):
         """
         return (key_text(key) for key, _ in self._rows(self._dbs.modules, start))
 
+    @typed
     def unregistered_names(self, start: str = "") -> Iterator[str]:
         """The full names that begin with `start` and that only the history still has, in alphabetical order.
 
@@ -217,6 +222,7 @@ class Snapshot(DecidingSnapshot):
         names = self._guarded(kept_names(self._live(), self._dbs, start))
         return (name for name in names if self._live().get(name.encode(), None, self._dbs.modules) is None)
 
+    @typed
     def aliases(self, start: str = "") -> dict[str, Alias]:
         """The aliases that begin with `start`: the full name each means, and the source that declared it. A copy.
 
@@ -239,6 +245,7 @@ class Snapshot(DecidingSnapshot):
         """When this revision was committed, in milliseconds since the epoch."""
         return self._in_transaction(lookup.load_state).committed_at
 
+    @typed
     def changes_since(self, revision: int) -> list[Change]:
         """The changes after a revision up to this one, oldest first; [] if there are none.
 
@@ -326,8 +333,9 @@ class Snapshot(DecidingSnapshot):
     def _policy_of(self, name: str) -> ModulePolicy:
         if self._policies is None:
             self._policies = PolicyCache(declarations=self._in_transaction(load_declarations))
+        name = plain_name(name)
         found = self._policies.by_name.get(name)
-        return found or self._policies.decided(name, *self._in_transaction(load_name_and_pool, plain_name(name)))
+        return found or self._policies.decided(name, *self._in_transaction(load_name_and_pool, name))
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
         return self._in_transaction(execute, plan)

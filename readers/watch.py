@@ -10,6 +10,7 @@ from typing import Protocol
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.readers.waiting import LONGEST_SLEEP, can_sleep, joined
 from dspy_registry.readers.watched import Watched
+from dspy_registry.registry_store.arguments import typed
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.revision import RevisionFile, acknowledged, is_sound
@@ -104,14 +105,15 @@ class Follower:
         return not is_sound(word) or acknowledged(word) > self._seen  # not sound: the file was retired
 
 
-def _refuse_negative(**numbers: object) -> None:
+def _refuse_negative(**numbers: float | None) -> None:
     """`watch` calls this at once, not at the first change. NaN is refused too, because no time ever reaches it."""
     for argument, value in numbers.items():
-        if value is not None and not (isinstance(value, int | float) and value >= 0):
+        if value is not None and not value >= 0:
             meaning = "a revision" if argument == "since" else "a number of seconds"
             raise InvalidArgumentError(f"{argument} is {value!r}; it is {meaning}, 0 or more.")
 
 
+@typed
 def follower(
     registry: Followed,
     since: int | None,

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase, translate
 
 import msgspec
 
-from dspy_registry.readers.arguments import words_of
 from dspy_registry.readers.snapshot import Snapshot
+from dspy_registry.registry_store.arguments import words_of
 from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.records import StoredModule
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from dspy_registry.registry_store import buckets
+from dspy_registry.registry_store.arguments import typed, wrong_type
 from dspy_registry.registry_store.buckets import BUCKETS, Run
 from dspy_registry.registry_store.codec import Sealed, key_text
 from dspy_registry.registry_store.errors import CorruptRecordError
@@ -82,12 +83,30 @@ class LabelUpdate(msgspec.Struct, frozen=True):
     expected: int | dict[int, float] | None = None
 
 
-def label_update(
-    name: str, label: str, versions: int | Weights | None, expected: int | Weights | None = None
-) -> LabelUpdate:
-    """An update with copies of the weights. What is wrong with it is told later, together with everything else."""
-    plain: list[Any] = [dict(given) if isinstance(given, Mapping) else given for given in (versions, expected)]
-    return LabelUpdate(name, label, *plain)
+@typed
+def label_update(name: str, label: str, versions: int | Weights, expected: int | Weights | None = None) -> LabelUpdate:
+    """An update with copies of the weights. What is wrong with it is told later, together with everything else.
+
+    Raises WrongTypeError.
+    """
+    return LabelUpdate(
+        name, label, _plain("versions", versions), None if expected is None else _plain("expected", expected)
+    )
+
+
+@typed
+def label_removal(name: str, label: str, expected: int | Weights | None = None) -> LabelUpdate:
+    """The update that removes a label. Raises WrongTypeError."""
+    return LabelUpdate(name, label, None, None if expected is None else _plain("expected", expected))
+
+
+def _plain(argument: str, versions: int | Weights) -> Any:
+    """A version or a copy of weights."""
+    if isinstance(versions, Mapping):
+        return dict(versions)
+    if type(versions) is not int:
+        raise wrong_type(argument, "a version or weights by version", versions)
+    return versions
 
 
 def as_weights(versions: int | Weights) -> dict[int, float]:

@@ -10,10 +10,12 @@ import unicodedata
 from collections.abc import Iterator
 from math import isfinite
 from numbers import Real
+from types import NoneType
 from typing import Any
 
 import msgspec
 
+from dspy_registry.registry_store.arguments import check_type
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import InvalidArgumentError, InvalidModuleError
 from dspy_registry.registry_store.layout import (
@@ -71,15 +73,15 @@ def validate_encoded(
 
 def check_expected_version(version: object) -> None:
     """Check the version that a caller expects a module to have; None: any. Raises InvalidArgumentError."""
-    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= LAST_VERSION
-    if version is not None and not is_version:
+    check_type("expected_version", version, int, NoneType)
+    if isinstance(version, int) and not 0 <= version <= LAST_VERSION:
         raise InvalidArgumentError(f"expected_version is {version!r}, it must be a version: 0, 1, 2, …")
 
 
 def check_version(version: object) -> None:
     """A version of a module; None: no particular one. Raises InvalidArgumentError."""
-    is_version = isinstance(version, int) and not isinstance(version, bool) and 0 < version <= LAST_VERSION
-    if version is not None and not is_version:
+    check_type("version", version, int, NoneType)
+    if isinstance(version, int) and not 0 < version <= LAST_VERSION:
         raise InvalidArgumentError(f"version is {version!r}, it must be a version: 1, 2, 3, …")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dspy_registry.registry_store import buckets
+from dspy_registry.registry_store.arguments import WrongTypeError
 from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
     LabelConflictError,
@@ -38,7 +39,7 @@ def checked(updates: Iterable[LabelUpdate]) -> tuple[LabelUpdate, ...]:
     found: tuple[Any, ...] = tuple(updates)
     others = sorted({type(update).__name__ for update in found if not isinstance(update, LabelUpdate)})
     if others:
-        raise InvalidArgumentError(f"labels are set by LabelUpdates, not by values of type {', '.join(others)}.")
+        raise WrongTypeError(f"labels are set by LabelUpdates, not by values of type {', '.join(others)}.")
     if len(found) > MAX_UPDATES:
         raise InvalidArgumentError(f"{len(found)} labels are to change in one call, at most {MAX_UPDATES} may.")
     problems = [f"{update.name}@{update.label}: {problem}" for update in found for problem in update_problems(update)]

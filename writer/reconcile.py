@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dspy_registry.registry_store.arguments import wrong_type
 from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.layers import DISCOVERED, Layer
 from dspy_registry.registry_store.records import to_plain
@@ -22,6 +23,12 @@ class Outcome:
     declared: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+
+
+def check_report(report: object) -> None:
+    """Raises WrongTypeError for what is no DiscoveryReport. Its file is not imported: it is not needed elsewhere."""
+    if not callable(getattr(report, "would_have_found", None)):
+        raise wrong_type("report", "a DiscoveryReport", report)
 
 
 def apply_discovery(draft: Draft, report: DiscoveryReport, outcome: Outcome) -> None:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dspy_registry.registry_store.arguments import check_callback, typed
 from dspy_registry.registry_store.errors import InvalidModuleError
-from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_removal, label_update
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.policy import Policy
@@ -62,6 +63,7 @@ class RegistryWriter:
         """The newest committed revision."""
         return self._store.committer.revision
 
+    @typed
     def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
         """Register a module, or update it. Returns the revision in which it is visible.
 
@@ -71,19 +73,23 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: draft.register(info, expected_version))
 
+    @typed
     def register_modules(self, infos: Iterable[ModuleInfo], *, progress: Progress | None = None) -> int:
         """Register many modules in one commit, or no module. Returns the revision in which they are visible.
 
         `progress(done, total)` is called from time to time, None: it is not. Raises one InvalidModuleError naming what
         is wrong with every module.
         """
+        check_callback("progress", progress)
         batch = infos if isinstance(infos, Sequence) else tuple(infos)
         return self._commit(lambda draft: register_all(draft, batch, progress))
 
+    @typed
     def unregister_module(self, name: str) -> int:
         """Remove a module by its full name. Returns the revision in which it is gone. Raises UnknownModuleError."""
         return self._commit(lambda draft: draft.unregister(name))
 
+    @typed
     def release(self, name: str) -> int:
         """End an override: the module goes back to what manifests, core and discovery declare of it.
 
@@ -93,6 +99,7 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: overrides.release(draft, name))
 
+    @typed
     def rename_module(self, name: str, new_name: str) -> int:
         """Give a client's module another name. Returns the revision in which it has it.
 
@@ -103,6 +110,7 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: overrides.rename(draft, name, new_name))
 
+    @typed
     def publish_program(
         self, publication: Publication, document: bytes, *, expected_version: int | None = None
     ) -> Published:
@@ -122,6 +130,7 @@ class RegistryWriter:
 
         return Published(self._commit(stage), publication.name, version, publication.digest.hex())
 
+    @typed
     def set_alias(self, alias: str, name: str) -> int:
         """Let `alias` resolve to the module `name`. Returns the revision in which it does.
 
@@ -129,10 +138,12 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: draft.set_alias(alias, name))
 
+    @typed
     def remove_alias(self, alias: str) -> int:
         """Remove an alias. Returns the revision in which it is gone. Raises UnknownAliasError."""
         return self._commit(lambda draft: draft.remove_alias(alias))
 
+    @typed
     def set_policy(self, pattern: str, policy: Policy) -> int:
         """Decide about all modules that `pattern` fits. Returns the revision in which this is visible.
 
@@ -142,6 +153,7 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: policies.set_policy(draft, pattern, policy))
 
+    @typed
     def remove_policy(self, pattern: str) -> int:
         """Remove a client's policy of a pattern. Returns the revision in which it is gone.
 
@@ -150,6 +162,7 @@ class RegistryWriter:
         """
         return self._commit(lambda draft: policies.set_policy(draft, pattern, None))
 
+    @typed
     def set_label(
         self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
     ) -> int:
@@ -162,18 +175,21 @@ class RegistryWriter:
         """
         return self.set_labels((label_update(name, label, versions, expected),))
 
+    @typed
     def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
         """Set, move and remove up to 128 labels in one commit, or none. Errors are as for `set_label`."""
         checked = labels.checked(updates)
         return self._commit(lambda draft: labels.set_labels(draft, checked))
 
+    @typed
     def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
         """Remove a label of a module. Returns the revision in which it is gone. Raises UnknownLabelError.
 
         Further errors are as for `set_label`.
         """
-        return self.set_labels((label_update(name, label, None, expected),))
+        return self.set_labels((label_removal(name, label, expected),))
 
+    @typed
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare, and re-index in the same commit.
 
@@ -183,17 +199,20 @@ class RegistryWriter:
         words = as_implications(implications)
         return self._commit(lambda draft: draft.set_implications(CLIENT, words))
 
+    @typed
     def apply_discovery(self, report: DiscoveryReport) -> Outcome:
         """Apply what discovery found, in one commit. Returns what this changed.
 
         What core, a manifest or a client declares stays. A discovered module is removed when its package could be
         looked at and no longer has it.
         """
+        reconcile.check_report(report)
         outcome = reconcile.Outcome()
         revision = self._commit(lambda draft: reconcile.apply_discovery(draft, report, outcome))
         outcome.revision = revision
         return outcome
 
+    @typed
     def reset_usage(self, name: str, version: int | None = None) -> None:
         """Forget the statistics of a module, or of one version of it; None: of all versions, and the lifetime totals.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from dspy_registry.readers.arguments import check_text
 from dspy_registry.readers.asked import names_of
 from dspy_registry.readers.registry import Registry
 from dspy_registry.readers.route import Route
+from dspy_registry.registry_store.arguments import check_text
 from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
     UnknownLabelError,

@@ -149,11 +149,17 @@ def test_an_input_that_has_no_such_size_is_an_error_that_names_the_argument(
             queries.routing_recommendation("dspy.Predict", input_size=size, basis=basis)
 
 
-@pytest.mark.parametrize(("wanted", "native"), [(None, False), (0, False), ("", False), (1, True), ("yes", True)])
-def test_whether_to_prefer_native_is_true_or_false(queries: Any, wanted: Any, native: bool) -> None:
+@pytest.mark.parametrize("wanted", [False, True])
+def test_whether_to_prefer_native_is_true_or_false(queries: Any, wanted: bool) -> None:
     for name in ("dspy.Predict", "dspy.ReAct"):
         recommended = queries.routing_recommendation(name, optimize_latency=wanted)
-        assert recommended.prefer_native is (native and name == "dspy.Predict")
+        assert recommended.prefer_native is (wanted and name == "dspy.Predict")
+
+
+@pytest.mark.parametrize("wanted", [None, 0, "", 1, "yes"])
+def test_whether_to_prefer_native_is_asked_for_as_true_or_false(queries: Any, wanted: Any) -> None:
+    with pytest.raises(TypeError):
+        queries.routing_recommendation("dspy.Predict", optimize_latency=wanted)
 
 
 @pytest.mark.parametrize(

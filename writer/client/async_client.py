@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
-from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_removal, label_update
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
@@ -20,7 +20,6 @@ from dspy_registry.writer.client import calls
 from dspy_registry.writer.client.async_session import AsyncSession
 from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import check_timeout
-from dspy_registry.writer.rollouts import BEGIN, RolloutRequest
 
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
@@ -120,16 +119,15 @@ class AsyncWriterClient:
 
     async def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
         """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
-        return await self.set_labels((label_update(name, label, None, expected),))
+        return await self.set_labels((label_removal(name, label, expected),))
 
     async def start_rollout(self, name: str, version: int, *, label: str, plan: Plan | None = None) -> int:
         """See WriterClient.start_rollout."""
-        request = RolloutRequest(name, label, BEGIN, version, plan or Plan())
-        return calls.visible_in(await self._call(calls.steer_rollout(request)))
+        return calls.visible_in(await self._call(calls.start_rollout(name, version, label, plan)))
 
     async def steer_rollout(self, name: str, action: str, *, label: str) -> int:
         """See WriterClient.steer_rollout."""
-        return calls.visible_in(await self._call(calls.steer_rollout(RolloutRequest(name, label, action))))
+        return calls.visible_in(await self._call(calls.steer_rollout(name, action, label)))
 
     async def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """See WriterClient.set_implications."""

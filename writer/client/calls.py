@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from dspy_registry.registry_store import wire_errors
+from dspy_registry.registry_store.arguments import check_callback, typed
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
@@ -53,6 +54,7 @@ from dspy_registry.registry_store.protocol import (
     frame,
 )
 from dspy_registry.registry_store.records import ModuleInfo
+from dspy_registry.registry_store.rollout import Plan
 from dspy_registry.registry_store.validation import (
     check_expected_version,
     check_version,
@@ -66,9 +68,9 @@ from dspy_registry.writer import labels, rollouts
 from dspy_registry.writer.daemon.batch_upload import batch_problem
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.programs import Publication, Published, check_publication
-from dspy_registry.writer.reconcile import Outcome
+from dspy_registry.writer.reconcile import Outcome, check_report
 from dspy_registry.writer.registry_writer import refuse_batch
-from dspy_registry.writer.rollouts import RolloutRequest
+from dspy_registry.writer.rollouts import BEGIN, RolloutRequest
 
 if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -143,14 +145,17 @@ def _parts(modules: Sequence[bytes]) -> Iterator[Part]:
 # Making calls
 
 
+@typed
 def register(info: ModuleInfo, expected_version: int | None) -> Call:
     """Raises InvalidModuleError, InvalidArgumentError."""
     check_expected_version(expected_version)
     return Call(Register, (validate_encoded(info)[1], expected_version))
 
 
+@typed
 def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Call:
     """Raises one InvalidModuleError naming what is wrong with every module."""
+    check_callback("progress", progress)
     modules: list[bytes] = []
     problems: list[str] = []
     for info in infos:
@@ -164,6 +169,7 @@ def register_many(infos: Iterable[ModuleInfo], progress: Progress | None) -> Cal
     return Call(RegisterMany, (len(modules),), modules, progress)
 
 
+@typed
 def publish(publication: Publication, document: bytes, expected_version: int | None = None) -> Call:
     """The document is sent before it, in pieces; empty: it is stored already. Raises what `check_publication` does."""
     check_publication(publication, len(document), expected_version)
@@ -171,12 +177,14 @@ def publish(publication: Publication, document: bytes, expected_version: int | N
     return Call(Publish, (len(pieces), encode(publication), expected_version), pieces)
 
 
+@typed
 def unregister(name: str) -> Call:
     """Raises UnknownModuleError for a malformed name."""
     _refuse_impossible(name)
     return Call(Unregister, (name,))
 
 
+@typed
 def set_alias(alias: str, name: str) -> Call:
     """Raises InvalidModuleError for a malformed alias, UnknownModuleError for a malformed name."""
     problems = name_problems(alias)
@@ -186,18 +194,21 @@ def set_alias(alias: str, name: str) -> Call:
     return Call(SetAlias, (alias, name))
 
 
+@typed
 def remove_alias(alias: str) -> Call:
     """Raises UnknownAliasError for a malformed alias."""
     _refuse_impossible(alias, UnknownAliasError)
     return Call(RemoveAlias, (alias,))
 
 
+@typed
 def release(name: str) -> Call:
     """Raises UnknownModuleError for a malformed name."""
     _refuse_impossible(name)
     return Call(Release, (name,))
 
 
+@typed
 def rename(old: str, new: str) -> Call:
     """Raises UnknownModuleError for a malformed old name, InvalidModuleError for a malformed new one."""
     _refuse_impossible(old)
@@ -207,11 +218,13 @@ def rename(old: str, new: str) -> Call:
     return Call(Rename, (old, new))
 
 
+@typed
 def set_labels(updates: Iterable[LabelUpdate]) -> Call:
     """Raises one InvalidArgumentError naming what is wrong with every update by itself."""
     return Call(SetLabels, (msgspec.msgpack.encode(labels.checked(updates)),))
 
 
+@typed
 def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
     """Raises VocabularyError for a malformed vocabulary."""
     words = as_implications(implications)
@@ -219,14 +232,17 @@ def set_implications(implications: Mapping[str, Sequence[str]]) -> Call:
     return Call(SetImplications, (words,))
 
 
+@typed
 def apply_discovery(report: DiscoveryReport) -> Call:
     """The report's modules are sent before it, in parts."""
+    check_report(report)
     modules = [msgspec.msgpack.encode(info) for info in report.modules]
     _refuse_too_large(modules)
     rest = msgspec.msgpack.encode(msgspec.structs.replace(report, modules=()))
     return Call(ApplyDiscovery, (len(modules), rest), modules)
 
 
+@typed
 def reset_usage(name: str, version: int | None) -> Call:
     """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
     check_version(version)
@@ -234,28 +250,39 @@ def reset_usage(name: str, version: int | None) -> Call:
     return Call(ResetUsage, (name, version))
 
 
+@typed
 def set_policy(pattern: str, policy: Policy) -> Call:
     """Raises InvalidArgumentError for a malformed pattern or policy."""
     check_policy(pattern, policy)
     return Call(SetPolicy, (pattern, policy))
 
 
+@typed
 def remove_policy(pattern: str) -> Call:
     """Raises InvalidArgumentError for a malformed pattern."""
     check_pattern(pattern)
     return Call(SetPolicy, (pattern, None))
 
 
-def steer_rollout(request: RolloutRequest) -> Call:
+@typed
+def start_rollout(name: str, version: int, label: str, plan: Plan | None) -> Call:
+    """Raises one InvalidArgumentError naming all that is wrong with the rollout by itself."""
+    return _rollout(RolloutRequest(name, label, BEGIN, version, plan or Plan()))
+
+
+@typed
+def steer_rollout(name: str, action: str, label: str) -> Call:
     """Raises one InvalidArgumentError naming all that is wrong with the request by itself."""
-    return Call(SteerRollout, (msgspec.msgpack.encode(rollouts.checked(request)),))
+    return _rollout(RolloutRequest(name, label, action))
 
 
+@typed
 def report_outcomes(outcomes: tuple[ReportedOutcome, ...]) -> Call:
     """How calls ended, for health."""
     return Call(ReportOutcomes, (outcomes,))
 
 
+@typed
 def open_circuit(name: str, seconds: float, version: int | None) -> Call:
     """Raises UnknownModuleError for a malformed name, InvalidArgumentError for seconds or a version."""
     check_version(version)
@@ -265,6 +292,7 @@ def open_circuit(name: str, seconds: float, version: int | None) -> Call:
     return Call(OpenCircuit, (name, float(seconds), version))
 
 
+@typed
 def reset_circuit(name: str, version: int | None) -> Call:
     """Raises UnknownModuleError for a malformed name, InvalidArgumentError for what is no version."""
     check_version(version)
@@ -272,14 +300,20 @@ def reset_circuit(name: str, version: int | None) -> Call:
     return Call(ResetCircuit, (name, version))
 
 
+@typed
 def read_status() -> Call:
     """The state of the daemon: its pid, revision, queue lengths and errors."""
     return Call(ReadStatus)
 
 
+@typed
 def report_usage(batch: bytes) -> Call:
     """A batch of usage."""
     return Call(ReportUsage, (batch,))
+
+
+def _rollout(request: RolloutRequest) -> Call:
+    return Call(SteerRollout, (msgspec.msgpack.encode(rollouts.checked(request)),))
 
 
 def _refuse_impossible(name: str, error: type[UnknownModuleError] = UnknownModuleError) -> None:

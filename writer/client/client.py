@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dspy_registry.registry_store.errors import StoreClosedError
-from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_update
+from dspy_registry.registry_store.labels import LabelUpdate, Weights, label_removal, label_update
 from dspy_registry.registry_store.paths import registry_path, socket_path
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.protocol import Answer, DaemonStatus
@@ -17,7 +17,6 @@ from dspy_registry.registry_store.rollout import Plan
 from dspy_registry.writer.client import calls
 from dspy_registry.writer.client.calls import Call
 from dspy_registry.writer.client.session import Session, check_timeout
-from dspy_registry.writer.rollouts import BEGIN, RolloutRequest
 
 if TYPE_CHECKING:
     from dspy_registry.registry_store.protocol import Progress
@@ -147,7 +146,7 @@ class WriterClient:
 
     def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
         """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
-        return self.set_labels((label_update(name, label, None, expected),))
+        return self.set_labels((label_removal(name, label, expected),))
 
     def start_rollout(self, name: str, version: int, *, label: str, plan: Plan | None = None) -> int:
         """Move a label to `version` in guarded steps. Returns the revision in which the first step is visible.
@@ -157,8 +156,7 @@ class WriterClient:
         wrong with the plan, for a label that does not name one other version, or is under a rollout already,
         UnknownModuleError, UnknownVersionError, UpgradeRequiredError.
         """
-        request = RolloutRequest(name, label, BEGIN, version, plan or Plan())
-        return calls.visible_in(self._call(calls.steer_rollout(request)))
+        return calls.visible_in(self._call(calls.start_rollout(name, version, label, plan)))
 
     def steer_rollout(self, name: str, action: str, *, label: str) -> int:
         """Let a rollout stay at its step ("pause"), go on ("resume") or give the label back ("abort").
@@ -166,7 +164,7 @@ class WriterClient:
         A paused rollout still returns when the new version is worse. Returns the revision in which it is so. Raises
         InvalidArgumentError when the label is under no rollout.
         """
-        return calls.visible_in(self._call(calls.steer_rollout(RolloutRequest(name, label, action))))
+        return calls.visible_in(self._call(calls.steer_rollout(name, action, label)))
 
     def set_implications(self, implications: Mapping[str, Sequence[str]]) -> int:
         """Replace the capability implications that clients declare. See RegistryWriter.set_implications."""
