@@ -29,7 +29,7 @@ from dspy_registry.registry_store.protocol import (
 from dspy_registry.registry_store.reports import Batch, Report, encode_reports
 from dspy_registry.registry_store.usage import MINUTES_KEPT, SIZES, Buckets
 
-ANSWER_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 60.0
 """An answer that takes longer never comes: TimeoutError, an OSError."""
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _CONNECTIONS: Final = 1000
@@ -98,6 +98,8 @@ def _asking(path: Path, message: Callable[[int], bytes]) -> Generator[None, None
         while True:
             number += 1
             peer.send(message(number))
+            if number == 1:
+                yield  # it has begun
             peer.answer()
             yield
 

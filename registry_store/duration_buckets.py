@@ -11,6 +11,7 @@ to go on from stored buckets. A test compares it with the library, bucket by buc
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, repeat
 from operator import mul
@@ -60,21 +61,21 @@ def by_key(buckets: Buckets) -> dict[int, int]:
 
 def as_buckets(counts: Mapping[int, int]) -> Buckets:
     """The reverse of `by_key`, shortest durations first. Empty buckets are left out."""
-    positive = tuple((key, counts[key]) for key in sorted(counts) if key != ZERO_KEY and counts[key])
-    return Buckets(counts.get(ZERO_KEY, 0), positive)
+    positive = [item for item in sorted(counts.items()) if item[1] and item[0] != ZERO_KEY]
+    return Buckets(counts.get(ZERO_KEY, 0), tuple(positive))
 
 
 def quantiles(counts: Mapping[int, int], fractions: Sequence[float]) -> list[float]:
     """The durations that these fractions (rising, 0 to 1) of all did not exceed, in milliseconds; 0.0 without any."""
     keys = sorted(counts)
-    totals = list(accumulate(counts[key] for key in keys))
+    totals = list(accumulate(map(counts.__getitem__, keys)))
     if not totals or not totals[-1]:
         return [0.0] * len(fractions)
     return [_at_rank(keys, totals, fraction * (totals[-1] - 1)) for fraction in fractions]
 
 
 def _at_rank(keys: Sequence[int], totals: Sequence[int], rank: float) -> float:
-    return next(value_of(key) for key, total in zip(keys, totals, strict=True) if total > rank)
+    return value_of(keys[bisect_right(totals, rank)])
 
 
 def every_nth(counts: Mapping[int, int], n: int, start: int = 0) -> dict[int, int]:
@@ -94,5 +95,6 @@ def every_nth(counts: Mapping[int, int], n: int, start: int = 0) -> dict[int, in
 
 def added(counts: dict[int, int], more: Iterable[tuple[int, int]]) -> None:
     """Add counts by key in place."""
+    get = counts.get
     for key, count in more:
-        counts[key] = counts.get(key, 0) + count
+        counts[key] = get(key, 0) + count

@@ -88,3 +88,14 @@ def attribute_terms(info: ModuleInfo, vocabulary: Vocabulary) -> tuple[str, ...]
         f"memory:{needs.memory}",
         f"compute:{needs.compute}",
     )
+
+
+def are_indexed_alike(one: ModuleInfo, other: ModuleInfo) -> bool:
+    """Whether two records of one name have the same terms under one vocabulary, seen without making them."""
+    needs, others = one.requirements, other.requirements
+    return (
+        one.capabilities == other.capabilities
+        and (one.category, one.pool_type) == (other.category, other.pool_type)
+        and bool(one.native_available) == bool(other.native_available)
+        and (bool(needs.gpu), needs.memory, needs.compute) == (bool(others.gpu), others.memory, others.compute)
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 from msgspec import Meta
@@ -63,14 +64,38 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unkno
     lost: Count = 0
 
 
+class EncodedBatch(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A batch whose reports are still encoded: a large one takes long to decode, so that is done one by one."""
+
+    reporter: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    number: Annotated[int, Meta(ge=1, le=LARGEST_COUNT)]
+    reports: Annotated[tuple[msgspec.Raw, ...], Meta(max_length=MAX_ENTRIES)]
+    lost: Count = 0
+
+
 encode_reports: Final = msgspec.msgpack.Encoder().encode
 _decode_batch: Final = msgspec.msgpack.Decoder(Batch).decode
+_decode_encoded_batch: Final = msgspec.msgpack.Decoder(EncodedBatch).decode
+_decode_report: Final = msgspec.msgpack.Decoder(Report).decode
 
 
 def read_batch(payload: bytes) -> Batch:
     """A batch as it came over the socket. Raises InvalidArgumentError for what is not one, or out of bounds."""
+    return cast("Batch", _read(_decode_batch, payload))
+
+
+def open_batch(payload: bytes) -> EncodedBatch:
+    """As `read_batch`, but the reports are not looked at: `read_report` does it."""
+    return cast("EncodedBatch", _read(_decode_encoded_batch, payload))
+
+
+def read_report(encoded: msgspec.Raw) -> Report:
+    """A report of an encoded batch. Raises InvalidArgumentError."""
+    return cast("Report", _read(_decode_report, encoded))
+
+
+def _read(decode: Callable[[Any], Any], encoded: Any) -> Any:
     try:
-        batch: Batch = _decode_batch(payload)
+        return decode(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgumentError(f"a batch of usage statistics is not understood: {error}.") from error
-    return batch

@@ -49,10 +49,14 @@ class _VersionHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Ledger(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is remembered of a reporter: its last batch merged, and when (milliseconds since the epoch)."""
+    """What is remembered of a reporter: its last batch merged, and when (milliseconds since the epoch).
+
+    A large batch is merged in several commits. `reports` is how many of its reports are merged so far; 0: all.
+    """
 
     number: int
     merged_at: int
+    reports: int = 0
 
 
 _FIELDS_OF_FORMAT_1: Final = 13

@@ -25,7 +25,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.lookup import vocabulary_of
-from dspy_registry.registry_store.names import ALL, terms
+from dspy_registry.registry_store.names import ALL, are_indexed_alike, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import Provenance, StoredModule
@@ -200,10 +200,13 @@ class _Application:
     def _index(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         old = stored.provenance.sequence if stored else None
         new = entry.sequence if entry else None
+        is_kept = old == new and old is not None
+        if is_kept and self._implications is None and are_indexed_alike(stored.info, entry.info):  # type: ignore[union-attr]
+            return
         old_terms = terms(stored.info, self._old_words) if stored else ()
         new_terms = terms(entry.info, self._new_words) if entry else ()
-        if old == new and old is not None:
-            self._postings.replace(old, old_terms, new_terms)
+        if is_kept:
+            self._postings.replace(old, old_terms, new_terms)  # type: ignore[arg-type]
             return
         if old is not None:
             self._postings.remove(old, old_terms)

@@ -60,11 +60,12 @@ class Catalog:
         self._program_index = programs or ProgramIndex()
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
-        self.has_history = self._has_entries(dbs.history)
-        self.has_layers = self._has_entries(dbs.layers)
-        self.has_programs = dbs.programs is not None and self._has_entries(dbs.programs)
-        self.has_labels = dbs.labels is not None and self._has_entries(dbs.labels)
-        self.is_empty = not self._has_entries(dbs.modules)
+
+    # Whether there are any, looked at when it is asked for: that takes as long as reading a row.
+    has_history = cached_property(lambda self: self._has_entries(self._dbs.history))
+    has_layers = cached_property(lambda self: self._has_entries(self._dbs.layers))
+    has_programs = cached_property(lambda self: self._has_entries(self._dbs.programs))
+    has_labels = cached_property(lambda self: self._has_entries(self._dbs.labels))
 
     @property
     def dbs(self) -> Databases:
@@ -72,7 +73,7 @@ class Catalog:
         return self._dbs
 
     def _has_entries(self, database: object) -> bool:
-        return bool(self._txn.stat(database)["entries"])
+        return database is not None and bool(self._txn.stat(database)["entries"])
 
     def module(self, name: str) -> StoredModule | None:
         """The stored module of this full name, or None. Raises CorruptRecordError."""

@@ -32,10 +32,10 @@ class LogEntry:
         if max(len(self.modules), len(self.labels)) > LARGEST_LISTED_CHANGE:
             return Change(revision, now, everything=True, by=requesters)
         names = (*(changed.name for changed in self.modules), *(changed.name for changed in self.labels))
+        damaged = catalog.aliases_of(DAMAGED.name) if names else ()
         for name in dict.fromkeys(names):
             # A damaged alias may have meant any module, and a reader may still have it cached.
-            for key in (*lookup_keys(name), *catalog.aliases_of(name), *catalog.aliases_of(DAMAGED.name)):
-                self.keys[key] = None
+            self.keys.update(dict.fromkeys((*lookup_keys(name), *catalog.aliases_of(name), *damaged)))
         return Change(
             revision,
             now,

@@ -31,6 +31,7 @@ class WriterLock:
     def __init__(self, folder: Path, group: int | None = None) -> None:
         self.path = folder / WRITER_LOCK_FILE
         file = _open(self.path, group)
+        self._place = str(self.path)  # looked at twice in each commit
         self._descriptor = _Descriptor(file)
         status = os.fstat(file)
         self._identity = (status.st_dev, status.st_ino)
@@ -55,7 +56,7 @@ class WriterLock:
 
     def is_in_place(self) -> bool:
         """Whether the path still names the file that is locked: else a second writer may lock another one."""
-        return file_identity(self.path) == self._identity
+        return file_identity(self._place) == self._identity
 
     def release(self) -> None:
         """Give the writer lock up. The file stays: unlinking it would let two writers lock two files."""

@@ -84,7 +84,10 @@ def test_what_is_to_be_refused_is_refused_and_what_is_to_be_taken_is_taken(
     monkeypatch.setattr(Peer, "answer", noted)
     with daemon(registry_folder):
         for what in (misbehaviour.refused_records, misbehaviour.costly_records, misbehaviour.usage_batches):
-            next(what(registry_folder, 1))
+            steps = what(registry_folder, 1)
+            next(steps)  # it has begun
+            next(steps)
+            steps.close()
     refused, costly, usage = seen
     assert isinstance(refused, Failed)
     assert isinstance(costly, Done)

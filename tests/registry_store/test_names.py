@@ -5,12 +5,22 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dspy_registry import AmbiguousNameError, ModuleInfo, Registry, RegistryWriter, UnknownModuleError
-from dspy_registry.registry_store.names import is_directly_in_dspy, last_part, lookup_keys, short_terms, snake_case
+from dspy_registry import AmbiguousNameError, ModuleInfo, Registry, RegistryWriter, Requirements, UnknownModuleError
+from dspy_registry.registry_store.names import (
+    are_indexed_alike,
+    is_directly_in_dspy,
+    last_part,
+    lookup_keys,
+    short_terms,
+    snake_case,
+    terms,
+)
+from dspy_registry.registry_store.vocabulary import CORE_IMPLICATIONS, Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -219,3 +229,33 @@ def test_i1_a_change_names_every_string_that_may_resolve_to_the_module(
                 except (UnknownModuleError, AmbiguousNameError):
                     continue
                 assert question in lookup_keys(found) or question in declared
+
+
+RECORDS = st.builds(
+    ModuleInfo,
+    st.just("acme.Sorter"),
+    category=st.sampled_from(["a", "b"]),
+    capabilities=st.lists(st.sampled_from(["reasoning", "complex_reasoning", "tool_use"]), max_size=2, unique=True).map(
+        tuple
+    ),
+    pool_type=st.sampled_from(["a", "b"]),
+    native_available=st.booleans(),
+    requirements=st.builds(
+        Requirements,
+        memory=st.sampled_from(["low", "high"]),
+        compute=st.sampled_from(["low", "high"]),
+        gpu=st.booleans(),
+        extra=st.sampled_from([{}, {"x": 1}]),
+    ),
+    metadata=st.sampled_from([{}, {"x": 1}]),
+)
+
+
+@given(RECORDS, RECORDS)
+def test_records_that_are_indexed_alike_have_the_same_terms(one: ModuleInfo, other: ModuleInfo) -> None:
+    words = Vocabulary(CORE_IMPLICATIONS)
+    assert are_indexed_alike(one, msgspec.structs.replace(one, metadata={"y": 2}, examples=("e",)))
+    if are_indexed_alike(one, other):
+        assert terms(one, words) == terms(other, words)
+    else:
+        assert terms(one, Vocabulary({})) != terms(other, Vocabulary({}))

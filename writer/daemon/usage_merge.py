@@ -3,18 +3,21 @@
 Every call counts in the lifetime totals of its name. It counts for a version too when the module is registered, the
 version is kept, and all calls of its report were of that version. A mixture must not become a version's statistics.
 
-A batch is merged once: the number of each reporter's last batch is stored in the same transaction. The values of a
-batch are bounded when it is decoded, so none of them can fail here. A row that cannot be read starts from zero, and
-does not stop the writer.
+A batch is merged once: the number of each reporter's last batch is stored in the same transaction. A large batch takes
+several, and how far it is merged is stored with the number. The values of a batch are bounded when it is decoded, so
+none of them can fail here. A row that cannot be read starts from zero, and does not stop the writer.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
+
+import msgspec
 
 from dspy_registry.registry_store import usage_rows
 from dspy_registry.registry_store.advice import declared_timeout, default_ceiling
@@ -24,7 +27,7 @@ from dspy_registry.registry_store.labels import LATEST
 from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.policy import effective_policy
 from dspy_registry.registry_store.policy_rows import declarations
-from dspy_registry.registry_store.reports import Batch, Report
+from dspy_registry.registry_store.reports import Batch, EncodedBatch, Report, read_report
 from dspy_registry.registry_store.selection import split
 from dspy_registry.registry_store.usage import LARGEST_COUNT, ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import Ledger, Row, VersionRow
@@ -36,6 +39,9 @@ from dspy_registry.writer.draft import Draft
 REPORTERS_KEPT: Final = 4096
 UNREGISTERED_KEPT: Final = 8192
 """Rows of unregistered names. Beyond that number, calls of such names are only counted as lost."""
+
+PART_BYTES: Final = 8 * 1024
+"""Encoded bytes of reports that one commit merges. A dense kilobyte takes some 0.7 ms, and others wait meanwhile."""
 
 _FORGET_EVERY: Final = 256  # new reporters
 
@@ -50,9 +56,32 @@ class UsageMerger:
 
     def stage(self, draft: Draft, batches: Iterable[Batch], now: int | None = None) -> None:
         """Stage batches on a draft. `now` is in milliseconds since the epoch. None: the clock's time."""
-        merge = _Merge(draft, time.time_ns() // 1_000_000 if now is None else now)
+        merge = self._begun(draft, now)
         for batch in batches:
-            merge.add(batch)
+            merge.add(batch.reporter, batch.number, batch.reports, batch.lost)
+        self._end(draft, merge)
+
+    def stage_some(
+        self, draft: Draft, batches: Sequence[EncodedBatch], most: int = PART_BYTES, now: int | None = None
+    ) -> int:
+        """Stage the first reports of these batches that are not merged yet: about `most` bytes, at least one.
+
+        Returns how many batches are merged as a whole then, the first ones.
+        """
+        merge = self._begun(draft, now)
+        merge.room = most
+        whole = 0
+        for batch in batches:
+            if not merge.add(batch.reporter, batch.number, batch.reports, batch.lost):
+                break
+            whole += 1
+        self._end(draft, merge)
+        return whole
+
+    def _begun(self, draft: Draft, now: int | None) -> _Merge:
+        return _Merge(draft, time.time_ns() // 1_000_000 if now is None else now)
+
+    def _end(self, draft: Draft, merge: _Merge) -> None:
         merge.stage()
         self._new_reporters += merge.new_reporters
         if self._new_reporters >= _FORGET_EVERY:
@@ -69,26 +98,46 @@ class _Merge:
         self._totals: dict[str, UsageTotal] = {}
         self._versions: dict[tuple[str, int], VersionTotal] = {}
         self._names: dict[tuple[str, ...], str | None] = {}
-        self._numbers: dict[bytes, int] = {}
+        self._progress: dict[bytes, tuple[int, int]] = {}
         self._merged: set[bytes] = set()
         self._lost = 0
-        self._room: int | None = None
+        self._places: int | None = None
+        self.room: float = math.inf
+        """Bytes of encoded reports that may still be added. The last report may exceed it."""
         self.new_reporters = 0
 
-    def add(self, batch: Batch) -> None:
-        if batch.number <= self._last_number(batch.reporter):
-            return
-        self._numbers[batch.reporter] = batch.number
-        self._merged.add(batch.reporter)
-        self._lost += batch.lost
-        for report in batch.reports:
-            name = self._name(report.names)
-            if name is None:
-                self._lost += report.calls
-            else:
-                version = self._version(name, report)
-                too_short = 0 if version is None else version.add(report, self._now)
-                self._total(name).add(report, self._now, too_short)
+    def add(self, reporter: bytes, number: int, reports: Sequence[Report | msgspec.Raw], lost: int) -> bool:
+        """Add what is not merged yet of a batch, while there is room. Returns whether it is merged as a whole then."""
+        last, merged = self._progress_of(reporter)
+        if number < last or (number == last and not merged):
+            return True
+        begin = merged if number == last else 0
+        for at in range(begin, len(reports)):
+            if self.room <= 0:
+                if at > begin:
+                    self._note(reporter, number, at)
+                return False
+            self._add_report(reports[at])
+        self._lost += lost
+        self._note(reporter, number, 0)
+        return True
+
+    def _note(self, reporter: bytes, number: int, merged: int) -> None:
+        self._progress[reporter] = number, merged
+        self._merged.add(reporter)
+
+    def _add_report(self, given: Report | msgspec.Raw) -> None:
+        report = given
+        if isinstance(report, msgspec.Raw):
+            self.room -= len(memoryview(report))
+            report = read_report(report)
+        name = self._name(report.names)
+        if name is None:
+            self._lost += report.calls
+        else:
+            version = self._version(name, report)
+            too_short = 0 if version is None else version.add(report, self._now)
+            self._total(name).add(report, self._now, too_short)
 
     def stage(self) -> None:
         for name, total in self._totals.items():
@@ -96,7 +145,8 @@ class _Merge:
         for (name, number), version in self._versions.items():
             _store(self._draft, versioned_key(name, number), usage_rows.version_codec, version.row())
         for reporter in self._merged:
-            ledger = Ledger(self._numbers[reporter], self._now)
+            number, merged = self._progress[reporter]
+            ledger = Ledger(number, self._now, merged)
             _store(self._draft, usage_rows.ledger_key(reporter), usage_rows.ledger_codec, ledger)
         if self._lost:
             lost = (_load(self._draft, usage_rows.LOST_KEY, usage_rows.lost_codec) or 0) + self._lost
@@ -124,11 +174,11 @@ class _Merge:
                     return registered
         if not names or self._draft.usage_row(names[0].encode()) is not None:
             return names[0] if names else None
-        if self._room is None:
+        if self._places is None:
             kept = UNREGISTERED_KEPT + REPORTERS_KEPT
-            self._room = kept - self._draft.catalog.unregistered_usage(kept)
-        self._room -= 1
-        return names[0] if self._room >= 0 else None
+            self._places = kept - self._draft.catalog.unregistered_usage(kept)
+        self._places -= 1
+        return names[0] if self._places >= 0 else None
 
     # Versions
 
@@ -181,12 +231,13 @@ class _Merge:
             self._totals[name] = UsageTotal(row or Row(ModuleUsage(name), {}))
         return self._totals[name]
 
-    def _last_number(self, reporter: bytes) -> int:
-        if reporter not in self._numbers:
+    def _progress_of(self, reporter: bytes) -> tuple[int, int]:
+        """The number of a reporter's last batch, and how many of its reports are merged; 0: all."""
+        if reporter not in self._progress:
             ledger: Ledger | None = _load(self._draft, usage_rows.ledger_key(reporter), usage_rows.ledger_codec)
-            self._numbers[reporter] = ledger.number if ledger else 0
+            self._progress[reporter] = (ledger.number, ledger.reports) if ledger else (0, 0)
             self.new_reporters += ledger is None
-        return self._numbers[reporter]
+        return self._progress[reporter]
 
 
 def forget_reporters(draft: Draft, kept: int = REPORTERS_KEPT) -> None:

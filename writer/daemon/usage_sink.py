@@ -1,4 +1,4 @@
-"""Usage in the writer daemon: batches that arrive at nearly the same time are merged by one work of the group commit.
+"""Usage in the writer daemon: batches that arrive at nearly the same time are merged together, a part by each work.
 
 A batch is acknowledged when it is durable. So a reporter whose daemon was killed sends it again.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from dspy_registry.registry_store.errors import BusyError, RegistryError
-from dspy_registry.registry_store.reports import read_batch
+from dspy_registry.registry_store.reports import EncodedBatch, open_batch, read_batch, read_report
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
+from dspy_registry.writer.draft import Draft
 
 PERIOD: Final = 0.5
 """Seconds from one merge to the next. A batch that comes later than that is merged at once."""
 _HELD_BYTES: Final = 64 * 1024 * 1024
 _BATCH_BYTES: Final = 1024  # of memory, for a batch beside its encoded bytes
 _MERGED_BYTES: Final = 64 * 1024
-"""Encoded bytes that one merge takes in, beside those of its first batch. Other requests wait for a merge that is
-under way, and memory has a bound: decoded they are some 25 times as large."""
+"""Encoded bytes of the batches that are merged together, beside those of the first. So memory has a bound."""
 _READ_AT_ONCE: Final = 8 * 1024
 """Encoded bytes. A larger batch is looked at outside the loop, when its turn has come."""
 
@@ -34,6 +34,19 @@ def collect_usage(host: Host) -> None:
     host.usage_sink = sink.take
     host.add_task(sink.run)
     host.add_section("usage", sink.status)
+
+
+class _Opened(NamedTuple):
+    """A batch that is being merged."""
+
+    batch: EncodedBatch
+    payload: bytes
+    accepted: asyncio.Future[int]
+
+    @property
+    def held(self) -> int:
+        """The bytes that it counts for."""
+        return len(self.payload) + _BATCH_BYTES
 
 
 _Waiting: TypeAlias = "tuple[bytes, asyncio.Future[int]]"  # an encoded batch, and the future that waits for its merge
@@ -95,34 +108,54 @@ class UsageSink:
             size += len(portion[-1][0])
         return portion
 
-    async def _readable(self, portion: list[_Waiting]) -> list[_Waiting]:
+    async def _readable(self, portion: list[_Waiting]) -> list[_Opened]:
         """The batches that can be read. The reporters of the others are told why not."""
         readable = []
         for payload, accepted in portion:
             try:
+                batch = open_batch(payload)
                 if len(payload) > _READ_AT_ONCE:
-                    await asyncio.to_thread(read_batch, payload)
+                    await asyncio.to_thread(_read_all, batch)
             except RegistryError as error:
                 self._held -= len(payload) + _BATCH_BYTES
                 accepted.set_exception(error)
             else:
-                readable.append((payload, accepted))
+                readable.append(_Opened(batch, payload, accepted))
         return readable
 
     async def _merge(self, portion: list[_Waiting]) -> None:
-        portion = await self._readable(portion)
-        payloads = [payload for payload, _ in portion]
+        """Merge batches, a part of them in each commit: others have their turns in between."""
+        left = await self._readable(portion)
         try:
-            # Decoded one at a time, and once more when a group that failed is staged again.
-            done = await self._host.submit(lambda draft: self._merger.stage(draft, map(read_batch, payloads)))
+            while left:
+                left = await self._merge_some(left)
+        except asyncio.CancelledError:  # the daemon ends: `run` merges what waits
+            self._waiting.extendleft((each.payload, each.accepted) for each in reversed(left))
+            raise
         except Exception as error:
             _log.warning("usage statistics could not be merged, and will be sent again: %s", error)
-            for _, accepted in portion:
-                accepted.set_exception(error)
-            return
-        finally:
-            self._held -= sum(len(payload) + _BATCH_BYTES for payload in payloads)
-        self._batches += len(portion)
+            for each in left:
+                self._held -= each.held
+                each.accepted.set_exception(error)
+
+    async def _merge_some(self, waiting: list[_Opened]) -> list[_Opened]:
+        """Merge the first part of these batches. Returns those that are not merged as a whole then."""
+        batches, whole = [each.batch for each in waiting], 0
+
+        def stage(draft: Draft) -> None:  # again, when a group has failed
+            nonlocal whole
+            whole = self._merger.stage_some(draft, batches)
+
+        done = await self._host.submit(stage)
+        self._batches += whole
         self._merges += 1
-        for _, accepted in portion:
-            accepted.set_result(done.revision)
+        for each in waiting[:whole]:
+            self._held -= each.held
+            each.accepted.set_result(done.revision)
+        return waiting[whole:]
+
+
+def _read_all(batch: EncodedBatch) -> None:
+    """Raises InvalidArgumentError for a report that is not one. Other threads have their turns in between."""
+    for report in batch.reports:
+        read_report(report)

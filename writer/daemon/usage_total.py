@@ -81,8 +81,13 @@ class UsageTotal:
 def _together(parts: Iterable[Buckets]) -> dict[int, int]:
     counts: dict[int, int] = {}
     for part in parts:
-        added(counts, by_key(part).items())
-    return {key: min(count, LARGEST_COUNT) for key, count in counts.items()}
+        if counts:
+            added(counts, by_key(part).items())
+        else:
+            counts = by_key(part)
+    if counts and max(counts.values()) > LARGEST_COUNT:
+        return {key: min(count, LARGEST_COUNT) for key, count in counts.items()}
+    return counts
 
 
 def _summary(counts: dict[int, int]) -> Durations:
