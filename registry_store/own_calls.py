@@ -36,6 +36,7 @@ class OwnCalls:
         self._recent: dict[tuple[str, int, str], Recent] = {}
         self._in_force: dict[str, int] = {}
         self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
+        self._unversioned = 0  # how many entries of `_recent` are of calls under 0
 
     def known(self, names: Iterable[str]) -> list[str]:
         """Those names that calls were counted under: few of all that are asked for."""
@@ -56,7 +57,7 @@ class OwnCalls:
     def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
         """The calls seen of this version. `in_force`: it is the version in force, so calls under 0 belong to it."""
         found = [self._recent.get((name, version, size))]
-        if in_force and self._is_still(name, version):
+        if in_force and (self._unversioned or name in self._in_force) and self._is_still(name, version):
             found.append(self._recent.get((name, IN_FORCE, size)))
         known = [recent for recent in found if recent is not None]
         if not known:
@@ -71,11 +72,13 @@ class OwnCalls:
                 self._forget(next(iter(self._recent)))
             recent = self._recent[key] = Recent()
             self._names[name] += 1
+            self._unversioned += version == IN_FORCE
         return recent
 
     def _forget(self, key: tuple[str, int, str]) -> None:
         if self._recent.pop(key, None) is not None:
             self._names[key[0]] -= 1
+            self._unversioned -= key[1] == IN_FORCE
             if not self._names[key[0]]:
                 del self._names[key[0]]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from dspy_registry.readers.programs import Programs
@@ -313,6 +314,10 @@ def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _is_async(target: Callable[..., Any]) -> bool:
+    if (
+        type(target) is FunctionType and not target.__dict__
+    ):  # the usual case, ten times as quick; a mark is in the dict
+        return bool(target.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
