@@ -1,4 +1,4 @@
-"""Named points in a commit and in an upgrade where tests and benchmarks make the writer die or wait.
+"""Named points in a commit, in an upgrade and in a cluster where tests and benchmarks make the writer die or wait.
 
 $DSPY_REGISTRY_FAILPOINTS holds `name=action` pairs separated by commas. An action is `kill` (SIGKILL to this process),
 `kill@N` (at the N-th time the point is reached) or `sleep:MILLISECONDS`. Unset, as in production, reaching a point
@@ -15,16 +15,16 @@ from typing import Final
 VARIABLE: Final = "DSPY_REGISTRY_FAILPOINTS"
 NAMES: Final = ("before_odd_word", "before_commit", "before_even_word", "before_acknowledgement")
 OF_AN_UPGRADE: Final = ("before_backup", "before_building", "before_replacing", "before_opening")
+OF_A_CLUSTER: Final = ("after_upload", "after_decision", "before_copying", "before_following")
+_ALL: Final = (*NAMES, *OF_AN_UPGRADE, *OF_A_CLUSTER)
 
 
 def parse(text: str) -> dict[str, str]:
     """The actions by name. Raises ValueError for a name that does not exist."""
     actions = dict(pair.split("=", 1) for pair in text.split(",") if pair)
-    unknown = sorted(set(actions).difference(NAMES, OF_AN_UPGRADE))
+    unknown = sorted(set(actions).difference(_ALL))
     if unknown:
-        raise ValueError(
-            f"{VARIABLE}: no failpoint is named {', '.join(unknown)}; there are {(*NAMES, *OF_AN_UPGRADE)}"
-        )
+        raise ValueError(f"{VARIABLE}: no failpoint is named {', '.join(unknown)}; there are {_ALL}")
     return actions
 
 

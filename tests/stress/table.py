@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.stress import damage, disk_errors, environment, inputs, killed_writer, pools, power_loss, readers, soak
+from tests.stress import (
+    cluster,
+    damage,
+    disk_errors,
+    environment,
+    inputs,
+    killed_writer,
+    pools,
+    power_loss,
+    readers,
+    soak,
+)
 from tests.stress.faults import Fault
 
 _ALL: Final = (
@@ -18,5 +29,6 @@ _ALL: Final = (
     inputs.LIVE,
     readers.FAULT,
     environment.FAULT,
+    cluster.FAULT,
 )
 FAULTS: Final[dict[str, Fault]] = {fault.name: fault for fault in _ALL}

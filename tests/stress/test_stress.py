@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.etcd import needs_etcd
 
 
 def try_out(name: str, tmp_path: Path, *options: str) -> None:
@@ -40,6 +41,13 @@ def test_nothing_is_violated_by_a_few_of(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_nothing_is_violated_by(name: str, tmp_path: Path) -> None:
     try_out(name, tmp_path)
+
+
+@needs_etcd
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_nothing_is_violated_by_histories_of_a_cluster(tmp_path: Path) -> None:
+    try_out("cluster", tmp_path)
 
 
 @pytest.mark.full

@@ -48,7 +48,11 @@ class LossyProxy:
                 if self.is_cut:
                     _end(client)
                     continue
-                server = socket.create_connection(self._target)
+                try:
+                    server = socket.create_connection(self._target)
+                except OSError:  # nobody listens there now
+                    _end(client)
+                    continue
                 self._open |= {client, server}
                 ends = threading.Event()
                 for source, target, is_request in ((client, server, True), (server, client, False)):

@@ -4,12 +4,17 @@
     d/b/HOST/ID        the marker, put together with `head`     from then on the records are in force
 
 Then the host copies the records under their own keys, those alone that nothing has changed since, and removes marker
-and pieces. A host that dies before the marker leaves pieces that mean nothing; after it, pieces that are read instead
-of the copies. The next daemon of that host finds both, and removes or copies them.
+and pieces. A copy names the revision of its batch: meanwhile another batch may have shown the same record, and not be
+copied yet. Then the copy is the older one, though its key was put later.
+
+A host that dies before the marker leaves pieces that mean nothing; after it, pieces that are read instead of the
+copies. The next daemon of that host finds both, and removes or copies them.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
@@ -25,6 +30,9 @@ from dspy_registry.writer.cluster.records import KINDS
 
 PLACES_OF_A_CHANGE: Final = 2**20
 """Places in the order of registration that each change of the cluster has. A batch may hold a million modules."""
+_COPY: Final = b"\xc1"  # no value begins so: msgpack never uses it
+_REVISION: Final = struct.Struct(">Q")
+_COPY_BYTES: Final = len(_COPY) + _REVISION.size
 _PIECE_BYTES: Final = 512 * 1024
 _PIECE_RECORDS: Final = 2000
 _COPIED_AT_ONCE: Final = 60
@@ -77,7 +85,7 @@ async def expanded(engine: Engine, keys: Keys, changes: Iterable[KeyValue], revi
     aside as any record of another release is. Raises CompactedError when the pieces are gone.
     """
     found: list[KeyValue] = []
-    for change in changes:
+    for change in map(uncopied, changes):
         found.append(change)
         name = keys.batch_of(change.key)
         if name is not None and change.value is not None:
@@ -115,7 +123,7 @@ def newest(changes: Iterable[KeyValue]) -> list[KeyValue]:
     """Of each key, the newest: a batch counts as long as its records are not copied or changed."""
     found: dict[bytes, KeyValue] = {}
     for change in changes:
-        if change.key not in found or found[change.key].revision < change.revision:
+        if change.key not in found or found[change.key].since < change.since:
             found[change.key] = change
     return list(found.values())
 
@@ -128,15 +136,40 @@ async def copy_out(engine: Engine, keys: Keys, marker: KeyValue) -> None:
     while part := list(islice(records, _COPIED_AT_ONCE)):
         if not await _copy(engine, part):
             for one in part:
-                await _copy(engine, [one])
+                await _copy_one(engine, one)
     await engine.transact({}, {}, removed=(marker.key, keys.pieces + name + b"/"))
 
 
 async def _copy(engine: Engine, records: Sequence[KeyValue]) -> bool:
-    """False: something has changed one of them since."""
+    """False: something has changed one of them since, or a copy of an older batch has."""
     below = {record.key: record.revision + 1 for record in records}
-    puts = {record.key: record.value or b"" for record in records}
-    return (await engine.transact({}, puts, below=below)).succeeded
+    return (await engine.transact({}, _copies(records), below=below)).succeeded
+
+
+async def _copy_one(engine: Engine, record: KeyValue) -> None:
+    """Copy a record, unless its key has a newer one. What an older batch was copied to is older, however late."""
+    expected = 0
+    while True:
+        outcome = await engine.transact({record.key: expected}, _copies([record]), (record.key,))
+        if outcome.succeeded:
+            return
+        current = outcome.found.get(record.key)
+        if current is not None and uncopied(current).since >= record.revision:
+            return
+        expected = current.revision if current is not None else 0
+
+
+def _copies(records: Sequence[KeyValue]) -> dict[bytes, bytes]:
+    return {record.key: _COPY + _REVISION.pack(record.revision) + (record.value or b"") for record in records}
+
+
+def uncopied(change: KeyValue) -> KeyValue:
+    """A change with the value that was copied, and the revision of its batch. Other changes are as they are."""
+    value = change.value
+    if value is None or not value.startswith(_COPY) or len(value) < _COPY_BYTES:
+        return change
+    (revision,) = _REVISION.unpack_from(value, len(_COPY))
+    return dataclasses.replace(change, value=value[_COPY_BYTES:], copied=revision)
 
 
 async def tidy(engine: Engine, keys: Keys) -> None:

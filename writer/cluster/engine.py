@@ -16,13 +16,20 @@ from dspy_registry.registry_store.errors import ClusterUnavailableError
 class KeyValue:
     """A key, its value, and the revision that last wrote it. `value` None: that revision deleted the key.
 
-    `lease` is the one that the key ends with; 0: none.
+    `lease` is the one that the key ends with; 0: none. `copied` is the revision of a batch that showed this value, from
+    which it was copied later; 0: it was not.
     """
 
     key: bytes
     value: bytes | None
     revision: int
     lease: int = 0
+    copied: int = 0
+
+    @property
+    def since(self) -> int:
+        """The revision that first showed this value."""
+        return self.copied or self.revision
 
 
 @dataclass(frozen=True)

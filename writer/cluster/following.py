@@ -109,7 +109,7 @@ def _number(value: bytes, position: Position) -> int:
 def _take_over_all(draft: Draft, keys: Keys, done: Applied, changes: Iterable[KeyValue]) -> None:
     for kind, key, change in _in_order(keys, changes):
         assert change.value is not None
-        reason = take_over(draft, kind, key, change.value, change.revision)
+        reason = take_over(draft, kind, key, change.value, change.since)
         done.settled.add((kind, key))
         if reason:
             done.aside[kind, key] = reason
@@ -129,12 +129,12 @@ def _rank(kind: bytes, change: KeyValue) -> tuple[int, int, int]:
     if kind == META_VOCABULARY:
         return 0, 0, 0
     if kind != MODULES:
-        return 3, change.revision, 0
+        return 3, change.since, 0
     try:
         module = KINDS[MODULES].codec.load(change.value or b"")
     except CorruptRecordError:
-        return 2, change.revision, 0
-    return (1, change.revision, 0) if module.info is None else (2, 0, module.order)
+        return 2, change.since, 0
+    return (1, change.since, 0) if module.info is None else (2, 0, module.order)
 
 
 def adopt_all(
@@ -198,4 +198,4 @@ def differs(draft: Draft, keys: Keys, change: KeyValue) -> bool:
     if place is None:
         return False
     row = load_row(draft, row_key(*place))
-    return row is None or row.revision != change.revision
+    return row is None or row.revision != change.since

@@ -21,6 +21,7 @@ from dspy_registry.registry_store.cluster_rows import Position, position_codec, 
 from dspy_registry.registry_store.errors import ClusterUnavailableError, CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layout import META_CLUSTER
 from dspy_registry.registry_store.scan import value_at
+from dspy_registry.writer import failpoints
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import expanded, newest
 from dspy_registry.writer.cluster.engine import CompactedError, Engine, Events, KeyValue
@@ -210,6 +211,7 @@ class Mirror:
             raise
 
     async def _commit_and_note(self, stage: Callable[[Draft], Applied]) -> int:
+        failpoints.reach("before_following")
         submitted = await self._host.submit(stage)
         done = submitted.result
         self.position = done.position

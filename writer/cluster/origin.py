@@ -20,6 +20,8 @@ import msgspec
 
 from dspy_registry.registry_store.errors import (
     BusyError,
+    ClusterAccessError,
+    ClusterFullError,
     ClusterUnavailableError,
     InvalidArgumentError,
     RegistryError,
@@ -41,6 +43,7 @@ from dspy_registry.registry_store.protocol import (
     Unregister,
     remembered_codec,
 )
+from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
@@ -177,7 +180,6 @@ class Origin:
         try:
             if self.refusal is not None:
                 raise self.refusal
-            await self._make_ready()
             await self._carry_out(works)
         except RegistryError as error:
             self._answer_all(works, error)
@@ -241,6 +243,7 @@ class Origin:
         began, tries = time.monotonic(), 0
         while True:
             tries += 1
+            await self._make_ready()  # another part of the group may have failed meanwhile
             staged = await asyncio.to_thread(self._stage, works)
             if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
                 await self._carry_out(works[: len(works) // 2])
@@ -249,6 +252,7 @@ class Origin:
             marker = await self._put_aside(staged) if staged.is_too_large else None
             outcome = await self._decide(staged)
             if outcome.succeeded:
+                failpoints.reach("after_decision")
                 self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
                 if marker is not None:
                     await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
@@ -295,6 +299,7 @@ class Origin:
         pieces = in_pieces(staged.records)
         prefix = self._keys.pieces + self._keys.host + b"/" + name + b"/"
         staged.expected.update(await upload(self._engine, prefix, pieces))
+        failpoints.reach("after_upload")
         marker = self._keys.batches + self._keys.host + b"/" + name
         staged.puts.clear()
         staged.puts[marker] = batch_codec.dump(Batch(len(pieces), staged.position.number + 1))
@@ -302,6 +307,7 @@ class Origin:
 
     async def _copy_out(self, marker: KeyValue) -> None:
         """Nothing is lost when this fails: the pieces are read instead, and the next start tries again."""
+        failpoints.reach("before_copying")
         try:
             await copy_out(self._engine, self._keys, marker)
         except RegistryError as error:
@@ -331,6 +337,10 @@ class Origin:
             except UnknownOutcomeError as error:
                 is_unknown, last = True, error.message
             except ClusterUnavailableError as error:
+                last = error.message
+            except (ClusterFullError, ClusterAccessError) as error:
+                if not is_unknown:  # otherwise an earlier try may have gone through
+                    raise
                 last = error.message
             if time.monotonic() > deadline:
                 self._replies = None

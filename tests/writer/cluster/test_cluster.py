@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from dspy_registry import ConflictError, Policy, Registry, UnknownModuleError, errors
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.protocol import Done, SetAlias
-from dspy_registry.writer.cluster.batches import Batch, batch_codec, in_pieces
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces
+from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.keys import Keys
+from dspy_registry.writer.cluster.options import ClusterOptions
 from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule
 from tests.conftest import violations
 from tests.support.daemon_process import module, registration
@@ -202,6 +205,36 @@ def test_a_batch_that_was_not_copied_out_is_read_from_its_pieces(tmp_path: Path,
         assert {name: kept[:2] for name, kept in shown(tmp_path / "a").items()} == {
             name: kept[:2] for name, kept in shown(b.path).items()
         }
+
+
+@pytest.mark.parametrize("first", [1, 2], ids=["older copied first", "newer copied first"])
+def test_what_a_batch_is_copied_to_is_as_old_as_the_batch(tmp_path: Path, cluster: EtcdCluster, first: int) -> None:
+    """Two batches hold one module, and each is copied out when both are shown already."""
+    keys = Keys("/dspy-registry/", "0123456789abcdef")
+    with host(tmp_path / "a", cluster) as a:
+        patient(lambda: section(a)["error"] == "" and section(a)["hosts"])
+        for version in (1, 2):
+            record = GlobalModule(version, 1, encode(module("acme.One", estimated_duration=version)))
+            piece = in_pieces({(b"modules", b"acme.One"): KINDS[b"modules"].codec.dump(record)})[0]
+            name = keys.host + b"/%d" % version
+            cluster.put(keys.pieces + name + b"/000000", piece)
+            cluster.put(keys.batches + name, batch_codec.dump(Batch(1, version)))
+        for version in (first, 3 - first):
+            asyncio.run(copied_out(cluster, keys, keys.batches + keys.host + b"/%d" % version))
+            with host(tmp_path / f"late{version}", cluster) as late:
+                for served in (a, late):
+                    patient(lambda served=served: "acme.One" in shown(served.path))
+                    patient(lambda served=served: shown(served.path)["acme.One"][1] == 2)
+                assert shown(a.path) == shown(late.path)
+        assert not cluster.keys(keys.pieces)
+    assert violations(tmp_path / "a") == []
+
+
+async def copied_out(cluster: EtcdCluster, keys: Keys, marker: bytes) -> None:
+    engine = Etcd(ClusterOptions(endpoints=tuple(cluster.urls)))
+    (found,) = (await engine.range_at(marker)).items
+    await copy_out(engine, keys, found)
+    await engine.close()
 
 
 def test_an_alias_waits_for_its_module(tmp_path: Path, cluster: EtcdCluster) -> None:
