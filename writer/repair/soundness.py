@@ -16,7 +16,7 @@ from dspy_registry.registry_store.order import load_row
 from dspy_registry.registry_store.policy_rows import policy_codec, split_key
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.registry_store.revision import ID_BYTES
-from dspy_registry.registry_store.rollout_rows import rollout_codec
+from dspy_registry.registry_store.rollout_rows import load_rollout
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 
 READ: Final = tuple(name for name in layout.DATABASES if name not in (layout.POSTINGS, layout.REQUESTS))
@@ -74,7 +74,7 @@ def _meta(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     if key in _META:
         _META[key].load(value, key, format)
     elif key.startswith(layout.META_ROLLOUT):
-        rollout_codec.load(value, key, format)
+        load_rollout(value, key, format)
     elif not (value.isdigit() if key == layout.META_FORMAT else len(value) == ID_BYTES):
         raise CorruptRecordError("it has another size or form than it must have.")
 
