@@ -38,7 +38,7 @@ OVERTAKEN: Final = "overtaken"
 ACTIVE: Final = (RUNNING, PAUSED)
 
 
-class Plan(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Plan(msgspec.Struct, frozen=True, array_like=True):
     """What an operator asks for. `steps` are the new version's shares in percent, rising to 100.
 
     Each step takes `every` seconds. The share of failures may rise by `max_error_increase` (0.02: two percentage
@@ -87,6 +87,10 @@ class Rollout(msgspec.Struct, frozen=True, array_like=True):
 def plan_problems(plan: Plan) -> Iterator[str]:
     """What is wrong with a plan, one line each."""
     steps = plan.steps
+    numbers = (*(steps if isinstance(steps, (tuple, list)) else ("",)), *msgspec.structs.astuple(plan)[1:])
+    if not all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in numbers):
+        yield "steps is a tuple of numbers, and every, max_error_increase and max_p95_increase are numbers"
+        return
     if not 0 < len(steps) <= MAX_STEPS:
         yield f"there are {len(steps)} steps, there must be 1 to {MAX_STEPS}"
     elif not (steps[0] >= 0.01 and steps[-1] == 100 and all(one < other for one, other in pairwise(steps))):

@@ -56,7 +56,7 @@ def size_class(input_chars: int | None) -> str:
     return "small" if input_chars <= SMALL_INPUT else "normal"
 
 
-class Buckets(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+class Buckets(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Counted durations: how many were zero, and how many fell into which bucket (`duration_buckets`)."""
 
     zeros: Count = 0

@@ -23,7 +23,7 @@ from dspy_registry.registry_store.rollout import (
     observed,
     plan_problems,
 )
-from dspy_registry.registry_store.rollout_rows import rollout_codec, rollout_key
+from dspy_registry.registry_store.rollout_rows import load_rollout, rollout_codec, rollout_key
 from dspy_registry.registry_store.validation import check_version, stored_name_problems
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.labels import set_labels
@@ -44,6 +44,28 @@ class RolloutRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     action: str
     version: int = 0
     plan: Plan = Plan()
+
+
+class _AskedPlan(Plan, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class _AskedRequest(RolloutRequest, frozen=True, array_like=True, forbid_unknown_fields=True):
+    plan: _AskedPlan = _AskedPlan()
+
+
+_decode_asked = msgspec.msgpack.Decoder(_AskedRequest).decode
+_decode = msgspec.msgpack.Decoder(RolloutRequest).decode
+
+
+def decode_request(encoded: bytes) -> RolloutRequest:
+    """A request as a client sent it, not checked. Raises what msgspec raises, also for a guard of a later release.
+
+    A stored plan may have fields that this release does not know. One that is asked for may not: the rollout would go
+    on without what its operator relies on.
+    """
+    _decode_asked(encoded)
+    return _decode(encoded)
 
 
 def checked(request: RolloutRequest) -> RolloutRequest:
@@ -70,7 +92,13 @@ def steer(draft: Draft, request: RolloutRequest, now: int | None = None) -> None
     if request.action == BEGIN:
         _begin(draft, request, now)
         return
-    current = _active(draft, request.name, request.label)
+    try:
+        current = _active(draft, request.name, request.label)
+    except CorruptRecordError:
+        if request.action != ABORT:
+            raise
+        draft.rollouts[rollout_key(request.name, request.label)] = None  # which version was the old one is not known
+        return
     if request.action == ABORT:
         _move(draft, current, ended(current, ABORTED, "an operator ended it", now))
     elif request.action == PAUSE:
@@ -138,7 +166,7 @@ def load(draft: Draft, name: str, label: str) -> Rollout | None:
     """The rollout of a label, also one that has ended; None: there was none. Raises CorruptRecordError."""
     key = rollout_key(name, label)
     row = draft.rollout_rows().get(key)
-    return None if row is None else rollout_codec.load(row, key, draft.catalog.format)
+    return None if row is None else load_rollout(row, key, draft.catalog.format)
 
 
 def _active(draft: Draft, name: str, label: str) -> Rollout:
@@ -180,7 +208,6 @@ def _make_room(draft: Draft) -> None:
 
 def _read(draft: Draft, key: bytes, row: bytes) -> Rollout | None:
     try:
-        found: Rollout = rollout_codec.load(row, key, draft.catalog.format)
+        return load_rollout(row, key, draft.catalog.format)
     except CorruptRecordError:
         return None
-    return found

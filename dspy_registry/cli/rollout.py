@@ -124,11 +124,15 @@ def start(
 def status(names: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     """Print all rollouts, or those of the modules named by their full names. Its daemon must run."""
     with open_client(path) as client:
-        found = client.status().sections.get("rollouts", {}).get("rollouts", [])
-    found = [each for each in found if not names or each["name"] in names]
+        section = client.status().sections.get("rollouts", {})
+    found = [each for each in section.get("rollouts", []) if not names or each["name"] in names]
+    error = section.get("error", "")
     if as_json:
-        console.print_json({"rollouts": found})
-    elif found:
+        console.print_json({"rollouts": found, "error": error})
+        return
+    if error:
+        console.print_warning(error)
+    if found:
         columns = ("label", "state", "from", "to", "percent", "failed", "slow", "began", "reason")
         tables.print_table(columns, map(_row, found))
     else:

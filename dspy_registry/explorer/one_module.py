@@ -81,11 +81,7 @@ def _label(meaning: Label) -> dict[str, Any]:
 
 
 def _rollouts(snapshot: Snapshot, name: str) -> list[dict[str, Any]]:
-    """The last rollout of each label of a module: where it stands, and why it ended."""
-    try:
-        found = snapshot._in_transaction(load_rollouts)
-    except CorruptRecordError:  # `check` tells of it
-        return []
+    """The last rollout of each label of a module: where it stands, and why it ended. `status` tells of damaged ones."""
     return [
         {
             "label": each.label,
@@ -95,7 +91,7 @@ def _rollouts(snapshot: Snapshot, name: str) -> list[dict[str, Any]]:
             "percent": each.weights.get(each.new, 0.0),
             "reason": each.reason,
         }
-        for each in found
+        for each in snapshot._in_transaction(load_rollouts).sound
         if each.name == name
     ]
 

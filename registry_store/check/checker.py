@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final, TypeAlias
 
 import lmdb
 import msgspec
@@ -54,7 +55,8 @@ from dspy_registry.registry_store.sharing import attach, detach, share
 
 __all__ = ["check", "check_apart"]
 
-_SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
+Section: TypeAlias = tuple[str, Callable[[Head], Iterator[Violation]]]
+_SECTIONS: Final[tuple[Section, ...]] = (
     ("modules", postings_and_modules),
     ("aliases", aliases),
     ("layers", layers),
@@ -71,7 +73,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
 def check(target: str | os.PathLike[str] | Environment, progress: Progress | None = None) -> Iterator[Violation]:
     """Every violated invariant of a registry, given as its folder or as an open environment.
 
-    All is read in one transaction, and the writer may go on meanwhile. Run the iterator to its end or close it.
+    All is read in one transaction, and the writer may go on meanwhile. An error of LMDB ends a transaction, so the rest
+    is then read in another one. Run the iterator to its end or close it.
     `progress(done, total)` counts modules. Raises RegistryNotFoundError, StorePermissionError, FormatVersionError.
     """
     try:
@@ -117,21 +120,38 @@ def violations_in(status: int, output: bytes, errors: bytes) -> Iterator[Violati
 
 def _check(environment: Environment, progress: Progress | None) -> Iterator[Violation]:
     before = newest_word(environment.folder)
-    with environment.long_read() as txn:
-        try:
-            head = load_head(txn, environment.dbs, progress)
-        except FormatVersionError:
-            raise
-        except (RegistryError, lmdb.Error) as error:
-            yield Violation(HEAD, "meta", f"{error} Nothing else was looked at.")
-            return
-        yield from _revision_file(environment.folder, head, before)
-        yield from _host_files(environment.folder)
-        for name, section in _SECTIONS:
+    left = list(_SECTIONS)
+    while left:
+        is_first = len(left) == len(_SECTIONS)
+        with environment.long_read() as txn:
             try:
-                yield from section(head)
-            except (lmdb.Error, CorruptRecordError) as error:
-                yield Violation(VALUES, name, f"cannot be read to its end ({error})")
+                head = load_head(txn, environment.dbs, progress)
+            except FormatVersionError:
+                raise
+            except (RegistryError, lmdb.Error) as error:
+                yield Violation(HEAD, "meta", f"{error} Nothing {'else' if is_first else 'more'} was looked at.")
+                return
+            if is_first:
+                yield from _revision_file(environment.folder, head, before)
+                yield from _host_files(environment.folder)
+            yield from _sections(head, left)
+
+
+def _sections(head: Head, left: list[Section]) -> Iterator[Violation]:
+    """Takes sections from the list and looks at them, up to one where LMDB fails: that ends the transaction."""
+    while left:
+        name, section = left.pop(0)
+        try:
+            yield from section(head)
+        except CorruptRecordError as error:
+            yield _unread(name, error)
+        except lmdb.Error as error:
+            yield _unread(name, error)
+            return
+
+
+def _unread(section: str, error: Exception) -> Violation:
+    return Violation(VALUES, section, f"cannot be read to its end ({error})")
 
 
 def _attached(folder: Path) -> Environment:

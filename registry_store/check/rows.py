@@ -51,7 +51,7 @@ from dspy_registry.registry_store.policy import policy_problems
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.protocol import remembered_codec
 from dspy_registry.registry_store.rollout import Rollout
-from dspy_registry.registry_store.rollout_rows import rollout_codec, rollout_key
+from dspy_registry.registry_store.rollout_rows import load_rollout, rollout_key
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 from dspy_registry.registry_store.validation import stored_name_problems
 
@@ -313,7 +313,7 @@ def meta_rows(head: Head) -> Iterator[Violation]:
             elif key.startswith(META_GLOBAL):
                 global_row_codec.load(value, key, format)
             elif key.startswith(META_ROLLOUT):
-                yield from _rollout(key, rollout_codec.load(value, key, format))
+                yield from _rollout(key, load_rollout(value, key, format))
             elif key not in (META_FORMAT, META_ID):
                 unseal(value, f"the row of {text(key)}", key_seal(seal, key, format))
         except CorruptRecordError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import struct
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dspy_registry import FormatVersionError, ModuleInfo, RegistryNotFoundError, RegistryWriter, StoreError
+from dspy_registry import FormatVersionError, ModuleInfo, Policy, RegistryNotFoundError, RegistryWriter, StoreError
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.changes import Alias, alias_codec
 from dspy_registry.registry_store.check.checker import check, check_apart
@@ -25,10 +26,13 @@ from dspy_registry.registry_store.sharing import attach, detach
 from tests.conftest import violations
 from tests.support import TESTS, raw_access
 from tests.support.damages import DAMAGE, exchange, exchange_a_member, put_dumped, put_sealed
-from tests.support.raw_access import Get, Put, behind, opened, posting
+from tests.support.raw_access import Get, Put, behind, flipped, opened, posting
 from tests.support.usage_helpers import batches, merge
 
 folder = raw_access.folder
+
+LEAF, DIRTY = 0x02, 0x10
+"""Flags of LMDB's pages."""
 
 
 def found_in(folder: Path) -> set[tuple[str, str]]:
@@ -262,3 +266,22 @@ def test_a_million_modules_are_checked_in_bounded_memory(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True)
     assert int(done.stdout) < 256 * 1024
+
+
+def test_i10_what_lmdb_cannot_read_hides_nothing_that_is_read_later(tmp_path: Path) -> None:
+    """LMDB ends a transaction in which it finds damage."""
+    path = tmp_path / "damaged"
+    with RegistryWriter(path) as writer:
+        writer.register_modules([ModuleInfo(f"a.M{i}", metadata={"t": "x" * 500}) for i in range(100)])
+        writer.set_policy("acme.*", Policy(max_concurrency=4))
+    with opened(path) as (get, put):
+        put("policies", b"client\0acme.*", flipped(get("policies", b"client\0acme.*")))
+    data = bytearray((path / layout.DATA_FILE).read_bytes())
+    for page in range(0, len(data), mmap.PAGESIZE):
+        if b"a.M50\x93" in data[page : page + mmap.PAGESIZE] and data[page + 10] == LEAF:
+            data[page + 10] = DIRTY
+    (path / layout.DATA_FILE).write_bytes(data)
+    found = list(check_apart(path))
+    assert (found[0].where, "MDB_CORRUPTED" in found[0].message) == ("modules", True)
+    assert "policies/client/acme.*" in {violation.where.replace("\0", "/") for violation in found}
+    assert not [violation for violation in found if "BAD_TXN" in violation.message]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -34,7 +36,9 @@ from tests.support.rollout_figures import (
     FACTORS,
     calls_until_return,
     is_returned_though_equal,
+    return_row,
     slow_calls_until_return,
+    slow_row,
 )
 
 NOTHING = Block()
@@ -63,12 +67,41 @@ def test_a_version_that_takes_twice_as_long_is_returned() -> None:
     assert share([slow_calls_until_return(2.0, 500, seed) > 0 for seed in range(50)]) >= 0.95
 
 
-def test_the_page_has_a_row_for_each_simulated_rate() -> None:
+def figures_of_the_page(first: float) -> list[float]:
+    """The row of docs/rollouts.md that begins so."""
     page = (ROOT / "docs" / "rollouts.md").read_text(encoding="utf-8")
-    for base in BASES:
-        assert f"\n| {100 * base:g} | " in page
-    for factor in FACTORS:
-        assert f"\n| {factor:g} | " in page
+    return numbers(next(line for line in page.splitlines() if line.startswith(f"| {first:g} |")))
+
+
+def numbers(row: str) -> list[float]:
+    return [float(cell) for cell in row.strip("| ").split("|")]
+
+
+ROWS = [(100 * base, partial(return_row, base)) for base in BASES] + [
+    (factor, partial(slow_row, factor)) for factor in FACTORS if factor not in (1.0, 2.0)
+]
+
+
+@pytest.mark.parametrize(("first", "row"), ROWS)
+def test_each_row_of_the_page_is_what_some_runs_show(first: float, row: Callable[[int], str]) -> None:
+    """Within four standard deviations. The case for `make stress` makes the same runs as the page."""
+    runs = 25
+    for told, found in zip(figures_of_the_page(first)[1:], numbers(row(runs))[1:], strict=True):
+        share = min(max(told / 100, 0.01), 0.99)
+        assert abs(found - told) <= 400 * math.sqrt(share * (1 - share) / runs)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize(("first", "row"), ROWS)
+def test_each_row_of_the_page_is_computed(first: float, row: Callable[[], str]) -> None:
+    assert numbers(row()) == figures_of_the_page(first)
+
+
+def test_the_page_keeps_what_is_promised() -> None:
+    rows = {base: figures_of_the_page(100 * base)[1:] for base in BASES}
+    assert max(equal for *_, equal in rows.values()) <= 5.0
+    for base, least in ((0.1, 85.0), (0.2, 99.0)):
+        assert min(rows[base][:2]) >= least
 
 
 # The test
@@ -156,6 +189,10 @@ def test_what_has_ended_stays() -> None:
         Plan((0.0, 100.0)),
         Plan((float("nan"), 100.0)),
         Plan(every=-1.0),
+        Plan(("10", 100.0)),  # type: ignore[arg-type]
+        Plan(10.0),  # type: ignore[arg-type]
+        Plan(every="10m"),  # type: ignore[arg-type]
+        Plan(max_error_increase=None),  # type: ignore[arg-type]
         Plan(max_error_increase=1.5),
         Plan(max_p95_increase=float("nan")),
         Plan(tuple(float(step) for step in range(1, 18))),

@@ -21,9 +21,12 @@ from dspy_registry import (
 )
 from dspy_registry.registry_store import layout, meta_pages
 from dspy_registry.registry_store.backup import backup
+from dspy_registry.registry_store.codec import database_seal, key_seal, seal
 from dspy_registry.registry_store.layout import versioned_key
+from dspy_registry.registry_store.rollout_rows import rollout_key
 from dspy_registry.writer.repair.repair import Repaired, repair
 from dspy_registry.writer.restore import restore
+from dspy_registry.writer.rollouts import RolloutRequest, steer
 from tests.conftest import violations
 from tests.stress.damage_bytes import PAGES, damage_data
 from tests.stress.oracle import contents
@@ -332,3 +335,60 @@ def test_a_damaged_program_is_taken_from_the_backup_or_named(labelled: Path, tmp
 def rows_of(path: Path, database: str) -> dict[bytes, bytes]:
     with opened(path) as (get, _):
         return {key: get(database, key) for key in keys_of(path, database)}
+
+
+POLICY = b"client\0acme.*"
+
+
+@pytest.mark.parametrize("has_backup", [False, True])
+@pytest.mark.parametrize("is_page", [False, True])
+def test_a_damaged_policy_is_taken_from_the_backup_or_named(
+    labelled: Path, tmp_path: Path, has_backup: bool, is_page: bool
+) -> None:
+    backup(tmp_path / "backup", labelled)
+    expected = rows_of(labelled, "policies")
+    if is_page:
+        overwrite_pages(labelled, POLICY + b"\x81")
+    else:
+        damage(labelled, "policies", POLICY)
+    done = repair(labelled, tmp_path / "new", backups=tmp_path / "backup" if has_backup else None)
+    where = "policies/client/acme.*"
+    assert (where in taken(done), any(place.startswith("policies") for place in lost(done))) == (
+        has_backup,
+        not has_backup,
+    )
+    assert has_backup or is_page or where in lost(done)
+    assert rows_of(tmp_path / "new", "policies") == (expected if has_backup else {})
+    assert violations(tmp_path / "new") == []
+
+
+def test_a_policy_that_is_none_is_named_and_hinders_nothing(labelled: Path, tmp_path: Path) -> None:
+    row = seal(b"\x93\x01\x02\x03", key_seal(database_seal(layout.POLICIES), POLICY, 2))
+    for _ in range(2):
+        with opened(labelled) as (_, put):
+            put("policies", POLICY, row)
+    done = repair(labelled, tmp_path / "new")
+    assert "cannot be decoded" in lost(done)["policies/client/acme.*"]
+    assert violations(tmp_path / "new") == []
+
+
+def test_a_damaged_rollout_is_named(labelled: Path, tmp_path: Path) -> None:
+    request = RolloutRequest("acme.Qa", "first", "begin", 24)
+    with RegistryWriter(labelled) as writer:
+        writer.store.committer.commit(lambda draft: steer(draft, request))
+    repair(labelled, tmp_path / "sound")
+    key = rollout_key("acme.Qa", "first")
+    assert rows_of(tmp_path / "sound", "meta")[key] == rows_of(labelled, "meta")[key]
+    damage(labelled, "meta", key)
+    done = repair(labelled, tmp_path / "new")
+    assert list(lost(done)) == [f"meta/{key.decode()}".replace("\0", "/")]
+    assert key not in rows_of(tmp_path / "new", "meta")
+
+
+def overwrite_pages(path: Path, content: bytes) -> None:
+    """With zeros: every page that holds this."""
+    data = bytearray((path / layout.DATA_FILE).read_bytes())
+    for at in range(0, len(data), PAGE):
+        if content in data[at : at + PAGE]:
+            data[at : at + PAGE] = bytes(PAGE)
+    (path / layout.DATA_FILE).write_bytes(data)

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
 
 _decode_labels = msgspec.msgpack.Decoder(tuple[LabelUpdate, ...]).decode
-_decode_rollout = msgspec.msgpack.Decoder(rollouts.RolloutRequest).decode
 _decode_module = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 Reply = Callable[["ClientRequest", Answer], None]
@@ -222,7 +221,7 @@ def decode_rollout(encoded: bytes) -> rollouts.RolloutRequest:
     if found := excess(encoded):
         raise ProtocolError(f"a request for a rollout {found} to be read.")
     try:
-        return _decode_rollout(encoded)
+        return rollouts.decode_request(encoded)
     except UNREADABLE as error:
         raise ProtocolError(f"a request for a rollout is not understood: {error}.") from error
 

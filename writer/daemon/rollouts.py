@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
+from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.rollout import DONE, RUNNING, Rollout
 from dspy_registry.registry_store.rollout_blocks import error_block, error_rate, no_row, slow_block
-from dspy_registry.registry_store.rollout_rows import load_rollouts
+from dspy_registry.registry_store.rollout_rows import Rollouts, load_rollouts
 from dspy_registry.registry_store.usage_rows import VersionRow, has_versions, version_codec
 from dspy_registry.writer.daemon.host import Host, Submitted
 from dspy_registry.writer.draft import Draft
@@ -56,15 +56,19 @@ class RolloutKeeper:
         self._clock = clock
         self._every = every
         self._seen: dict[tuple[str, str], _Seen] = {}
-        self._error = ""
+        self._error = self._told = ""
 
     def status(self) -> dict[str, Any]:
-        """The rollouts, also those that have ended, as `plain` gives them. `error`: why none goes on; "": nothing."""
+        """The rollouts, also those that have ended, as `plain` gives them.
+
+        `error`: why some do not go on; "": all do.
+        """
         try:
             found = self._stored()
         except RegistryError as error:
             return {"rollouts": [], "error": error.message}
-        return {"rollouts": [plain(each) for each in found], "error": self._error}
+        error = " ".join(filter(None, (_damages(found), self._error)))
+        return {"rollouts": [plain(each) for each in found.sound], "error": error}
 
     async def run(self) -> None:
         """Look now and then, until cancelled. Of the hosts of a cluster, only the one that leads looks."""
@@ -72,10 +76,11 @@ class RolloutKeeper:
         while True:
             has_led = self._leads and (has_led or await self._begin())
             await asyncio.sleep(self._every)
-            error = await self._look_at_all() if has_led and self._leads else ""
+            error = await self._errors() if has_led and self._leads else ""
             if error and error != self._error:
                 _log.error("a rollout does not go on: %s", error)
             self._error = error
+            self._tell_of_damage()
 
     @property
     def _leads(self) -> bool:
@@ -87,7 +92,7 @@ class RolloutKeeper:
     async def _begin(self) -> bool:
         """Go on where another daemon stopped: what was called meanwhile, nobody has looked at. False: not now."""
         self._seen.clear()
-        if any(each.state == RUNNING for each in self._try_stored()):
+        if any(each.state == RUNNING for each in self._sound()):
             try:
                 await self._submit(lambda draft: begin_step_again(draft, self._now()))
             except RegistryError as error:
@@ -95,29 +100,36 @@ class RolloutKeeper:
                 return False
         return True
 
-    async def _look_at_all(self) -> str:
-        """Look at each rollout. Returns why one of them does not go on; "": all do."""
-        problem = ""
+    async def _errors(self) -> str:
+        return " ".join([f"{place}: {why}" async for place, why in self._look_at_all()])
+
+    async def _look_at_all(self) -> AsyncIterator[tuple[str, str]]:
+        """Look at each rollout. Yields those that do not go on, and why: each by itself."""
+        for rollout in self._sound():
+            try:
+                await self._look(rollout)
+            except RegistryError as error:
+                yield f"{rollout.name}@{rollout.label}", error.message
+
+    def _tell_of_damage(self) -> None:
         try:
-            for rollout in self._stored():
-                try:
-                    await self._look(rollout)
-                except RegistryError as error:
-                    problem = f"{rollout.name}@{rollout.label}: {error.message}"
-        except CorruptRecordError as error:
-            problem = f"{error.message} A new rollout of that label takes its place."
-        return problem
+            damages = _damages(self._stored())
+        except RegistryError:
+            return
+        if damages and damages != self._told:
+            _log.error("rollouts are damaged: %s", damages)
+        self._told = damages
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
-    def _try_stored(self) -> list[Rollout]:
+    def _sound(self) -> list[Rollout]:
         try:
-            return self._stored()
+            return self._stored().sound
         except RegistryError:
             return []
 
-    def _stored(self) -> list[Rollout]:
+    def _stored(self) -> Rollouts:
         with self._host.environment.reading() as txn:
             return load_rollouts(txn, self._host.environment.dbs)
 
@@ -150,6 +162,14 @@ class RolloutKeeper:
 def _loaded(value: bytes, key: bytes, format: int) -> VersionRow:
     row: VersionRow = version_codec.load(value, key, format)
     return row
+
+
+def _damages(found: Rollouts) -> str:
+    """What to say of rollouts that cannot be read; "": nothing."""
+    if not found.damaged:
+        return ""
+    named = " ".join(f"{place}: {why}" for place, why in found.damaged.items())
+    return f"{named} `rollout abort` drops such a rollout and leaves its label as it is; a new one takes its place."
 
 
 def plain(rollout: Rollout) -> dict[str, Any]:

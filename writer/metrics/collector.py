@@ -147,7 +147,7 @@ class Figures(Collector):
         environment = self._host.environment
         with environment.long_read() as txn:
             found = load_rollouts(txn, environment.dbs)
-        yield from rollout_families.families(found)
+        yield from rollout_families.families(found.sound)
 
     def _limits(self) -> Iterator[Metric]:
         environment = self._host.environment

@@ -84,7 +84,16 @@ class Found:
 
     def lacks(self, database: bytes) -> bool:
         """Whether rows of a database may be missing."""
-        return database in self.broken or any(name == database for name, _ in self.unsound)
+        return not self.is_whole(database) or any(name == database for name, _ in self.unsound)
+
+    def is_whole(self, database: bytes) -> bool:
+        """Whether the key of each row is known: no page is unreadable, and there are as many as the tree counts."""
+        return database not in self.broken and not self.unnamed(database)
+
+    def unnamed(self, database: bytes) -> int:
+        """How many rows the newest state has by its own count whose keys nobody knows."""
+        named = len(self.rows[database]) + sum(name == database for name, _ in self.unsound)
+        return max(0, self.entries.get(database, 0) - named)
 
 
 def read(folder: Path, progress: Reading | None = None) -> Found:
@@ -125,7 +134,7 @@ def _read_database(states: _States, database: bytes, found: Found) -> None:
     for row in states.rows(newest, database, lambda error: found.tell(database, error)):
         found.take(database, row.key, row.value, NEWEST)
     for page in before if found.lacks(database) else ():
-        is_whole = database not in found.broken
+        is_whole = found.is_whole(database)
         for row in states.rows(page, database, lambda _: None):
             if not is_whole or (database, row.key) in found.unsound:
                 found.take(database, row.key, row.value, BEFORE)

@@ -65,7 +65,7 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
     newest = max([state.revision, *(stored.provenance.revision for stored in modules.records.values())])
     head = State(newest, state.committed_at, modules.next_sequence)
     return {
-        layout.META: {**_meta(head, implications, defaults), **_rollouts(found)},
+        layout.META: {**_meta(head, implications, defaults), **_rollouts(found, account)},
         layout.MODULES: records,
         layout.HISTORY: past,
         layout.SEQUENCES: _sequences(modules.records),
@@ -76,7 +76,7 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
         layout.USAGE: _usage(found, modules, account),
         layout.LABELS: labels,
         layout.PROGRAMS: programs,
-        layout.POLICIES: _copied(layout.POLICIES, found, account),
+        layout.POLICIES: _policies(found, backup, account),
     }
 
 
@@ -124,8 +124,15 @@ def _meta_value(found: Found, backup: Found, key: bytes, codec: Any, account: Ac
     return None
 
 
-def _rollouts(found: Found) -> Rows:
-    return {key: row for key, row in found.rows[layout.META].items() if key.startswith(layout.META_ROLLOUT)}
+def _rollouts(found: Found, account: Account) -> Rows:
+    """As they are. None is taken from the backup: its label may have moved since."""
+    rows = {key: row for key, row in found.rows[layout.META].items() if key.startswith(layout.META_ROLLOUT)}
+    for key in rows:
+        _tell_origin(account, layout.META, key, found.origin.get((layout.META, key), NEWEST))
+    for (database, key), reason in found.unsound.items():
+        if database == layout.META and key.startswith(layout.META_ROLLOUT):
+            account.lose(database, key, reason)
+    return rows
 
 
 def _meta(head: State, implications: dict[str, Implications], defaults: Defaults) -> Rows:
@@ -217,20 +224,36 @@ def _makes(name: str, layers: dict[str, Layer], stored: StoredModule) -> bool:
 
 def _aliases(found: Found, backup: Found, modules: Modules, account: Account) -> Rows:
     rows: Rows = {}
-    lost = {key: reason for (database, key), reason in found.unsound.items() if database == layout.ALIASES}
-    for source, origin in ((found, NEWEST), (backup, _BACKUP)):
-        for key, value in source.rows[layout.ALIASES].items():
-            is_wanted = source is found or key in lost or layout.ALIASES in found.broken
-            if key in rows or not is_wanted:
-                continue
-            meaning: Alias = alias_codec.load(value, key, source.format)
-            if meaning.name in modules.records:
-                rows[key] = alias_codec.dump(meaning, key, _NEW)
-                _tell_origin(account, layout.ALIASES, key, found.origin.get((layout.ALIASES, key), origin))
-            elif source is found:
-                account.lose(layout.ALIASES, key, f"{meaning.name}, which it means, is lost")
+    for source, key, value, origin in _candidates(layout.ALIASES, found, backup):
+        if key in rows:
+            continue
+        meaning: Alias = alias_codec.load(value, key, source.format)
+        if meaning.name in modules.records:
+            rows[key] = alias_codec.dump(meaning, key, _NEW)
+            _tell_origin(account, layout.ALIASES, key, origin)
+        elif source is found:
+            account.lose(layout.ALIASES, key, f"{meaning.name}, which it means, is lost")
     _lose_unsound(layout.ALIASES, found, rows, account)
     return rows
+
+
+def _policies(found: Found, backup: Found, account: Account) -> Rows:
+    rows: Rows = {}
+    for source, key, value, origin in _candidates(layout.POLICIES, found, backup):
+        if key not in rows:
+            rows[key] = _sealed_again(layout.POLICIES, key, value, source.format)
+            _tell_origin(account, layout.POLICIES, key, origin)
+    _lose_unsound(layout.POLICIES, found, rows, account)
+    return rows
+
+
+def _candidates(database: bytes, found: Found, backup: Found) -> Iterator[tuple[Found, bytes, bytes, str]]:
+    """(source, key, value, origin) of each row; of the backup those that may be lost. The first of a key counts."""
+    for key, value in found.rows[database].items():
+        yield found, key, value, found.origin.get((database, key), NEWEST)
+    for key, value in backup.rows[database].items():
+        if not found.is_whole(database) or (database, key) in found.unsound:
+            yield backup, key, value, _BACKUP
 
 
 def _tell_origin(account: Account, database: bytes, key: bytes, origin: str) -> None:
@@ -254,23 +277,14 @@ def _usage(found: Found, modules: Modules, account: Account) -> Rows:
     return rows
 
 
-def _copied(database: bytes, found: Found, account: Account) -> Rows:
-    rows = {}
-    for key, value in found.rows[database].items():
-        rows[key] = _sealed_again(database, key, value, found.format)
-        _tell_origin(account, database, key, found.origin.get((database, key), NEWEST))
-    _lose_unsound(database, found, rows, account)
-    return rows
-
-
 def _lose_unsound(database: bytes, found: Found, rows: Rows, account: Account) -> None:
     for (where, key), reason in found.unsound.items():
         if where == database and key not in rows:
             account.lose(database, _readable(database, key), reason)
-    named = len(found.rows[database]) + sum(1 for where, _ in found.unsound if where == database)
-    unnamed = found.entries.get(database, 0) - max(named, len(rows))
-    if database in found.broken and unnamed > 0:
-        account.lose(database, "", f"{unnamed} rows on pages that cannot be read")
+    unnamed = min(found.unnamed(database), found.entries.get(database, 0) - len(rows))
+    if unnamed > 0:
+        why = "on pages that cannot be read" if database in found.broken else "that the database counts and no page has"
+        account.lose(database, "", f"{unnamed} rows {why}")
 
 
 def _readable(database: bytes, key: bytes) -> Any:

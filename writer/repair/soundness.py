@@ -13,9 +13,10 @@ from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.labels import label_codec, label_problems
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec, rank
 from dspy_registry.registry_store.order import load_row
+from dspy_registry.registry_store.policy_rows import policy_codec, split_key
 from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.registry_store.revision import ID_BYTES
-from dspy_registry.registry_store.rollout_rows import rollout_codec
+from dspy_registry.registry_store.rollout_rows import load_rollout
 from dspy_registry.registry_store.usage_rows import row_codec, version_codec, version_of_key
 
 READ: Final = tuple(name for name in layout.DATABASES if name not in (layout.POSTINGS, layout.REQUESTS))
@@ -73,7 +74,7 @@ def _meta(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     if key in _META:
         _META[key].load(value, key, format)
     elif key.startswith(layout.META_ROLLOUT):
-        rollout_codec.load(value, key, format)
+        load_rollout(value, key, format)
     elif not (value.isdigit() if key == layout.META_FORMAT else len(value) == ID_BYTES):
         raise CorruptRecordError("it has another size or form than it must have.")
 
@@ -112,6 +113,11 @@ def _label(_database: bytes, key: bytes, value: bytes, format: int) -> None:
         raise CorruptRecordError("it is no label.")
 
 
+def _policy(_database: bytes, key: bytes, value: bytes, format: int) -> None:
+    split_key(key)
+    policy_codec.load(value, key, format)
+
+
 def _change(_database: bytes, key: bytes, value: bytes, format: int) -> None:
     if change_codec.load(value, key, format).revision != int.from_bytes(key, "big"):
         raise CorruptRecordError("the entry of another revision stands there.")
@@ -142,4 +148,5 @@ _LOOKS: Final[dict[bytes, Callable[[bytes, bytes, bytes, int], None]]] = {
     layout.CHANGES: _change,
     layout.USAGE: _usage_row,
     layout.LABELS: _label,
+    layout.POLICIES: _policy,
 }

@@ -39,7 +39,7 @@ def test_a_rollout_by_hand(labelled: Path) -> None:
         for action in ("pause", "resume"):
             assert run("rollout", action, NAME, "--label", "live").returncode == 0
         assert "running" in run("rollout", "status", NAME).stdout
-        assert answer("rollout", "status", "acme.Other") == {"rollouts": []}
+        assert answer("rollout", "status", "acme.Other") == {"rollouts": [], "error": ""}
         assert run("rollout", "abort", NAME, "--label", "live").returncode == 0
         assert answer("label", "list", NAME)["labels"][0]["versions"] == {"1": 100.0}
         assert refusal("rollout", "abort", NAME, "--label", "live")[1]["type"] == "InvalidArgumentError"

@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from dspy_registry import InvalidArgumentError, Registry, RegistryWriter, UnknownModuleError, UnknownVersionError
+from dspy_registry import (
+    InvalidArgumentError,
+    Registry,
+    RegistryWriter,
+    UnknownModuleError,
+    UnknownVersionError,
+    WriterClient,
+)
+from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.rollout import Plan
-from dspy_registry.registry_store.rollout_rows import rollout_key
+from dspy_registry.registry_store.rollout_rows import load_rollouts, rollout_key
+from dspy_registry.writer.rollouts import RolloutRequest, steer
 from tests.support import rollout_daemon
 from tests.support.client_kinds import Opened, either
 from tests.support.daemon_process import Served, daemon_of
@@ -138,11 +147,50 @@ def test_what_cannot_begin_changes_nothing(registry_folder: Path, clock: Path) -
         assert named(registry_folder) == {1: 10_000}
 
 
-def test_a_damaged_rollout_is_told_and_gives_way(registry_folder: Path, clock: Path) -> None:
-    key = rollout_key(NAME, "live")
+OTHER = rollout_key("acme.Damaged", "live")
+
+
+@pytest.fixture
+def damaged(registry_folder: Path, clock: Path) -> Path:
+    """The clock of a registry with a row of a rollout that cannot be read."""
     with RegistryWriter(registry_folder) as writer:
-        writer.store.committer.commit(lambda draft: draft.rollouts.update({key: b"damaged"}))
-    with served_by(registry_folder, clock) as served, served.client() as client:
-        until(lambda: client.status().sections["rollouts"]["error"])
+        writer.store.committer.commit(lambda draft: draft.rollouts.update({OTHER: b"damaged"}))
+    return clock
+
+
+def error_of(client: WriterClient) -> str:
+    return str(client.status().sections["rollouts"]["error"])
+
+
+def test_a_damaged_rollout_is_told_and_all_others_go_on(registry_folder: Path, damaged: Path) -> None:
+    with served_by(registry_folder, damaged) as served, served.client() as client:
+        assert "acme.Damaged@live: a rollout: stored bytes" in error_of(client)
         client.start_rollout(NAME, 2, label="live", plan=PLAN)
-        assert facts(client)["state"] == "running"
+        Traffic(registry_folder, damaged, (0, 100.0), (0, 100.0)).until(lambda: facts(client)["state"] == "done")
+        assert named(registry_folder) == {2: 10_000}
+        with pytest.raises(CorruptRecordError):
+            client.steer_rollout("acme.Damaged", "pause", label="live")
+        client.steer_rollout("acme.Damaged", "abort", label="live")
+        assert error_of(client) == ""
+
+
+def test_a_damaged_rollout_gives_way_to_a_new_one(registry_folder: Path, clock: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        row = {rollout_key(NAME, "live"): b"damaged"}
+        writer.store.committer.commit(lambda draft: draft.rollouts.update(row))
+    with served_by(registry_folder, clock) as served, served.client() as client:
+        assert error_of(client)
+        client.start_rollout(NAME, 2, label="live", plan=PLAN)
+        assert (facts(client)["state"], error_of(client)) == ("running", "")
+
+
+def test_readers_leave_out_a_damaged_rollout(registry_folder: Path, damaged: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        request = RolloutRequest(NAME, "live", "begin", 2)
+        writer.store.committer.commit(lambda draft: steer(draft, request))
+    with Registry(registry_folder) as registry, registry.snapshot() as snapshot:
+        found = snapshot._in_transaction(load_rollouts)
+        assert [each.name for each in found.sound] == [NAME]
+        assert list(found.damaged) == ["acme.Damaged@live"]
+    with RegistryWriter(registry_folder) as writer:  # the registry must be sound when the test ends
+        writer.store.committer.commit(lambda draft: draft.rollouts.update({OTHER: None}))
