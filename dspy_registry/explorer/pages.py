@@ -83,7 +83,7 @@ def share(rate: float | None) -> str:
 
 
 def named(shares: dict[str, float]) -> str:
-    """What a label names: "version 3", or "version 3: 90 %, version 4: 10 %" with blanks that do not break, or "nothing"."""
+    """What a label names: "version 3", or "version 3: 90 %, version 4: 10 %", or "nothing"."""
     if len(shares) == 1:
         return f"version {next(iter(shares))}"
     return (
