@@ -13,11 +13,13 @@ PAGE: Final = 50
 """Modules on one page."""
 LONGEST_WORD: Final = 300
 _MOST_WORDS: Final = 64
+_LONGEST_LIST: Final = 8_000
+"""Characters of one value that holds several words: a name alone may have 255 bytes."""
 
 Level = Literal["", "low", "medium", "high", "very_high"]
 Choice = Literal["", "yes", "no"]
 Word = Annotated[str, Field(max_length=LONGEST_WORD)]
-Words = Annotated[list[Word], Field(max_length=_MOST_WORDS)]
+Words = Annotated[list[Annotated[str, Field(max_length=_LONGEST_LIST)]], Field(max_length=_MOST_WORDS)]
 _CHOICES: Final = {"yes": True, "no": False}
 
 

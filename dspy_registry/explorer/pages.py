@@ -19,6 +19,7 @@ from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.filters import Asked, AskedQuery
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.site import Site
+from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.vocabulary import LEVELS
 
@@ -47,10 +48,13 @@ def templates() -> Environment:
         alarm=alarm,
         value=shortened,
         shares=named,
+        by=by,
         count=lambda number: "–" if number is None else f"{number:,}",
         query=urlencode,
     )
-    environment.globals.update(sparkline=charts.sparkline, chart_width=charts.WIDTH, chart_height=charts.HEIGHT)
+    environment.globals.update(
+        zone=zone, sparkline=charts.sparkline, chart_width=charts.WIDTH, chart_height=charts.HEIGHT
+    )
     return environment
 
 
@@ -59,6 +63,13 @@ def when(milliseconds: float | None) -> str:
     if not milliseconds:
         return "never"
     return datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def zone() -> str:
+    """The zone of the times that `when` gives, such as "CET (UTC+01:00)"."""
+    now = datetime.now().astimezone()
+    offset = now.strftime("%z")
+    return f"{now:%Z}" if now.tzname() == "UTC" else f"{now:%Z} (UTC{offset[:3]}:{offset[3:5]})"
 
 
 def iso(milliseconds: float) -> str:
@@ -72,16 +83,26 @@ def share(rate: float | None) -> str:
 
 
 def named(shares: dict[str, float]) -> str:
-    """What a label names: "version 3", or "version 3 90 %, version 4 10 %"; "–": nothing."""
+    """What a label names: "version 3", or "version 3: 90 %, version 4: 10 %", or "nothing"."""
     if len(shares) == 1:
         return f"version {next(iter(shares))}"
-    return ", ".join(f"version {version} {share:.3g} %" for version, share in shares.items()) or "–"
+    return (
+        ", ".join(f"version {version}: {share:.3g}\N{NO-BREAK SPACE}%" for version, share in shares.items())
+        or "nothing"
+    )
+
+
+def by(requester: str) -> str:
+    """Who asked for a change, as the end of a sentence; "": it is not known."""
+    return "" if requester == shown_requester(None) else f", by {requester}"
 
 
 def shortened(value: Any) -> str:
     """A value as text: words as they are, others as JSON, at most LONGEST_VALUE characters."""
-    if value is None:
+    if value is None or value == [] or value == {}:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
         text = ", ".join(value[:100]) + (f", and {len(value) - 100} more" if len(value) > 100 else "")
     else:
@@ -208,6 +229,7 @@ def _growth(store: dict[str, Any]) -> dict[str, Any] | None:
         "height": _GROWTH_HEIGHT,
         "largest": max(sizes),
         "since": samples[0]["at"] * 1000,
+        "until": samples[-1]["at"] * 1000,
         "grown": sizes[-1] - sizes[0],
     }
 

@@ -83,9 +83,10 @@ def test_kubernetes_accepts_the_daemon_set() -> None:
 
 
 @pytest.mark.full
-def test_the_compose_file_keeps_its_schema() -> None:
+@pytest.mark.parametrize("name", ["compose.yaml", "cluster.yaml"])
+def test_the_compose_file_keeps_its_schema(name: str) -> None:
     pytest.importorskip("check_jsonschema")
-    compose = DEPLOY / "docker" / "compose.yaml"
+    compose = DEPLOY / "docker" / name
     checked(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", compose)
 
 

@@ -151,12 +151,12 @@ def test_calls_counted_are_calls_made_whatever_is_restarted(served: Path, tmp_pa
                     ):  # they send their last calls: the daemon has to be there
                         time.sleep(0.05)
                     load.until(400)
-                    scraped += [measured(first.values()), measured(first.values())]
+                    scraped += scrapes(first, 2, calls)
                     first.kill()
                     load.until(600)
                     with measured_daemon(served, *manifests()) as second:
                         load.until(900)
-                        scraped += scrapes(second, 5)
+                        scraped += scrapes(second, 5, calls)
                         load.stop()
                         assert server.end(signal.SIGTERM) == 0, server.log.read_text()
                         made = calls.stat().st_size
@@ -171,10 +171,12 @@ def children(pid: int) -> set[str]:
     return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
-def scrapes(daemon: Measured, count: int) -> list[float]:
+def scrapes(daemon: Measured, count: int, calls: Path) -> list[float]:
+    """What the metrics say meanwhile: never more calls than were made by then."""
     found = []
     for _ in range(count):
         found.append(measured(daemon.values()))
+        assert found[-1] <= calls.stat().st_size
         time.sleep(0.2)
     return found
 

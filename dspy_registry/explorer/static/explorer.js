@@ -36,7 +36,9 @@ function replace(page) {
     const next = page.getElementById(part.id);
     if (!next || isBusy(part) || next.outerHTML === part.dataset.seen) continue;
     const seen = next.outerHTML;
+    const scrolled = [...part.querySelectorAll(".scroll")].map((area) => area.scrollLeft);
     part.replaceWith(next);
+    next.querySelectorAll(".scroll").forEach((area, place) => { area.scrollLeft = scrolled[place] || 0; });
     next.dataset.seen = seen;
     offerCopies(next);
   }
@@ -54,8 +56,13 @@ function offerCopies(root) {
     button.textContent = "Copy";
     button.setAttribute("aria-label", `Copy ${code.textContent}`);
     button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(code.textContent);
-      button.textContent = "Copied";
+      if (navigator.clipboard) { // only there on loopback and with TLS
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = "Copied";
+      } else {
+        document.getSelection().selectAllChildren(code);
+        button.textContent = "Selected";
+      }
     });
     code.after(button);
   }

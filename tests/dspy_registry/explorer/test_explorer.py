@@ -141,11 +141,11 @@ def test_labels_stand_beside_the_versions_that_they_name(site: Explorer) -> None
     found = site.json("/api/v1/modules/acme.Qa")
     assert found["labels"]["live"]["percents"] == {"1": 90.0, "2": 10.0}
     page = site.get("/modules/acme.Qa").text
-    assert "version 1 90 %, version 2 10 %" in page
+    assert "version 1: 90\xa0%, version 2: 10\xa0%" in page
     assert page.count('<span class="tag">@live</span>') == 2
     changed = [change["labels"] for change in site.json("/api/v1/changes")["changes"] if change["labels"]]
     assert changed == [[{"name": "acme.Qa", "label": "live", "old": {}, "new": {"1": 90.0, "2": 10.0}}]]
-    assert "@live</code>: – → version 1 90 %" in site.get("/changes").text
+    assert "@live</code>: nothing → version 1: 90\xa0%" in site.get("/changes").text
 
 
 def test_what_a_record_holds_cannot_become_markup(site: Explorer) -> None:
