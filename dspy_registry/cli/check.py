@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from dspy_registry.cli import console
+from dspy_registry.cli.tables import print_text
 from dspy_registry.cli.waiting import when_started
 
 
@@ -35,7 +36,7 @@ def check(path: Path | None, as_json: bool) -> int:
         plain = [msgspec.to_builtins(found) for found in violations]
         console.print_json({"path": str(folder), "violations": plain, "old_names": msgspec.to_builtins(old)})
     else:
-        click.echo("\n".join(map(str, violations)) or f"{folder} is sound")
+        print_text("\n".join(map(str, violations)) or f"{folder} is sound")
         for name in old.modules:
             console.print_warning(f"{name!r} is no name for a module any longer: `dspy-registry rename` gives another.")
         for alias in old.aliases:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from dspy_registry.cli.tables import colour, printable
+from dspy_registry.cli.drawing import fitted
+from dspy_registry.cli.tables import colour, line_width, printable
 from dspy_registry.registry_store.paths import ENVIRONMENT_VARIABLE
 from dspy_registry.registry_store.protocol import Progress
 
@@ -108,14 +109,20 @@ def print_done(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
         click.echo(f"{printable(text)}, as of revision {facts['revision']}")
 
 
-def say(text: str) -> None:
-    """A line for people, on stderr, beside the answer on stdout."""
-    click.echo(text, err=True, color=colour())
+def say(text: str, *, mark: str = "", mark_colour: str = "") -> None:
+    """A line for people, on stderr, beside the answer on stdout. `mark` is a word before it."""
+    width = line_width(sys.stderr)
+    lines = (f"{mark} {text}" if mark else text).split("\n")
+    parts = [part for line in lines for part in ([line] if width is None else fitted(line, width))]
+    if mark:
+        parts[0] = click.style(mark, fg=mark_colour, bold=True) + parts[0][len(mark) :]
+    for part in parts:
+        click.echo(part, err=True, color=colour())
 
 
 def print_warning(text: str) -> None:
     """A warning, on stderr."""
-    say(f"{click.style('warning:', fg='yellow', bold=True)} {printable(text)}")
+    say(printable(text), mark="warning:", mark_colour="yellow")
 
 
 def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = False) -> None:
@@ -124,7 +131,7 @@ def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = Fa
         error = {"error": {"type": kind, "message": message, "remedy": remedy}}
         click.echo(encode_json(error), err=True)
         return
-    say(f"{click.style('error:', fg='red', bold=True)} {printable(message)}")
+    say(printable(message), mark="error:", mark_colour="red")
     if remedy:
         say(printable(remedy))
 

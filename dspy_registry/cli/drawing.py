@@ -17,6 +17,7 @@ _GAP: Final = 2
 _READABLE: Final = 24
 """Characters. A text is wrapped no narrower, unless it is shorter."""
 _INDENT: Final = "  "
+_FURTHER: Final = 4
 
 
 class Cell(NamedTuple):
@@ -81,6 +82,18 @@ def drawn(table: Sequence[Column], width: int) -> Iterator[str]:
                 yield from (_INDENT + line for line in _one_column(labelled, width - len(_INDENT), ""))
 
 
+def fitted(text: str, width: int, indent: int | None = None) -> list[str]:
+    """A line in lines of at most `width`; one that fits is as it is.
+
+    Those that follow the first begin with `indent` spaces; None: with some more than the line.
+    """
+    if len(text) <= width:
+        return [text]
+    if indent is None:
+        indent = min(len(text) - len(text.lstrip()) + _FURTHER, width // 2)
+    return textwrap.wrap(_parted(text, width - indent), width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
 def _widths(table: Sequence[Column], width: int) -> list[int]:
     """The columns' widths. What is left over goes to those that wrap, from the left."""
     widths = [column.narrowest for column in table]
@@ -122,8 +135,16 @@ def _one_column(cell: Cell, width: int, colour: str) -> Iterator[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    lines = [textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in text.split("\n")]
+    lines = [textwrap.wrap(_parted(line, width), width, break_on_hyphens=False) or [""] for line in text.split("\n")]
     return [part for parts in lines for part in parts]
+
+
+def _parted(text: str, width: int) -> str:
+    """The text with a space after the @ of each word that fits into no line: there it is wrapped, and loses it."""
+    for word in text.split():
+        if len(word) > width and "@" in word:
+            text = text.replace(word, word.replace("@", "@ "))
+    return text
 
 
 def _styled(text: str, colour: str) -> str:

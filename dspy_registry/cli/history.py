@@ -116,7 +116,7 @@ def _old_and_new(changed: dict[str, tuple[Any, Any]]) -> dict[str, dict[str, Any
 
 def _print_values(title: str, changed: dict[str, tuple[Any, Any]]) -> None:
     if changed:
-        click.echo(f"\n{title}")
+        tables.print_text(f"\n{title}")
         rows = ((field, _shown(old), _shown(new)) for field, (old, new) in changed.items())
         tables.print_table(("field", "old", "new"), rows)
 

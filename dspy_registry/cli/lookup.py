@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -221,5 +221,6 @@ def _row(snapshot: Snapshot, name: str) -> tuple[object, ...]:
     return (*row, _source(stored.provenance.source, snapshot.overridden(name)))
 
 
-def _source(source: str, overridden: Iterable[str]) -> str:
-    return " over ".join((source, *overridden))
+def _source(source: str, overridden: Sequence[str]) -> object:
+    """What declared it, in a colour when that hides what others declare."""
+    return tables.Marked(" over ".join((source, *overridden)), "yellow") if overridden else source

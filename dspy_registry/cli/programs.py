@@ -93,9 +93,9 @@ def show(name: str, key: str | None, path: Path | None, as_json: bool) -> None:
         return
     tables.print_fields((field, value) for field, value in facts_of(stored).items())
     for text in texts:
-        click.echo(f"\n{tables.printable(text.name)}  {tables.printable(text.kind)}")
+        tables.print_text(f"\n{tables.printable(text.name)}  {tables.printable(text.kind)}")
         for line in _lines(text):
-            click.echo(f"  {tables.printable(line)}")
+            tables.print_text(f"  {tables.printable(line)}")
 
 
 @program.command("export", short_help="Write the state of a program, as DSPy saves it.")
@@ -127,12 +127,12 @@ def diff(old: str, new: str, path: Path | None, as_json: bool) -> int:
         console.print_json({"old": facts_of(before), "new": facts_of(after), "changes": changes})
     else:
         for change in changes:
-            click.echo(f"{tables.printable(change.predictor)}  {change.part}")
+            tables.print_text(f"{tables.printable(change.predictor)}  {change.part}")
             for sign, lines in (("-", change.old), ("+", change.new)):
                 for line in lines:
-                    click.echo(f"  {sign} {tables.printable(line)}")
+                    tables.print_text(f"  {sign} {tables.printable(line)}")
         if not changes:
-            click.echo("the programs are equal")
+            tables.print_text("the programs are equal")
     return 1 if changes else 0
 
 

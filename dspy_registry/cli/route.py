@@ -91,7 +91,7 @@ def _show(route: Route, explain: bool, as_json: bool) -> None:
         console.print_json({**_plain(route), **({"explained": route.explain()} if explain else {})})
         return
     if explain:
-        click.echo(route.explain())
+        tables.print_text(route.explain())
         return
     unit = UNITS[route.alternatives[0].cost_unit]
     columns = ("module", "version", "score", "expected ms", f"cost in {unit}", "failures", "timeout ms")

@@ -9,15 +9,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 import click
 import msgspec
 
-from dspy_registry.cli.drawing import Cell, Column, drawn, least_width
+from dspy_registry.cli.drawing import Cell, Column, drawn, fitted, least_width
 from dspy_registry.registry_store.records import ModuleInfo
 
 _ROWS_WORTH_DRAWING: Final = 2_000
+_LABEL: Final = 20
+_BELOW: Final = 4
+_NARROWEST: Final = 40
 
 MODULE_COLUMNS: Final = ("name", "category", "capabilities", "needs", "pool", "ms", "native")
 SPARE_MODULE_COLUMNS: Final = ("native", "needs")
@@ -75,13 +78,43 @@ def _align(table: Sequence[Column]) -> None:
 
 
 def print_fields(fields: Iterable[Sequence[object]]) -> None:
-    """Rows of a name, a value and further cells about it."""
-    for name, *cells in fields:
-        label = click.style(f"{printable(name):<20}", fg="cyan", bold=True)
-        first, *more = "  ".join(_styled(_cell(cell)) for cell in cells).split("\n")
-        click.echo(f"{label} {first}".rstrip(), color=colour())
-        for line in more:
-            click.echo(f"{'':<20} {line}", color=colour())
+    """Rows of a name, a value and further cells about it.
+
+    On a terminal, a value that does not fit beside its name is wrapped, or stands below.
+    """
+    width = line_width(sys.stdout)
+    for name, *values in fields:
+        label, cells = printable(name), list(map(_cell, values))
+        lines = "  ".join(cell.text for cell in cells).split("\n")
+        beside = max(len(label), _LABEL) + 1
+        if width is None or all(beside + len(line) <= width for line in lines):
+            _print_field(label, "  ".join(map(_styled, cells)).split("\n"), _LABEL + 1)
+            continue
+        is_below = any(beside + len(word) > width for line in lines for word in line.split())
+        indent = _BELOW if is_below else _LABEL + 1
+        parts = [part for line in lines for part in fitted(line, width - indent, 0)]
+        shown = [_styled(Cell(part, cells[0].colour)) for part in parts]
+        _print_field(label, ["", *shown] if is_below or len(label) > _LABEL else shown, indent)
+
+
+def _print_field(label: str, lines: Sequence[str], indent: int) -> None:
+    first, *more = lines
+    click.echo(f"{click.style(f'{label:<{_LABEL}}', fg='cyan', bold=True)} {first}".rstrip(), color=colour())
+    for line in more:
+        click.echo(f"{'':<{indent}}{line}", color=colour())
+
+
+def print_text(text: str) -> None:
+    """Lines of text. On a terminal, one that is too long is continued below it, indented further."""
+    width = line_width(sys.stdout)
+    for line in text.split("\n"):
+        for part in [line] if width is None else fitted(line, width):
+            click.echo(part)
+
+
+def line_width(stream: TextIO) -> int | None:
+    """The most characters of a line. None: it is no terminal, and a line may be of any length."""
+    return max(_NARROWEST, shutil.get_terminal_size().columns) if stream.isatty() else None
 
 
 def _cell(value: object) -> Cell:

@@ -11,7 +11,7 @@ import msgspec
 
 from dspy_registry.cli import console
 from dspy_registry.cli.numbers import Number, Whole
-from dspy_registry.cli.tables import printable
+from dspy_registry.cli.tables import print_text, printable
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.registry_store.changes import Change, shown_requester
 from dspy_registry.registry_store.labels import shown_versions
@@ -50,7 +50,7 @@ def _show(change: Change, as_json: bool) -> None:
         return
     when = f"{change.revision:>8}  {console.local_time(change.committed_at)}"
     for what in _lines(change):
-        click.echo(f"{when}  {what}")
+        print_text(f"{when}  {what}")
 
 
 def _lines(change: Change) -> Iterator[str]:

@@ -141,4 +141,4 @@ def test_a_rollout_of_one_host_does_not_join(registry_folder: Path) -> None:
         writer.store.committer.commit(lambda draft: stage_join(draft, joined, ()))
         environment = writer.store.environment
         with environment.reading() as txn:
-            assert load_rollouts(txn, environment.dbs) == []
+            assert load_rollouts(txn, environment.dbs).sound == []
