@@ -67,8 +67,8 @@ class RolloutKeeper:
             found = self._stored()
         except RegistryError as error:
             return {"rollouts": [], "error": error.message}
-        error = " ".join(filter(None, (_damages(found), self._error)))
-        return {"rollouts": [plain(each) for each in found.sound], "error": error}
+        errors = " ".join(filter(None, (_damages(found), self._error)))
+        return {"rollouts": [plain(each) for each in found.sound], "error": errors}
 
     async def run(self) -> None:
         """Look now and then, until cancelled. Of the hosts of a cluster, only the one that leads looks."""
