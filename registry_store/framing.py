@@ -39,7 +39,8 @@ class FrameReader:
                 end = start + HEADER_BYTES + self._length(self._held[start : start + HEADER_BYTES])
                 if end > len(self._held):
                     break
-                payload = bytes(self._held[start + HEADER_BYTES : end])
+                with memoryview(self._held) as held:  # a slice of the bytes would be one more copy of them
+                    payload = bytes(held[start + HEADER_BYTES : end])
                 start = end
                 yield payload
         finally:

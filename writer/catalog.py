@@ -7,23 +7,13 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Final
 
-from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import Alias, Implications, State, alias_codec, implications_codec
 from dspy_registry.registry_store.codec import decode_record, key_text, open_record
 from dspy_registry.registry_store.errors import AmbiguousNameError, CorruptRecordError, UnknownModuleError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.labels import Label, label_codec, labels_of
 from dspy_registry.registry_store.layers import DISCOVERED, Defaults, Layer, defaults_codec, layer_codec
-from dspy_registry.registry_store.layout import (
-    META_CLUSTER,
-    META_DEFAULTS,
-    META_VOCABULARY,
-    layer_key,
-    sequence_row_key,
-    split_posting_key,
-    versioned_key,
-    versioned_prefix,
-)
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, load_names, load_row, row_of
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.policy_rows import load_rows
@@ -42,7 +32,10 @@ _MODULES_KEPT: Final = 256
 
 
 class Catalog:
-    """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones."""
+    """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones.
+
+    `empty` are databases known to be empty; those that are found to be are added. None: none is known.
+    """
 
     def __init__(
         self,
@@ -51,6 +44,7 @@ class Catalog:
         aliases: AliasIndex | None = None,
         classes: ClassIndex | None = None,
         programs: ProgramIndex | None = None,
+        empty: set[bytes] | None = None,
     ) -> None:
         self._txn = txn
         self._dbs = dbs
@@ -58,22 +52,26 @@ class Catalog:
         self._alias_index = aliases or AliasIndex()
         self._class_index = classes or ClassIndex()
         self._program_index = programs or ProgramIndex()
+        self._empty = set() if empty is None else empty
         self.format = dbs.format
         self.state: State = lookup.load_state(txn, dbs)
 
-    # Whether there are any, looked at when it is asked for: that takes as long as reading a row.
-    has_history = cached_property(lambda self: self._has_entries(self._dbs.history))
-    has_layers = cached_property(lambda self: self._has_entries(self._dbs.layers))
-    has_programs = cached_property(lambda self: self._has_entries(self._dbs.programs))
-    has_labels = cached_property(lambda self: self._has_entries(self._dbs.labels))
+    # Whether there are any, looked at when it is asked for: that takes longer than reading a row.
+    has_history = cached_property(lambda self: self._has_entries(layout.HISTORY))
+    has_layers = cached_property(lambda self: self._has_entries(layout.LAYERS))
+    has_programs = cached_property(lambda self: self._has_entries(layout.PROGRAMS))
+    has_labels = cached_property(lambda self: self._has_entries(layout.LABELS))
 
     @property
     def dbs(self) -> Databases:
         """The databases that it reads."""
         return self._dbs
 
-    def _has_entries(self, database: object) -> bool:
-        return database is not None and bool(self._txn.stat(database)["entries"])
+    def _has_entries(self, name: bytes) -> bool:
+        database = getattr(self._dbs, name.decode())
+        if name not in self._empty and (database is None or not self._txn.stat(database)["entries"]):
+            self._empty.add(name)
+        return name not in self._empty
 
     def module(self, name: str) -> StoredModule | None:
         """The stored module of this full name, or None. Raises CorruptRecordError."""
@@ -102,7 +100,7 @@ class Catalog:
             return None, []
         terms = []
         for place, value in self._txn.cursor(self._dbs.postings):
-            split = split_posting_key(place)
+            split = layout.split_posting_key(place)
             if (
                 split is not None
                 and split[1] == block_of(sequence)
@@ -119,7 +117,7 @@ class Catalog:
 
     def names_in_row(self, number: int) -> list[str]:
         """The names of a row of sequences, GONE where there is no module. A copy, of the full length."""
-        key = sequence_row_key(number)
+        key = layout.sequence_row_key(number)
         value = self._txn.get(key, None, self._dbs.sequences)
         if value is None:
             return [GONE] * NAMES_PER_ROW
@@ -141,7 +139,7 @@ class Catalog:
 
     def has_version(self, name: str, version: int) -> bool:
         """Whether this version is kept in the history."""
-        key = versioned_key(name, version)
+        key = layout.versioned_key(name, version)
         return self._txn.get(key, None, self._dbs.history) is not None
 
     def row(self, database: bytes, key: bytes) -> bytes | None:
@@ -231,7 +229,7 @@ class Catalog:
 
     def _discovered(self) -> Iterator[tuple[str, Layer]]:
         """(name, layer) of every discovered module whose layer can be read."""
-        ending = layer_key("", DISCOVERED)
+        ending = layout.layer_key("", DISCOVERED)
         for key, value in self._txn.cursor(self._dbs.layers):
             if key.endswith(ending):
                 with suppress(CorruptRecordError):
@@ -269,15 +267,15 @@ class Catalog:
 
     def implications(self) -> dict[str, Implications]:
         """Capability implications, by source."""
-        stored = self._txn.get(META_VOCABULARY, None, self._dbs.meta)
-        implications: dict[str, Implications] = implications_codec.load(stored, META_VOCABULARY, self.format)
+        stored = self._txn.get(layout.META_VOCABULARY, None, self._dbs.meta)
+        implications: dict[str, Implications] = implications_codec.load(stored, layout.META_VOCABULARY, self.format)
         return implications
 
     @cached_property
     def defaults(self) -> Defaults:
         """The rules for discovered modules, by source."""
-        stored = self._txn.get(META_DEFAULTS, None, self._dbs.meta)
-        return {} if stored is None else defaults_codec.load(stored, META_DEFAULTS, self.format)
+        stored = self._txn.get(layout.META_DEFAULTS, None, self._dbs.meta)
+        return {} if stored is None else defaults_codec.load(stored, layout.META_DEFAULTS, self.format)
 
     @cached_property
     def policies(self) -> dict[tuple[str, str], Policy]:
@@ -286,7 +284,7 @@ class Catalog:
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""
-        return lookup.vocabulary_of(self._txn.get(META_VOCABULARY, None, self._dbs.meta), self.format)
+        return lookup.vocabulary_of(self._txn.get(layout.META_VOCABULARY, None, self._dbs.meta), self.format)
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """(name, stored bytes) of every module."""
@@ -303,7 +301,7 @@ class Catalog:
     @property
     def position(self) -> bytes | None:
         """How far this host has followed a cluster, as stored. None: it belongs to none."""
-        return value_at(self._txn, self._dbs.meta, META_CLUSTER)
+        return value_at(self._txn, self._dbs.meta, layout.META_CLUSTER)
 
     def kept_versions(self, name: str) -> list[int]:
         """The versions in the history of this full name, newest first."""
@@ -331,7 +329,7 @@ class Catalog:
 
     def version_rows(self, name: str) -> list[bytes]:
         """The keys of the rows of `usage` of all versions of this full name."""
-        return [key for key, _ in self.usage_rows(versioned_prefix(name)) if version_of_key(key) is not None]
+        return [key for key, _ in self.usage_rows(layout.versioned_prefix(name)) if version_of_key(key) is not None]
 
     def is_kept(self, name: str, version: int) -> bool:
         """Whether a version of a registered module is in force or in its history."""

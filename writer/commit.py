@@ -59,6 +59,7 @@ class Committer:
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
         self._programs = ProgramIndex()
+        self._empty: set[bytes] = set()  # databases; no other writer commits in between, as `Ownership` verifies
 
     @property
     def revision(self) -> int:
@@ -97,13 +98,14 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 number = self._ownership.verify(txn)
-                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs, self._empty)
                 draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
                 if not operations:
                     txn.abort()
                     return catalog.state.revision
+                self._empty.difference_update(operations.puts)
                 write(txn, self._environment, operations)
                 self._land(txn, operations, number)
                 self.last_change = operations.change
@@ -171,6 +173,7 @@ class Committer:
                 )
             self._environment.close()
             self._environment.open()
+        self._empty.clear()
         self._ownership.recover()
         self._is_word_right = True
 

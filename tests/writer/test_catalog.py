@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from dspy_registry import ModuleInfo, RegistryWriter
-from dspy_registry.writer import catalog
+from dspy_registry.registry_store import codec
+from dspy_registry.registry_store.labels import label_update
+from dspy_registry.writer import catalog, labels
 from dspy_registry.writer.draft import Draft
+
+UPDATES = (label_update("acme.One", "stable", 1, None),)
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the records that were decoded, in order."""
     names: list[str] = []
-    open_record: Callable[[Any, str], Any] = catalog.open_record
+    open_record: Callable[[Any, str], Any] = codec.open_record
 
     def noted(value: Any, name: str) -> Any:
         names.append(name)
@@ -39,6 +43,41 @@ def test_each_commit_reads_anew(registry_folder: Path) -> None:
     with RegistryWriter(registry_folder) as writer:
         for number in range(3):
             writer.register_module(ModuleInfo("acme.One", metadata={"n": number}), expected_version=number)
+
+
+def label_and_fail(draft: Draft) -> None:
+    labels.set_labels(draft, UPDATES)
+    raise ZeroDivisionError
+
+
+def test_what_is_known_to_be_empty_is_what_is_empty(registry_folder: Path) -> None:
+    def holds(writer: RegistryWriter) -> dict[str, bool]:
+        found: dict[str, bool] = {}
+
+        def look(draft: Draft) -> None:
+            for kind in ("history", "layers", "programs", "labels"):
+                database = getattr(draft.catalog.dbs, kind)
+                found[kind] = getattr(draft.catalog, f"has_{kind}")
+                assert found[kind] == bool(draft.catalog._txn.stat(database)["entries"])
+
+        writer.store.committer.commit(look)
+        return found
+
+    with RegistryWriter(registry_folder) as writer:
+        assert not holds(writer)["labels"]
+        writer.register_module(ModuleInfo("acme.One"))
+        assert not holds(writer)["history"]
+        writer.register_module(ModuleInfo("acme.One", metadata={"n": 1}))
+        assert holds(writer)["history"]
+        with pytest.raises(ZeroDivisionError):  # a commit that is undone changes nothing of that
+            writer.store.committer.commit(label_and_fail)
+        assert not holds(writer)["labels"]
+        writer.set_label("acme.One", "stable", 1)
+        assert holds(writer)["labels"]
+        writer.remove_label("acme.One", "stable")
+        assert not holds(writer)["labels"]
+        writer.set_label("acme.One", "stable", 2)
+        assert holds(writer)["labels"]
 
 
 def test_modules_that_were_read_are_kept_up_to_a_bound(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from dspy_registry.writer.daemon.group import Work
 
 _AT_LEAST: Final = 20e-6
 """Seconds that a turn counts at once. What it took is known only when it has been staged."""
+_COSTLY: Final = 500e-6  # seconds
 _KEPT: Final = 4096
 
 K = TypeVar("K", bound=Hashable)
@@ -81,6 +82,7 @@ class FairQueue:
         self._users: Turns[int | None] = Turns()
         self._clients: dict[int | None, Turns[bytes]] = {}
         self._works: dict[tuple[int | None, bytes], deque[Work]] = {}
+        self._took: dict[bytes, float] = {}  # of clients with costly works: seconds of their last ones
         self._arrived = threading.Condition()
         self._is_ended = False
 
@@ -120,6 +122,16 @@ class FairQueue:
             user = user_of(work)
             self._users.charge(user, seconds)
             self._clients[user].charge(work.client, seconds)
+            if seconds >= _COSTLY:
+                self._took[work.client] = seconds
+            elif self._took:
+                self._took.pop(work.client, None)
+            if len(self._took) > _KEPT:
+                self._took.clear()
+
+    def expected(self, work: Work) -> float:
+        """How long staging a work will take in seconds, by the last one of its client. 0: not long, or unknown."""
+        return self._took.get(work.client, 0.0)
 
     def _queue_of(self, work: Work) -> deque[Work]:
         return self._works.setdefault((user_of(work), work.client), deque())

@@ -67,8 +67,8 @@ class _Staged:
 class Group:
     """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit.
 
-    Staging ends after `seconds`, though never before the first work: `left` are those that were not staged.
-    `charge` is told what each work took.
+    Staging ends before a work that would take it beyond `seconds`, though never before the first: `left` are those that
+    were not staged. `expected` tells how long a work will take, as far as it is known. `charge` is told what it took.
     """
 
     def __init__(
@@ -77,10 +77,12 @@ class Group:
         replies: ReplyCache,
         seconds: float = math.inf,
         charge: Callable[[Work, float], None] = lambda work, seconds: None,
+        expected: Callable[[Work], float] = lambda work: 0.0,
     ) -> None:
         self._works = works
         self._seconds = seconds
         self._charge = charge
+        self._expected = expected
         self.left: Sequence[Work] = ()
         self._replies = replies
         self._clients: dict[bytes, _Staged] = {}
@@ -93,7 +95,7 @@ class Group:
         """Stage every work on the draft, or note its failure. Raises lmdb.Error."""
         began = at = time.monotonic()
         for number, work in enumerate(self._works):
-            if at - began > self._seconds:
+            if number and at - began + self._expected(work) > self._seconds:
                 self._works, self.left = self._works[:number], self._works[number:]
                 break
             try:

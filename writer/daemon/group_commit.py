@@ -160,7 +160,7 @@ class GroupCommit:
             self._fail(works, self._failure)
             return
         seconds = staging_seconds(self._committer.last_sync, self._bounds.staging)
-        group = Group(works, self._replies, seconds, self._inbox.charge)
+        group = Group(works, self._replies, seconds, self._inbox.charge, self._inbox.expected)
         self._began = began = time.monotonic()
         try:
             try:

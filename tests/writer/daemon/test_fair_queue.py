@@ -124,6 +124,22 @@ def test_who_is_put_back_is_not_overtaken_for_ever(users: tuple[int, int], costl
         assert rounds_until(b"quiet") <= costly + 1
 
 
+def test_what_a_client_took_last_is_expected_of_it() -> None:
+    queue = FairQueue()
+    costly, cheap = Named(1, b"costly", 1), Named(1, b"cheap", 1)
+    for work, seconds in ((costly, 0.004), (cheap, 0.0001)):
+        queue.put(work)
+        queue.charge(work, seconds)
+    assert (queue.expected(costly), queue.expected(cheap), queue.expected(Named(1, b"new", 1))) == (0.004, 0.0, 0.0)
+    queue.charge(costly, 0.0001)
+    assert queue.expected(costly) == 0.0
+    for number in range(10_000):
+        work = Named(1, b"%d" % number, 1)
+        queue.put(work)
+        queue.charge(work, 1.0)
+    assert len(queue._took) <= 4096
+
+
 def test_nothing_comes_of_an_empty_queue_and_all_of_an_ended_one() -> None:
     queue = FairQueue()
     assert queue.get(0) is None

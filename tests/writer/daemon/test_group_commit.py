@@ -357,3 +357,27 @@ def test_a_group_stages_for_as_long_as_the_disk_is_worth() -> None:
     assert staging_seconds(0.003, 0.01) == 0.006
     assert staging_seconds(1.0, 0.01) == 0.01
     assert staging_seconds(0.0, 0.001) == 0.001
+
+
+class Quick(Work):
+    def stage(self, draft: Draft) -> None:
+        pass
+
+    def success(self, revision: int) -> int:
+        return revision
+
+
+def test_a_costly_work_waits_for_the_next_group_so_that_the_others_do_not_wait_for_it(groups: Groups) -> None:
+    works = [Quick() for _ in range(4)]
+
+    def staged(expected: dict[Work, float]) -> list[Work]:
+        group = Group(works, groups.replies, 100.0, expected=lambda work: expected.get(work, 0.0))
+        revision = groups.store.committer.commit(group.stage)
+        done = [work for work, _ in group.conclude(revision)]
+        assert [*done, *group.left] == works
+        return done
+
+    assert staged({}) == works
+    assert staged({works[2]: 200.0}) == works[:2]
+    assert staged({works[0]: 200.0}) == works, "the first one is always staged"
+    assert staged(dict.fromkeys(works, 200.0)) == works[:1]
