@@ -13,7 +13,7 @@ from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import Plan, plan_find, plan_term
 from dspy_registry.readers.policies import ModulePolicy
-from dspy_registry.readers.route import Route
+from dspy_registry.readers.route import Advice, Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.readers.views import Items, Values
 from dspy_registry.registry_store.advice import Standing, default_ceiling
@@ -24,6 +24,7 @@ from dspy_registry.registry_store.errors import (
     UnknownVersionError,
 )
 from dspy_registry.registry_store.labels import Label
+from dspy_registry.registry_store.own_calls import NOTHING, Own
 from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
@@ -359,25 +360,32 @@ class Queries(Mapping[str, ModuleInfo]):
         found = self._in_force(name)
         declared = self._declared(found.info, input_size, optimize_latency)
         longest = self._policy_of(found.info.name).policy.max_timeout
-        return self._observed(found, declared, size_class(input_size), basis, longest)
+        size = size_class(input_size)
+        return self._observed(found, declared, size, basis, longest, self._seen(found, size))
+
+    def _seen(self, found: InForce, size: str) -> Own:
+        """What this process saw itself of a version."""
+        return self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
 
     def _observed(
-        self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None
+        self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None, own: Own
     ) -> Recommendation:
         """The recommendation on a basis other than `declared`. `longest` is the policy's longest timeout in seconds."""
-        own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
         ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
         enough = self._min_observed_calls
         return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
 
-    def _advise(self, known: KnownModule, asked: Asked) -> Recommendation:
-        """The recommendation for a candidate of a route, from what was read for the decision."""
+    def _advise(self, known: KnownModule, asked: Asked, last: Advice | None) -> Advice:
+        """The advice for a candidate of a route, from what was read for the decision. `last` is of the same one."""
         found, size = known.found, asked.size
+        own = NOTHING if asked.basis == DECLARED else self._seen(found, size)
+        if last is not None and last.own == own:
+            return last
         declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)
         if asked.basis == DECLARED:
-            return declared
-        return self._observed(found, declared, size, asked.basis, known.max_timeout)
+            return Advice(own, declared)
+        return Advice(own, self._observed(found, declared, size, asked.basis, known.max_timeout, own))
 
     def policy(self, name: str) -> Policy:
         """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.

@@ -11,9 +11,18 @@ from dspy_registry.readers.ranking import Filter, Identity, Limits, Order, Ranke
 from dspy_registry.readers.route_explained import explained
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.errors import NoCandidateError
+from dspy_registry.registry_store.own_calls import Own
 
-Advise = Callable[[KnownModule, Asked], Recommendation]
-"""The recommendation for one candidate, from what was read for the decision."""
+
+class Advice(NamedTuple):
+    """A recommendation for one candidate, and what this process had seen itself when it was made."""
+
+    own: Own
+    recommendation: Recommendation
+
+
+Advise = Callable[[KnownModule, Asked, "Advice | None"], Advice]
+"""The advice for one candidate, from what was read for the decision. The last one, if it still holds."""
 
 
 class Exclusion(NamedTuple):
@@ -33,7 +42,7 @@ class Candidate:
     is half-open, so call it only with `Registry.probe`. `asked` is the name by which it was asked for.
     """
 
-    __slots__ = ("_advise", "_asked", "_known", "_ranked", "cost_unit", "name", "version")
+    __slots__ = ("_advice", "_advise", "_asked", "_known", "_ranked", "cost_unit", "name", "version")
 
     def __init__(self, ranked: Ranked, unit: Unit, known: KnownModule, asked: Asked, advise: Advise) -> None:
         self.name = ranked.facts.name
@@ -43,6 +52,7 @@ class Candidate:
         self._known = known
         self._asked = asked
         self._advise = advise
+        self._advice: Advice | None = None
 
     def __repr__(self) -> str:
         probe = ", is_probe=True" if self.is_probe else ""
@@ -84,7 +94,8 @@ class Candidate:
 
         It rests on what was read for the decision, and on the calls that this process has just made itself.
         """
-        return self._advise(self._known, self._asked)
+        advice = self._advice = self._advise(self._known, self._asked, self._advice)
+        return advice.recommendation
 
 
 class Route:

@@ -36,6 +36,7 @@ class OwnCalls:
         self._recent: dict[tuple[str, int, str], Recent] = {}
         self._in_force: dict[str, int] = {}
         self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
+        self._unversioned = 0  # how many entries of `_recent` are of calls under 0
 
     def known(self, names: Iterable[str]) -> list[str]:
         """Those names that calls were counted under: few of all that are asked for."""
@@ -55,13 +56,16 @@ class OwnCalls:
 
     def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
         """The calls seen of this version. `in_force`: it is the version in force, so calls under 0 belong to it."""
-        found = [self._recent.get((name, version, size))]
-        if in_force and self._is_still(name, version):
-            found.append(self._recent.get((name, IN_FORCE, size)))
-        known = [recent for recent in found if recent is not None]
-        if not known:
+        recent = self._recent.get((name, version, size))
+        found = [] if recent is None else [recent]
+        if in_force and (self._unversioned or name in self._in_force) and self._is_still(name, version):
+            recent = self._recent.get((name, IN_FORCE, size))
+            found += [] if recent is None else [recent]
+        if not found:
             return NOTHING
-        return Own(max(recent.longest for recent in known), max(recent.backoff for recent in known))
+        if len(found) == 1:
+            return Own(found[0].longest, found[0].backoff)
+        return Own(max(recent.longest for recent in found), max(recent.backoff for recent in found))
 
     def _of(self, name: str, version: int, size: str) -> Recent:
         key = (name, version, size)
@@ -71,11 +75,13 @@ class OwnCalls:
                 self._forget(next(iter(self._recent)))
             recent = self._recent[key] = Recent()
             self._names[name] += 1
+            self._unversioned += version == IN_FORCE
         return recent
 
     def _forget(self, key: tuple[str, int, str]) -> None:
         if self._recent.pop(key, None) is not None:
             self._names[key[0]] -= 1
+            self._unversioned -= key[1] == IN_FORCE
             if not self._names[key[0]]:
                 del self._names[key[0]]
 

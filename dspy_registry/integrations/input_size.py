@@ -30,6 +30,12 @@ def input_characters(value: Any) -> int | None:
     be measured. An input of which a part cannot be measured counts by the rest when that alone is more than normal.
     """
     try:
+        if type(value) is dict and len(value) <= _SAMPLE:  # the usual arguments: a few texts
+            for each in value.values():
+                if type(each) is not str:
+                    break
+            else:
+                return sum(map(len, value.values()))
         return _measured(value)
     except Exception:  # values are objects of the program, and any operation on them may raise anything
         return None

@@ -34,6 +34,12 @@ def admit(registry: Registry, step: Try) -> Admission | Refused:
 
     Raises StoreError, StorePermissionError, UnknownModuleError.
     """
+    if step.candidate.is_probe or registry.limits_of(step.candidate.name):
+        return _admit(registry, step)
+    return NOTHING_HELD
+
+
+def _admit(registry: Registry, step: Try) -> Admission | Refused:
     call = _limited(registry, step)
     try:
         if call is not None:

@@ -219,6 +219,8 @@ def _target_problems(targets: object) -> list[str]:
 
 def _check(arguments: object, deadline_ms: object) -> None:
     """Raises InvalidArgumentError, before an attempt could count against a target."""
+    if deadline_ms is None and type(arguments) is dict and not arguments:
+        return
     wrong = amount_problems("deadline_ms", deadline_ms)
     if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
         wrong.append("arguments must be a mapping of names to values")

@@ -18,6 +18,8 @@ These are the arguments of `record`, as they came.
 """
 
 _KINDS: Final = frozenset(KINDS)
+_TIMED: Final = (OK, TIMEOUT)
+_NUMBER: Final = (int, float)  # a union would be made anew for each value
 
 
 class Moment(NamedTuple):
@@ -62,23 +64,40 @@ class CheckedCall(NamedTuple):
 
 def checked(call: Call, moment: Moment) -> CheckedCall:
     """What a call counts as. A value that makes no sense counts as not known. May raise what its values raise."""
-    _, duration, ok, input_chars, tokens_in, tokens_out, cost_usd, error, version, limit, began, retry_after = call
-    kind = kind_told(ok, error)
+    _, duration, _, _, tokens_in, tokens_out, cost_usd, _, _, _, began, retry_after = call
+    kind, version, size, milliseconds = measured(call)
     took = float(duration) if _is_number(duration) else None
-    milliseconds = took if kind == OK else None
-    if kind == TIMEOUT:
-        milliseconds = float(limit) if _is_number(limit) and limit > 0 else took
     return CheckedCall(
         kind,
-        size_class(int(input_chars) if isinstance(input_chars, int) else None),
+        size,
         milliseconds,
         int(_amount(tokens_in)),
         int(_amount(tokens_out)),
         float(cost_usd) if _is_number(cost_usd) and cost_usd >= 0 else None,
-        int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0,
+        version,
         _began(began, took, moment),
         *_ago(began, took or 0.0, moment),
         float(min(_amount(retry_after), LONGEST_SECONDS)),
+    )
+
+
+def measured(call: Call) -> tuple[str, int, str, float | None]:
+    """Kind, version, size and milliseconds of a `CheckedCall`: what time limits are made from.
+
+    Who asks before each call needs only these. May raise what the values raise.
+    """
+    _, duration, ok, input_chars, _, _, _, error, version, limit, _, _ = call
+    kind = kind_told(ok, error)
+    milliseconds = None
+    if kind == TIMEOUT and _is_number(limit) and limit > 0:
+        milliseconds = float(limit)
+    elif kind in _TIMED and _is_number(duration):
+        milliseconds = float(duration)
+    return (
+        kind,
+        int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0,
+        size_class(int(input_chars) if isinstance(input_chars, int) else None),
+        milliseconds,
     )
 
 
@@ -118,7 +137,7 @@ def _began(began: Any, took: float | None, moment: Moment) -> tuple[int, int]:
 
 def _is_number(value: object) -> bool:
     """Whether this is a finite number below the largest count."""
-    return isinstance(value, int | float) and abs(value) < LARGEST_COUNT
+    return isinstance(value, _NUMBER) and abs(value) < LARGEST_COUNT
 
 
 def _amount(value: Any) -> float:

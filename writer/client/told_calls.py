@@ -12,7 +12,7 @@ from typing import Final
 
 from dspy_registry.registry_store.outcome_kinds import TIMEOUT
 from dspy_registry.registry_store.own_place import OwnPlace
-from dspy_registry.writer.client.recorded_call import Call, Moment, checked, plain_name
+from dspy_registry.writer.client.recorded_call import Call, measured, plain_name
 
 MOST_AT_ONCE: Final = 256
 """Calls that one question has told. A process that asks before each call has never more than its threads make."""
@@ -56,15 +56,12 @@ class ToldCalls:
 
     def _tell(self, call: Call) -> None:
         try:
-            read = checked(call, _NO_MOMENT)
-            if read.milliseconds is None:
+            kind, version, size, milliseconds = measured(call)
+            if milliseconds is None:
                 return
             plain = plain_name(call[0])
             names = (plain,) if isinstance(plain, str) else plain
-            tell = self._place.timed_out if read.kind == TIMEOUT else self._place.completed
-            tell(names, read.version, read.size, read.milliseconds)
+            tell = self._place.timed_out if kind == TIMEOUT else self._place.completed
+            tell(names, version, size, milliseconds)
         except (Exception, SystemExit, GeneratorExit):  # values are objects of the program, and may raise anything
             return
-
-
-_NO_MOMENT: Final = Moment(0, 0, 0.0)
