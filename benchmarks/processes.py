@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 from unittest import mock
 
-from benchmarks.harness import UNROLLED, Contender, Summary, chunked, clock_cost, summarise
+from benchmarks.harness import UNROLLED, Contender, chunked
 from benchmarks.stores.peer import Opening
 from benchmarks.workers import CONTEXT, PATIENCE, Workers, requests
 from dspy_registry.writer.failpoints import VARIABLE
@@ -28,10 +28,6 @@ class Readers(Workers):
         """Reads per second of each of the first `count` processes. They start together and read for `seconds`."""
         return [float(rate) for rate in self.ask(("rate", count, seconds), count)]
 
-    def singles(self, count: int, reads: int, pause: float = 0.0) -> list[Summary]:
-        """Percentiles of single reads, by process. `pause` is the number of seconds between two reads."""
-        return [summary for summary in self.ask(("singles", count, reads, pause), count) if summary]
-
     def __enter__(self) -> Readers:
         return self
 
@@ -47,9 +43,6 @@ def _read(opening: Opening, names: list[str], barriers: dict[int, Any], pipe: Co
             case ("rate", count, seconds):
                 barriers[count].wait(PATIENCE)
                 pipe.send(rate(contender, chunks, seconds))
-            case ("singles", count, reads, pause):
-                barriers[count].wait(PATIENCE)
-                pipe.send(_singles(contender, names, reads, pause))
     store.close()
 
 
@@ -64,26 +57,6 @@ def rate(contender: Contender, chunks: Sequence[Sequence[tuple[Any, ...]]], seco
         done += per_pass
         now = time.perf_counter()
     return done / (now - start)
-
-
-def _singles(contender: Contender, names: list[str], reads: int, pause: float) -> Summary:
-    cost = clock_cost()
-    asked = (names * (reads // len(names) + 1))[:reads]
-    if not pause:
-        times: list[int] = contender.singles(asked)
-    else:
-        times = []
-        for name in asked:
-            times.extend(contender.singles((name,)))
-            _spin(pause)
-    return summarise(contender.label, [max(0.0, single - cost) for single in times])
-
-
-def _spin(seconds: float) -> None:
-    """Stay busy, as a worker does between two reads. After a sleep, the scheduler would be measured."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
 
 
 class Writer:

@@ -19,7 +19,6 @@ WORKING_SET: Final = 256
 WRITTEN: Final = 128
 COMMITS_PER_SECOND: Final = 200.0
 SLOW_SYNC_MS: Final = 5.0
-PACE: Final = 50e-6  # seconds between the reads of a paced reader
 
 
 def windows(bench: Bench) -> tuple[int, float]:
@@ -79,7 +78,7 @@ def _beside_writer(name: str, sync_ms: float, bench: Bench) -> Iterator[Result]:
     rounds, seconds = windows(bench)
     read, written = names_read_and_written(bench)
     path = copied(bench, bench.upto(SIZE), f"copy-{name}")
-    tick = bench.ticker(title, rounds + 2)
+    tick = bench.ticker(title, rounds)
     ratios, alone, beside = [], [], []
     committed, committing = 0, 0.0
     with Writer(path, written, COMMITS_PER_SECOND, sync_ms) as writer, Readers(registry_opening(path), read, 1) as one:
@@ -96,12 +95,6 @@ def _beside_writer(name: str, sync_ms: float, bench: Bench) -> Iterator[Result]:
             beside.append(during)
             ratios.append(during / first)
             tick()
-        writer.resume()
-        flat_out = one.singles(1, 20_000 if bench.quick else 2_000_000)[0]
-        tick()
-        paced = one.singles(1, 200 if bench.quick else 20_000, PACE)[0]
-        tick()
-        writer.pause()
     facts = {
         "alone, reads/s": round(statistics.median(alone)),
         "beside the writer, reads/s": round(statistics.median(beside)),
@@ -117,30 +110,10 @@ def _beside_writer(name: str, sync_ms: float, bench: Bench) -> Iterator[Result]:
         rounds=ratios,
         facts=facts,
     )
-    yield Result(
-        f"{name}_tail",
-        f"p99.9 of single reads, {title}",
-        "at most",
-        20,
-        flat_out.p999 / max(1.0, flat_out.median),
-        note="times the median of the same reads",
-        summaries=[flat_out],
-        facts=facts,
-    )
-    yield Result(
-        f"{name}_tail_paced",
-        f"p99.9 of reads {PACE * 1e6:g} µs apart, {title}",
-        "at most",
-        None,
-        paced.p999 / max(1.0, paced.median),
-        note="times the median; each commit slows one read down, and here more of all reads are such reads",
-        summaries=[paced],
-        facts=facts,
-    )
 
 
 def _row(name: str, sync_ms: float) -> Row:
-    return Row(name, (name, f"{name}_tail", f"{name}_tail_paced"), 12, partial(_beside_writer, name, sync_ms))
+    return Row(name, (name,), 11, partial(_beside_writer, name, sync_ms))
 
 
 ROWS: Final = (

@@ -11,7 +11,7 @@ from benchmarks.harness import Contender, Contest, compare
 from benchmarks.rows import Bench, MakeContest, Result, Row
 from benchmarks.rows_uncached import SIZE, Fresh, distinct
 from benchmarks.stores import OURS
-from benchmarks.stores.steps import CACHED_STEPS, UNCACHED_STEPS, Begun, Call, Encoded, Lookup, Verified
+from benchmarks.stores.steps import CACHED_STEPS, UNCACHED_STEPS, Call, Encoded, Guarded, Lookup, Verified
 from benchmarks.workloads import shuffled
 from dspy_registry import Registry
 
@@ -35,8 +35,8 @@ def uncached(bench: Bench, stack: ExitStack) -> Contest:
     """The path of a first read."""
     size = bench.upto(SIZE)
     dataset = bench.dataset(size)
-    begun = stack.enter_context(closing(Begun(bench.plain(size).path)))
-    calls = ("get", "got", "checked", "decoded")
+    begun = stack.enter_context(closing(Guarded(bench.plain(size).path, dataset.path)))
+    calls = ("get", "got", "checked", "decoded", "compared", "in_flight", "missed")
     steps = [
         _step(UNCACHED_STEPS[0], Encoded()),
         *[_step(label, begun, call) for label, call in zip(UNCACHED_STEPS[1:], calls, strict=True)],

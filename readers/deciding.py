@@ -24,6 +24,7 @@ from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LA
 _clock = time.clock_gettime
 _BOOT_TIME: Final = time.CLOCK_BOOTTIME
 _NO_OTHERS: Final = (None,) * 8
+_NONE_EXCLUDED: Final = ()
 _PLAIN: Final = frozenset((type(None), str, int, float, bool))
 _SEVERAL: Final = frozenset((tuple, frozenset))
 
@@ -71,7 +72,7 @@ class Deciding(HostReads):
         prefer: Preference = "balanced",
         deadline_ms: float | None = None,
         max_cost_usd: float | None = None,
-        exclude: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = _NONE_EXCLUDED,
         accept: Accept | None = None,
         basis: str = AUTO,
         label: str | None = None,
@@ -97,10 +98,19 @@ class Deciding(HostReads):
             else:
                 size = SMALL_INPUT if input_size >= 0 else input_size  # a negative one is refused, so never kept
             # Hashing the key takes long, so the usual arguments have a short one.
-            arguments = (capabilities, names, size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis)
-            if not (
-                category is pool_type is max_memory is max_compute is any_capabilities is without_capabilities is None
-                and native is gpu is None
+            arguments = (capabilities, names, size, prefer, deadline_ms, basis)
+            if max_cost_usd is not None or accept is not None or exclude is not _NONE_EXCLUDED:
+                arguments = (*arguments, max_cost_usd, exclude, accept)
+            # Not as one chain of `is`: each link of one takes twice as long as a comparison with None.
+            if (
+                category is not None
+                or pool_type is not None
+                or native is not None
+                or gpu is not None
+                or max_memory is not None
+                or max_compute is not None
+                or any_capabilities is not None
+                or without_capabilities is not None
             ):
                 words = (any_capabilities, without_capabilities)
                 others = (category, pool_type, native, gpu, max_memory, max_compute, *words)

@@ -56,13 +56,16 @@ class OwnCalls:
 
     def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
         """The calls seen of this version. `in_force`: it is the version in force, so calls under 0 belong to it."""
-        found = [self._recent.get((name, version, size))]
+        recent = self._recent.get((name, version, size))
+        found = [] if recent is None else [recent]
         if in_force and (self._unversioned or name in self._in_force) and self._is_still(name, version):
-            found.append(self._recent.get((name, IN_FORCE, size)))
-        known = [recent for recent in found if recent is not None]
-        if not known:
+            recent = self._recent.get((name, IN_FORCE, size))
+            found += [] if recent is None else [recent]
+        if not found:
             return NOTHING
-        return Own(max(recent.longest for recent in known), max(recent.backoff for recent in known))
+        if len(found) == 1:
+            return Own(found[0].longest, found[0].backoff)
+        return Own(max(recent.longest for recent in found), max(recent.backoff for recent in found))
 
     def _of(self, name: str, version: int, size: str) -> Recent:
         key = (name, version, size)

@@ -30,4 +30,4 @@ def registry_opening(path: Path) -> Opening:
     return Opening(OURS, partial(Registry, path), "store.get_module({})")
 
 
-__all__ = ["OURS", "PEERS", "Opening", "Peer", "registry_opening"]
+__all__ = ["OURS", "PEERS", "Opening", "Peer", "SQLite", "registry_opening"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from math import inf
 from pathlib import Path
+from time import monotonic as _monotonic
 from typing import Any, Final
 
 import lmdb
@@ -94,6 +97,56 @@ class Begun:
         self._env.close()
 
 
+class Guarded(Begun):
+    """Adds what makes a first read right: the two words, the clock, and a place in the list that a fork waits for."""
+
+    def __init__(self, folder: Path, registry: Path) -> None:
+        super().__init__(folder)
+        file = RevisionFile(registry)
+        self._word: Any = file.word
+        self._usage_word: Any = file.usage_word
+        self._followed, self._usage_seen = self._word[()], self._usage_word[()]
+        self._look_again_at = inf
+        self._in_flight: deque[str] = deque()
+        self._records: dict[str, ModuleInfo] = {}
+        self._marks: set[str] = set()
+
+    def compared(self, name: str) -> ModuleInfo:
+        """Adds comparing both words before the transaction and in it, and the time at which to look for a new file."""
+        shared = self._word
+        word, usage = shared[()], self._usage_seen
+        if word != self._followed or _monotonic() > self._look_again_at:
+            raise AssertionError("nobody writes here")
+        txn = self._begin()
+        value: Any = None
+        if shared[()] == word and self._usage_word[()] == usage:
+            value = txn.get(name.encode())
+        checksum(value)
+        info = self._decode(value)
+        txn.abort()
+        return info
+
+    def in_flight(self, name: str) -> ModuleInfo:
+        """Adds the place in the list."""
+        self._in_flight.append(name)
+        try:
+            return self.compared(name)
+        finally:
+            self._in_flight.pop()
+
+    def missed(self, name: str) -> ModuleInfo:
+        """Adds the look-up in the cache before, and the mark of a name that was read once."""
+        try:
+            return self._records[name]
+        except KeyError:
+            pass
+        info = self.in_flight(name)
+        if name not in self._marks:
+            self._marks.add(name)
+            self._marks.discard(name)  # each pass begins without marks
+        return info
+
+
 CACHED_STEPS: Final = ("the call", "+ look-up in a dict", "+ revision word compared")
 UNCACHED_STEPS: Final = (
     "the call, the name encoded",
@@ -101,4 +154,7 @@ UNCACHED_STEPS: Final = (
     "+ value looked up and copied",
     "+ checksum",
     "+ decoded",
+    "+ words and time compared",
+    "+ listed for a fork, and a call",
+    "+ missed in the cache, marked, and a call",
 )

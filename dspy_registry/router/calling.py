@@ -12,7 +12,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
@@ -33,14 +33,14 @@ from dspy_registry.writer.client.reporter import UsageReporter
 _log = logging.getLogger("dspy_registry")
 
 
-class Target(NamedTuple):
+class Target(Struct, frozen=True):
     """What is called, and which version it is."""
 
     call: Callable[..., Any]
     version: int
 
 
-class Given(NamedTuple):
+class Given(Struct, frozen=True):
     """What a routed call is given. `characters` of input; None: not known."""
 
     targets: Mapping[str, Callable[..., Any]]
@@ -53,8 +53,8 @@ class Given(NamedTuple):
 
         A program that does not fit this process says nothing about the module, so others are tried without a report.
         """
-        if not isinstance(self.targets, Programs):
-            return Target(self.targets[self.wanted.target_of[candidate.asked]], candidate.version)
+        if type(self.targets) is dict or not isinstance(self.targets, Programs):
+            return Target(self.targets[self.wanted.target_of(candidate.asked)], candidate.version)
         try:
             return Target(*self.targets.serving(candidate.asked))
         except (ProgramRefusedError, NoProgramError) as error:

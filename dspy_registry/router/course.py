@@ -1,12 +1,16 @@
 """The course of a routed call: which module to try next, and when to wait. It does nothing itself, and takes no time.
 
-`course` yields what is to be done and is sent what came of it. So one course serves threads, asyncio and tests.
+`course` yields what is to be done and is sent what came of it. So one course serves threads, asyncio and tests. Steps
+and answers are structs, which are made in a third of the time of a named tuple.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from dspy_registry.readers.route import Candidate, Route
 from dspy_registry.registry_store.errors import (
@@ -27,7 +31,7 @@ ROUNDS: Final = 3
 """How often all candidates are tried when there is no deadline."""
 
 
-class Try(NamedTuple):
+class Try(Struct, frozen=True):
     """Call this candidate, for at most `seconds`. `patience` is how many seconds to wait for a limit of calls.
 
     `must`: call it even if another process is probing it. `end`, in seconds on the clock of the course, is when the
@@ -48,20 +52,20 @@ class Try(NamedTuple):
         return self._replace(seconds=min(self.seconds, left)) if left > 0 else None
 
 
-class Pause(NamedTuple):
+class Pause(Struct, frozen=True):
     """Wait."""
 
     seconds: float
 
 
-class Ended(NamedTuple):
+class Ended(Struct, frozen=True):
     """An attempt ended."""
 
     attempt: Attempt
     value: Any = None
 
 
-class Refused(NamedTuple):
+class Refused(Struct, frozen=True):
     """No attempt was made. `error`: the limit that was reached, or why this process has no such program.
 
     None: another process is probing the module, or what the attempt waited for took all the time.
@@ -75,7 +79,7 @@ Answer = Ended | Refused | None
 Course = Generator[Step, Answer, Result]
 
 
-class Span(NamedTuple):
+class Span(Struct, frozen=True):
     """When to stop: `deadline` on `clock`, in seconds; None: after `rounds` rounds."""
 
     clock: Callable[[], float]
@@ -175,10 +179,10 @@ def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
     limited = [step for step, refusal in refused if isinstance(refusal.error, LimitReachedError)]
     if not limited:
         probed = (step for step, refusal in refused if refusal.error is None)
-        return next(probed, refused[0][0])._replace(must=True)
+        return replace(next(probed, refused[0][0]), must=True)
     step = limited[0]
     left = step.seconds if span.left is None else span.left
-    return step._replace(patience=max(0.0, left - step.candidate.expected_ms / 1000))
+    return replace(step, patience=max(0.0, left - step.candidate.expected_ms / 1000))
 
 
 def _count(ended: Ended, attempts: list[Attempt]) -> bool:

@@ -44,31 +44,36 @@ class Wanted:
         self._targets = targets
         self._label = label
         self._key = key
-        if names is None:
-            self._asked = dict(zip(targets, targets, strict=True))
-        else:
+        self._asked: dict[str, str] | None = None  # the target by the name that is asked for; None: each by its own
+        if names is not None:
             self._asked = dict(self._asked_and_target(name) for name in names_of("names", names))
-        self.target_of = self._asked
-        """The name of the target by the name that the last route was asked for."""
+        self._chosen = self._asked
+
+    def target_of(self, asked: str) -> str:
+        """The name of the target, by the name that the last route was asked for."""
+        return asked if self._chosen is None else self._chosen[asked]
 
     def route(self, ask: Callable[..., Route]) -> Route:
         """The route among them. `ask` gives it for `names`. Raises what `ask` raises."""
         if not self._is_plain:
-            self.target_of = self._versions()
+            self._chosen = self._versions()
+        wanted: Iterable[str] = self._targets if self._chosen is None else self._chosen
+        names = tuple(wanted)
         try:
-            return ask(names=tuple(self.target_of))
+            return ask(names=names)
         except GONE:
-            known = {name: target for name, target in self.target_of.items() if self._resolved(name) is not None}
-            if not known or len(known) == len(self.target_of):
+            known = {name: self.target_of(name) for name in names if self._resolved(name) is not None}
+            if not known or len(known) == len(names):
                 raise
-            self.target_of = known
+            self._chosen = known
             return ask(names=tuple(known))
 
     def _versions(self) -> dict[str, str]:
         """Each by the version that the label or the key chooses: `name@version`."""
         found: dict[str, str] = {}
         last: Exception | None = None
-        for name, target in self._asked.items():
+        asked = zip(self._targets, self._targets, strict=True) if self._asked is None else self._asked.items()
+        for name, target in asked:
             labelled = name if self._label is None or "@" in name else f"{name}@{self._label}"
             try:
                 found.setdefault(str(self._registry.resolve(labelled, key=self._key)), target)

@@ -86,3 +86,17 @@ def test_a_closed_registry_gives_no_advice(registry: Registry) -> None:
         registry.estimate_duration("predict", "large", "auto")
     with pytest.raises(StoreClosedError):
         registry.routing_recommendation("predict", input_size=5000)
+
+
+def test_a_candidate_keeps_its_recommendation_until_this_process_saw_something_new(
+    registry: Registry, registry_folder: Path
+) -> None:
+    candidate = registry.route(names=NAME).alternatives[0]
+    with UsageReporter(registry_folder, interval=SELDOM) as reporter:
+        before = candidate.recommendation
+        assert candidate.recommendation is before
+        reporter.record(NAME, before.timeout, error="timeout", limit_ms=before.timeout, version=1)
+        assert candidate.recommendation.timeout == 2 * before.timeout
+        assert candidate.recommendation is candidate.recommendation
+        reporter.record(NAME, 1.0, version=1)
+        assert candidate.recommendation == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from dspy_registry import InvalidArgumentError, Registry, UsageReporter
+from dspy_registry.writer.client.recorded_call import Moment, checked, measured
 from dspy_registry.writer.client.reporter import QUEUE_LENGTH
 from tests.support import reporting
 from tests.support.command import daemon
@@ -183,3 +185,22 @@ def test_a_closed_reporter_records_nothing(seeded_registry: Path) -> None:
         assert reporter.close()
     assert calls(seeded_registry) == 1
     wait_until(lambda: "dspy-registry usage" not in {thread.name for thread in threading.enumerate()}, "its thread")
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [{}, {"ok": False}, {"error": "timeout"}, {"error": "timeout", "limit": 90.0}, {"error": "caller"}, {"took": "?"}],
+)
+def test_who_asks_before_a_call_measures_calls_as_their_count_does(outcome: dict[str, Any]) -> None:
+    told = {"took": 70.0, "ok": True, "error": None, "limit": None, **outcome}
+    for characters, version in ((None, 0), (20_000, 3), ("?", -1)):
+        before = ("a.B", told["took"], told["ok"], characters, 1, 2, None)
+        call = (*before, told["error"], version, told["limit"], None, None)
+        counted = checked(call, Moment(1_000, 0, 1.0))
+        assert measured(call) == (counted.kind, counted.version, counted.size, counted.milliseconds)
+
+
+def test_record_has_no_keyword_only_arguments() -> None:
+    """Filling them in took as long as a quarter of a call."""
+    kinds = {each.kind for each in inspect.signature(UsageReporter.record).parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
