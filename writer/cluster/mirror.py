@@ -75,6 +75,11 @@ class Mirror:
         self._looked_at = 0  # the local revision at which what was set aside was last looked at
 
     @property
+    def applied(self) -> int:
+        """The global revision that readers of this host see: what came behind the position has changed nothing."""
+        return max(self.position.revision, self._next - 1)
+
+    @property
     def silent(self) -> float:
         """For how many seconds nothing was heard of the cluster: this host may have missed changes for so long."""
         return time.monotonic() - (self._began if self.heard_at is None else self.heard_at)
