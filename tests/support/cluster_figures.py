@@ -57,7 +57,7 @@ def rows(found: dict[str, Any]) -> list[Row]:
         Row(
             f"a new host catches up with {late['modules']:,} modules",
             f"{late['new_host_s']} s, its start included",
-            f"{bound:.2f} s: 2 times bare range read ({late['bare_range_s']} s) and bulk load ({late['bulk_load_s']} s)",
+            f"{bound:.2f} s: 2 x bare range read ({late['bare_range_s']} s) and bulk load ({late['bulk_load_s']} s)",
             late["new_host_s"] <= bound,
         ),
         Row(
