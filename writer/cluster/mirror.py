@@ -45,6 +45,7 @@ from dspy_registry.writer.draft import Draft
 _STEPS_WAITING: Final = 64
 """Steps of the watch that wait to be applied. While as many wait, nothing more is read."""
 _PAUSE: Final = 0.2  # seconds before the next node is asked
+_PAGE: Final = 2000  # keys that a list reads at once
 _LOOK_PAUSE: Final = 0.25
 """Seconds between two looks whether what was set aside fits by now. Each is a work of its own in the commit."""
 _QUIET_REVISIONS: Final = 1000
@@ -254,7 +255,7 @@ class Mirror:
         seen: set[bytes] = set()
         after, revision, more, head = b"", 0, True, None
         while more:
-            page = await self._engine.range_at(self._keys.watched, after, revision)
+            page = await self._engine.range_at(self._keys.watched, after, revision, limit=_PAGE)
             revision, more = page.revision, page.more
             head = next((item for item in page.items if item.key == self._keys.head), head)
             items = await expanded(self._engine, self._keys, page.items, revision)
