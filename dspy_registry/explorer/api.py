@@ -49,7 +49,7 @@ def api(site: Site) -> APIRouter:
 def _reading(router: APIRouter, site: Site) -> None:
     @router.get("/state", summary="What the strip shows")
     def state() -> Json:
-        """Daemon, revision, last commit, manifest errors, overrides, circuits that are not closed, laggards."""
+        """Daemon, revision, last commit, manifest errors, overrides, circuits not closed, laggards, the cluster."""
         return Json(site.strip())
 
     @router.get("/modules", summary="Modules by use")

@@ -168,7 +168,12 @@ def _reading(router: APIRouter, site: Site, page: Page) -> None:
     def store() -> HTMLResponse:
         found = site.store()
         return page(
-            "store.html", "Readers, snapshots, file growth", "/api/v1/store", store=found, growth=_growth(found)
+            "store.html",
+            "Readers, snapshots, file growth",
+            "/api/v1/store",
+            store=found,
+            growth=_growth(found),
+            cluster=_cluster(found),
         )
 
 
@@ -215,6 +220,12 @@ def _chart(module: dict[str, Any]) -> charts.DurationChart | None:
 
 
 _STANDING: Final = ("completed", "p50", "p90", "p99", "longest")
+
+
+def _cluster(store: dict[str, Any]) -> dict[str, Any] | None:
+    """The daemon's section of that name. None: it follows no cluster, or does not answer."""
+    section = store["daemon"]["sections"].get("cluster") if store["daemon"] else None
+    return section if isinstance(section, dict) and "hosts" in section else None
 
 
 def _growth(store: dict[str, Any]) -> dict[str, Any] | None:

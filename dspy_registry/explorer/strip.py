@@ -31,6 +31,7 @@ def strip(facts: dict[str, Any], revision: int, committed_at: int, health: Itera
         "override_count": len(overrides),
         "circuits": circuits[:_NAMES_SHOWN],
         "circuit_count": len(circuits),
+        "cluster": _cluster(_section(daemon, "cluster")),
         "laggards": [reader for reader in readers if reader["behind"] >= _BEHIND][:_NAMES_SHOWN],
         "problems": facts["problems"],
     }
@@ -39,6 +40,20 @@ def strip(facts: dict[str, Any], revision: int, committed_at: int, health: Itera
 def _section(daemon: dict[str, Any] | None, name: str) -> dict[str, Any]:
     found = daemon["sections"].get(name) if daemon else None
     return found if isinstance(found, dict) else {}
+
+
+def _cluster(section: dict[str, Any]) -> dict[str, Any] | None:
+    """What the strip tells of the cluster. None: this registry follows none."""
+    if not section:
+        return None
+    fields = ("cluster", "applied", "newest", "lag_seconds", "conflicts", "reconnects", "leads", "error")
+    aside = section.get("set_aside") or {}
+    return {
+        **{field: section.get(field) for field in fields},
+        "host_count": len(section.get("hosts") or {}),
+        "set_aside": dict(list(aside.items())[:_ERRORS_SHOWN]),
+        "set_aside_count": section.get("errors") or 0,
+    }
 
 
 def _why(facts: dict[str, Any]) -> str:

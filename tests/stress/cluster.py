@@ -250,16 +250,15 @@ def _revisions(folder: Path) -> list[tuple[int, int]]:
     return found
 
 
-def _shown(folder: Path) -> dict[str, Any]:
+def _shown(folder: Path) -> list[Any]:
     """What a host shows: modules in their order, aliases, policies, labels."""
     with Registry(folder) as registry, registry.snapshot() as snapshot:
         names = [name for name in snapshot if name.startswith("stress.")]
         kept = {name: snapshot.describe(name) for name in names}
-        return {
-            "modules": [(name, one.info, one.provenance.version) for name, one in kept.items()],
-            "aliases": sorted((alias, meaning.name) for alias, meaning in snapshot.aliases().items()),
-            "policies": {name: registry.policy(name) for name in names if name in SHARED},
-        }
+        modules = [(name, one.info.estimated_duration, one.provenance.version) for name, one in kept.items()]
+        aliases = sorted((alias, meaning.name) for alias, meaning in snapshot.aliases().items())
+        policies = [(name, registry.policy(name).max_concurrency) for name in sorted(set(names).intersection(SHARED))]
+        return [*modules, *aliases, *policies]
 
 
 def _tries(plan: Plan) -> Iterator[Case]:

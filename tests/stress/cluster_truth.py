@@ -172,9 +172,11 @@ def out_of_order(host: str, kept: Iterable[tuple[int, int]]) -> Iterator[str]:
         highest = max(highest, *found)
 
 
-def agreed(found: dict[str, Any]) -> Iterator[str]:
+def agreed(found: dict[str, list[Any]]) -> Iterator[str]:
     """What hosts show differently, by host."""
     (first, expected), *others = found.items()
     for host, shown in others:
         if shown != expected:
-            yield f"hosts {first} and {host} differ: {expected} and {shown}"
+            here, there = (set(map(repr, one)) for one in (expected, shown))
+            yield f"only {first} shows {sorted(here - there)}, only {host} shows {sorted(there - here)}"
+            yield from ([f"{first} and {host} show modules in another order"] if here == there else [])

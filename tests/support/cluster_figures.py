@@ -1,159 +1,116 @@
 """What a cluster costs: three etcd nodes and three hosts on this machine, beside bare etcd. `make bench-cluster`.
 
-Prints one JSON object. Everything shares this machine's processors, so only ratios of one run mean something.
+Prints a table of what there is to reach, then the figures as one JSON object. Everything shares this machine's
+processors, so only ratios of one run mean much.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import statistics
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dspy_registry import ModuleInfo, Registry, WriterClient
-from dspy_registry.writer.cluster.etcd import Etcd
-from dspy_registry.writer.cluster.options import ClusterOptions
-from tests.support.daemon_process import Served
-from tests.support.etcd import EtcdCluster, etcd, host, in_step, patient, section
-
-CLIENTS = 64
+from tests.support import cluster_measures as measures
+from tests.support.etcd import etcd, host, in_step, patient, section
 
 
-def figures(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and p99, in milliseconds."""
-    found = sorted(seconds)
-    return {
-        "median_ms": round(statistics.median(found) * 1000, 2),
-        "p99_ms": round(found[min(len(found) - 1, int(len(found) * 0.99))] * 1000, 2),
-    }
+class Row(NamedTuple):
+    """A line of the table: what was measured, what is to be reached, and whether it was."""
+
+    what: str
+    measured: str
+    to_reach: str
+    is_met: bool
 
 
-def everywhere(hosts: Sequence[Served], count: int) -> dict[str, float]:
-    """Register on one host until it can be read on every host, one client."""
-    took = []
-    with ExitStack() as stack:
-        client = stack.enter_context(WriterClient(hosts[0].path))
-        readers = [stack.enter_context(Registry(served.path)) for served in hosts]
-        for number in range(count):
-            name = f"bench.Everywhere{number}"
-            began = time.perf_counter()
-            client.register_module(ModuleInfo(name=name))
-            while not all(name in registry for registry in readers):
-                time.sleep(0)
-            took.append(time.perf_counter() - began)
-    return figures(took)
+def rows(found: dict[str, Any]) -> list[Row]:
+    """The table of issue 18: each row beside the comparison that it names."""
+    everywhere, bare, commit = found["everywhere"], found["bare_watch"], found["local_commit"]
+    most = bare["median_ms"] + 2 * commit["median_ms"]
+    late, reads, circuit = found["late"], found["reads"], found["circuit"]
+    bound = 2 * (late["bare_range_s"] + late["bulk_load_s"])
+    share = reads["under_load"] / reads["alone"]
+    times = found["registrations_a_second"] / found["bare_cas_a_second"]
+    return [
+        Row(
+            "registered on any host, readable on every host, one client",
+            f"median {everywhere['median_ms']} ms, p99 {everywhere['p99_ms']} ms",
+            f"median 8 ms, p99 50 ms; at most {most:.2f} ms: a bare watch and two local durable commits",
+            everywhere["median_ms"] <= min(8, most) and everywhere["p99_ms"] <= 50,
+        ),
+        Row(
+            f"durable registrations a second, {measures.CLIENTS} clients over three hosts",
+            f"{found['registrations_a_second']:.0f}, {times:.1f} times {found['bare_cas_a_second']:.0f}",
+            "4 times one etcd compare-and-set after another",
+            times >= 4,
+        ),
+        Row(
+            "cached reads under that load, per second of processor time",
+            f"{reads['under_load']:,.0f}, {share:.2f} times {reads['alone']:,.0f}",
+            "0.9 times the same host alone",
+            share >= 0.9,
+        ),
+        Row(
+            f"a new host catches up with {late['modules']:,} modules",
+            f"{late['new_host_s']} s, its start included",
+            f"{bound:.2f} s: 2 x bare range read ({late['bare_range_s']} s) and bulk load ({late['bulk_load_s']} s)",
+            late["new_host_s"] <= bound,
+        ),
+        Row(
+            "an opened circuit known on every host",
+            f"median {circuit['median_ms']} ms, p99 {circuit['p99_ms']} ms",
+            "median 20 ms",
+            circuit["median_ms"] <= 20,
+        ),
+    ]
 
 
-def at_once(hosts: Sequence[Served], each: int) -> float:
-    """Registrations a second that 64 clients over all hosts are told of."""
-    ready = threading.Barrier(CLIENTS + 1)
-
-    def run(number: int) -> None:
-        with WriterClient(hosts[number % len(hosts)].path, timeout=120) as client:
-            client.status()
-            ready.wait()
-            for step in range(each):
-                client.register_module(ModuleInfo(name=f"bench.Client{number}", estimated_duration=step))
-            ready.wait()
-
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    began = time.perf_counter()
-    ready.wait()
-    return CLIENTS * each / (time.perf_counter() - began)
+def table(found: dict[str, Any]) -> str:
+    """For people."""
+    cells = [("what", "measured", "to reach", "reached")]
+    cells += [(row.what, row.measured, row.to_reach, "yes" if row.is_met else "no") for row in rows(found)]
+    widths = [max(len(cell[column]) for cell in cells) for column in range(4)]
+    lines = ["  ".join(one.ljust(width) for one, width in zip(cell, widths, strict=True)) for cell in cells]
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def one_after_another(cluster: EtcdCluster, count: int) -> dict[str, float]:
-    """Bare etcd: compare-and-set, and until a watcher on another node sees it, over the same gateway."""
-
-    async def run() -> list[float]:
-        writer, watcher = (Etcd(ClusterOptions(endpoints=(url,))) for url in cluster.urls[:2])
-        seen: asyncio.Queue[int] = asyncio.Queue()
-        began_at = (await writer.transact({}, {b"/bare/x": b"0"})).revision
-
-        async def watch() -> None:
-            async for events in watcher.watch_from(b"/bare/", began_at + 1):
-                for change in events.changes:
-                    seen.put_nowait(change.revision)
-
-        task = asyncio.ensure_future(watch())
-        await asyncio.sleep(0.5)
-        took, revision = [], began_at
-        for _ in range(count):
-            began = time.perf_counter()
-            revision = (await writer.transact({b"/bare/x": revision}, {b"/bare/x": bytes(400)})).revision
-            while await seen.get() < revision:
-                pass
-            took.append(time.perf_counter() - began)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await writer.close()
-        await watcher.close()
-        return took
-
-    took = asyncio.run(run())
-    return {**figures(took), "a_second": round(len(took) / sum(took), 1)}
-
-
-def timed(act: Callable[[], Any]) -> float:
-    """Seconds that it took."""
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
-
-
-def catching_up(stack: ExitStack, folder: Path, cluster: EtcdCluster, first: Served, count: int) -> dict[str, float]:
-    """Seconds until a new host has everything, and of a bare range read of the same."""
-    with WriterClient(first.path, timeout=600) as client:
-        for start in range(0, count, 5000):
-            client.register_modules([ModuleInfo(name=f"bench.M{number}") for number in range(start, start + 5000)])
-    patient(lambda: not cluster.keys(b"/dspy-registry/d/b/"), 600)
-
-    async def read() -> None:
-        engine = Etcd(ClusterOptions(endpoints=tuple(cluster.urls)))
-        after, more = b"", True
-        while more:
-            page = await engine.range_at(b"/dspy-registry/d/", after)
-            after, more = page.items[-1].key, page.more
-        await engine.close()
-
-    began = time.perf_counter()
-    late = stack.enter_context(host(folder, cluster))
-    wanted = section(first)["changes"]
-    patient(lambda: section(late)["changes"] >= wanted, 600)
-    return {
-        "modules": count,
-        "new_host_s": round(time.perf_counter() - began, 2),
-        "bare_range_s": round(timed(lambda: asyncio.run(read())), 2),
-    }
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure; `--quick` for less of everything."""
-    less = 10 if "--quick" in arguments else 1
+def measured(less: int, only: Sequence[str]) -> dict[str, Any]:
+    """All figures, with `less` times less of everything. `only`: these alone; empty: all."""
     with tempfile.TemporaryDirectory() as tmp, ExitStack() as stack:
         folder = Path(tmp)
         cluster = stack.enter_context(etcd(folder / "etcd", 3))
         hosts = [stack.enter_context(host(folder / name, cluster)) for name in ("a", "b", "c")]
         for served in hosts:
             patient(lambda served=served: section(served)["error"] == "")
-        found = {
-            "bare etcd, compare-and-set until another node's watcher sees it": one_after_another(cluster, 500 // less),
-            "registered on one host, read on every host": everywhere(hosts, 500 // less),
-            "registrations a second, 64 clients over three hosts": round(at_once(hosts, 40 // less), 1),
-            "conflicts": sum(section(served)["conflicts"] for served in hosts),
+        steps = {
+            "bare_watch": lambda: measures.bare_watch(cluster, 500 // less),
+            "bare_cas_a_second": lambda: measures.bare_cas(cluster, 500 // less),
+            "local_commit": lambda: measures.local_commits(folder / "alone", 200 // less),
+            "everywhere": lambda: measures.everywhere(hosts, 500 // less),
+            "circuit": lambda: measures.circuits(hosts, 200 // less),
+            "load": lambda: measures.under_load(hosts, 40 // min(less, 4)),
+            "late": lambda: measures.catching_up(stack, folder / "late", cluster, hosts[0], 100_000 // less),
         }
-        in_step(*hosts)
-        found["a new host catches up"] = catching_up(stack, folder / "late", cluster, hosts[0], 100_000 // less)
+        found: dict[str, Any] = {}
+        for name, step in steps.items():
+            if not only or name in only:
+                found[name] = step()
+                in_step(*hosts)
+        found.update(found.pop("load", {}))
+        found["conflicts"] = sum(section(served)["conflicts"] for served in hosts)
+    return found
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure; `--quick` for less of everything, names of figures for these alone."""
+    only = [one for one in arguments if not one.startswith("-")]
+    found = measured(10 if "--quick" in arguments else 1, only)
+    if not only:
+        sys.stdout.write(table(found) + "\n")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 

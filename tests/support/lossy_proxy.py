@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ class LossyProxy:
     """Forwards connections.
 
     `lose` says of how many requests that hold a text the reply is lost, with the connection. While it `is_mute`, no
-    reply gets through, and no connection ends.
+    reply gets through, and no connection ends: replies are held back.
     """
 
     def __init__(self, target: str) -> None:
@@ -69,8 +70,8 @@ class LossyProxy:
                 elif loses.is_set():
                     self.lost += 1
                     break
-                elif self.is_mute:
-                    continue
+                while self.is_mute and not is_request and not self.is_cut:
+                    time.sleep(0.005)  # no connection loses what is in between
                 target.sendall(data)
         for one in (source, target):
             self._open.discard(one)

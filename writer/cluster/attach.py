@@ -104,8 +104,8 @@ class Cluster:
             "cluster": position.cluster or None,
             "prefix": self._options.prefix,
             "host": position.host,
-            "applied": position.revision,
-            "newest": max(mirror.newest, position.revision),
+            "applied": mirror.applied,
+            "newest": max(mirror.newest, mirror.applied),
             "changes": position.number,
             "lag_seconds": round(lag, 3),
             "hosts": {host: msgspec.structs.asdict(one) for host, one in sorted(mirror.hosts.alive.items())},
@@ -174,10 +174,11 @@ class Cluster:
         if position.cluster:
             refuse_other_cluster(position, found)
             return
-        records, _ = await read_all(self._engine, self.keys)
         with self._host.environment.reading() as txn:
             own = own_records(Catalog(txn, self._host.environment.dbs))
-        refuse_different(different_from(own, self.keys, records))
+        if own:  # a new host need not read everything twice
+            records, _ = await read_all(self._engine, self.keys)
+            refuse_different(different_from(own, self.keys, records))
         joined = Position(found, position.host)
         await self._host.submit(lambda draft: stage_join(draft, joined, ()))
         self.mirror.position = joined

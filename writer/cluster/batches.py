@@ -13,7 +13,6 @@ copies. The next daemon of that host finds both, and removes or copies them.
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -169,7 +168,7 @@ def uncopied(change: KeyValue) -> KeyValue:
     if value is None or not value.startswith(_COPY) or len(value) < _COPY_BYTES:
         return change
     (revision,) = _REVISION.unpack_from(value, len(_COPY))
-    return dataclasses.replace(change, value=value[_COPY_BYTES:], copied=revision)
+    return KeyValue(change.key, value[_COPY_BYTES:], change.revision, change.lease, revision)
 
 
 async def tidy(engine: Engine, keys: Keys) -> None:

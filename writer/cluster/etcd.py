@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
@@ -46,6 +47,8 @@ ANSWER_SECONDS: Final = 2.0
 """A node that takes longer to answer is taken for stopped, and the next one is asked."""
 SILENT_SECONDS: Final = 3.0
 """A watch that is silent for so long is dropped: a stopped node says nothing. Each host writes every second."""
+_PATIENCE: Final = {"timeout": httpx.Timeout(ANSWER_SECONDS).as_dict()}
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -55,16 +58,14 @@ class Etcd:
     def __init__(self, options: ClusterOptions) -> None:
         check_options(options)
         self._endpoints = tuple(endpoint.rstrip("/") for endpoint in options.endpoints)
-        self._at = 0  # of the endpoints, the one that is asked next
+        self._at = random.randrange(len(self._endpoints))  # the one that is asked next: hosts spread over the nodes
         self._prefix = options.prefix.encode()  # a user need not be allowed to read more
         self._user, self._password = options.user, options.password
         self._token = ""
-        self._http = httpx.AsyncClient(
-            verify=_trust(options),
-            timeout=httpx.Timeout(ANSWER_SECONDS),
-            limits=httpx.Limits(max_connections=16),
-            trust_env=False,
-        )
+        limits = httpx.Limits(max_connections=16)
+        self._transport = httpx.AsyncHTTPTransport(verify=_trust(options), limits=limits, trust_env=False)
+        self._http = httpx.AsyncClient(transport=self._transport, trust_env=False)
+        self._urls: dict[str, httpx.URL] = {}
 
     def __repr__(self) -> str:
         return f"Etcd({', '.join(self._endpoints)})"
@@ -196,14 +197,23 @@ class Etcd:
         self._token = str(answer.get("token", ""))
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        response = await self._http.post(f"{self.endpoint}{path}", json=body, headers=self._headers())
+        response = await self._send(f"{self.endpoint}{path}", _encode(body))
         try:
-            answer = _decode(response.content)
+            answer = _decode(await response.aread())
         except msgspec.DecodeError as error:
             raise ClusterUnavailableError(f"{self.endpoint} does not answer as etcd's gateway does.") from error
         if response.status_code != httpx.codes.OK or not isinstance(answer, dict) or "error" in answer:
             raise problem_of(answer if isinstance(answer, dict) else {})
         return answer
+
+    async def _send(self, address: str, content: bytes) -> httpx.Response:
+        """Straight to the transport: a client's redirects, cookies and hooks take as long as the rest of a request."""
+        url = self._urls.get(address)
+        if url is None:
+            url = self._urls[address] = httpx.URL(address)
+        headers = {"Content-Type": "application/json", **self._headers()}
+        request = httpx.Request("POST", url, content=content, headers=headers, extensions=_PATIENCE)
+        return await self._transport.handle_async_request(request)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}

@@ -9,6 +9,7 @@ kill -9.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import time
@@ -37,12 +38,16 @@ from dspy_registry.writer.cluster.following import (
 from dspy_registry.writer.cluster.hosts import Hosts
 from dspy_registry.writer.cluster.keys import BATCHES, Keys, head_codec
 from dspy_registry.writer.cluster.observer import Observer
+from dspy_registry.writer.cluster.turns import Turns
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
 
 _STEPS_WAITING: Final = 64
 """Steps of the watch that wait to be applied. While as many wait, nothing more is read."""
 _PAUSE: Final = 0.2  # seconds before the next node is asked
+_PAGE: Final = 2000  # keys that a list reads at once
+_LOOK_PAUSE: Final = 0.25
+"""Seconds between two looks whether what was set aside fits by now. Each is a work of its own in the commit."""
 _QUIET_REVISIONS: Final = 1000
 """Revisions that change nothing here are not committed one by one. After that many the position moves."""
 
@@ -60,6 +65,7 @@ class Mirror:
         self.newest = position.revision  # of the cluster, as far as it is known
         self.heard_at: float | None = None  # on the monotonic clock, when the watch last said anything. None: never
         self._began = time.monotonic()
+        self.turns = Turns(keys.host.decode())
         self.hosts = Hosts(keys)
         self.observers: list[Observer] = [self.hosts]
         """Told of the keys that are kept in memory alone, behind the commit of what they came with."""
@@ -72,7 +78,13 @@ class Mirror:
         self._next = position.revision + 1
         self._waiting: list[tuple[int, int, asyncio.Future[int]]] = []
         self._may_read_more = any(kind == BATCHES for kind, _ in self.aside)  # than the release that set it aside
+        self._look_after = 0.0  # on the monotonic clock
         self._looked_at = 0  # the local revision at which what was set aside was last looked at
+
+    @property
+    def applied(self) -> int:
+        """The global revision that readers of this host see: what came behind the position has changed nothing."""
+        return max(self.position.revision, self._next - 1)
 
     @property
     def silent(self) -> float:
@@ -168,9 +180,16 @@ class Mirror:
             keys, start = self._keys, self.position
             await self._commit(lambda draft: follow(draft, keys, start, records, until))
         self._tell(changes)
-        if self._looked_at != self._host.revision:
+        for change in records:
+            if change.key == self._keys.head and change.value is not None:
+                self._note_head(change.value)
+        if self._looked_at != self._host.revision and time.monotonic() >= self._look_after:
             await self._look_again()
         self._next = until + 1
+
+    def _note_head(self, value: bytes) -> None:
+        with contextlib.suppress(CorruptRecordError):  # of another release
+            self.turns.saw(head_codec.load(value).host)
 
     def _is_observed(self, change: KeyValue) -> bool:
         return any(change.key.startswith(observer.prefix) for observer in self.observers)
@@ -200,6 +219,7 @@ class Mirror:
             return done
 
         self._looked_at = await self._commit(stage)
+        self._look_after = time.monotonic() + _LOOK_PAUSE
 
     async def _commit(self, stage: Callable[[Draft], Applied]) -> int:
         """Commit, and note what was done. A commit that has begun is noted, also when this is cancelled meanwhile."""
@@ -235,7 +255,7 @@ class Mirror:
         seen: set[bytes] = set()
         after, revision, more, head = b"", 0, True, None
         while more:
-            page = await self._engine.range_at(self._keys.watched, after, revision)
+            page = await self._engine.range_at(self._keys.watched, after, revision, limit=_PAGE)
             revision, more = page.revision, page.more
             head = next((item for item in page.items if item.key == self._keys.head), head)
             items = await expanded(self._engine, self._keys, page.items, revision)

@@ -20,8 +20,6 @@ import msgspec
 
 from dspy_registry.registry_store.errors import (
     BusyError,
-    ClusterAccessError,
-    ClusterFullError,
     ClusterUnavailableError,
     InvalidArgumentError,
     RegistryError,
@@ -47,10 +45,10 @@ from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
-from dspy_registry.writer.cluster.conflict import conflict
-from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError, Outcome, UnknownOutcomeError
+from dspy_registry.writer.cluster.decision import UNAVAILABLE_SECONDS, Decision
+from dspy_registry.writer.cluster.engine import Engine, KeyValue, Outcome
 from dspy_registry.writer.cluster.following import load_position
-from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
+from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.mirror import Mirror
 from dspy_registry.writer.cluster.staged import Staged
 from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
@@ -64,15 +62,13 @@ from dspy_registry.writer.draft import Draft
 CONFLICT_SECONDS: Final = 2.0
 CONFLICTS: Final = 20
 """A change that other hosts overtook so often, and for so long, is refused."""
-UNAVAILABLE_SECONDS: Final = 5.0
-"""A leader that was killed is replaced within about two seconds, so writes wait for longer than that."""
 _SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accepted
 _MOST_WAITING: Final = 4096  # requests
 _MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
 _MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its commit take
 _GROUP: Final = 48  # requests that are tried in one transaction
-_ANSWERS_KEPT: Final = 2 * 3600  # seconds
-_PAUSE: Final = 0.1  # seconds
+_SMALL_GROUP: Final = 2
+_SMALL_BYTES: Final = 16 * 1024  # of requests
 _GLOBAL: Final = (
     Register,
     RegisterMany,
@@ -104,8 +100,7 @@ class Origin:
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
         self._aliases = AliasIndex()
-        self._lease = 0
-        self._leased_at = 0.0
+        self._decision = Decision(engine, keys)
         self.refusal: RegistryError | None = None
         """Why no change is taken at all; None: they are taken."""
         self.conflicts = 0
@@ -240,18 +235,21 @@ class Origin:
     # A group
 
     async def _carry_out(self, works: Sequence[GlobalRequest]) -> None:
-        began, tries = time.monotonic(), 0
+        began, tries, turns = time.monotonic(), 0, self._mirror.turns
         while True:
             tries += 1
             await self._make_ready()  # another part of the group may have failed meanwhile
-            staged = await asyncio.to_thread(self._stage, works)
+            await turns.wait()
+            asked_at = time.monotonic()
+            staged = await self._staged(works)
             if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
                 await self._carry_out(works[: len(works) // 2])
                 await self._carry_out(works[len(works) // 2 :])
                 return
             marker = await self._put_aside(staged) if staged.is_too_large else None
-            outcome = await self._decide(staged)
+            outcome = await self._decided(staged)
             if outcome.succeeded:
+                turns.took(time.monotonic() - asked_at)
                 failpoints.reach("after_decision")
                 self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
                 if marker is not None:
@@ -260,12 +258,19 @@ class Origin:
             if marker is not None:
                 await tidy(self._engine, self._keys)
             self.conflicts += 1
+            turns.refused()
             if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
             await self._shown(outcome.revision)
 
+    async def _staged(self, works: Sequence[GlobalRequest]) -> Staged:
+        """Stage a group, in a thread unless it takes less than changing threads does."""
+        if len(works) <= _SMALL_GROUP and sum(work.held_bytes for work in works) <= _SMALL_BYTES:
+            return self._stage(works)
+        return await asyncio.to_thread(self._stage, works)
+
     def _stage(self, works: Sequence[GlobalRequest]) -> Staged:
-        """Stage a group on what this host shows. In a thread."""
+        """Stage a group on what this host shows."""
         assert self._replies is not None
         environment = self._host.environment
         with environment.long_read() as txn:
@@ -314,64 +319,18 @@ class Origin:
             _log.warning("a batch stays in pieces: %s", error)
             self._replies = None
 
+    async def _decided(self, staged: Staged) -> Outcome:
+        try:
+            return await self._decision.of(staged)
+        except ClusterUnavailableError:  # it may have gone through: then its answers are in the cluster
+            self._replies = None
+            raise
+
     def _conclude(self, staged: Staged, revision: int) -> None:
         self.changes += bool(staged.puts)
         for work, answer in staged.group.conclude(revision):
             assert isinstance(work, GlobalRequest)
             self._answer(work, answer if isinstance(answer, Submitted) else _visible(answer, revision))
-
-    # The transaction
-
-    async def _decide(self, staged: Staged) -> Outcome:
-        """Whether the transaction went through. A lost reply: the same again, to another node, until one can tell.
-
-        Raises ClusterUnavailableError. Then the answers are read again before the next group, since it may have.
-        """
-        deadline = time.monotonic() + UNAVAILABLE_SECONDS
-        is_unknown = False
-        while True:
-            try:
-                return await self._transact(staged)
-            except LeaseGoneError:  # the next try asks for another
-                self._lease, last = 0, "This host's lease in the cluster has ended."
-            except UnknownOutcomeError as error:
-                is_unknown, last = True, error.message
-            except ClusterUnavailableError as error:
-                last = error.message
-            except (ClusterFullError, ClusterAccessError) as error:
-                if not is_unknown:  # otherwise an earlier try may have gone through
-                    raise
-                last = error.message
-            if time.monotonic() > deadline:
-                self._replies = None
-                may = "The change may have been made." if is_unknown else "Nothing was changed."
-                raise ClusterUnavailableError(f"{last} {may}")
-            await asyncio.sleep(_PAUSE)
-
-    async def _transact(self, staged: Staged) -> Outcome:
-        keys, expected = self._keys, {self._keys.head: staged.position.head, **staged.expected}
-        if not staged.puts:  # nothing to write: only whether it was decided on the newest state
-            outcome = await self._engine.transact(expected, {}, tuple(expected))
-            return outcome if outcome.succeeded else conflict(outcome, keys, staged)
-        await self._renew_lease()
-        head = Head(staged.change, staged.position.number + 1, staged.position.host, time.time_ns() // 1_000_000)
-        answers = {keys.answers + client: value for client, value in staged.answers.items()}
-        puts = {**staged.puts, keys.head: head_codec.dump(head), **answers, keys.last_change: staged.change}
-        outcome = await self._engine.transact(
-            expected, puts, (*expected, keys.last_change), leased=dict.fromkeys(answers, self._lease)
-        )
-        if outcome.succeeded:
-            return outcome
-        last = outcome.found.get(keys.last_change)
-        if last is not None and last.value == staged.change:  # it went through before, and its reply was lost
-            return Outcome(True, last.revision)
-        return conflict(outcome, keys, staged)
-
-    async def _renew_lease(self) -> None:
-        """Answers end with their lease: nobody has to remove them. A new lease before the last one is half over."""
-        if self._lease == 0 or time.monotonic() - self._leased_at > _ANSWERS_KEPT / 2:
-            self._lease = await self._engine.lease(_ANSWERS_KEPT)
-            self._leased_at = time.monotonic()
 
 
 def _is_global(request: Work) -> bool:

@@ -62,7 +62,7 @@ class Beacon:
             self._lease = await self._engine.lease(_LEASE_SECONDS)
         elif beats % _BEATS_OF_A_LEASE == 0:
             await self._engine.keep_lease(self._lease)
-        here = Presence(socket.gethostname(), own_release(), os.getpid(), self._mirror.position.revision)
+        here = Presence(socket.gethostname(), own_release(), os.getpid(), self._mirror.applied)
         value, key = encode_presence(here), self._keys.presence
         await self._engine.transact({}, {key: value}, leased={key: self._lease})
 

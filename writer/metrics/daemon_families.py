@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from dspy_registry.registry_store.protocol import DaemonStatus
+
+_MOST_HOSTS: Final = 500
 
 
 class StoreFigures(NamedTuple):
@@ -144,8 +146,25 @@ def _cluster(section: Any, now: float) -> Iterator[Metric]:
     yield _gauge("cluster_hosts", "Hosts of the cluster that are present.", len(section.get("hosts", ())))
     yield _gauge("cluster_waiting", "Changes of this host that wait for the cluster.", section.get("waiting", 0))
     yield _gauge("cluster_set_aside", "Local declarations that contradict the cluster.", section.get("errors", 0))
+    yield _gauge("cluster_circuits", "Circuits that hosts of the cluster have told of.", section.get("circuits", 0))
+    yield _gauge("cluster_leads", "1 while this host leads the cluster.", int(bool(section.get("leads"))))
+    yield _counter("cluster_changes", "Changes that the cluster has made in all.", section.get("changes", 0))
+    yield _counter("cluster_own_changes", "Changes that this host made.", section.get("own_changes", 0))
+    yield _counter("cluster_lists", "Times that everything was compared with the cluster.", section.get("lists", 0))
+    yield from _cluster_members(section)
     yield _counter("cluster_conflicts", "Changes that were staged again.", section.get("conflicts", 0))
     yield _counter("cluster_reconnects", "Times that the watch was begun again.", section.get("reconnects", 0))
+
+
+def _cluster_members(section: dict[str, Any]) -> Iterator[Metric]:
+    here = InfoMetricFamily("dspy_registry_cluster", "The cluster that this host follows, and its id there.")
+    here.add_metric((), {"cluster": str(section.get("cluster") or ""), "host": str(section.get("host", ""))})
+    yield here
+    alive = InfoMetricFamily("dspy_registry_cluster_host", "A host that is present, at most 500.", labels=("host",))
+    for host, told in list(_mapping(section.get("hosts")).items())[:_MOST_HOSTS]:
+        told = _mapping(told)
+        alive.add_metric((host,), {"name": str(told.get("name", "")), "release": str(told.get("release", ""))})
+    yield alive
 
 
 _SECTIONS = {

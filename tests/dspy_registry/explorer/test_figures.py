@@ -143,6 +143,15 @@ def test_the_strip_tells_what_is_wrong() -> None:
     assert shown["laggards"] == [readers[0]]
 
 
+def test_the_strip_tells_of_a_cluster_where_there_is_one() -> None:
+    told = {"hosts": {"a": {}, "b": {}}, "lag_seconds": 9.0, "error": "cut off", "set_aside": {"modules/x": "why"}}
+    daemon = {"pid": 7, "sections": {"cluster": {**told, "errors": 1, "applied": 3, "newest": 5}}}
+    facts = {"daemon": daemon, "unreachable": None, "registry": None, "problems": [], "seen_at": 1.0}
+    shown = strip(facts, 5, 1000, [])["cluster"]
+    assert (shown["host_count"], shown["error"], shown["set_aside_count"]) == (2, "cut off", 1)
+    assert strip({**facts, "daemon": {"pid": 7, "sections": {}}}, 5, 1000, [])["cluster"] is None
+
+
 def test_the_strip_says_so_when_no_daemon_answers() -> None:
     unreachable = {"type": "WriterUnavailableError", "message": "no.", "remedy": ""}
     facts = {"daemon": None, "unreachable": unreachable, "registry": None, "problems": [], "seen_at": 1.0}

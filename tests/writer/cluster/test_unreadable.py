@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dspy_registry import errors
 from dspy_registry.registry_store.cluster_rows import Position
-from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.codec import encode, seal
 from dspy_registry.writer.cluster.batches import Batch, batch_codec, in_pieces
 from dspy_registry.writer.cluster.engine import KeyValue
 from dspy_registry.writer.cluster.following import Applied, adopt_all, advance, follow, staged_position
@@ -22,6 +23,7 @@ from dspy_registry.writer.store import Store
 from tests.conftest import violations
 from tests.support.daemon_process import module
 from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
+from tests.support.health_helpers import states
 
 pytestmark = needs_etcd
 PREFIX = b"/dspy-registry/"
@@ -104,6 +106,27 @@ def test_a_head_of_another_release_stops_no_new_host(tmp_path: Path, cluster: Et
         with host(tmp_path / "b", cluster) as b:
             patient(lambda: list(shown(b.path)) == ["acme.One"])
             assert section(b)["error"] == ""
+
+
+def test_two_releases_live_side_by_side(tmp_path: Path, cluster: EtcdCluster) -> None:
+    """A later release adds fields at the end of what it writes, and kinds of keys. What is known is taken over."""
+    info = encode([*msgspec.msgpack.decode(encode(module("acme.Later"))), "more"])
+    module_of_later = seal(encode([1, 1 << 30, info, None, 0, "more"]))
+    circuit_of_later = seal(encode([600.0, 5, "timeout", 1, False, "more"]))
+    with host(tmp_path / "a", cluster) as a, a.client() as at_a:
+        at_a.register_module(module("acme.One"))
+        head = seal(encode([b"c" * 16, 2, "0123456789abcdef", 0, "more"]))
+        cluster.put(PREFIX + b"d/r/modules/acme.Later", module_of_later)
+        cluster.put(PREFIX + b"d/head", head)
+        cluster.put(PREFIX + b"d/h/0123456789abcdef", b'{"name":"n","release":"9","pid":1,"applied":3,"more":[]}')
+        cluster.put(PREFIX + b"d/c/acme.Later/1/0123456789abcdef", circuit_of_later)
+        cluster.put(PREFIX + b"d/wonders/x", b"more")
+        patient(lambda: section(a)["hosts"].get("0123456789abcdef", {}).get("release") == "9")
+        patient(lambda: states(a.path) == {("acme.Later", 1): "open"})
+        assert list(shown(a.path)) == ["acme.One", "acme.Later"]
+        assert (section(a)["errors"], section(a)["error"], section(a)["changes"]) == (0, "", 2)
+        at_a.register_module(module("acme.Later", pool_type="neural"), expected_version=1)
+    assert violations(tmp_path / "a") == []
 
 
 def test_what_cannot_be_applied_stays_in_the_status(tmp_path: Path, cluster: EtcdCluster) -> None:

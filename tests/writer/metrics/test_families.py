@@ -91,11 +91,18 @@ def test_a_section_that_failed_is_an_error_of_its_own_kind() -> None:
 
 
 def test_a_host_that_is_cut_off_from_its_cluster_is_told() -> None:
-    cluster = {"lag_seconds": 7.5, "applied": 40, "newest": 42, "hosts": {"a": {}, "b": {}}, "error": "cut off"}
+    hosts = {"a": {"name": "one", "release": "0.2.0"}, "b": {}}
+    told = {"cluster": "c1", "host": "a", "leads": True, "circuits": 3, "changes": 9, "own_changes": 4, "lists": 1}
+    cluster = {"lag_seconds": 7.5, "applied": 40, "newest": 42, "hosts": hosts, "error": "cut off", **told}
     found = samples(status_families(status(cluster=cluster), 0.0))
     assert found["dspy_registry_cluster_lag_seconds", ()] == 7.5
     assert found["dspy_registry_cluster_newest_revision", ()] - found["dspy_registry_cluster_applied_revision", ()] == 2
     assert found["dspy_registry_cluster_hosts", ()] == 2
+    assert found["dspy_registry_cluster_info", ("c1", "a")] == 1
+    assert found["dspy_registry_cluster_host_info", ("a", "one", "0.2.0")] == 1
+    assert found["dspy_registry_cluster_leads", ()] == 1
+    assert found["dspy_registry_cluster_circuits", ()] == 3
+    assert found["dspy_registry_cluster_changes_total", ()] == 9
     assert found["dspy_registry_part_failed", ("cluster",)] == 1
 
 

@@ -172,6 +172,13 @@ _ONLY_WITH_OPTIONS = (
     "cluster_set_aside",
     "cluster_conflicts",
     "cluster_reconnects",
+    "cluster_info",
+    "cluster_host_info",
+    "cluster_leads",
+    "cluster_circuits",
+    "cluster_changes",
+    "cluster_own_changes",
+    "cluster_lists",
 )
 
 
