@@ -105,7 +105,17 @@ def _section_problems(name: str, section: Any) -> Iterator[str]:
         yield f"{name}: {section['error']}"
     if errors := section.get("errors"):
         count = len(errors) if isinstance(errors, list) else errors
-        yield f"{name}: {count} {'error' if count == 1 else 'errors'}"
+        told = f"{name}: {count} {'error' if count == 1 else 'errors'}"
+        is_listed = isinstance(errors, list) and isinstance(errors[0], dict)
+        yield f"{told}{'' if count == 1 else ', the first'}: {_item_text(errors[0])}" if is_listed else told
+
+
+def _item_text(item: dict[str, Any]) -> str:
+    """What a mapping holds, on one line. A file and a line are `file:line`, which editors and terminals open."""
+    parts = {key: str(value) for key, value in item.items() if value not in (None, "")}
+    if "file" in parts and int(parts.get("line", 0)):
+        parts["file"] = f"{parts['file']}:{parts['line']}"
+    return ": ".join(text for key, text in parts.items() if not (key == "line" and "file" in parts))
 
 
 def _space_problems(free: int | None) -> Iterator[str]:
@@ -149,7 +159,7 @@ def _field_rows(key: str, value: Any) -> Iterator[tuple[str, object]]:
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         yield key, len(value)
         for item in value:
-            text = ": ".join(str(part) for part in item.values() if part not in (None, ""))
+            text = _item_text(item)
             yield key, tables.Marked(text, "red") if is_error else text
     elif key.endswith("_at") and isinstance(value, int):
         yield key, console.local_time(value)

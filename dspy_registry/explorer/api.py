@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 
 from dspy_registry.cli.console import encode_json
 from dspy_registry.explorer import access
@@ -37,9 +39,30 @@ def refusal(status: int, kind: str, message: str, remedy: str = "") -> Json:
     return Json(error(kind, message, remedy), status)
 
 
+class Problem(BaseModel):
+    """What is wrong, and what to do."""
+
+    type: str
+    message: str
+    remedy: str
+
+
+class Refusal(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
+
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": Refusal, "description": "The request is refused, and changed nothing."},
+    "5XX": {"model": Refusal, "description": "The registry cannot be read, or the explorer has a fault."},
+}
+
+
 def api(site: Site) -> APIRouter:
-    """The routes of one site."""
-    router = APIRouter(prefix=PREFIX, default_response_class=Json)
+    """The routes of one site. Its token is described here; `access.Guard` asks for it."""
+    wants = [Depends(HTTPBearer(auto_error=False))] if site.token is not None else []
+    router = APIRouter(prefix=PREFIX, default_response_class=Json, responses=_ERRORS, dependencies=wants)
     _reading(router, site)
     _live(router, site)
     _reporting(router, site)

@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from dspy_registry.cli.console import encode_json
 from dspy_registry.explorer import access, charts, filters
@@ -49,6 +50,8 @@ def templates() -> Environment:
         value=shortened,
         shares=named,
         by=by,
+        told=told,
+        plain=lambda number: "" if number is None else str(number).removesuffix(".0"),
         count=lambda number: "–" if number is None else f"{number:,}",
         query=urlencode,
     )
@@ -63,6 +66,12 @@ def when(milliseconds: float | None) -> str:
     if not milliseconds:
         return "never"
     return datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def told(message: str) -> Markup:
+    """An error's message or remedy as a sentence; what stands in backquotes is a command, and shown as one."""
+    parts = [escape(part) for part in shortened(message[:1].upper() + message[1:]).split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
 
 def zone() -> str:

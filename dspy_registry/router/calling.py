@@ -14,6 +14,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+from msgspec import Struct
+
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
 from dspy_registry.readers.route import Candidate

@@ -98,7 +98,8 @@ def test_a_daemon_tells_what_is_wrong_to_people_and_programs(registry_folder: Pa
             ]
             assert (manifests["files"], manifests["modules"]) == (2, 1)
             told = run("status", "--path", registry_folder).stdout
-            assert "b.toml: 3: modules[0].pool_type: 5 is not a string" in told
+            assert "manifests.errors     b.toml:3: modules[0].pool_type: 5 is not a string" in told
+            assert "manifests: 1 error: b.toml:3: modules[0].pool_type: 5 is not a string" in told
             assert f"manifests.loaded_at  {local_time(manifests['loaded_at'])}\n" in told
             assert answer_of("get", "acme.A", "--path", registry_folder)["provenance"]["source"] == "manifest:a.toml"
         finally:

@@ -14,7 +14,7 @@ from dspy_registry.explorer.ask import Question, as_command, as_python
 from dspy_registry.explorer.events import is_same
 from dspy_registry.explorer.filters import Asked, command, split
 from dspy_registry.explorer.one_module import rollback_command
-from dspy_registry.explorer.pages import LONGEST_VALUE, shortened
+from dspy_registry.explorer.pages import LONGEST_VALUE, shortened, told
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.strip import strip
 from dspy_registry.registry_store.health_file import HealthEntry
@@ -166,3 +166,9 @@ def test_a_deadline_that_two_clocks_tell_a_little_differently_is_the_same() -> N
     assert not is_same([entry], [msgspec.structs.replace(entry, until=1005.0)])
     assert not is_same([entry], [msgspec.structs.replace(entry, state="half_open")])
     assert not is_same([entry], [])
+
+
+def test_a_command_in_a_remedy_is_shown_as_one_and_nothing_becomes_markup() -> None:
+    assert told("`get <b>` shows it. Ask again.") == "<code>get &lt;b&gt;</code> shows it. Ask again."
+    assert told("no module is <i>. `open") == "No module is &lt;i&gt;. <code>open</code>"
+    assert told("") == ""

@@ -117,6 +117,19 @@ def test_a_body_of_unknown_length_that_is_too_long_is_told_so(site: Explorer) ->
     assert b"application/json" in answer
 
 
+def test_the_description_has_the_form_of_errors_and_the_token(site: Explorer) -> None:
+    described = site.get("/api/v1/openapi.json", headers=BEARER).json()
+    form = described["components"]["schemas"]["Refusal"]["properties"]["error"]["$ref"].rpartition("/")[2]
+    assert set(described["components"]["schemas"][form]["properties"]) == {"type", "message", "remedy"}
+    for path, methods in described["paths"].items():
+        for operation in methods.values():
+            for status in ("4XX", "5XX"):
+                (media,) = operation["responses"][status]["content"].values()
+                assert media["schema"]["$ref"].endswith("/Refusal"), path
+            assert operation["security"] == [{"HTTPBearer": []}], path
+            assert "422" not in operation["responses"], path
+
+
 @pytest.mark.parametrize("text", STRANGE)
 @pytest.mark.parametrize(
     ("page", "field"),
