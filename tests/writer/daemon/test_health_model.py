@@ -289,5 +289,6 @@ class TestHealth(HealthMachine.TestCase):  # type: ignore[misc, name-defined]
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 class TestHealthAtLength(HealthMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = runs(250, 100)
+    settings = runs(150, 80)
