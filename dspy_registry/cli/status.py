@@ -14,7 +14,9 @@ from dspy_registry.cli.numbers import Number
 from dspy_registry.registry_store.errors import RegistryError
 
 _PATIENCE: Final = 10.0  # seconds that the daemon may be silent
+_LEAST_PATIENCE: Final = 1.0  # the same at the end of a wait
 _PAUSE: Final = 0.2  # seconds between two looks
+_STATE_FIELD: Final = 0  # of /proc/PID/stat, counted after the command, which may hold anything
 
 
 @click.command("status", short_help="Show the state of the registry and its daemon.")
@@ -40,14 +42,17 @@ def status(wait: float, path: Path | None, as_json: bool) -> int:
 
 def _facts_once_well(folder: Path, deadline: float) -> dict[str, Any]:
     """The facts as soon as nothing is wrong, or those of the deadline."""
+    patience = _PATIENCE
     while True:
         left = deadline - time.monotonic()
+        if left > 0:
+            patience = min(_PATIENCE, max(_LEAST_PATIENCE, left))
         try:
-            facts = current_facts(folder, min(_PATIENCE, left) if left > _PAUSE else _PATIENCE)
-            if not facts["problems"] or left <= 0:
+            facts = current_facts(folder, patience)
+            if not facts["problems"] or time.monotonic() >= deadline:
                 return facts
         except RegistryError:
-            if left <= 0:
+            if time.monotonic() >= deadline:
                 raise
         time.sleep(_PAUSE)
 
@@ -70,13 +75,28 @@ def _daemon(folder: Path, patience: float) -> dict[str, Any]:
     import msgspec
 
     from dspy_registry.writer.client.client import WriterClient
+    from dspy_registry.writer.writer_lock import lock_holder
 
+    pid = lock_holder(folder)
+    if pid and _is_stopped(pid):  # it would be silent for as long as one waits
+        remedy = f"Let it go on with `kill -CONT {pid}`, or end it."
+        message = f"process {pid}, the writer, is stopped by a signal."
+        return {"unreachable": {"type": "WriterTimeoutError", "message": message, "remedy": remedy}}
     try:
         with WriterClient(folder, timeout=patience) as client:
             return {"daemon": msgspec.structs.asdict(client.status())}
     except RegistryError as error:
         unreachable = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
         return {"unreachable": unreachable}
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process, as SIGSTOP does. False where that cannot be known."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        return stat.rpartition(b")")[2].split()[_STATE_FIELD] == b"T"
+    except (OSError, IndexError):
+        return False
 
 
 # What is wrong

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import stat
 import time
-from errno import EAGAIN
+from errno import EAGAIN, EINVAL
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -122,8 +123,13 @@ def read_content(path: Path) -> tuple[bytes, Signature]:
     """The content of a file and its signature. Raises OSError, _BusyError for a file that is being written."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123  # a path cannot say O_NONBLOCK, and a pipe would block
-        before = signature_of(os.fstat(descriptor))
-        content = file.read(MAX_FILE_BYTES + 1)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):  # it was when the folder was walked
+            raise OSError(EINVAL, "it is not a regular file any more")
+        before = signature_of(found)
+        content: bytes | None = file.read(MAX_FILE_BYTES + 1)
+        if content is None:  # a file of the kernel's that would block, as /proc/kmsg
+            raise BlockingIOError(EAGAIN, "it has no content now")
         if _is_being_written(descriptor) or signature_of(os.fstat(descriptor)) != before:
             raise _BusyError
         return content, before

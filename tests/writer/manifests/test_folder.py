@@ -12,7 +12,7 @@ import pytest
 from dspy_registry.writer.manifests import folder as manifest_folder
 from dspy_registry.writer.manifests import folder_scan as manifest_scan
 from dspy_registry.writer.manifests.attach import validate_tree
-from dspy_registry.writer.manifests.folder import ManifestFolder
+from dspy_registry.writer.manifests.folder import ManifestFolder, read_content
 from dspy_registry.writer.manifests.folder_scan import Scan, scan
 from dspy_registry.writer.manifests.links import LinkedPaths, checkout_locks
 
@@ -131,6 +131,31 @@ def test_too_many_files_change_nothing(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 # Reading
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_file_that_became_a_pipe_is_an_error_of_it(folder: Path, is_written: bool) -> None:
+    """Its scan saw a file. A pipe has no content, or would block: neither is an empty manifest."""
+    os.mkfifo(folder / "a.toml")
+    writer = os.open(folder / "a.toml", os.O_RDWR) if is_written else None
+    try:
+        with pytest.raises(OSError, match="not a regular file"):
+            read_content(folder / "a.toml")
+    finally:
+        if writer is not None:
+            os.close(writer)
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="only root may read what the kernel says")
+def test_a_file_whose_read_would_block_freezes_nothing(folder: Path) -> None:
+    (folder / "a.toml").symlink_to("/proc/kmsg")
+    (folder / "b.toml").write_text(SOUND)
+    reader = ManifestFolder(folder)
+    for _ in range(2):  # what it has now, then nothing
+        found = reader.read().tree.files
+        assert found["b.toml"].declared is not None
+        assert found["a.toml"].errors
+    reader.close()
 
 
 def test_a_reading_is_new_when_something_differs(folder: Path) -> None:
