@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from dspy_registry.cli import console
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.errors import NotPossibleError
 
 TOKEN_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN"
 _PORT: Final = 8712
@@ -81,7 +81,7 @@ def _server() -> Callable[..., None]:
     try:
         from dspy_registry.explorer.app import serve
     except ModuleNotFoundError as error:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"the explorer needs the package {error.name}, which is not installed.",
             remedy="Install the extra: pip install 'dspy-module-registry[ui]'.",
         ) from error

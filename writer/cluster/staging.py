@@ -16,6 +16,7 @@ from dspy_registry.registry_store.errors import (
     ClusterMembershipError,
     ConflictError,
     InvalidArgumentError,
+    NotPossibleError,
     RegistryError,
 )
 from dspy_registry.registry_store.layers import CLIENT
@@ -110,7 +111,7 @@ def stage_globally(draft: Draft, message: Any, request: ClientRequest) -> None:
 
 
 def _local(name: str, source: str) -> InvalidArgumentError:
-    return InvalidArgumentError(
+    return NotPossibleError(
         f"{name} is declared by {source} on this host, and no client of the cluster declares it.",
         remedy="Remove it there.",
     )

@@ -65,8 +65,8 @@ class RolloutKeeper:
             found = self._stored()
         except RegistryError as error:
             return {"rollouts": [], "error": error.message}
-        error = " ".join(filter(None, (_damages(found), self._error)))
-        return {"rollouts": [plain(each) for each in found.sound], "error": error}
+        why = " ".join(filter(None, (_damages(found), self._error)))
+        return {"rollouts": [plain(each) for each in found.sound], "error": why}
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
