@@ -5,7 +5,8 @@ another new identity. No reader can then mistake its revisions for those of a re
 
     python -m dspy_registry.registry_store.backup FOLDER PATH
 
-makes one, prints it as JSON and exits with 0, or prints what went wrong on stderr and exits with 2.
+makes one and prints it as JSON. It exits with 0, with 1 if acknowledged changes are missing in it, or prints what went
+wrong on stderr and exits with 2.
 
 It is made in a folder `.partial` inside the target. data.mdb is moved out last: without data.mdb there is no registry.
 """
@@ -26,10 +27,21 @@ from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.disk import make_folder_durably, sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError, RegistryNotFoundError
+from dspy_registry.registry_store.errors import (
+    InvalidArgumentError,
+    NotPossibleError,
+    RegistryError,
+    RegistryNotFoundError,
+)
 from dspy_registry.registry_store.opening import create_lock_file
 from dspy_registry.registry_store.paths import registry_path
-from dspy_registry.registry_store.revision import ID_BYTES, NO_DATA_FILE, create_revision_file
+from dspy_registry.registry_store.revision import (
+    ID_BYTES,
+    NO_DATA_FILE,
+    create_revision_file,
+    missing_commits,
+    newest_word,
+)
 from dspy_registry.registry_store.sharing import attach, detach
 
 PARTIAL: Final = ".partial"
@@ -42,7 +54,8 @@ _NO_ROOM: Final = "Nothing is left of the backup. Free disk space, or name anoth
 class Backup(msgspec.Struct, frozen=True):
     """What a backup holds: `path` is its folder, `bytes` the size of its data file.
 
-    `committed_at` is when its revision was committed, in milliseconds since the epoch.
+    `committed_at` is when its revision was committed, in milliseconds since the epoch. `missing` says which
+    acknowledged changes it lacks, because the registry's data.mdb lacks them; None: none.
     """
 
     path: str
@@ -50,6 +63,7 @@ class Backup(msgspec.Struct, frozen=True):
     committed_at: int
     modules: int
     bytes: int
+    missing: str | None = None
 
 
 def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Backup:
@@ -57,20 +71,24 @@ def backup(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None =
 
     `path` None means $DSPY_REGISTRY, else the user's data directory. `folder` must be new or empty. Readers and the
     writer go on. Records that are replaced meanwhile take up room until the copy is done. A damaged record is copied
-    as it is. Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
+    as it is. `Backup.missing` says whether acknowledged changes are missing.
+
+    Raises RegistryNotFoundError, InvalidArgumentError for a folder that is not empty, StorePermissionError,
     and StoreError if the disk fails or is full.
     """
     target = registry_path(folder)
     source = attach(registry_path(path))
     try:
+        word = newest_word(source.folder)  # before the copy: then it tells of no commit that the copy may lack
         with write_refusals(target, not_permitted=_OTHER_FOLDER, no_room=_NO_ROOM), partial_folder(target) as partial:
             _copy(source, partial)
             state, modules = complete(partial)
             put_in_place(partial, target)
             size = (target / layout.DATA_FILE).stat().st_size
+        missing = missing_commits(source.folder, word, state.revision)
     finally:
         detach(source)
-    return Backup(str(target), state.revision, state.committed_at, modules, size)
+    return Backup(str(target), state.revision, state.committed_at, modules, size, missing)
 
 
 @contextmanager
@@ -101,7 +119,7 @@ def _made(partial: Path) -> Iterator[Path]:
     try:
         partial.mkdir()  # of two backups into one folder, one fails here
     except FileExistsError as error:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"{partial} exists: a backup is being made there, or one was killed.",
             remedy="Name another folder. If no backup is under way, you may remove this one.",
         ) from error
@@ -180,7 +198,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     sys.stdout.buffer.write(msgspec.json.encode(made))
-    return 0
+    return 0 if made.missing is None else 1
 
 
 if __name__ == "__main__":

@@ -109,6 +109,10 @@ class InvalidArgumentError(RegistryError, ValueError):
     """An argument is not allowed; the message says what is."""
 
 
+class NotPossibleError(InvalidArgumentError):
+    """What is asked for is allowed, but not as the registry or the host is now. The message says why."""
+
+
 class NoHomeError(InvalidArgumentError):
     """The registry's folder is in a home directory, and it is not known where that is."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -87,7 +87,8 @@ class Rollout(msgspec.Struct, frozen=True, array_like=True):
 def plan_problems(plan: Plan) -> Iterator[str]:
     """What is wrong with a plan, one line each."""
     steps = plan.steps
-    numbers = (*(steps if isinstance(steps, (tuple, list)) else ("",)), *msgspec.structs.astuple(plan)[1:])
+    given: Any = steps  # whatever a caller gave
+    numbers = (*(given if isinstance(given, (tuple, list)) else ("",)), *msgspec.structs.astuple(plan)[1:])
     if not all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in numbers):
         yield "steps is a tuple of numbers, and every, max_error_increase and max_p95_increase are numbers"
         return

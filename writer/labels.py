@@ -10,6 +10,7 @@ from dspy_registry.registry_store.arguments import WrongTypeError
 from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
     LabelConflictError,
+    NotPossibleError,
     UnknownLabelError,
     UnknownModuleError,
     UnknownVersionError,
@@ -93,7 +94,7 @@ def _set_label(draft: Draft, update: LabelUpdate, source: str) -> None:
         del labels[label]
     else:
         if current is None and len(labels) >= MAX_LABELS_OF_MODULE:
-            raise InvalidArgumentError(f"{name} has {MAX_LABELS_OF_MODULE} labels, and no module may have more.")
+            raise NotPossibleError(f"{name} has {MAX_LABELS_OF_MODULE} labels, and no module may have more.")
         labels[label] = _label(draft, update, current, source)
         if current is not None and current.runs == labels[label].runs and current.source == source:
             return

@@ -5,7 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from dspy_registry.registry_store.changes import Alias
-from dspy_registry.registry_store.errors import InvalidArgumentError, InvalidModuleError, UnknownModuleError
+from dspy_registry.registry_store.errors import (
+    InvalidModuleError,
+    NotPossibleError,
+    UnknownModuleError,
+)
 from dspy_registry.registry_store.labels import labelled_versions
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.validation import name_problems, stored_name_problems
@@ -24,9 +28,10 @@ def release(draft: Draft, name: str) -> None:
         return
     layers = draft.layers_of(name)
     if not layers:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"a client alone declares {name}: there is nothing to go back to.",
-            remedy="`dspy-registry unregister` removes it.",
+            remedy="`dspy-registry unregister` removes it. If it was unregistered and came back by a rollback, what a "
+            "manifest declares of it counts again from the next change of its folder, or the daemon's next start.",
         )
     draft.relayer(name, layers, releases=True)
 

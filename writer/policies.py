@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.errors import NotPossibleError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.policy import MOST_POLICIES, Policy, check_pattern, check_policy
 from dspy_registry.writer.draft import Draft
@@ -22,7 +22,7 @@ def set_policy(draft: Draft, pattern: str, policy: Policy | None, source: str = 
     if current.get((source, pattern)) == policy:
         return
     if policy is not None and (source, pattern) not in current and len(current) >= MOST_POLICIES:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"there are {MOST_POLICIES} policies, and no registry may have more.", remedy="Use wider patterns."
         )
     draft.policies[source, pattern] = policy

@@ -19,7 +19,7 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check_apart
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgumentError, StoreError
+from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgumentError, StoreError, WriterLockedError
 from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
@@ -53,13 +53,23 @@ def restore(backup: Path, folder: Path) -> Restored:
     with open_binary(backup / layout.DATA_FILE) as data, as_owner(folder):
         _refuse_intruders(folder)
         with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
-            lock = WriterLock(folder)
+            lock = _locked(folder)
             try:
                 put_in_place(data, folder)
             finally:
                 lock.release()
         with RegistryWriter(folder) as writer:
             return Restored(str(folder), writer.revision, _modules(writer.store.environment))
+
+
+def _locked(folder: Path) -> WriterLock:
+    try:
+        return WriterLock(folder)
+    except WriterLockedError as error:
+        error.remedy = (
+            "Nothing was changed. Stop that writer (`systemctl stop dspy-registry`), restore, then start it again."
+        )
+        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from dspy_registry.registry_store.comparison import Block
-from dspy_registry.registry_store.errors import CorruptRecordError, InvalidArgumentError
+from dspy_registry.registry_store.errors import CorruptRecordError, InvalidArgumentError, NotPossibleError
 from dspy_registry.registry_store.labels import LabelUpdate, label_problems, names_the_same
 from dspy_registry.registry_store.rollout import (
     ABORTED,
@@ -115,7 +115,7 @@ def _begin(draft: Draft, request: RolloutRequest, now: int) -> None:
     if current is not None and current.is_active:
         if (current.new, current.plan) == (new, plan):
             return
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"{name}@{label} is under a rollout to version {current.new} already.",
             remedy=f"End it first: dspy-registry rollout abort {name} --label {label}",
         )
@@ -124,7 +124,7 @@ def _begin(draft: Draft, request: RolloutRequest, now: int) -> None:
     named = draft.labels_of(name).get(label)
     versions = {} if named is None else named.versions
     if len(versions) != 1 or new in versions:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"{name}@{label} must name one version, and another than {new}.",
             remedy="Set it first to the version that the rollout is to begin from: dspy-registry label set.",
         )
@@ -172,8 +172,10 @@ def load(draft: Draft, name: str, label: str) -> Rollout | None:
 def _active(draft: Draft, name: str, label: str) -> Rollout:
     current = load(draft, name, label)
     if current is None or not current.is_active:
+        if current is None and draft.module(name) is None:
+            raise draft.catalog.unknown(name)
         ending = "" if current is None else f" The last one is {current.state}."
-        raise InvalidArgumentError(f"{name}@{label} is under no rollout.{ending}")
+        raise NotPossibleError(f"{name}@{label} is under no rollout.{ending}")
     return current
 
 
@@ -202,7 +204,7 @@ def _make_room(draft: Draft) -> None:
     found = {key: _read(draft, key, row) for key, row in rows.items()}
     over = sorted((each.ended_at if each else 0, key) for key, each in found.items() if not (each and each.is_active))
     if not over:
-        raise InvalidArgumentError(f"{MOST_ROLLOUTS} rollouts are under way, and no registry may have more.")
+        raise NotPossibleError(f"{MOST_ROLLOUTS} rollouts are under way, and no registry may have more.")
     draft.rollouts[over[0][1]] = None
 
 

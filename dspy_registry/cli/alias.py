@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import completion, console, tables
-from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.cli.target import NewName, embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 
 
@@ -37,7 +37,7 @@ def list_aliases(path: Path | None, as_json: bool) -> None:
 
 
 @alias.command("set", short_help="Declare an alias, or change its module.")
-@click.argument("name", metavar="ALIAS", shell_complete=completion.aliases)
+@click.argument("name", metavar="ALIAS", type=NewName(), shell_complete=completion.aliases)
 @click.argument("module", shell_complete=completion.modules)
 @embedded_option
 @console.path_option

@@ -11,14 +11,17 @@ from dspy_registry.cli.waiting import when_started
 
 
 @click.command("backup", short_help="Copy the registry while it is in use.")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=console.Folder(path_type=Path))
 @console.path_option
 @console.json_option
-def backup(folder: Path, path: Path | None, as_json: bool) -> None:
+def backup(folder: Path, path: Path | None, as_json: bool) -> int:
     """Copy the newest revision of the registry into FOLDER, which must be new or empty.
 
     Readers and the daemon go on meanwhile. The copy is compacted and synced to disk. It is a complete registry:
     `dspy-registry list --path FOLDER` shows what it holds. A backup that fails leaves nothing behind.
+
+    When the registry has lost acknowledged changes, the backup is made of what is left, it is said what is missing, and
+    the exit status is 1.
     """
     import msgspec
 
@@ -30,3 +33,8 @@ def backup(folder: Path, path: Path | None, as_json: bool) -> None:
         console.print_json(msgspec.structs.asdict(made))
     else:
         click.echo(f"{made.path} holds revision {made.revision}: {made.modules:,} modules, {made.bytes:,} bytes")
+    if made.missing is None:
+        return 0
+    if not as_json:
+        console.print_warning(made.missing)
+    return 1

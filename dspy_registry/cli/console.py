@@ -101,6 +101,17 @@ def local_time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
+
+
+def duration(seconds: float) -> str:
+    """As options take it: 90s, 15m, 6h, 7d."""
+    for length, unit in _UNITS:
+        if seconds >= length and not seconds % length:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def print_done(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
     """What a change did: a sentence and the revision that shows it, or the facts as JSON."""
     if as_json:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from dspy_registry.cli import console
-from dspy_registry.registry_store.errors import InvalidArgumentError, RegistryError
+from dspy_registry.registry_store.errors import InvalidArgumentError, NotPossibleError, RegistryError
 from dspy_registry.registry_store.remedies import TOO_MANY_FILES
 
 PROGRAM: Final = "dspy-registry"
@@ -150,11 +150,16 @@ def _report(error: Exception, *, as_json: bool) -> int:
         return error.exit_code
     if isinstance(error, RegistryError):
         console.print_error(type(error).__name__, error.message, error.remedy, as_json=as_json)
-        return WRONG_USAGE if isinstance(error, InvalidArgumentError) else NO
+        return WRONG_USAGE if _is_wrong_usage(error) else NO
     is_without_files = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     remedy = TOO_MANY_FILES if is_without_files else ""
     console.print_error(type(error).__name__, str(error), remedy, as_json=as_json)
     return NO
+
+
+def _is_wrong_usage(error: RegistryError) -> bool:
+    """Whether the command line itself is wrong, whatever the registry holds."""
+    return isinstance(error, InvalidArgumentError) and not isinstance(error, NotPossibleError)
 
 
 @click.group(

@@ -13,7 +13,7 @@ from dspy_registry.cli.beneath import declaring_manifests, warn_of_overrides
 from dspy_registry.cli.label import labels_of
 from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import embedded_option, open_writer
-from dspy_registry.registry_store.errors import UnknownModuleError
+from dspy_registry.registry_store.errors import InvalidModuleError, UnknownModuleError
 from dspy_registry.registry_store.vocabulary import LEVELS
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def register(
     dspy-registry get Predict --json | jq '.estimated_duration = 900' | dspy-registry register -
     """
     modules = _modules(file, {field: value for field, value in fields.items() if value not in (None, ())})
+    if file is None:
+        _refuse_wrong_options(modules[0])
     if expected_version is not None and len(modules) != 1:
         raise click.UsageError("--expected-version is for one module.", click.get_current_context())
     with open_writer(path, embedded) as writer:
@@ -114,6 +116,16 @@ def _modules(file: IO[bytes] | None, fields: dict[str, Any]) -> list[ModuleInfo]
     if "metadata" in fields:
         fields["metadata"] = _json_object(fields["metadata"])
     return [module_from(fields)]
+
+
+def _refuse_wrong_options(module: ModuleInfo) -> None:
+    """What options say is wrong usage. What a file says is not."""
+    from dspy_registry.registry_store.validation import validate_encoded
+
+    try:
+        validate_encoded(module)
+    except InvalidModuleError as error:
+        raise click.UsageError(error.message, click.get_current_context()) from error
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from dspy_registry.cli import completion, console
-from dspy_registry.cli.target import embedded_option, open_writer
+from dspy_registry.cli.target import NewName, embedded_option, open_writer
+from dspy_registry.cli.waiting import open_registry
 
 
 @click.command("rename", short_help="Give a module another name.")
 @click.argument("name", metavar="OLD", shell_complete=completion.modules)
-@click.argument("new_name", metavar="NEW")
+@click.argument("new_name", metavar="NEW", type=NewName())
 @embedded_option
 @console.path_option
 @console.json_option
@@ -40,7 +42,19 @@ def release(names: tuple[str, ...], embedded: bool, path: Path | None, as_json: 
     the manifest says does not count. `get`, `list` and `status` show it. The override's record stays in the history.
     """
     revision = 0
+    asked = dict.fromkeys(names)
     with open_writer(path, embedded) as writer:
-        for name in dict.fromkeys(names):
+        overriding = _overriding(path, asked)
+        for name in asked:
             revision = writer.release(name)
-    console.print_done(f"released {', '.join(names)}", {"revision": revision, "names": names}, as_json=as_json)
+    facts = {"revision": revision, "names": names, "released": overriding}
+    for name in () if as_json else asked.keys() - overriding:
+        console.say(f"{name} overrides nothing: it stays as it is")
+    if overriding or as_json:
+        console.print_done(f"released {', '.join(overriding)}", facts, as_json=as_json)
+
+
+def _overriding(path: Path | None, names: Iterable[str]) -> list[str]:
+    """Which of these modules, by full name, override what others declare now."""
+    with open_registry(path) as registry:
+        return [name for name in names if name in registry and registry.overridden(name)]

@@ -44,8 +44,9 @@ def rollback(name: str, version: int | None, embedded: bool, path: Path | None, 
     with open_writer(path, embedded) as writer:
         done = roll_back(writer, versions, version)
     what = f"{done.name} is as in version {done.restored} again: version {done.version}"
-    if done.version == versions.in_force:
+    is_changed = done.version != versions.in_force
+    if not is_changed:
         what = f"{done.name} is as in version {done.restored} already: version {done.version}"
     console.print_done(what, msgspec.structs.asdict(done), as_json=as_json)
-    if not as_json:
+    if is_changed and not as_json:
         warn_of_overrides(path, [done.name])

@@ -17,7 +17,7 @@ from dspy_registry.cli import console, operations
 from dspy_registry.cli.cluster import cluster_extensions, cluster_options
 from dspy_registry.cli.manifests import watch_options, watching
 from dspy_registry.cli.waiting import VARIABLE, wait_seconds
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.errors import NotPossibleError
 
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.bounds import Bounds
@@ -108,7 +108,7 @@ def measuring(address: str) -> Callable[[Daemon], None]:
     try:
         from dspy_registry.writer.metrics.attach import attach_metrics, parse_address
     except ModuleNotFoundError as error:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"--metrics needs the package {error.name}, which is not installed.",
             remedy="Install the extra: pip install 'dspy-module-registry[metrics]'.",
         ) from error

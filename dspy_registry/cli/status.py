@@ -181,6 +181,8 @@ def _field_rows(key: str, value: Any) -> Iterator[tuple[str, object]]:
         for item in value:
             text = _item_text(item)
             yield key, tables.Marked(text, "red") if is_error else text
+    elif key.endswith(".every") and isinstance(value, (int, float)):
+        yield key, console.duration(value)
     elif key.endswith("_at") and isinstance(value, int):
         yield key, console.local_time(value)
     else:

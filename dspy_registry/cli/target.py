@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+class NewName(click.ParamType):  # type: ignore[type-arg]  # not generic in older releases
+    """A name that a module or an alias may get."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if it may be one whatever the registry holds."""
+        from dspy_registry.registry_store.validation import name_problems
+
+        if problems := list(name_problems(value)):
+            self.fail("; ".join(map(str, problems)), param, ctx)
+        return str(value)
+
+
 def embedded_option(command: Decorated) -> Decorated:
     """`--embedded`: write in this process, without a daemon."""
     return click.option("--embedded", is_flag=True, help="Write directly: no daemon runs for this registry.")(command)

@@ -10,7 +10,7 @@ import click
 
 from dspy_registry.cli import console
 from dspy_registry.cli.numbers import Whole
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.errors import InvalidArgumentError, NotPossibleError
 
 TOKEN_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN"
 TOKEN_FILE_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN_FILE"
@@ -84,7 +84,7 @@ def _server() -> Callable[..., None]:
     try:
         from dspy_registry.explorer.app import serve
     except ModuleNotFoundError as error:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"the explorer needs the package {error.name}, which is not installed.",
             remedy="Install the extra: pip install 'dspy-module-registry[ui]'.",
         ) from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import PAGESIZE
+from pathlib import Path
 from typing import Any
 
 from dspy_registry import ModuleChange, ModuleInfo, Provenance
-from dspy_registry.registry_store import layout
+from dspy_registry.registry_store import layout, meta_pages
 from dspy_registry.registry_store.changes import (
     Alias,
     State,
@@ -281,3 +283,12 @@ DAMAGE: list[tuple[str, str, Callable[[Get, Put], None]]] = [
         declare_words({"a": ("b",), "b": ("a",)}),
     ),
 ]
+
+
+def hide_the_newest_state(folder: Path) -> None:
+    """Turns one bit of the older meta page's transaction number: LMDB goes by it, and the last commit is gone."""
+    with (folder / layout.DATA_FILE).open("r+b") as file:
+        pages = [meta_pages.parse_meta_page(file.read(PAGESIZE)) for _ in range(2)]
+        older = min(range(2), key=lambda number: pages[number].transaction)  # type: ignore[union-attr]
+        file.seek(older * PAGESIZE + 151)
+        file.write(b"\x20")

@@ -12,7 +12,7 @@ import msgspec
 from dspy_registry.registry_store.errors import (
     ClusterAccessError,
     ClusterUnavailableError,
-    InvalidArgumentError,
+    NotPossibleError,
     RegistryError,
 )
 from dspy_registry.writer.cluster.engine import (
@@ -39,7 +39,7 @@ from dspy_registry.writer.cluster.options import ClusterOptions, check_options
 try:
     import httpx
 except ImportError as missing:
-    raise InvalidArgumentError(
+    raise NotPossibleError(
         "a cluster needs the package httpx.", remedy="Install dspy-module-registry[cluster]."
     ) from missing
 

@@ -22,6 +22,7 @@ from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterUnavailableError,
     InvalidArgumentError,
+    NotPossibleError,
     RegistryError,
 )
 from dspy_registry.registry_store.layout import MODULES
@@ -341,7 +342,7 @@ def _is_global(request: Work) -> bool:
 
 
 def _no_programs() -> InvalidArgumentError:
-    return InvalidArgumentError(
+    return NotPossibleError(
         "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
     )
 

@@ -17,6 +17,7 @@ from dspy_registry.registry_store.errors import (
     ClusterMembershipError,
     ConflictError,
     InvalidArgumentError,
+    NotPossibleError,
     RegistryError,
 )
 from dspy_registry.registry_store.layers import CLIENT
@@ -133,7 +134,7 @@ def stage_globally(draft: Draft, message: Any, request: Work) -> None:
 
 
 def _local(name: str, source: str) -> InvalidArgumentError:
-    return InvalidArgumentError(
+    return NotPossibleError(
         f"{name} is declared by {source} on this host, and no client of the cluster declares it.",
         remedy="Remove it there.",
     )

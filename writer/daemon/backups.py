@@ -85,18 +85,24 @@ class Backups:
         ended = await run_apart(
             [sys.executable, "-m", "dspy_registry.registry_store.backup", str(target), str(self._folder)]
         )
-        if ended.status:
+        if ended.status not in (0, 1):
             why = ended.errors.decode("utf-8", "replace").strip() or f"its process ended with {ended.status}"
             raise StoreError(why, remedy="")
         await self._refuse_unsound(target)
-        return _decode(ended.output)
+        return self._complete(_decode(ended.output), target)
+
+    def _complete(self, made: Backup, target: Path) -> Backup:
+        """A backup that lacks acknowledged changes is kept, and takes no other one's place."""
+        if made.missing is None:
+            return made
+        kept = _set_aside(target)
+        raise StoreError(f"{kept} is not complete: {made.missing}", remedy="The complete backups made before are kept.")
 
     async def _refuse_unsound(self, target: Path) -> None:
         ended = await run_apart(check_command(target))
         violations = list(violations_in(ended.status, ended.output, ended.errors))
         if violations:
-            kept = target.with_name(f"{target.name}{_UNSOUND}")
-            target.rename(kept)
+            kept = _set_aside(target)
             raise StoreError(
                 f"{kept} is not sound, because the registry is not: {violations[0]}.",
                 remedy="Run `dspy-registry check`. The sound backups made before are kept.",
@@ -130,6 +136,12 @@ class Backups:
             "next_at": self._next_at,
             "error": self._error,
         }
+
+
+def _set_aside(target: Path) -> Path:
+    kept = target.with_name(f"{target.name}{_UNSOUND}")
+    target.rename(kept)
+    return kept
 
 
 def due_in(now: float, newest: float | None, every: float) -> float:

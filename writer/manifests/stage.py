@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,9 @@ from dspy_registry.writer.manifests.declared_aliases import DeclaredAlias, decla
 from dspy_registry.writer.manifests.lines import Path
 from dspy_registry.writer.manifests.tree import NOTHING, Plan, Tree, compile_tree
 from dspy_registry.writer.policies import set_policy
+
+_SEARCHES: Final = 20
+"""Errors for unknown names that name close ones."""
 
 Refused = dict[str, tuple[ManifestError, ...]]
 
@@ -115,6 +118,7 @@ class _Staging:
         self._effective = plan.effective
         self._old = {file: declared for file, declared in in_force.items() if file not in plan.retained}
         self._errors: list[ManifestError] = []
+        self._searches = 0
 
     def run(self) -> list[ManifestError]:
         self._implications()
@@ -203,8 +207,8 @@ class _Staging:
 
     def _alias(self, file: str, alias: str, name: str) -> None:
         path = ("aliases", alias)
-        if self._draft.module(name) is None:  # without a search for close names, which is slow for thousands
-            self._refuse(file, path, UnknownModuleError(name))
+        if self._draft.module(name) is None:
+            self._refuse(file, path, self._unknown(name))
             return
         try:
             self._draft.set_alias(alias, name, MANIFEST_PREFIX + file)
@@ -226,9 +230,14 @@ class _Staging:
                 if current is None or current.source != CLIENT:
                     self._label(file, ("labels", index), one)
 
+    def _unknown(self, name: str) -> UnknownModuleError:
+        """With close names, but for the first errors only: the search is slow for thousands."""
+        self._searches += 1
+        return self._draft.catalog.unknown(name) if self._searches <= _SEARCHES else UnknownModuleError(name)
+
     def _label(self, file: str, path: Path, declared: DeclaredLabel) -> None:
         if self._draft.module(declared.name) is None:
-            self._refuse(file, path, UnknownModuleError(declared.name))
+            self._refuse(file, path, self._unknown(declared.name))
             return
         weights = {version: float(count) for version, count in declared.versions.items()}
         try:

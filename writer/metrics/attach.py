@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
 
-from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.errors import InvalidArgumentError, NotPossibleError
 from dspy_registry.registry_store.number_text import whole_number
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.metrics.collector import MODULES_SHOWN, Figures
@@ -53,7 +53,7 @@ def attach_metrics(host: Host, address: Address, *, modules: int = MODULES_SHOWN
     try:
         server, thread = start_http_server(address.port, address.host, registry)
     except OSError as error:
-        raise InvalidArgumentError(
+        raise NotPossibleError(
             f"nothing can be served at {address}: {error.strerror or error}.",
             remedy="Give another address with --metrics, or end the process that listens there.",
         ) from error

@@ -91,7 +91,7 @@ def test_a_second_daemon_is_refused_and_names_the_first(served: Path) -> None:
 
 def test_a_refused_change_says_why(served: Path) -> None:
     status, error = refusal("register", "--name", "acme.X", "--capability", "Not A Word")
-    assert (status, error["type"]) == (1, "InvalidModuleError")
+    assert (status, error["type"]) == (2, "UsageError")
     assert "capabilities" in error["message"]
     status, error = refusal("register", "--name", "dspy.Predict", "--expected-version", "7")
     assert (status, error["type"]) == (1, "ConflictError")

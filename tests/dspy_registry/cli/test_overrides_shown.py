@@ -24,7 +24,7 @@ def test_an_override_is_shown_and_released(registry_folder: Path, monkeypatch: p
     (listed,) = answer("find", "--any-capability", "complex_reasoning", "--no-gpu", "--max-memory", "low")["modules"]
     assert listed == shown
     assert "client over manifest:a.toml" in run("get", "acme.A").stdout
-    assert answer("release", "acme.A", "--embedded") == {"revision": 4, "names": ["acme.A"]}
+    assert answer("release", "acme.A", "--embedded") == {"revision": 4, "names": ["acme.A"], "released": ["acme.A"]}
     assert answer("get", "acme.A")["overrides"] == []
     told = answer("unregister", "acme.A", "--embedded")
     assert told == {

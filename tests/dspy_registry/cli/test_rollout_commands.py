@@ -42,7 +42,7 @@ def test_a_rollout_by_hand(labelled: Path) -> None:
         assert answer("rollout", "status", "acme.Other") == {"rollouts": [], "error": ""}
         assert run("rollout", "abort", NAME, "--label", "live").returncode == 0
         assert answer("label", "list", NAME)["labels"][0]["versions"] == {"1": 100.0}
-        assert refusal("rollout", "abort", NAME, "--label", "live")[1]["type"] == "InvalidArgumentError"
+        assert refusal("rollout", "abort", NAME, "--label", "live")[1]["type"] == "NotPossibleError"
         assert run("status").returncode == 0
 
 

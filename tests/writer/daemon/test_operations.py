@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dspy_registry import Registry
+from dspy_registry import ModuleInfo, Registry, RegistryWriter
 from dspy_registry.cli.status import problems
 from dspy_registry.registry_store.backup import PARTIAL, backup
 from dspy_registry.writer.daemon.backups import Backups, due_in, made_in
@@ -22,6 +23,7 @@ from dspy_registry.writer.restore import restore
 from tests.conftest import violations
 from tests.support.command import COMMAND, run
 from tests.support.daemon_process import PATIENT
+from tests.support.damages import hide_the_newest_state
 from tests.support.raw_access import flipped, opened
 from tests.writer.daemon.test_hooks import outcome_of
 
@@ -71,6 +73,21 @@ def test_the_newest_are_kept_and_nothing_else_is_touched(seeded_registry: Path, 
     assert status["kept"] == 2
     assert {"by-hand", "notes"} < {path.name for path in place.iterdir()}
     assert not (place / "20200104T000000Z").exists()
+
+
+def test_a_backup_that_lacks_acknowledged_changes_is_told_and_counts_for_none(tmp_path: Path) -> None:
+    folder, place = tmp_path / "damaged", tmp_path / "backups"
+    with RegistryWriter(folder) as writer:
+        writer.register_module(ModuleInfo("acme.Early"))
+        writer.register_module(ModuleInfo("acme.Late"))
+    backups = Backups(folder, place, DAY, 1)
+    asyncio.run(backups.make())
+    (sound,) = made_in(place)
+    sound.rename(place / "20200101T000000Z")
+    hide_the_newest_state(folder)
+    asyncio.run(backups.make())
+    assert [path.name for path in made_in(place)] == ["20200101T000000Z"]
+    assert "revision 3 was committed" in backups.status()["error"]
 
 
 def test_an_unsound_backup_is_told_and_costs_no_sound_one(
