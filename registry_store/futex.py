@@ -20,14 +20,11 @@ from typing import Final
 LONGEST_WAIT: Final = 1.0
 """Seconds. A lost wake-up costs no more than this."""
 
-FEW: Final = 4
-"""So many can be woken in less time than it takes to let a thread do it."""
-
 WORD_BYTES: Final = 4
 _WORDS: Final = 2**32
 _ALL: Final = 2**31 - 1
 
-_FUTEX_WAIT, _FUTEX_WAKE = 0, 1  # not the private ones: the word is in memory of several processes
+_FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_REQUEUE = 0, 1, 3  # not the private ones: the word is in memory of several processes
 _SYSTEM_CALLS: Final = {
     "x86_64": 202,
     "aarch64": 98,
@@ -58,9 +55,10 @@ class FutexWord:
         self._buffer = _Buffer()
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
         self._address = ctypes.c_void_p(self._buffer.buf)
-        self.wake_one = _waker(self._address, 1)
+        self.wake_one = _waker(self._address)
         """Wakes one of those who wait. It is prepared here because it is called often."""
-        self._wake_few = _waker(self._address, FEW)
+        self._aside = ctypes.c_void_p(self._buffer.buf + WORD_BYTES)
+        self._set_aside = _requeuer(self._address, self._aside)
 
     def __del__(self) -> None:
         self.release()
@@ -93,9 +91,20 @@ class FutexWord:
         """
         self._view[()] = getrandbits(32)
 
-    def wake_few(self) -> bool:
-        """Wake up to `FEW` of those who wait. Returns whether others may wait still."""
-        return self._wake_few() >= FEW
+    def set_aside(self) -> bool:
+        """Let those who wait go on doing so where `wake_aside` finds them. Returns whether anybody does.
+
+        It takes a microsecond, and none of them runs at once. The word behind this one is only a place to wait at:
+        nothing is stored in it.
+        """
+        return self._set_aside() != 0  # below 0: it is forbidden, and not known
+
+    def wake_aside(self) -> None:
+        """Wake all who were set aside."""
+        call = _system_call()
+        if call is not None:
+            call(self._aside, _FUTEX_WAKE, _ALL, None)
+            call(self._address, _FUTEX_WAKE, _ALL, None)  # who could not be set aside
 
     def wake_all(self) -> None:
         """Wake all who wait. Without a futex they poll, so nothing is done. Fifty take about 2 ms."""
@@ -133,13 +142,22 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-def _waker(address: ctypes.c_void_p, most: int) -> Callable[[], int]:
-    """A prepared call that ctypes need not convert. It keeps the interpreter's lock, since it takes microseconds."""
+def _waker(address: ctypes.c_void_p) -> Callable[[], int]:
+    """A prepared call that ctypes need not convert. It keeps the interpreter's lock, since it takes a microsecond."""
     number = _number()
     if number is None:
         return _nobody_waits
-    arguments = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_WAKE), ctypes.c_int(most)
+    arguments = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_WAKE), ctypes.c_int(1)
     return partial(_library().syscall, *arguments)
+
+
+def _requeuer(address: ctypes.c_void_p, aside: ctypes.c_void_p) -> Callable[[], int]:
+    """Prepared as `_waker` is. It lets those who wait at one address wait at the other, and returns how many did."""
+    number = _number()
+    if number is None:
+        return _nobody_waits
+    which = ctypes.c_long(number), address, ctypes.c_int(_FUTEX_REQUEUE)
+    return partial(_library().syscall, *which, ctypes.c_int(0), ctypes.c_long(_ALL), aside)
 
 
 def _nobody_waits() -> int:

@@ -211,14 +211,14 @@ class RevisionFile:
         self._raise_bell()
         self.bell.wake_all()
 
-    def ring_few(self) -> bool:
-        """As `ring`, but wake a few. Returns whether others may sleep still: `bell.wake_all` wakes them.
+    def raise_bell(self) -> bool:
+        """As `ring`, but wake nobody. Returns whether anybody sleeps: `bell.wake_aside` wakes them.
 
         Whoever begins to sleep from now on knows the number, and looks at the word after that. So the bell need not be
-        raised again for the others, and it must not be by another thread: one of two numbers could be lost.
+        raised again, and it must not be by another thread: one of two numbers could be lost.
         """
         self._raise_bell()
-        return self.bell.wake_few()
+        return self.bell.set_aside()
 
     def _raise_bell(self) -> None:
         self.bell.store(self.bell.value % _LARGEST_BELL + 1)

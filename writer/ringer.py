@@ -1,7 +1,7 @@
-"""Waking those who watch, after a commit. A few are woken at once. A thread wakes the others, so that no commit waits.
+"""Waking those who watch, after a commit: a thread does it, so that no commit waits for it.
 
-Handing over to a thread takes longer than waking a few does. The thread starts when there are more to wake, ends when
-there were none for a while, and ends before a fork.
+Letting the thread know takes longer than finding that nobody watches. So it starts when there is somebody to wake, ends
+when there was nobody for a while, and ends before a fork.
 """
 
 from __future__ import annotations
@@ -29,18 +29,15 @@ class Ringer:
         _ringers.add(self)
 
     def ring(self) -> None:
-        """Wake all who watch, at once or soon. Several calls at once may wake them once. It raises nothing.
-
-        Two threads must not call it at once.
-        """
-        if not self._file.ring_few():
+        """Wake all who watch, soon. Several calls may wake them once. Raises nothing. One thread calls it at a time."""
+        if not self._file.raise_bell():
             return
         with self._lock:
             self._is_due.set()
             try:
                 self._begin()
             except RuntimeError:  # no thread can be started any more: the process ends, or has too many
-                self._file.bell.wake_all()
+                self._file.bell.wake_aside()
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -67,7 +64,7 @@ class Ringer:
                 if is_ending or not is_due:
                     self._thread = None
             if is_due:
-                self._file.bell.wake_all()
+                self._file.bell.wake_aside()
             if is_ending or not is_due:
                 return
 

@@ -38,6 +38,26 @@ def words(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     return Words(tmp_path / "word")
 
 
+def test_nobody_who_does_not_wait_is_set_aside(words: Words) -> None:
+    assert not words.written.set_aside()
+    words.written.wake_aside()
+    assert words.read.value == 0
+
+
+@pytest.mark.skipif(not futex.is_available(), reason="those who wait poll")
+def test_who_is_set_aside_sleeps_until_those_are_woken(tmp_path: Path) -> None:
+    words = Words(tmp_path / "word")
+    woken: list[int] = []
+    sleeper = threading.Thread(target=lambda: (words.read.wait(0, LONGEST_WAIT), woken.append(1)))
+    sleeper.start()
+    while sleeper.is_alive() and not words.written.set_aside():
+        time.sleep(0.001)
+    words.written.wake_aside()
+    sleeper.join()
+    assert woken == [1]
+    assert not words.written.set_aside()
+
+
 def test_a_wait_ends_in_time(words: Words) -> None:
     began = time.monotonic()
     words.read.wait(0, 0.05)

@@ -1,4 +1,4 @@
-"""A commit wakes those who sleep on the bell: a few by itself, more with a thread."""
+"""A commit wakes those who sleep on the bell, with a thread, which it starts for that alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_writer_without_watchers_needs_no_thread(registry_folder: Path) -> Non
             assert not is_ringing()
 
 
-@pytest.mark.parametrize("count", [1, futex.FEW, 3 * futex.FEW])
+@pytest.mark.parametrize("count", [1, 2, 12])
 def test_all_are_woken_however_many_there_are(created: Path, count: int) -> None:
     file = RevisionFile(created, writable=True)
     ringer = Ringer(file)
@@ -73,12 +73,14 @@ def test_all_are_woken_however_many_there_are(created: Path, count: int) -> None
     assert not is_ringing()
 
 
-def test_more_than_a_few_are_handed_to_the_thread(created: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_wakes_them_and_where_there_can_be_none_the_commit_does(
+    created: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = RevisionFile(created, writable=True)
     rung: list[str] = []
     answers = iter([False, True, True])
-    monkeypatch.setattr(file.bell, "wake_few", lambda: next(answers))
-    monkeypatch.setattr(file.bell, "wake_all", lambda: rung.append(threading.current_thread().name))
+    monkeypatch.setattr(file.bell, "set_aside", lambda: next(answers))
+    monkeypatch.setattr(file.bell, "wake_aside", lambda: rung.append(threading.current_thread().name))
     ringer = Ringer(file)
     ringer.ring()
     assert rung == []
@@ -97,7 +99,7 @@ def _refuse(thread: threading.Thread) -> None:
 def test_each_ring_raises_the_bell_once_and_only_in_the_thread_that_commits(created: Path) -> None:
     file = RevisionFile(created, writable=True)
     ringer = Ringer(file)
-    with sleepers(created, 3 * futex.FEW):
+    with sleepers(created, 12):
         before = file.bell.value
         ringer.ring()
         ringer.end()
@@ -115,7 +117,7 @@ def test_sleepers_of_other_processes_are_woken(created: Path) -> None:
         while mine.bell.value == seen:
             mine.bell.wait(seen, 1.0)
 
-    children = [fork(sleep) for _ in range(2 * futex.FEW)]
+    children = [fork(sleep) for _ in range(8)]
     for _ in children:
         os.read(ready, 1)
     time.sleep(0.01)
