@@ -56,7 +56,10 @@ class FutexWord:
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
         self._address = ctypes.c_void_p(self._buffer.buf)
         self.wake_one = _waker(self._address)
-        """Wakes one of those who wait. It is prepared here because it is called often."""
+        """Wakes one of those who wait, and returns how many it woke; -1: waking is forbidden here, so they poll.
+
+        It is prepared here because it is called often.
+        """
 
     def __del__(self) -> None:
         self.release()
@@ -125,7 +128,7 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
+def _waker(address: ctypes.c_void_p) -> Callable[[], int]:
     """A prepared call that ctypes need not convert. It keeps the interpreter's lock, since it takes a microsecond."""
     number = _number()
     if number is None:
@@ -134,8 +137,9 @@ def _waker(address: ctypes.c_void_p) -> Callable[[], object]:
     return partial(_library().syscall, *arguments)
 
 
-def _nobody_waits() -> None:
+def _nobody_waits() -> int:
     """Does nothing: without a futex, those who wait poll."""
+    return 0
 
 
 @cache

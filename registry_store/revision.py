@@ -208,7 +208,16 @@ class RevisionFile:
 
     def ring(self) -> None:
         """Wake all who sleep until something changes. Each of them takes some microseconds."""
+        if self.ring_first():
+            self.ring_others()
+
+    def ring_first(self) -> bool:
+        """Change the bell and wake one who sleeps, in a microsecond if nobody does. Returns whether somebody did."""
         self.bell.store(self.bell.value % _LARGEST_BELL + 1)
+        return self.bell.wake_one() > 0
+
+    def ring_others(self) -> None:
+        """Wake all others who sleep until something changes."""
         self.bell.wake_all()
 
 

@@ -1,6 +1,7 @@
-"""Waking those who watch, after a commit: a thread does it, so that no commit waits for it.
+"""Waking those who watch, after a commit. A commit wakes the first, and a thread the others, so that no commit waits.
 
-It starts with the first commit, ends when nothing was committed for a while, and ends before a fork.
+The thread starts with the first commit that somebody waits for, ends when it had nothing to do for a while, and ends
+before a fork. Where nobody watches there is none: to wake it took each commit longer than to find that nobody waits.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class Ringer:
 
     def ring(self) -> None:
         """Wake all who watch, soon. Several calls at once may wake them once. It raises nothing."""
+        if not self._file.ring_first():
+            return
         with self._lock:
             self._is_due.set()
             try:
                 self._begin()
             except RuntimeError:  # no thread can be started any more: the process ends, or has too many
-                self._file.ring()
+                self._file.ring_others()
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -61,7 +64,7 @@ class Ringer:
                 if is_ending or not is_due:
                     self._thread = None
             if is_due:
-                self._file.ring()
+                self._file.ring_others()
             if is_ending or not is_due:
                 return
 
