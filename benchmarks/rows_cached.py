@@ -45,7 +45,7 @@ CALLS: Final = (
     Call(
         "find_cached",
         "find(...) with the same arguments, repeated",
-        2,
+        4.5,  # 3.8 is the least: a call with three arguments by name, the word, a key of three made and hashed
         "store.find(capabilities=('reasoning', 'tool_use'), pool_type='general', max_memory='medium')",
     ),
     *(

@@ -6,6 +6,7 @@ import itertools
 import statistics
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +15,14 @@ from benchmarks.harness import summarise, timed
 from benchmarks.rows import Bench, Result, Row
 from benchmarks.rows_concurrent import SLOW_SYNC_MS, copied
 from benchmarks.serving import serving
+from benchmarks.workers import Workers, requests
 from dspy_registry import RegistryWriter, WriterClient
 
 SIZE: Final = 1_000
 ONE, MANY = "one client", f"{CLIENTS} clients"
 EMBEDDED: Final = "embedded"
+ROUND_TRIP: Final = 500
+"""Microseconds. The kernel wakes a process or thread four times on the way, and each time it decides when that runs."""
 
 
 def _group_commit(name: str, sync_ms: float, limit: float, bench: Bench) -> Iterator[Result]:
@@ -78,7 +82,13 @@ def _round_trip(bench: Bench) -> Iterator[Result]:
     served, embedded = (copied(bench, bench.upto(SIZE), f"round-trip-{what}") for what in ("served", EMBEDDED))
     times: dict[str, list[list[int]]] = {ONE: [], EMBEDDED: []}
     infos = newcomers("alone")
-    with serving(served), WriterClient(served) as client, RegistryWriter(embedded) as writer:
+    bare: list[int] = []
+    with (
+        serving(served),
+        WriterClient(served) as client,
+        RegistryWriter(embedded) as writer,
+        Workers(_answer, [()]) as answering,
+    ):
         registering = {ONE: client.register_module, EMBEDDED: writer.register_module}
         for info in itertools.islice(infos, each):  # warming up
             for register in registering.values():
@@ -89,6 +99,7 @@ def _round_trip(bench: Bench) -> Iterator[Result]:
             for info in itertools.islice(infos, each):
                 for label, register in registering.items():
                     times[label][-1].append(timed(partial(register, info)))
+                bare.append(timed(partial(answering.ask, info.name)))
             tick()
     medians = {label: [statistics.median(taken) / 1000 for taken in parts] for label, parts in times.items()}
     beyond = [ours - least for ours, least in zip(medians[ONE], medians[EMBEDDED], strict=True)]
@@ -96,14 +107,23 @@ def _round_trip(bench: Bench) -> Iterator[Result]:
         "daemon_round_trip",
         title,
         "at most",
-        250,
+        ROUND_TRIP,
         statistics.median(beyond),
         unit="µs",
         note="more than with an embedded writer; the difference of medians",
         rounds=beyond,
         summaries=[summarise(label, [time for taken in parts for time in taken]) for label, parts in times.items()],
-        facts={f"{label}, µs": [round(value, 1) for value in values] for label, values in medians.items()},
+        facts={
+            **{f"{label}, µs": [round(value, 1) for value in values] for label, values in medians.items()},
+            "of it two processes that only answer, µs": round(statistics.median(bare) / 1000, 1),
+        },
     )
+
+
+def _answer(pipe: Connection) -> None:
+    pipe.send("ready")
+    for request in requests(pipe):
+        pipe.send(request)
 
 
 def _row(name: str, sync_ms: float, limit: float) -> Row:

@@ -318,7 +318,7 @@ def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
 def _is_async(target: Callable[..., Any]) -> bool:
     if (
         type(target) is FunctionType and not target.__dict__
-    ):  # the usual case, ten times as quick; a mark is in the dict
+    ):  # the usual case, six times as quick; a mark is in the dict
         return bool(target.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 

@@ -1,7 +1,7 @@
 """The course of a routed call: which module to try next, and when to wait. It does nothing itself, and takes no time.
 
 `course` yields what is to be done and is sent what came of it. So one course serves threads, asyncio and tests. Steps
-and answers are structs, which are made in a third of the time of a named tuple.
+and answers are structs, which are made in a fifth of the time of a named tuple.
 """
 
 from __future__ import annotations
