@@ -49,7 +49,7 @@ class Try(Struct, frozen=True):
         if self.end is None:
             return self
         left = self.end - now
-        return self._replace(seconds=min(self.seconds, left)) if left > 0 else None
+        return replace(self, seconds=min(self.seconds, left)) if left > 0 else None
 
 
 class Pause(Struct, frozen=True):

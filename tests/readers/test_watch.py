@@ -127,7 +127,6 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not come about")
 
 
-@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
 def ringing_threads() -> int:
     return sum(thread.name == "registry ringer" for thread in threading.enumerate())
 
@@ -138,7 +137,6 @@ def test_a_writer_that_nobody_watches_has_no_thread(writer: RegistryWriter, regi
     writer.register_module(ModuleInfo("a.B"))
     assert ringing_threads() == before
     watcher = Watcher(registry, "acme.End")
-
     durations = itertools.count(2)
 
     def is_heard() -> bool:
@@ -151,6 +149,7 @@ def test_a_writer_that_nobody_watches_has_no_thread(writer: RegistryWriter, regi
     assert watcher.heard[-1].revision == registry.revision
 
 
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
 def test_one_thread_wakes_all_watchers_of_a_process(writer: RegistryWriter, registry: Registry) -> None:
     before = watching_threads()
     with Registry(registry.path) as other:
@@ -184,7 +183,7 @@ def test_without_a_bell_it_looks_every_now_and_then(
     monkeypatch.setattr(watch, "can_sleep", lambda file: False)
     if cannot == "an old writer":
         monkeypatch.undo()
-        monkeypatch.setattr(RevisionFile, "ring_first", lambda self: False)
+        monkeypatch.setattr(RevisionFile, "raise_bell", lambda self: False)
         RevisionFile(registry.path, writable=True).bell.store(0)
         assert not waiting.can_sleep(RevisionFile(registry.path))
     threads = watching_threads()
@@ -199,7 +198,7 @@ def test_a_bell_that_is_not_heard_costs_a_second(
     writer: RegistryWriter, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the writer is killed between the word and the bell."""
-    monkeypatch.setattr(RevisionFile, "ring_first", lambda self: False)
+    monkeypatch.setattr(RevisionFile, "raise_bell", lambda self: False)
     watcher = Watcher(registry, "acme.End")
     register(writer, "acme.End")
     watcher.join(PATIENCE)
