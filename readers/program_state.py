@@ -19,6 +19,12 @@ def state_problems(state: dict[str, Any]) -> Iterator[str]:
     """What a state holds that JSON cannot give back, or that DSPy would not load."""
     for name, held in state.items():
         yield from json_problems(held, name)
+    yield from unloaded(state)
+
+
+def unloaded(state: dict[str, Any]) -> Iterator[str]:
+    """What a state holds that DSPy would not load. This is all that can be wrong with one that came from JSON."""
+    for name, held in state.items():
         if isinstance(held, dict):
             lm = held.get("lm")
             unsafe = [key for key in _UNSAFE_LM_KEYS if isinstance(lm, dict) and key in lm]
@@ -36,15 +42,21 @@ def json_problems(value: Any, where: str, depth: int = 0) -> Iterator[str]:
         for key, item in value.items():
             if type(key) is not str:
                 yield f"{where}: the key {key!r} is no text"
-            else:
+            elif not _is_plain_text(item):
                 yield from json_problems(item, f"{where}.{key}", depth + 1)
     elif type(value) is list:
         for index, item in enumerate(value):
-            yield from json_problems(item, f"{where}[{index}]", depth + 1)
+            if not _is_plain_text(item):
+                yield from json_problems(item, f"{where}[{index}]", depth + 1)
     else:
         problem = _scalar_problem(value)
         if problem:
             yield f"{where}: {problem}"
+
+
+def _is_plain_text(value: Any) -> bool:
+    """Nothing is wrong with it. Most of a state is such text, and looking for more takes three times as long."""
+    return type(value) is str and value.isascii()
 
 
 def _scalar_problem(value: Any) -> str:

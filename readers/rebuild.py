@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
-from dspy_registry.readers.program_state import lost_in, state_problems
+from dspy_registry.readers.program_state import lost_in, unloaded
 from dspy_registry.registry_store.errors import InvalidArgumentError, ProgramRefusedError
-from dspy_registry.registry_store.program_document import ProgramDocument
+from dspy_registry.registry_store.program_document import ProgramDocument, encode_json
 from dspy_registry.registry_store.program_drift import drift
 
 
@@ -23,13 +24,18 @@ def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
     Raises ProgramRefusedError naming every reason, CorruptRecordError.
     """
     _refuse(name, code_problems(document, allow))
-    program = build(document.origin, name)
+    return loaded(document, build(document.origin, name), name)
+
+
+def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
+    """A program that `build` has just made, with the state of a document. Raises as `rebuild`."""
     _refuse(name, _form_problems(document, program))
     state = document.load_state()
-    _refuse(name, state_problems(state))
+    _refuse(name, unloaded(state))
     try:
         program.load_state(state)
-        lost = list(lost_in(state, program.dump_state()))
+        now = program.dump_state()
+        lost = [] if encode_json(now) == bytes(document.state) else list(lost_in(state, now))
     except Exception as error:
         raise ProgramRefusedError(name, (f"DSPy does not load its state: {type(error).__name__}: {error}",)) from error
     _refuse(name, lost)
@@ -76,8 +82,9 @@ def checked_packages(allow: Sequence[str]) -> tuple[str, ...]:
     return tuple(allow)
 
 
+@cache
 def dspy_version() -> str:
-    """The release of DSPy that is here."""
+    """The release of DSPy that is here. Its files are looked at once: they may be replaced while this process runs."""
     from importlib.metadata import version
 
     return version("dspy")

@@ -9,7 +9,7 @@ import msgspec
 
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
 from dspy_registry.readers.program_state import state_problems, unsaved
-from dspy_registry.readers.rebuild import build, dspy_version, rebuild
+from dspy_registry.readers.rebuild import build, dspy_version, loaded
 from dspy_registry.registry_store.errors import InvalidProgramError, ProgramRefusedError
 from dspy_registry.registry_store.program_document import ProgramDocument, digest_of, encode_document, encode_json
 from dspy_registry.registry_store.records import ModuleInfo
@@ -65,12 +65,10 @@ def document_of(program: Any, origin: str | None = None) -> ProgramDocument:
     problems = list(_origin_problems(origin))
     state = program.dump_state()
     problems += state_problems(state)
-    if not problems:
-        try:
-            problems += unsaved(program, build(origin, class_path))
-        except ProgramRefusedError as error:
-            problems += error.problems
     if problems:
+        raise InvalidProgramError(class_path, problems)
+    fresh = _built(origin, class_path)
+    if problems := list(unsaved(program, fresh)):
         raise InvalidProgramError(class_path, problems)
     document = ProgramDocument(
         class_path=class_path,
@@ -80,10 +78,17 @@ def document_of(program: Any, origin: str | None = None) -> ProgramDocument:
         state=msgspec.Raw(encode_json(state)),
     )
     try:
-        rebuild(document, class_path, (origin.partition(":")[0],))
+        loaded(document, fresh, class_path)
     except ProgramRefusedError as error:
         raise InvalidProgramError(class_path, error.problems) from error
     return document
+
+
+def _built(origin: str, class_path: str) -> Any:
+    try:
+        return build(origin, class_path)
+    except ProgramRefusedError as error:
+        raise InvalidProgramError(class_path, error.problems) from error
 
 
 def _origin_problems(origin: str) -> list[str]:
