@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dspy_registry import RegistryWriter, UsageReporter, WriterClient
+from dspy_registry import Registry, RegistryWriter, UsageReporter, WriterClient
 from dspy_registry.registry_store.rollout import Plan
 from dspy_registry.writer.daemon import lifecycle
 from dspy_registry.writer.daemon.rollouts import keep_rollouts
 from tests.support.daemon_process import module, serve
+from tests.support.processes import requests, say
 
 NAME = "acme.Qa"
 PLAN = Plan((10.0, 50.0, 100.0), 600.0, 0.02, 0.2)
@@ -71,3 +73,25 @@ class Traffic:
                 assert reporter.flush()
                 set_clock(self._clock, float(self._clock.read_text(encoding="ascii")) + self._seconds)
         raise AssertionError("it did not come about")
+
+
+CALLS = 200
+"""Calls of a worker in one round."""
+
+
+def work(path: str, failing_old: int, failing_new: int) -> None:
+    """A worker: it asks by key which version to call, and reports. `failing_…` of ten calls of a version fail.
+
+    Each request is the number of a round; it says how many calls of each version it made.
+    """
+    failing = {1: failing_old, 2: failing_new}
+    made: Counter[int] = Counter()
+    with Registry(path) as registry, UsageReporter(path, interval=3600.0) as reporter:
+        for round_ in requests():
+            before = Counter(made)
+            for call in range(CALLS):
+                version = registry.resolve(f"{NAME}@live", key=f"user-{round_}-{call}").version
+                reporter.record(NAME, 100.0, ok=made[version] % 10 >= failing[version], version=version)
+                made[version] += 1
+            assert reporter.flush()
+            say([made[1] - before[1], made[2] - before[2]])

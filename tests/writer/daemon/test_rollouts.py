@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tests.support import rollout_daemon
 from tests.support.client_kinds import Opened, either
 from tests.support.daemon_process import Served, daemon_of
 from tests.support.health_helpers import until
+from tests.support.processes import child
 from tests.support.rollout_daemon import NAME, PLAN, Traffic, facts, set_clock, two_versions
 
 
@@ -78,6 +79,35 @@ def test_a_worse_version_is_returned_and_it_is_said_why(
         assert (found["state"], found["percent"]) == ("returned", 0.0)
         assert reason in found["reason"]
         assert named(registry_folder) == {1: 10_000}
+
+
+@pytest.mark.parametrize(
+    ("failing", "state", "left"),
+    [((1, 0), "done", {2: 10_000}), ((1, 1), "done", {2: 10_000}), ((1, 6), "returned", {1: 10_000})],
+    ids=["better", "equal", "worse"],
+)
+def test_workers_that_ask_by_key_are_led_by_it(
+    registry_folder: Path, clock: Path, failing: tuple[int, int], state: str, left: dict[int, int]
+) -> None:
+    """Two processes call what the label gives their keys, and report. Minutes are simulated."""
+    plan = Plan((10.0, 50.0, 100.0), 600.0)
+    with ExitStack() as stack:
+        served = stack.enter_context(served_by(registry_folder, clock))
+        client = stack.enter_context(served.client())
+        workers = [
+            stack.enter_context(child(rollout_daemon.__name__, "work", registry_folder, *failing)) for _ in range(2)
+        ]
+        client.start_rollout(NAME, 2, label="live", plan=plan)
+        new_calls = 0
+        for round_ in range(60):
+            new_calls += sum(worker.ask(round_)[1] for worker in workers)
+            if facts(client)["state"] != "running":
+                break
+            set_clock(clock, float(clock.read_text(encoding="ascii")) + 600.0)
+        assert facts(client)["state"] == state
+        assert named(registry_folder) == left
+        assert new_calls > 0
+        assert {round(each[1] / rollout_daemon.CALLS, 1) for each in [workers[0].ask(99)]} == {left.get(2, 0) / 10_000}
 
 
 def test_it_survives_the_daemon(registry_folder: Path, clock: Path) -> None:
