@@ -81,9 +81,9 @@ class Served:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
-    def until(self, condition: Callable[[], object]) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = PATIENT) -> None:
         """Wait for something that must come."""
-        deadline = time.monotonic() + PATIENT
+        deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{self.status()}\n{list(self.registry)}\n{self.log()}"
             time.sleep(0.01)

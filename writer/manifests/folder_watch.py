@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.manifests.declarations import ManifestError
 from dspy_registry.writer.manifests.declared_aliases import are_disturbed
@@ -110,6 +111,7 @@ class ManifestWatch:
     def status(self) -> dict[str, Any]:
         """For the daemon's status. `loaded_at` is in milliseconds since the epoch, None before the first time.
 
+        `error` says why the folder as a whole cannot be loaded; "": it can. Then nothing new comes in force.
         `overrides` and `away` (see `Standing`) are of the last look at the folder, a few seconds ago at most.
         """
         return {
@@ -119,6 +121,7 @@ class ManifestWatch:
             "overrides": list(self._standing.overrides),
             "away": list(self._standing.away),
             "errors": [plain_error(error) for error in self._loaded.errors],
+            "error": self._failure,
             "revision": self._revision,
             "loaded_at": self._loaded_at or None,
         }
@@ -220,6 +223,7 @@ class ManifestWatch:
         if self._is_due:
             await self._commit(reading)
         await self._compare()
+        self._failure = ""
 
     async def _compare(self) -> None:
         """Find out what clients have overridden or unregistered, if something was committed since."""
@@ -252,7 +256,7 @@ class ManifestWatch:
         tree = reading.tree
         with self._host.reloading():
             done = await self._host.submit(lambda draft: stage_tree(draft, tree))
-        self._is_due, self._failure = False, ""
+        self._is_due = False
         before, self._loaded = self._loaded.errors, done.result
         self._files, self._revision = frozenset(tree.files), done.revision
         self._followed = done.revision - 1  # works after this one may have changed something in the same revision
@@ -260,10 +264,12 @@ class ManifestWatch:
         self._report(before)
 
     def _fail(self, error: Exception) -> None:
-        """Everything stays as it is, and is tried again. A repeated failure is logged once."""
-        if str(error) != self._failure:
-            self._failure = str(error)
-            _log.error("manifests could not be loaded; the daemon tries again", exc_info=error)
+        """Everything stays as it is, and is tried again. A repeated failure is logged once, and is in the status."""
+        failure = f"manifests cannot be loaded: {str(error) or type(error).__name__}"
+        if failure != self._failure:
+            self._failure = failure
+            is_told = isinstance(error, RegistryError)  # it names cause and remedy; of any other, the place helps
+            _log.error("%s The daemon tries again.", failure, exc_info=None if is_told else error)
 
     def _report(self, before: tuple[ManifestError, ...]) -> None:
         errors = self._loaded.errors

@@ -200,6 +200,32 @@ def test_a_text_that_is_slow_to_read_holds_nothing_up(served: Served, folder: Pa
     assert [error["file"] for error in served.errors()] == ["bad.toml", "long.toml"]
 
 
+FAILING = """
+from pathlib import Path
+import dspy_registry.writer.manifests.folder as folder
+from dspy_registry.registry_store.errors import StoreError
+real = folder.ManifestFolder.read
+def read(self):
+    if (self.root / ".broken").exists():
+        raise StoreError("the folder is on a bad disk.")
+    return real(self)
+folder.ManifestFolder.read = read
+"""
+
+
+def test_a_failure_of_the_whole_folder_is_in_the_status_until_it_is_over(tmp_path: Path, folder: Path) -> None:
+    with serving(tmp_path / "registry", folder, before=FAILING) as served:
+        assert served.status()["error"] == ""
+        (folder / ".broken").touch()
+        (folder / "second.toml").write_text(module("acme.Second", 1))
+        served.until(lambda: "bad disk" in served.status()["error"])
+        assert not served.resolves("acme.Second")
+        (folder / ".broken").unlink()
+        (folder / "third.toml").write_text(module("acme.Third", 1))
+        served.until(lambda: served.resolves("acme.Second"))
+        served.until(lambda: served.status()["error"] == "")
+
+
 def test_overrides_and_what_is_away_are_told(served: Served, folder: Path) -> None:
     served.change("register_module", ModuleInfo("acme.First", estimated_duration=9))
     served.until(lambda: served.status()["overrides"] == ["acme.First"])
