@@ -62,15 +62,13 @@ class UnknownAliasError(UnknownModuleError):
 class AmbiguousNameError(RegistryError, LookupError):
     """A short name fits several modules, and not exactly one of them is in `dspy.`. `candidates` lists up to 8."""
 
+    remedy = "Use the full name, or declare an alias."
     _arguments = ("name", "candidates")
 
     def __init__(self, name: str, candidates: Iterable[str]) -> None:
         self.name = name
         self.candidates = tuple(candidates)
-        super().__init__(
-            f"{name!r} could mean any of: {', '.join(self.candidates)}.",
-            remedy="Use the full name, or declare an alias.",
-        )
+        super().__init__(f"{name!r} could mean any of: {', '.join(self.candidates)}.")
 
 
 class UnknownVersionError(RegistryError, KeyError):
@@ -310,15 +308,13 @@ class UpgradeRequiredError(StoreError):
 class FormatVersionError(RegistryError, ValueError):
     """The registry has a format that this release does not know; `found` and `supported` (the newest) are formats."""
 
+    remedy = "Use the release that wrote it or a newer one, or restore a backup of an older format."
     _arguments = ("found", "supported")
 
     def __init__(self, found: int, supported: int) -> None:
         self.found = found
         self.supported = supported
-        super().__init__(
-            f"the registry has format version {found}, this release reads up to {supported}.",
-            remedy="Use the release that wrote it or a newer one, or restore a backup of an older format.",
-        )
+        super().__init__(f"the registry has format version {found}, this release reads up to {supported}.")
 
 
 class CorruptRecordError(RegistryError, ValueError):
