@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ClusterMembershipError
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.writer.catalog import Catalog
@@ -19,6 +21,7 @@ from dspy_registry.writer.cluster.batches import PLACES_OF_A_CHANGE
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.following import load_position
+from dspy_registry.writer.cluster.global_labels import GlobalLabel, GlobalVersion
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
 from dspy_registry.writer.cluster.membership import (
     OwnRecord,
@@ -31,6 +34,8 @@ from dspy_registry.writer.cluster.membership import (
     stage_leave,
 )
 from dspy_registry.writer.cluster.options import ClusterOptions
+from dspy_registry.writer.cluster.program_staging import document_of
+from dspy_registry.writer.cluster.program_store import ProgramStore
 from dspy_registry.writer.cluster.records import KINDS, GlobalModule
 from dspy_registry.writer.store import Store
 
@@ -94,9 +99,10 @@ def seed(options: ClusterOptions, path: str | os.PathLike[str] | None = None) ->
     store = Store(registry_path(path))
     try:
         own, former = _own(store)
+        _refuse_local_labels(own)
         position = former or Position("", new_host_id())
         keys = _keys(options, position)
-        cluster = _with(options, lambda engine: _seed(engine, keys, position, own))
+        cluster = _with(options, lambda engine: _seed(engine, keys, position, own, store.environment))
         joined = msgspec.structs.replace(position, cluster=cluster)
         if former is None:
             store.committer.commit(lambda draft: stage_join(draft, joined, ()))
@@ -132,7 +138,18 @@ async def _look(engine: Engine, keys: Keys) -> tuple[str, dict[bytes, KeyValue],
     return (await engine.cluster_id(), *(await read_all(engine, keys)))
 
 
-async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[OwnRecord]) -> str:
+def _refuse_local_labels(own: Sequence[OwnRecord]) -> None:
+    local = [str(one) for one in own if isinstance(one.record, GlobalLabel) and not one.record.runs]
+    if local:
+        raise ClusterMembershipError(
+            f"clients set labels of modules that only this host declares: {', '.join(local[:8])}.",
+            remedy="Declare them in a manifest, or remove them: a cluster's labels name versions of the cluster.",
+        )
+
+
+async def _seed(
+    engine: Engine, keys: Keys, position: Position, own: Sequence[OwnRecord], environment: Environment
+) -> str:
     cluster, records, head = await _look(engine, keys)
     if position.cluster:
         refuse_other_cluster(position, cluster)
@@ -145,17 +162,26 @@ async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[Ow
         )
     number = head_codec.load(head.value or b"").number if head is not None else 0
     revision = head.revision if head is not None else 0
+    programs = ProgramStore(engine, keys)
     for part in _parts(missing):
         number += 1
-        revision = await _put(engine, keys, position.host, part, number, revision)
+        expected = {keys.head: revision}
+        for digest in dict.fromkeys(one.program for one in part if one.program):
+            expected.update(await programs.put(digest, partial(_document, environment, digest)))
+        revision = await _put(engine, keys, position.host, part, number, expected)
     return cluster
+
+
+async def _document(environment: Environment, digest: bytes) -> bytes:
+    return document_of(environment, digest, ())
 
 
 def _parts(records: Sequence[OwnRecord]) -> list[list[OwnRecord]]:
     parts: list[list[OwnRecord]] = []
     size = 0
     for one in records:
-        bytes_of_it = len(one.record.info or b"") if isinstance(one.record, GlobalModule) else 256
+        has_info = isinstance(one.record, GlobalModule | GlobalVersion)
+        bytes_of_it = 256 + (len(one.record.info or b"") if has_info else 0)
         if not parts or len(parts[-1]) >= _KEYS_AT_ONCE or size + bytes_of_it > _BYTES_AT_ONCE:
             parts.append([])
             size = 0
@@ -164,15 +190,17 @@ def _parts(records: Sequence[OwnRecord]) -> list[list[OwnRecord]]:
     return parts
 
 
-async def _put(engine: Engine, keys: Keys, host: str, part: Sequence[OwnRecord], number: int, revision: int) -> int:
+async def _put(
+    engine: Engine, keys: Keys, host: str, part: Sequence[OwnRecord], number: int, expected: Mapping[bytes, int]
+) -> int:
     puts = {}
     for place, one in enumerate(part):
         record = one.record
         if isinstance(record, GlobalModule):
-            record = GlobalModule(record.version, number * PLACES_OF_A_CHANGE + place, record.info, record.by)
+            record = msgspec.structs.replace(record, order=number * PLACES_OF_A_CHANGE + place)
         puts[keys.record(one.kind, one.key)] = KINDS[one.kind].codec.dump(record)
     puts[keys.head] = head_codec.dump(Head(os.urandom(16), number, host, time.time_ns() // 1_000_000))
-    outcome = await engine.transact({keys.head: revision}, puts)
+    outcome = await engine.transact(expected, puts)
     if not outcome.succeeded:
         raise ClusterMembershipError(
             "another host has changed the cluster meanwhile.", remedy="Run `dspy-registry cluster seed` again."

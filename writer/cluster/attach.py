@@ -15,6 +15,7 @@ from dspy_registry.registry_store.errors import ClusterMembershipError, ClusterU
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.engine import Engine
 from dspy_registry.writer.cluster.etcd import Etcd
+from dspy_registry.writer.cluster.global_rows import named
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import (
     different_from,
@@ -24,7 +25,7 @@ from dspy_registry.writer.cluster.membership import (
     refuse_other_cluster,
     stage_join,
 )
-from dspy_registry.writer.cluster.mirror import Mirror, named, stored_position
+from dspy_registry.writer.cluster.mirror import Mirror, stored_position
 from dspy_registry.writer.cluster.options import ClusterOptions
 from dspy_registry.writer.cluster.origin import Origin
 from dspy_registry.writer.cluster.presence import Beacon

@@ -5,6 +5,8 @@ d/r/KIND/KEY       a global record                                    watched
 d/h/HOST           a host that is alive; ends with its lease          watched
 d/b/HOST/ID        the marker of a large batch; see `batches`         watched
 b/HOST/ID/NUMBER   its pieces
+q/DIGEST           the head of a program; see `program_store`
+p/DIGEST/NUMBER    its pieces
 a/HOST/CLIENT      the last answers to a client; end with a lease
 o/HOST             the last change of a host: whether it landed
 """
@@ -50,6 +52,8 @@ class Keys:
         self.host = host.encode()
         self.batches = self.watched + b"b/"
         self.pieces = root + b"b/"
+        self.program_heads = root + b"q/"
+        self.program_pieces = root + b"p/"
         self.hosts = self.watched + b"h/"
         self.presence = self.hosts + host.encode()
         self.answers = root + b"a/" + host.encode() + b"/"
@@ -58,6 +62,10 @@ class Keys:
     def record(self, kind: bytes, key: bytes) -> bytes:
         """The key of a global record."""
         return self.records + kind + b"/" + key
+
+    def program_head(self, digest: bytes) -> bytes:
+        """The key of a program's head."""
+        return self.program_heads + digest.hex().encode()
 
     def batch_of(self, key: bytes) -> bytes | None:
         """Host and id of the batch whose marker this key is. None: it is another key."""

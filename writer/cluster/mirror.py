@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position, position_codec, row_key, split_row_key
+from dspy_registry.registry_store.cluster_rows import HELD, Position, position_codec, row_key, split_row_key
 from dspy_registry.registry_store.errors import ClusterUnavailableError, RegistryError
 from dspy_registry.registry_store.layout import META_CLUSTER
 from dspy_registry.registry_store.scan import value_at
@@ -30,10 +30,12 @@ from dspy_registry.writer.cluster.following import (
     differs,
     follow,
     look_again,
-    rows,
     set_position,
 )
+from dspy_registry.writer.cluster.global_rows import named, rows
 from dspy_registry.writer.cluster.keys import Keys, Presence, decode_presence, head_codec
+from dspy_registry.writer.cluster.program_mirror import ProgramMirror
+from dspy_registry.writer.cluster.program_store import ProgramStore
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
 
@@ -65,6 +67,8 @@ class Mirror:
         self.is_listed = asyncio.Event()
         """Set once this host has seen the whole cluster, in this run of the daemon or an earlier one."""
         self._next = position.revision + 1
+        self.programs = ProgramStore(engine, keys, lambda: self.hosts)
+        self._programs = ProgramMirror(host, self.programs)
         self._waiting: list[tuple[int, int, asyncio.Future[int]]] = []
         self._looked_at = 0  # the local revision at which what was set aside was last looked at
 
@@ -161,25 +165,25 @@ class Mirror:
         changes = await expanded(self._engine, self._keys, changes)
         is_global = len(of_hosts) < len(changes)
         if is_global or until - self.position.revision >= _QUIET_REVISIONS:
-            keys, start = self._keys, self.position
-            await self._commit(lambda draft: follow(draft, keys, start, changes, until))
+            keys, start, lost = self._keys, self.position, self._programs.lost
+            await self._commit(lambda draft: follow(draft, keys, start, changes, until, lost))
         if self._looked_at != self._host.revision:
             await self._look_again()
         self._next = until + 1
 
     async def _look_again(self) -> None:
         """Something has changed on this host: what was set aside may fit now."""
-        aside, position = tuple(self.aside), self.position
+        aside, position, lost = tuple(self.aside), self.position, self._programs.lost
 
         def stage(draft: Draft) -> Applied:
-            done = Applied(position)
+            done = Applied(position, lost)
             look_again(draft, done, aside)
             return done
 
         self._looked_at = await self._commit(stage)
 
     async def _commit(self, stage: Callable[[Draft], Applied]) -> int:
-        submitted = await self._host.submit(stage)
+        submitted = await self._programs.submit(stage)
         done = submitted.result
         self.position = done.position
         for place in done.settled:
@@ -211,8 +215,8 @@ class Mirror:
             after = page.items[-1].key if page.items else after
         position = self._listed(revision, head)
         gone, different = self._gone(seen), newest(different)
-        keys = self._keys
-        await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone))
+        keys, lost = self._keys, self._programs.lost
+        await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone, lost))
         self._next = revision + 1
 
     def _listed(self, revision: int, head: KeyValue | None) -> Position:
@@ -229,7 +233,8 @@ class Mirror:
     def _gone(self, seen: set[bytes]) -> list[bytes]:
         with self._host.environment.reading() as txn:
             stored = Catalog(txn, self._host.environment.dbs).cluster_rows(row_key(b"", b""))
-            return [place for place, _ in stored if self._keys.record(*split_row_key(place)) not in seen]
+            places = [(place, *split_row_key(place)) for place, _ in stored]
+            return [place for place, kind, key in places if kind != HELD and self._keys.record(kind, key) not in seen]
 
     def _set_aside_before(self) -> dict[tuple[bytes, bytes], str]:
         with self._host.environment.reading() as txn:
@@ -275,8 +280,3 @@ def stored_position(host: Host) -> Position | None:
             return None
         position: Position = position_codec.load(stored, META_CLUSTER, environment.dbs.format)
         return position
-
-
-def named(kind: bytes, key: bytes) -> str:
-    """A global record, for people."""
-    return f"{kind.decode('ascii', 'replace')}/{key.decode('utf-8', 'replace')}"

@@ -14,6 +14,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -22,7 +24,6 @@ from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterMembershipError,
     ClusterUnavailableError,
-    InvalidArgumentError,
     RegistryError,
 )
 from dspy_registry.registry_store.layout import MODULES
@@ -37,6 +38,7 @@ from dspy_registry.registry_store.protocol import (
     Rename,
     SetAlias,
     SetImplications,
+    SetLabels,
     SetPolicy,
     Unregister,
     remembered_codec,
@@ -48,8 +50,10 @@ from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
 from dspy_registry.writer.cluster.mirror import Mirror
+from dspy_registry.writer.cluster.program_collector import ProgramCollector
+from dspy_registry.writer.cluster.program_staging import document_of
 from dspy_registry.writer.cluster.staged import Staged
-from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
+from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes, removed_prefixes
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.daemon.publication import PublicationRequest
@@ -76,6 +80,7 @@ _GLOBAL: Final = (
     SetAlias,
     RemoveAlias,
     SetImplications,
+    SetLabels,
     SetPolicy,
     Release,
     Rename,
@@ -98,6 +103,7 @@ class Origin:
         self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
+        self._collector = ProgramCollector(host, keys, mirror.programs)
         self._aliases = AliasIndex()
         self._lease = 0
         self._leased_at = 0.0
@@ -108,9 +114,6 @@ class Origin:
 
     def take(self, request: Work) -> bool:
         """Take a client's change, if it is a global one. False: it is of this host alone."""
-        if isinstance(request, PublicationRequest):
-            request.resolve(request.failure(_no_programs()))
-            return True
         if not _is_global(request):
             return False
         assert isinstance(request, ClientRequest)
@@ -210,6 +213,7 @@ class Origin:
         for client, remembered in sorted(stored, key=lambda pair: pair[1].revision):
             replies.keep(client, tuple(_visible(answer, self._host.revision) for answer in remembered.answers))
         self._replies = replies
+        await self._collect(False)
 
     async def _shown(self, revision: int) -> int:
         return await _within(
@@ -225,19 +229,22 @@ class Origin:
         while True:
             tries += 1
             staged = await asyncio.to_thread(self._stage, works)
-            if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
+            if len(works) > 1 and staged.is_for_one_alone:
                 await self._carry_out(works[: len(works) // 2])
                 await self._carry_out(works[len(works) // 2 :])
                 return
+            await self._put_programs(staged)
             marker = await self._put_aside(staged) if staged.is_too_large else None
             outcome = await self._decide(staged)
             if outcome.succeeded:
                 self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
                 if marker is not None:
                     await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
+                await self._collect(staged.frees)
                 return
             if marker is not None:
                 await tidy(self._engine, self._keys)
+            self._collector.is_due = self._collector.is_due or bool(staged.programs)
             self.conflicts += 1
             if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
@@ -260,7 +267,22 @@ class Origin:
             self._keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
             for (kind, key), value in found.puts.items()
         }
-        return Staged(position, group, os.urandom(16), puts, answers, found.is_repeated, found.puts, {})
+        removed = removed_prefixes(self._keys, found)
+        programs = {digest: draft.programs.get(digest, ()) for digest in found.programs}
+        staged = Staged(position, group, os.urandom(16), puts, answers, found.is_repeated, found.puts, {})
+        return replace(staged, removed=removed, programs=programs, frees=found.frees)
+
+    async def _put_programs(self, staged: Staged) -> None:
+        for digest, pieces in staged.programs.items():
+            self._collector.is_due = True  # until the change that names it is through
+            staged.expected.update(await self._mirror.programs.put(digest, partial(self._document, digest, pieces)))
+
+    async def _document(self, digest: bytes, pieces: Sequence[bytes]) -> bytes:
+        return await asyncio.to_thread(document_of, self._host.environment, digest, pieces)
+
+    async def _collect(self, frees: bool) -> None:
+        self._collector.is_due = self._collector.is_due or frees
+        await self._collector.collect()
 
     async def _put_aside(self, staged: Staged) -> bytes:
         """Put the records of a large change aside; a marker is to show them. Returns its key."""
@@ -270,6 +292,7 @@ class Origin:
         staged.expected.update(await upload(self._engine, prefix, pieces))
         marker = self._keys.batches + self._keys.host + b"/" + name
         staged.puts.clear()
+        staged.removed.clear()  # a later change of the same modules removes them
         staged.puts[marker] = batch_codec.dump(Batch(len(pieces), staged.position.number + 1))
         return marker
 
@@ -321,7 +344,11 @@ class Origin:
         answers = {keys.answers + client: value for client, value in staged.answers.items()}
         puts = {**staged.puts, keys.head: head_codec.dump(head), **answers, keys.last_change: staged.change}
         outcome = await self._engine.transact(
-            expected, puts, (keys.head, keys.last_change), leased=dict.fromkeys(answers, self._lease)
+            expected,
+            puts,
+            (keys.head, keys.last_change),
+            leased=dict.fromkeys(answers, self._lease),
+            removed=staged.removed,
         )
         if outcome.succeeded:
             return outcome
@@ -338,16 +365,11 @@ class Origin:
 
 
 def _is_global(request: Work) -> bool:
-    """Whether the cluster has to accept it. What discovery finds, statistics and labels are of this host."""
+    """Whether the cluster has to accept it. What discovery finds and statistics are of this host."""
     if isinstance(request, SingleRequest):
         return isinstance(request.message, _GLOBAL)
-    return isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
-
-
-def _no_programs() -> InvalidArgumentError:
-    return InvalidArgumentError(
-        "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
-    )
+    is_batch = isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
+    return is_batch or isinstance(request, PublicationRequest)
 
 
 def _conflict(outcome: Outcome, keys: Keys) -> Outcome:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from dspy_registry.registry_store.cluster_rows import Position
@@ -16,7 +17,11 @@ MOST_BYTES: Final = 1024 * 1024
 
 @dataclass
 class Staged:
-    """A group staged on a position: what it puts, and the clients whose answers it stores."""
+    """A group staged on a position: what it puts, and the clients whose answers it stores.
+
+    `removed` are prefixes of keys of versions. `programs` are those that it names and that the cluster may not have, as
+    pieces; (): they are stored on this host. `frees`: a program may be named by nothing afterwards.
+    """
 
     position: Position
     group: Group
@@ -26,9 +31,18 @@ class Staged:
     is_repeated: bool
     records: dict[tuple[bytes, bytes], bytes]
     expected: dict[bytes, int]
+    removed: list[bytes] = field(default_factory=list)
+    programs: dict[bytes, Sequence[bytes]] = field(default_factory=dict)
+    frees: bool = False
+
+    @property
+    def is_for_one_alone(self) -> bool:
+        """Whether its requests have to go to the cluster one by one."""
+        return self.is_too_large or self.is_repeated or bool(self.programs)
 
     @property
     def is_too_large(self) -> bool:
         """Whether one transaction cannot hold it."""
+        keys = len(self.puts) + len(self.answers) + len(self.removed) + 2
         size = sum(len(key) + len(value) for part in (self.puts, self.answers) for key, value in part.items())
-        return len(self.puts) + len(self.answers) + 2 > MOST_KEYS or size > MOST_BYTES
+        return keys > MOST_KEYS or size > MOST_BYTES
