@@ -78,11 +78,13 @@ class KeptHistory:
             if version <= self._newest_past(name) - _WINDOW:
                 self._expire(name, version)
 
-    def take_over(self, revision: int, now: int) -> None:
+    def take_over(self, revision: int, now: int) -> list[str]:
         """Keep the versions that a cluster brought beside those in force: labels name them, or they are of late.
 
-        Call it when all else of the history is decided. A record that this host counted itself gives way.
+        Call it when all else of the history is decided. A record that this host counted itself gives way. Returns the
+        names of modules of which a version is another one now.
         """
+        changed = []
         for name, versions in self._draft.versions.items():
             current = self._draft.module(name)
             if current is None or current.source != CLIENT:
@@ -91,20 +93,25 @@ class KeptHistory:
             for version, entry in versions.items():
                 is_of_late = current.version - _WINDOW <= version
                 if version < current.version and (version in labelled or is_of_late):
-                    self._take_over(name, msgspec.structs.replace(entry, sequence=current.sequence), revision, now)
+                    placed = msgspec.structs.replace(entry, sequence=current.sequence)
+                    if self._take_over(name, placed, revision, now):
+                        changed.append(name)
+        return changed
 
-    def _take_over(self, name: str, entry: Entry, revision: int, now: int) -> None:
+    def _take_over(self, name: str, entry: Entry, revision: int, now: int) -> bool:
         key = layout.versioned_key(name, entry.version)
         if key in self._result.puts[layout.HISTORY]:
-            return
+            return False
         stored = self._stored(key, name, entry.version)
-        if stored is not None and _is_same(stored, entry):
+        is_same = stored is not None and _is_same(stored, entry)
+        if stored is not None and is_same:
             if stored.provenance.global_revision == entry.global_revision and not self._is_dropped(key):
-                return
+                return False
             revision, now = stored.provenance.revision, stored.provenance.updated_at
         elif stored is not None:
             self._forget_usage(key)
         self._result.puts[layout.HISTORY][key] = record_of(entry, revision, now, self._catalog.format)
+        return not is_same
 
     def _stored(self, key: bytes, name: str, version: int) -> StoredModule | None:
         """What is stored of a version. None: nothing that can be read."""

@@ -14,6 +14,7 @@ import msgspec
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ClusterMembershipError
+from dspy_registry.registry_store.layout import MODULES
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.attach import new_host_id
@@ -30,6 +31,7 @@ from dspy_registry.writer.cluster.membership import (
     read_all,
     refuse_different,
     refuse_other_cluster,
+    stage_history,
     stage_join,
     stage_leave,
 )
@@ -41,6 +43,7 @@ from dspy_registry.writer.store import Store
 
 _KEYS_AT_ONCE: Final = 90
 _BYTES_AT_ONCE: Final = 512 * 1024
+_NAMES_AT_ONCE: Final = 256
 T = TypeVar("T")
 
 
@@ -102,7 +105,8 @@ def seed(options: ClusterOptions, path: str | os.PathLike[str] | None = None) ->
         _refuse_local_labels(own)
         position = former or Position("", new_host_id())
         keys = _keys(options, position)
-        cluster = _with(options, lambda engine: _seed(engine, keys, position, own, store.environment))
+        cluster, seeded = _with(options, lambda engine: _seed(engine, keys, position, own, store.environment))
+        _share_history(store, seeded)
         joined = msgspec.structs.replace(position, cluster=cluster)
         if former is None:
             store.committer.commit(lambda draft: stage_join(draft, joined, ()))
@@ -149,7 +153,8 @@ def _refuse_local_labels(own: Sequence[OwnRecord]) -> None:
 
 async def _seed(
     engine: Engine, keys: Keys, position: Position, own: Sequence[OwnRecord], environment: Environment
-) -> str:
+) -> tuple[str, dict[str, int]]:
+    """The cluster's id, and of each module that was put the global revision that did."""
     cluster, records, head = await _look(engine, keys)
     if position.cluster:
         refuse_other_cluster(position, cluster)
@@ -162,14 +167,23 @@ async def _seed(
         )
     number = head_codec.load(head.value or b"").number if head is not None else 0
     revision = head.revision if head is not None else 0
-    programs = ProgramStore(engine, keys)
+    programs, seeded = ProgramStore(engine, keys), {}
     for part in _parts(missing):
         number += 1
         expected = {keys.head: revision}
         for digest in dict.fromkeys(one.program for one in part if one.program):
             expected.update(await programs.put(digest, partial(_document, environment, digest)))
         revision = await _put(engine, keys, position.host, part, number, expected)
-    return cluster
+        seeded.update({one.key.decode(): revision for one in part if one.kind == MODULES})
+    return cluster, seeded
+
+
+def _share_history(store: Store, seeded: Mapping[str, int]) -> None:
+    """What this registry has counted of these modules is the cluster's count: labels may name those versions."""
+    names = list(seeded)
+    for at in range(0, len(names), _NAMES_AT_ONCE):
+        part = {name: seeded[name] for name in names[at : at + _NAMES_AT_ONCE]}
+        store.committer.commit(partial(stage_history, seeded=part))
 
 
 async def _document(environment: Environment, digest: bytes) -> bytes:

@@ -12,7 +12,7 @@ from itertools import groupby
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import VERSIONS, Position, position_codec, row_key, split_row_key
-from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layout import ALIASES, LABELS, META_CLUSTER, META_VOCABULARY, MODULES
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.engine import KeyValue
@@ -24,14 +24,14 @@ from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.held_programs import release_held
 
 
-class MissingProgramsError(Exception):
+class MissingProgramsError(RegistryError):
     """A stage needs programs that this host does not have: fetch and hold them, then stage again.
 
     `revisions` are the global revisions that name them, by digest.
     """
 
     def __init__(self, revisions: dict[bytes, int]) -> None:
-        super().__init__(f"{len(revisions)} programs")
+        super().__init__(f"{len(revisions)} programs of the cluster are not fetched yet.")
         self.revisions = revisions
 
 
@@ -174,6 +174,7 @@ def adopt_all(
         draft.cluster[place] = None
         done.settled.add((kind, key))
     _take_over_all(draft, keys, done, different)
+    done.missing = dict.fromkeys(done.missing, position.revision)  # a record's own revision may be compacted
     set_position(draft, position)
     return _finished(draft, done)
 

@@ -23,6 +23,7 @@ from dspy_registry.writer.cluster.global_rows import named, part_key, split_part
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule, GlobalPolicy, GlobalWords, withdraw
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 
 _SHOWN: Final = 8
 
@@ -163,6 +164,15 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
         if one.kind == ALIASES and draft.alias(one.key.decode()) is not None:
             draft.remove_alias(one.key.decode())
     set_position(draft, position)
+
+
+def stage_history(draft: Draft, seeded: Mapping[str, int]) -> None:
+    """Stage that the history of these modules is a cluster's, as of the global revisions that seeded them."""
+    for name, revision in seeded.items():
+        for stored in draft.catalog.past_versions(name):
+            kept, encoded = stored.provenance, encode(stored.info)
+            entry = Entry(stored.info, encoded, kept.version, CLIENT, 0, (), kept.by, kept.program, revision)
+            draft.versions.setdefault(name, {})[kept.version] = entry
 
 
 def stage_leave(draft: Draft) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def test_a_label_means_the_same_on_every_host_and_keeps_what_it_names(tmp_path: 
             in_step(late, a, b)
             assert versions_kept(cluster) == []
             for served in (a, b, late):
-                assert [label for label in labels(served.path)] == ["live"]
+                assert list(labels(served.path)) == ["live"]
                 with Registry(served.path) as registry, pytest.raises(errors.UnknownVersionError):
                     registry.get_module(f"{NAME}@2")
                 assert violations(served.path) == []
@@ -136,7 +136,7 @@ def test_unregistering_beside_a_label_leaves_no_label_without_its_module(tmp_pat
             in_step(*hosts)
 
             def label(name: str = name) -> None:
-                with suppressed():
+                with suppress(RegistryError):
                     clients[1].set_label(name, "live", 1)
 
             beside = threading.Thread(target=label)
@@ -152,14 +152,6 @@ def test_unregistering_beside_a_label_leaves_no_label_without_its_module(tmp_pat
             assert labels(hosts[0].path, name) == labels(hosts[1].path, name) == {}
             for served in hosts:
                 assert violations(served.path) == []
-
-
-class suppressed:  # noqa: N801
-    """Whatever the registry refuses is refused."""
-
-    def __enter__(self) -> None: ...
-    def __exit__(self, kind: Any, error: Any, _: Any) -> bool:
-        return isinstance(error, RegistryError)
 
 
 def test_a_host_that_was_away_for_longer_than_the_compaction_has_the_labels(
@@ -313,7 +305,7 @@ def served_at(folder: Path, *urls: str) -> Any:
 
 def asks(served: Served, versions: Any) -> Any:
     def run() -> None:
-        with suppressed(), served.client(timeout=5) as client:
+        with suppress(RegistryError), served.client(timeout=5) as client:
             client.set_label(NAME, "live", versions)
 
     return run
