@@ -82,7 +82,7 @@ class _Application:
         self._aliases()
         self._policies()
         self._labels()
-        self._log.keys.update(dict.fromkeys(self._history.take_over(self._revision, self._now)))
+        self._log.past.update(dict.fromkeys(self._history.take_over(self._revision, self._now)))
         write_layers(self._draft, self._result)
         write_programs(self._draft, self._result)
         self._blocks()

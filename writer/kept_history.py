@@ -57,9 +57,11 @@ class KeptHistory:
     def keep(self, name: str, version: int, record: bytes, in_force: int) -> None:
         """Keep a version that was replaced, newer than all that are kept, and drop what is too old now.
 
-        `in_force` is the version behind it, 0: the module is gone. What came long before that one is not kept at all.
+        `in_force` is the version behind it, 0: the module is gone. What came long before that one is not kept at all,
+        nor what this host has counted beyond a cluster's version.
         """
-        if version < in_force - _WINDOW and version not in self._labelled(name):
+        is_too_old = version < in_force - _WINDOW and version not in self._labelled(name)
+        if is_too_old or 0 < in_force <= version:
             self._forget_usage(layout.versioned_key(name, version))
             return
         is_behind_gap = version > 1 and not self._is_kept(name, version - 1)
@@ -100,8 +102,6 @@ class KeptHistory:
 
     def _take_over(self, name: str, entry: Entry, revision: int, now: int) -> bool:
         key = layout.versioned_key(name, entry.version)
-        if key in self._result.puts[layout.HISTORY]:
-            return False
         stored = self._stored(key, name, entry.version)
         is_same = stored is not None and _is_same(stored, entry)
         if stored is not None and is_same:
@@ -114,15 +114,16 @@ class KeptHistory:
         return not is_same
 
     def _stored(self, key: bytes, name: str, version: int) -> StoredModule | None:
-        """What is stored of a version. None: nothing that can be read."""
-        record = self._catalog.row(layout.HISTORY, key)
+        """A version as this commit leaves it so far, or else as it is stored. None: nothing that can be read."""
+        record = self._result.puts[layout.HISTORY].get(key) or self._catalog.row(layout.HISTORY, key)
         try:
             return None if record is None else decode_version(record, name, version)
         except CorruptRecordError:
             return None
 
     def _is_dropped(self, key: bytes) -> bool:
-        return key in self._result.deletes[layout.HISTORY]
+        rows = self._result
+        return key in rows.deletes[layout.HISTORY] and key not in rows.puts[layout.HISTORY]
 
     def forget_usage_of_versions(self, name: str) -> None:
         """The statistics of all versions of a module that is gone."""
