@@ -21,6 +21,7 @@ from pathlib import Path
 import lmdb
 import msgspec
 
+from dspy_registry.registry_store.check.cluster import global_labels
 from dspy_registry.registry_store.check.inspection import (
     CIRCUITS,
     DAMAGE,
@@ -64,6 +65,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Head], Iterator[Violation]]], ...] = (
     ("labels", labels),
     ("requests, usage, policies", sealed_rows),
     ("programs", programs),
+    ("labels of the cluster", global_labels),
     ("meta", meta_rows),
 )
 

@@ -18,6 +18,7 @@ import pytest
 from dspy_registry import Registry
 from dspy_registry.registry_store.cluster_rows import VERSIONS, Position, row_key, split_row_key
 from dspy_registry.registry_store.codec import encode
+from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.layers import Layer
 from dspy_registry.registry_store.layout import HISTORY_VERSIONS, LABELS, MODULES
 from dspy_registry.writer.catalog import Catalog
@@ -199,6 +200,26 @@ def test_i8_on_a_host_that_misses_what_it_misses(tmp_path: Path, seed: int) -> N
                 host.declare(chance.choice(NAMES), chance)
         host.list()
         host.agree()
+    finally:
+        store.close()
+
+
+def test_a_label_that_is_not_the_clusters_is_found(tmp_path: Path) -> None:
+    """One that is missing, and one that is there on this host alone."""
+    model = Model()
+    store = Store(tmp_path / "registry")
+    try:
+        host = Host(store, model)
+        model.register(NAMES[0])
+        model.label(NAMES[0], "live", [1])
+        host.list()
+        commit = store.committer.commit
+        label = Label(((1, 10_000),))
+        commit(lambda draft: draft.put_labels(NAMES[0], {"mine": label}, ("live", "mine")))
+        found = {line.split(":")[0] for line in violations(store.folder)}
+        assert found == {f"I34 labels/{NAMES[0]}/live", f"I34 labels/{NAMES[0]}/mine"}
+        commit(lambda draft: draft.put_labels(NAMES[0], {"live": label}, ("live", "mine")))
+        assert violations(store.folder) == []
     finally:
         store.close()
 
