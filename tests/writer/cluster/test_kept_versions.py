@@ -30,6 +30,7 @@ from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import stage_join
 from dspy_registry.writer.cluster.records import KINDS, GlobalModule
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.rollback import choose, read_versions
 from dspy_registry.writer.store import Store
 from tests.conftest import violations
 from tests.support.daemon_process import module
@@ -239,5 +240,20 @@ def test_i8_behind_a_gap_and_an_unregistration(tmp_path: Path) -> None:
         model.unregister(NAMES[0])
         host.watch(100)
         assert violations(store.folder) == []
+    finally:
+        store.close()
+
+
+def test_versions_that_came_one_after_the_other_are_rolled_back_to_although_one_commit_brought_them(
+    tmp_path: Path,
+) -> None:
+    model = Model()
+    store = Store(tmp_path / "registry")
+    try:
+        host = Host(store, model)
+        for _ in range(3):
+            model.register(NAMES[0])
+        host.watch(3)
+        assert choose(read_versions(store.folder, NAMES[0]), None).version == 2
     finally:
         store.close()
