@@ -27,6 +27,7 @@ PIECE_BYTES: Final = 512 * 1024
 _PIECES_AT_ONCE: Final = 2
 _UPLOAD_SECONDS: Final = 30.0
 _OTHERS_SECONDS: Final = 5.0  # that the upload of another host is waited for, before it is taken over
+_STEP_SECONDS: Final = 8.0  # that a piece is tried again, at a node that answers late or at another one
 _PAUSE: Final = 0.1  # seconds
 
 
@@ -59,7 +60,7 @@ class ProgramStore:
         release, ClusterUnavailableError.
         """
         key, until = self._keys.program_head(digest), time.monotonic() + _UPLOAD_SECONDS
-        patience = reachable = time.monotonic() + _OTHERS_SECONDS
+        patience = time.monotonic() + _OTHERS_SECONDS
         document: bytes | None = None
         while time.monotonic() < until:
             found = await self._read(key)
@@ -70,13 +71,7 @@ class ProgramStore:
                 await asyncio.sleep(_PAUSE)
                 continue
             document = await load() if document is None else document
-            try:
-                revision = await self._put_all(key, digest, document, found.revision if found else 0)
-            except ClusterUnavailableError:  # it may have been done: the head tells
-                if time.monotonic() > reachable:
-                    raise
-                await asyncio.sleep(_PAUSE)
-                continue
+            revision = await self._put_all(key, digest, document, found.revision if found else 0)
             if revision:
                 return {key: revision}
         raise BusyError("other hosts change the programs of the cluster so often that this upload found no turn.")
@@ -98,8 +93,16 @@ class ProgramStore:
         return await self._step(key, revision, key, head_codec.dump(whole)) if revision else 0
 
     async def _step(self, head: bytes, expected: int, key: bytes, value: bytes) -> int:
-        outcome = await self._engine.transact({head: expected}, {key: value})
-        return outcome.revision if outcome.succeeded else 0
+        """The revision that put it; 0: the head was changed. Whether a lost reply stood for that, the head tells."""
+        until = time.monotonic() + _STEP_SECONDS
+        while True:
+            try:
+                outcome = await self._engine.transact({head: expected}, {key: value})
+                return outcome.revision if outcome.succeeded else 0
+            except ClusterUnavailableError as error:
+                if time.monotonic() > until:
+                    raise ClusterUnavailableError(f"{error.message} Nothing was changed.") from error
+            await asyncio.sleep(_PAUSE)
 
     # Fetch
 

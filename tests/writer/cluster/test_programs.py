@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from dspy_registry import Registry, RegistryError, RegistryWriter, errors
+from dspy_registry import Programs, Registry, RegistryError, RegistryWriter, errors
+from dspy_registry.integrations.dspy import publish as send_program
 from dspy_registry.registry_store.cluster_rows import Position, held_programs
+from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.program_document import digest_of
-from dspy_registry.registry_store.program_rows import load_program, stored_digests
+from dspy_registry.registry_store.program_rows import cut, load_program, stored_digests
+from dspy_registry.registry_store.protocol import Part, Publish, Versioned
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import stage_join
@@ -23,8 +26,8 @@ from dspy_registry.writer.held_programs import release_held
 from dspy_registry.writer.rollback import read_versions, roll_back
 from tests.conftest import violations
 from tests.support import command
-from tests.support.compiled_programs import NAME, plain_document, publication
-from tests.support.daemon_process import Served, module
+from tests.support.compiled_programs import ALLOW, NAME, Qa, compiled, plain_document, publication
+from tests.support.daemon_process import Served, module, registration
 from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
 
 _MIB = 1024 * 1024
@@ -229,7 +232,7 @@ def test_a_head_of_another_release_is_never_overwritten(tmp_path: Path, cluster:
 @needs_etcd
 def test_a_host_takes_over_many_programs_in_bounded_memory(tmp_path: Path, cluster: EtcdCluster) -> None:
     """One of them is in memory at a time, however many a host lacks."""
-    count, size = 12, 8 * _MIB
+    count, size = 16, 4 * _MIB
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         for number in range(count):
             publish(at_a, plain_document(str(number), size), name=f"acme.P{number}")
@@ -309,3 +312,70 @@ def test_labels_and_programs_are_seeded(tmp_path: Path, cluster: EtcdCluster) ->
                 k: v.runs for k, v in there.labels(NAME).items()
             }
         assert violations(c.path) == []
+
+
+@needs_etcd
+def test_a_compiled_program_moves_with_its_label_on_every_host(tmp_path: Path, cluster: EtcdCluster) -> None:
+    with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
+        first = send_program(compiled(Qa(), "first"), NAME, client=at_a, label="live").version
+        second = send_program(compiled(Qa(), "second"), NAME, client=at_b, label="candidate").version
+        in_step(b, a)
+        with Registry(a.path) as registry:
+            programs = Programs(registry, ALLOW)
+            assert programs[f"{NAME}@live"].qa.signature.instructions == "first"
+            assert programs[f"{NAME}@candidate"].qa.signature.instructions == "second"
+        at_a.set_label(NAME, "live", second, expected=first)
+        in_step(a, b)
+        with Registry(b.path) as registry:
+            assert Programs(registry, ALLOW)[f"{NAME}@live"].qa.signature.instructions == "second"
+
+
+@needs_etcd
+def test_hosts_publish_and_let_go_of_the_same_program_at_once(tmp_path: Path, cluster: EtcdCluster) -> None:
+    document = plain_document("shared", 2 * _MIB)
+    with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b:
+
+        def run(served: Served, name: str, failures: list[str]) -> None:
+            try:
+                with served.client() as client:
+                    for _ in range(5):
+                        publish(client, document, name=name, is_in_force=True)
+                        if program_of(served.path, name) != digest_of(document):
+                            failures.append(name)
+                        client.unregister_module(name)
+            except RegistryError as error:
+                failures.append(repr(error))
+
+        failures: list[str] = []
+        threads = [threading.Thread(target=run, args=(one, f"acme.{n}", failures)) for n, one in enumerate((a, b))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        in_step(a, b)
+        in_step(b, a)
+        with a.client() as at_a:
+            publish(at_a, plain_document("other"), name="acme.Last", is_in_force=True)
+            at_a.unregister_module("acme.Last")
+        patient(lambda: heads(cluster) == pieces(cluster) == set())
+        assert violations(a.path) == violations(b.path) == []
+
+
+@needs_etcd
+def test_a_publication_that_comes_again_makes_one_version(tmp_path: Path, cluster: EtcdCluster) -> None:
+    document = plain_document("again", _MIB)
+    request = Publish(2, 2, len(cut(document)), encode(publication(document, label="live")))
+    parts = [Part([piece]) for piece in cut(document)]
+    with host(tmp_path / "a", cluster) as a, a.peer(b"c" * 16) as peer:
+        peer.ask(registration(1, module(NAME)))
+        peer.send(*parts, request)
+        first = peer.receive()
+        assert isinstance(first, Versioned)
+        a.kill()
+    with host(tmp_path / "a", cluster) as a, a.peer(b"c" * 16) as peer:
+        peer.send(*parts, request)
+        again = peer.receive()
+        assert isinstance(again, Versioned)
+        assert (again.version, first.version) == (2, 2)
+        assert shown(a.path)[NAME][1] == 3
