@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dspy_registry import Registry, RegistryError, WriterClient
-from dspy_registry.registry_store.layout import LABELS
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.cluster.etcd_json import range_end
 from dspy_registry.writer.cluster.keys import head_codec
-from dspy_registry.writer.cluster.records import KINDS
 from tests.conftest import violations
 from tests.stress import cluster_truth
 from tests.stress.cluster_clients import SHARED, Client, Watcher
@@ -262,7 +260,7 @@ def _shown(folder: Path) -> list[Any]:
         policies = [(name, registry.policy(name).max_concurrency) for name in sorted(set(names).intersection(SHARED))]
         labels = [
             (name, label, one.versions)
-            for name in (sorted(set(names).intersection(SHARED)) if LABELS in KINDS else ())
+            for name in sorted(set(names).intersection(SHARED))
             for label, one in sorted(snapshot.labels(name).items())
         ]
         return [*modules, *aliases, *policies, *labels]

@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -21,8 +22,6 @@ import msgspec
 from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterUnavailableError,
-    InvalidArgumentError,
-    NotPossibleError,
     RegistryError,
 )
 from dspy_registry.registry_store.layout import MODULES
@@ -37,6 +36,7 @@ from dspy_registry.registry_store.protocol import (
     Rename,
     SetAlias,
     SetImplications,
+    SetLabels,
     SetPolicy,
     SteerRollout,
     Unregister,
@@ -51,8 +51,10 @@ from dspy_registry.writer.cluster.engine import Engine, KeyValue, Outcome
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.mirror import Mirror
+from dspy_registry.writer.cluster.program_collector import ProgramCollector
+from dspy_registry.writer.cluster.program_staging import document_of
 from dspy_registry.writer.cluster.staged import Staged
-from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
+from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes, removed_prefixes
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host, LocalWork, Submitted
 from dspy_registry.writer.daemon.publication import PublicationRequest
@@ -77,6 +79,7 @@ _GLOBAL: Final = (
     SetAlias,
     RemoveAlias,
     SetImplications,
+    SetLabels,
     SetPolicy,
     SteerRollout,
     Release,
@@ -100,6 +103,7 @@ class Origin:
         self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
+        self._collector = ProgramCollector(host, keys, mirror.programs)
         self._aliases = AliasIndex()
         self._decision = Decision(engine, keys)
         self.refusal: RegistryError | None = None
@@ -109,9 +113,6 @@ class Origin:
 
     def take(self, request: Work) -> bool:
         """Take a client's change, if it is a global one. False: it is of this host alone."""
-        if isinstance(request, PublicationRequest):
-            request.resolve(request.failure(_no_programs()))
-            return True
         if not _is_global(request):
             return False
         assert isinstance(request, ClientRequest)
@@ -225,6 +226,7 @@ class Origin:
         for client, remembered in sorted(stored, key=lambda pair: pair[1].revision):
             replies.keep(client, tuple(_visible(answer, self._host.revision) for answer in remembered.answers))
         self._replies = replies
+        await self._collect(False)
 
     async def _shown(self, revision: int) -> int:
         return await _within(
@@ -243,10 +245,11 @@ class Origin:
             await turns.wait()
             asked_at = time.monotonic()
             staged = await self._staged(works)
-            if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
+            if len(works) > 1 and staged.is_for_one_alone:
                 await self._carry_out(works[: len(works) // 2])
                 await self._carry_out(works[len(works) // 2 :])
                 return
+            await self._put_programs(staged)
             marker = await self._put_aside(staged) if staged.is_too_large else None
             outcome = await self._decided(staged)
             if outcome.succeeded:
@@ -255,9 +258,11 @@ class Origin:
                 self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
                 if marker is not None:
                     await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
+                await self._collect(staged.frees)
                 return
             if marker is not None:
                 await tidy(self._engine, self._keys)
+            self._collector.is_due = self._collector.is_due or bool(staged.programs)
             self.conflicts += 1
             turns.refused()
             if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
@@ -297,7 +302,22 @@ class Origin:
             found.puts,
             dict(works[0].held),
             works[0].held,
+            removed_prefixes(self._keys, found),
+            {digest: draft.programs.get(digest, ()) for digest in found.programs},
+            found.frees,
         )
+
+    async def _put_programs(self, staged: Staged) -> None:
+        for digest, pieces in staged.programs.items():
+            self._collector.is_due = True  # until the change that names it is through
+            staged.expected.update(await self._mirror.programs.put(digest, partial(self._document, digest, pieces)))
+
+    async def _document(self, digest: bytes, pieces: Sequence[bytes]) -> bytes:
+        return await asyncio.to_thread(document_of, self._host.environment, digest, pieces)
+
+    async def _collect(self, frees: bool) -> None:
+        self._collector.is_due = self._collector.is_due or frees
+        await self._collector.collect()
 
     async def _put_aside(self, staged: Staged) -> bytes:
         """Put the records of a large change aside; a marker is to show them. Returns its key."""
@@ -308,6 +328,7 @@ class Origin:
         failpoints.reach("after_upload")
         marker = self._keys.batches + self._keys.host + b"/" + name
         staged.puts.clear()
+        staged.removed.clear()  # a later change of the same modules removes them
         staged.puts[marker] = batch_codec.dump(Batch(len(pieces), staged.position.number + 1))
         return marker
 
@@ -335,16 +356,11 @@ class Origin:
 
 
 def _is_global(request: Work) -> bool:
-    """Whether the cluster has to accept it. What discovery finds, statistics and labels are of this host."""
+    """Whether the cluster has to accept it. What discovery finds and statistics are of this host."""
     if isinstance(request, SingleRequest):
         return isinstance(request.message, _GLOBAL)
-    return isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
-
-
-def _no_programs() -> InvalidArgumentError:
-    return NotPossibleError(
-        "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
-    )
+    is_batch = isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
+    return is_batch or isinstance(request, PublicationRequest)
 
 
 async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:

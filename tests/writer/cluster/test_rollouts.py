@@ -6,11 +6,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from dspy_registry import Registry
-from dspy_registry.registry_store.layout import LABELS
-from dspy_registry.writer.cluster.records import KINDS
+from dspy_registry.registry_store.rollout import MIN_CALLS
 from dspy_registry.writer.daemon import lifecycle
 from dspy_registry.writer.daemon.rollouts import keep_rollouts
 from tests.conftest import violations
@@ -18,10 +15,7 @@ from tests.support.daemon_process import Served, daemon_of, module
 from tests.support.etcd import etcd, in_step, needs_etcd, patient, section, serve_cluster
 from tests.support.rollout_daemon import NAME, PLAN, Traffic, facts, set_clock
 
-pytestmark = [
-    needs_etcd,
-    pytest.mark.skipif(LABELS not in KINDS, reason="labels are of each host, so rollouts are refused"),
-]
+pytestmark = needs_etcd
 LEADER = b"/dspy-registry/d/leader"
 
 
@@ -68,3 +62,33 @@ def test_the_leader_steers_what_was_begun_on_any_host(tmp_path: Path) -> None:
                 assert named(other) == {1: 10_000}
     for name in ("a", "b"):
         assert violations(tmp_path / name) == []
+
+
+def test_steps_take_their_time_on_the_leaders_clock(tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    set_clock(clock, time.time() + 10 * PLAN.every)  # ahead of the host that the rollout is begun on
+    with etcd(tmp_path / "etcd") as cluster:
+        arguments = (cluster.urls, str(clock))
+        with (
+            daemon_of(__name__, "serve_by_clock", tmp_path / "a", *arguments) as a,
+            daemon_of(__name__, "serve_by_clock", tmp_path / "b", *arguments) as b,
+        ):
+            patient(lambda: section(a)["leads"] or section(b)["leads"])
+            leader, other = (a, b) if section(a)["leads"] else (b, a)
+            with other.client() as client:
+                for milliseconds in (100, 200):
+                    client.register_module(module(NAME, estimated_duration=milliseconds))
+                client.set_label(NAME, "live", 1)
+                client.start_rollout(NAME, 2, label="live", plan=PLAN)
+                in_step(other, leader)
+                calls = Traffic(leader.path, clock, (0, 100.0), (0, 100.0), seconds=0.0)
+                calls.until(lambda: facts(client)["errors"]["new_calls"] >= MIN_CALLS)
+                assert facts(client)["step"] == 0
+                client.steer_rollout(NAME, "pause", label="live")
+                set_clock(clock, float(clock.read_text(encoding="ascii")) + 10 * PLAN.every)
+                client.steer_rollout(NAME, "resume", label="live")
+                before = facts(client)["errors"]["new_calls"]
+                calls.until(lambda: facts(client)["errors"]["new_calls"] > before)
+                assert facts(client)["step"] == 0
+                calls = Traffic(leader.path, clock, (0, 100.0), (0, 100.0))
+                calls.until(lambda: facts(client)["step"] == 1)
