@@ -10,56 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterUnavailableError,
     RegistryError,
 )
-from dspy_registry.registry_store.layout import MODULES
-from dspy_registry.registry_store.protocol import (
-    Effect,
-    Failed,
-    Register,
-    RegisterMany,
-    Release,
-    Remembered,
-    RemoveAlias,
-    Rename,
-    SetAlias,
-    SetImplications,
-    SetLabels,
-    SetPolicy,
-    SteerRollout,
-    Unregister,
-    remembered_codec,
-)
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.catalog import Catalog
-from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
+from dspy_registry.writer.cluster.answers import stored_answers, visible
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, tidy, upload
 from dspy_registry.writer.cluster.decision import UNAVAILABLE_SECONDS, Decision
 from dspy_registry.writer.cluster.engine import Engine, KeyValue, Outcome
-from dspy_registry.writer.cluster.following import load_position
+from dspy_registry.writer.cluster.group_staging import is_global, staged_group
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.mirror import Mirror
 from dspy_registry.writer.cluster.program_collector import ProgramCollector
 from dspy_registry.writer.cluster.program_staging import document_of
 from dspy_registry.writer.cluster.staged import Staged
-from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes, removed_prefixes
+from dspy_registry.writer.cluster.staging import GlobalRequest
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host, LocalWork, Submitted
-from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
-from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
+from dspy_registry.writer.daemon.requests import ClientRequest
 from dspy_registry.writer.draft import Draft
 
 CONFLICT_SECONDS: Final = 2.0
@@ -72,20 +51,6 @@ _MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its 
 _GROUP: Final = 48  # requests that are tried in one transaction
 _SMALL_GROUP: Final = 2
 _SMALL_BYTES: Final = 16 * 1024  # of requests
-_GLOBAL: Final = (
-    Register,
-    RegisterMany,
-    Unregister,
-    SetAlias,
-    RemoveAlias,
-    SetImplications,
-    SetLabels,
-    SetPolicy,
-    SteerRollout,
-    Release,
-    Rename,
-)
-
 T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
 
@@ -113,7 +78,7 @@ class Origin:
 
     def take(self, request: Work) -> bool:
         """Take a client's change, if it is a global one. False: it is of this host alone."""
-        if not _is_global(request):
+        if not is_global(request):
             return False
         assert isinstance(request, ClientRequest)
         self._put(GlobalRequest(request))
@@ -209,23 +174,13 @@ class Origin:
             return
         await _within(self._mirror.is_listed.wait(), UNAVAILABLE_SECONDS, "this host has not seen the cluster yet.")
         await tidy(self._engine, self._keys)
-        replies = ReplyCache()
-        stored: list[tuple[bytes, Remembered]] = []
-        after, more = b"", True
-        while more:
-            page = await self._engine.range_at(self._keys.answers, after)
-            more = page.more
-            for item in page.items:
-                after = item.key
-                client = item.key[len(self._keys.answers) :]
-                remembered = remembered_codec.load(item.value, client, self._host.environment.dbs.format)
-                stored.append((client, remembered))
+        stored = await stored_answers(self._engine, self._keys, self._host.environment.dbs.format)
         head = (await self._engine.range_at(self._keys.head)).items
         if head:
             await self._shown(head[0].revision)
-        for client, remembered in sorted(stored, key=lambda pair: pair[1].revision):
-            replies.keep(client, tuple(_visible(answer, self._host.revision) for answer in remembered.answers))
-        self._replies = replies
+        self._replies = ReplyCache()
+        for client, answers in stored:
+            self._replies.keep(client, tuple(visible(answer, self._host.revision) for answer in answers))
         await self._collect(False)
 
     async def _shown(self, revision: int) -> int:
@@ -276,36 +231,11 @@ class Origin:
         return await asyncio.to_thread(self._stage, works)
 
     def _stage(self, works: Sequence[GlobalRequest]) -> Staged:
-        """Stage a group on what this host shows."""
         assert self._replies is not None
         environment = self._host.environment
         with environment.long_read() as txn:
             catalog = Catalog(txn, environment.dbs, self._aliases)
-            position = load_position(catalog) or self._mirror.position
-            draft = Draft(catalog)
-            group = Group(works, self._replies)
-            group.stage(draft)
-            found = global_changes(draft)
-            answers = {client: dump(position.number + 1) for client, dump in draft.requests.items() if dump is not None}
-        number = position.number + 1
-        puts = {
-            self._keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
-            for (kind, key), value in found.puts.items()
-        }
-        return Staged(
-            position,
-            group,
-            os.urandom(16),
-            puts,
-            answers,
-            found.is_repeated,
-            found.puts,
-            dict(works[0].held),
-            works[0].held,
-            removed_prefixes(self._keys, found),
-            {digest: draft.programs.get(digest, ()) for digest in found.programs},
-            found.frees,
-        )
+            return staged_group(catalog, self._keys, self._mirror.position, Group(works, self._replies), works[0].held)
 
     async def _put_programs(self, staged: Staged) -> None:
         for digest, pieces in staged.programs.items():
@@ -352,15 +282,7 @@ class Origin:
         self.changes += bool(staged.puts)
         for work, answer in staged.group.conclude(revision):
             assert isinstance(work, GlobalRequest)
-            self._answer(work, answer if isinstance(answer, Submitted) else _visible(answer, revision))
-
-
-def _is_global(request: Work) -> bool:
-    """Whether the cluster has to accept it. What discovery finds and statistics are of this host."""
-    if isinstance(request, SingleRequest):
-        return isinstance(request.message, _GLOBAL)
-    is_batch = isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
-    return is_batch or isinstance(request, PublicationRequest)
+            self._answer(work, answer if isinstance(answer, Submitted) else visible(answer, revision))
 
 
 async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:
@@ -368,11 +290,6 @@ async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:
         return await asyncio.wait_for(waited, seconds)
     except asyncio.TimeoutError as error:
         raise ClusterUnavailableError(problem) from error
-
-
-def _visible(answer: Effect, revision: int) -> Effect:
-    """An answer with this host's revision: the cluster keeps another number in its place."""
-    return answer if isinstance(answer, Failed) else msgspec.structs.replace(answer, revision=revision)
 
 
 def _stopping() -> ClusterUnavailableError:

@@ -111,7 +111,7 @@ def test_a_head_of_another_release_stops_no_new_host(tmp_path: Path, cluster: Et
 def test_two_releases_live_side_by_side(tmp_path: Path, cluster: EtcdCluster) -> None:
     """A later release adds fields at the end of what it writes, and kinds of keys. What is known is taken over."""
     info = encode([*msgspec.msgpack.decode(encode(module("acme.Later"))), "more"])
-    module_of_later = seal(encode([1, 1 << 30, info, None, 0, "more"]))
+    module_of_later = seal(encode([1, 1 << 30, info, None, 0, b"", "more"]))
     circuit_of_later = seal(encode([600.0, 5, "timeout", 1, False, "more"]))
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         at_a.register_module(module("acme.One"))
