@@ -55,13 +55,12 @@ class LabelChanges:
 def set_global_labels(draft: Draft, updates: Iterable[LabelUpdate]) -> None:
     """Stage a client's labels. What a manifest of this host declares counts as unset; it cannot be removed here.
 
-    Raises what `set_labels` raises, and UnknownVersionError for a version that is of this host alone.
+    Raises what `set_labels` raises, and ClusterMembershipError for a label that this host could not take over.
     """
     found = checked(updates)
     for update in found:
         _refuse_aside(draft, update.name, update.label)
     set_labels(draft, [_as_global(draft, update) for update in found])
-    refuse_what_is_local(draft)
 
 
 def _as_global(draft: Draft, update: LabelUpdate) -> LabelUpdate:

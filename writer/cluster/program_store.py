@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -24,6 +24,7 @@ from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.keys import Keys
 
 PIECE_BYTES: Final = 512 * 1024
+_PUT_AT_ONCE: Final = 4
 _PIECES_AT_ONCE: Final = 2
 _UPLOAD_SECONDS: Final = 30.0
 _OTHERS_SECONDS: Final = 5.0  # that the upload of another host is waited for, before it is taken over
@@ -85,12 +86,17 @@ class ProgramStore:
         count = -(-len(document) // PIECE_BYTES)
         head = ProgramHead(len(document), count, self._keys.host.decode())
         revision = await self._step(key, found, key, head_codec.dump(head))
-        for number in range(count):
-            piece = document[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-            if not revision or not await self._step(key, revision, self._piece(digest, number), piece):
+        for first in range(0, count, _PUT_AT_ONCE):
+            numbers = range(first, min(first + _PUT_AT_ONCE, count))
+            pieces = {number: document[number * PIECE_BYTES : (number + 1) * PIECE_BYTES] for number in numbers}
+            if not revision or not await self._put_pieces(key, revision, digest, pieces):
                 return 0
         whole = msgspec.structs.replace(head, is_whole=True)
         return await self._step(key, revision, key, head_codec.dump(whole)) if revision else 0
+
+    async def _put_pieces(self, head: bytes, revision: int, digest: bytes, pieces: Mapping[int, bytes]) -> bool:
+        steps = [self._step(head, revision, self._piece(digest, number), piece) for number, piece in pieces.items()]
+        return all(await asyncio.gather(*steps))
 
     async def _step(self, head: bytes, expected: int, key: bytes, value: bytes) -> int:
         """The revision that put it; 0: the head was changed. Whether a lost reply stood for that, the head tells."""

@@ -80,6 +80,7 @@ class GlobalRequest(Work):
                 )
             if row.is_live and (entry is None or entry.source != CLIENT):
                 drop_global_labels(draft, name)
+        refuse_what_is_local(draft)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """See `Work.is_in_force`."""
@@ -147,7 +148,6 @@ def _publish(draft: Draft, request: PublicationRequest) -> None:
     name = request.publication.name
     _check_expected(draft, name, request.expected_version)
     request.stage_as_client(draft)
-    refuse_what_is_local(draft)
 
 
 def _local(name: str, source: str) -> InvalidArgumentError:

@@ -159,7 +159,7 @@ def test_what_an_interrupted_upload_left_is_cleared(tmp_path: Path, cluster: Etc
 @needs_etcd
 def test_a_daemon_that_is_killed_while_it_publishes_leaves_all_or_nothing(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "b", cluster) as b:
-        for number in range(4):
+        for number in range(2):
             document = plain_document(f"killed{number}", 4 * _MIB)
 
             def ask(served: Served, document: bytes = document) -> None:
@@ -230,9 +230,11 @@ def test_a_head_of_another_release_is_never_overwritten(tmp_path: Path, cluster:
 
 
 @needs_etcd
+@pytest.mark.full
+@pytest.mark.timeout(300)
 def test_a_host_takes_over_many_programs_in_bounded_memory(tmp_path: Path, cluster: EtcdCluster) -> None:
     """One of them is in memory at a time, however many a host lacks."""
-    count, size = 16, 4 * _MIB
+    count, size = 10, 6 * _MIB
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         for number in range(count):
             publish(at_a, plain_document(str(number), size), name=f"acme.P{number}")
