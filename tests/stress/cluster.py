@@ -240,11 +240,14 @@ def _kept(folder: Path) -> dict[str, dict[int, Shown]]:
 
 
 def _revisions(folder: Path) -> list[tuple[int, int]]:
-    """The host's own revision and the global one of each version that it keeps."""
+    """The host's own revision and the global one of each version that it keeps.
+
+    A label may bring back a version that this host had missed, long after it was in force: names with labels are out.
+    """
     found = []
     with Registry(folder) as registry, registry.snapshot() as snapshot:
         for name in snapshot:
-            if name.startswith("stress."):
+            if name.startswith("stress.") and not (LABELS in KINDS and name in SHARED):
                 kept = (snapshot.describe(name), *snapshot.history(name))
                 found += [(one.provenance.revision, one.provenance.global_revision) for one in kept]
     return found

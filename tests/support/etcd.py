@@ -194,8 +194,8 @@ def section(served: Served) -> dict[str, Any]:
 
 
 def in_step(*hosts: Served) -> int:
-    """Wait until every host has applied what the first has; the global count of changes."""
-    changes = int(section(hosts[0])["changes"])
+    """Wait until every host has applied what any of them has; the global count of changes."""
+    changes = max(int(section(one)["changes"]) for one in hosts)
     for one in hosts:
         patient(lambda one=one: section(one)["changes"] >= changes)
     return changes

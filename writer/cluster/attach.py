@@ -68,6 +68,16 @@ class Part(Protocol):
         """Until cancelled."""
 
 
+async def _running(part: Part) -> None:
+    """Run a part until cancelled. Where it fails, it alone begins again: without one of them no host is followed."""
+    while True:
+        try:
+            await part.run()
+        except Exception:
+            _log.exception("%s failed, and begins again", type(part).__name__)
+        await asyncio.sleep(_PAUSE)
+
+
 class Cluster:
     """This host's part in a cluster. Belongs to the daemon's loop."""
 
@@ -128,7 +138,7 @@ class Cluster:
         tasks = [asyncio.ensure_future(self.origin.run())]
         try:
             await self._join()
-            tasks += [asyncio.ensure_future(part.run()) for part in self._parts]
+            tasks += [asyncio.ensure_future(_running(part)) for part in self._parts]
             await asyncio.gather(*tasks)
         finally:
             await self._end(tasks)

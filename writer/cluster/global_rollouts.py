@@ -17,7 +17,6 @@ from dspy_registry.registry_store.rollout import Rollout
 from dspy_registry.registry_store.rollout_rows import load_rollout, rollout_codec, rollout_key
 from dspy_registry.writer.cluster.global_rows import load_row, named, split_part
 from dspy_registry.writer.cluster.keys import ROLLOUTS
-from dspy_registry.writer.cluster.label_staging import refuse_what_is_local
 from dspy_registry.writer.draft import Draft
 
 
@@ -58,10 +57,9 @@ def rollout_changes(draft: Draft) -> dict[tuple[bytes, bytes], bytes]:
 
 
 def refuse_rollouts(draft: Draft) -> None:
-    """Raises for rollouts changed here that cannot be the cluster's, or that this host does not know as they are.
+    """Raises ClusterMembershipError for rollouts changed here that this host does not know as they are.
 
-    ClusterMembershipError for what this host could not take over of a rollout, its label or its module: what is decided
-    without it would be wrong. Also what `refuse_what_is_local` raises.
+    It may have set aside the rollout, its label or its module: what is decided without them would be wrong.
     """
     for place in draft.rollouts:
         key = place[len(META_ROLLOUT) :]
@@ -73,5 +71,3 @@ def refuse_rollouts(draft: Draft) -> None:
                     f"the cluster has a record {named(kind, of_kind)} that this host could not take over: {row.aside}",
                     remedy="Change it on a host of the release that wrote it, or upgrade this one.",
                 )
-    if draft.rollouts:
-        refuse_what_is_local(draft)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from dspy_registry import errors
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.codec import encode, seal
 from dspy_registry.writer.cluster.batches import Batch, batch_codec, in_pieces
+from dspy_registry.writer.cluster.circuits import GlobalCircuit
 from dspy_registry.writer.cluster.engine import KeyValue
 from dspy_registry.writer.cluster.following import Applied, adopt_all, advance, follow, staged_position
 from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
@@ -108,14 +110,18 @@ def test_a_head_of_another_release_stops_no_new_host(tmp_path: Path, cluster: Et
             assert section(b)["error"] == ""
 
 
+def of_later(record: Any) -> bytes:
+    """A record as a later release writes it, with one more field."""
+    return seal(encode([*msgspec.msgpack.decode(encode(record)), "more"]))
+
+
 def test_two_releases_live_side_by_side(tmp_path: Path, cluster: EtcdCluster) -> None:
     """A later release adds fields at the end of what it writes, and kinds of keys. What is known is taken over."""
-    info = encode([*msgspec.msgpack.decode(encode(module("acme.Later"))), "more"])
-    module_of_later = seal(encode([1, 1 << 30, info, None, 0, b"", "more"]))
-    circuit_of_later = seal(encode([600.0, 5, "timeout", 1, False, "more"]))
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         at_a.register_module(module("acme.One"))
-        head = seal(encode([b"c" * 16, 2, "0123456789abcdef", 0, "more"]))
+        head = of_later(Head(b"c" * 16, 2, "0123456789abcdef", 0))
+        info = encode([*msgspec.msgpack.decode(encode(module("acme.Later"))), "more"])
+        module_of_later, circuit_of_later = of_later(GlobalModule(1, 1 << 30, info)), of_later(GlobalCircuit(600.0, 5))
         cluster.put(PREFIX + b"d/r/modules/acme.Later", module_of_later)
         cluster.put(PREFIX + b"d/head", head)
         cluster.put(PREFIX + b"d/h/0123456789abcdef", b'{"name":"n","release":"9","pid":1,"applied":3,"more":[]}')
