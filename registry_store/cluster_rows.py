@@ -11,7 +11,14 @@ from typing import Final
 import msgspec
 
 from dspy_registry.registry_store.codec import Sealed
+from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import META, META_GLOBAL
+from dspy_registry.registry_store.scan import items_with_prefix
+
+VERSIONS: Final = b"versions"
+"""The kind of a version that is not in force and that the cluster keeps: labels name it."""
+HELD: Final = b"held"
+"""The kind of a program that is stored before the versions that name it: no record of the cluster."""
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -33,7 +40,8 @@ class GlobalRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `revision` is the global revision that last changed it. `version` is a module's version and `order` its place in the
     cluster's order of registration; 0: it is no module. `is_live`: it was not unregistered or removed. `aside` says why
-    this host could not apply it ("": it is applied); `value` is then what the cluster has.
+    this host could not apply it ("": it is applied); `value` is then what the cluster has. `program` is the digest that
+    a version names; empty: none.
     """
 
     revision: int
@@ -42,6 +50,7 @@ class GlobalRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     is_live: bool = True
     aside: str = ""
     value: bytes = b""
+    program: bytes = b""
 
 
 position_codec: Final = Sealed(Position, "the position in the cluster", META)
@@ -57,3 +66,9 @@ def split_row_key(key: bytes) -> tuple[bytes, bytes]:
     """The reverse: kind and key."""
     kind, _, rest = key[len(META_GLOBAL) :].partition(b"\0")
     return kind, rest
+
+
+def held_programs(txn: Transaction, dbs: Databases) -> set[bytes]:
+    """The digests of programs that are stored before the versions that name them. A kill may leave some behind."""
+    prefix = row_key(HELD, b"")
+    return {key[len(prefix) :] for key, _ in items_with_prefix(txn, dbs.meta, prefix)}

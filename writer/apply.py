@@ -20,19 +20,20 @@ from dspy_registry.registry_store.changes import (
     implications_codec,
     state_codec,
 )
-from dspy_registry.registry_store.codec import encode, seal_record
+from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.labels import Label, label_codec, labelled_versions
+from dspy_registry.registry_store.labels import Label, label_codec
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.lookup import vocabulary_of
 from dspy_registry.registry_store.names import ALL, are_indexed_alike, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
-from dspy_registry.registry_store.records import Provenance, StoredModule
+from dspy_registry.registry_store.records import StoredModule
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 from dspy_registry.writer.indexes import PostingChanges
+from dspy_registry.writer.kept_history import KeptHistory, record_of
 from dspy_registry.writer.log_entry import LogEntry
 from dspy_registry.writer.operations import Operations as Operations
 from dspy_registry.writer.staged_rows import write_layers, write_programs
@@ -55,7 +56,7 @@ class _Application:
         self._result = Operations()
         self._postings = PostingChanges()
         self._log = LogEntry()
-        self._expired_usage: dict[bytes, None] = {}
+        self._history = KeptHistory(draft, self._result)
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
@@ -82,6 +83,7 @@ class _Application:
         self._aliases()
         self._policies()
         self._labels()
+        self._log.past.update(dict.fromkeys(self._history.take_over(self._revision, self._now)))
         write_layers(self._draft, self._result)
         write_programs(self._draft, self._result)
         self._blocks()
@@ -105,25 +107,26 @@ class _Application:
             return
         self._index(name, stored, entry)
         if entry is not None and entry.global_revision:
-            self._make_room(name, entry.version)
+            self._history.make_room(name, entry.version)
+        in_force = entry.version if entry is not None else 0
         if stored is not None and (entry is None or stored.provenance.version < entry.version):
-            self._keep_history(name, stored.provenance.version, self._catalog.record(name))
+            self._history.keep(name, stored.provenance.version, self._catalog.record(name), in_force)
         for replaced in past:
             if stored is None or replaced.version > stored.provenance.version:
-                self._keep_history(name, replaced.version, self._record(replaced, self._revision, self._now))
+                self._history.keep(name, replaced.version, self._record(replaced), in_force)
         if entry is not None:
             self._put_record(entry, self._revision, self._now)
         elif stored is not None:
             self._result.deletes[layout.MODULES].append(name.encode())
         if entry is None:
-            self._forget_usage_of_versions(name)
+            self._history.forget_usage_of_versions(name)
         self._log_module(name, stored, entry)
 
     def _remove_damaged(self, name: str) -> None:
         """Unregister a module whose record is damaged: its terms have to be found in the indexes."""
         sequence, terms = self._catalog.indexed_parts(name)
         self._result.deletes[layout.MODULES].append(name.encode())
-        self._forget_usage_of_versions(name)
+        self._history.forget_usage_of_versions(name)
         if sequence is not None:
             self._postings.remove(sequence, terms)
             self._resequence(name, sequence, None)
@@ -132,54 +135,15 @@ class _Application:
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
         is_the_same = (kept.version, kept.sequence) == (entry.version, entry.sequence)
-        return is_the_same and (not entry.global_revision or encode(stored.info) == entry.encoded)
-
-    def _make_room(self, name: str, version: int) -> None:
-        """A version comes from a cluster: drop what this host counted itself from there on, and what is too old.
-
-        A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
-        """
-        labelled = labelled_versions(self._labels_after(name).values())
-        for kept in self._catalog.kept_versions(name):
-            if not (version - layout.HISTORY_VERSIONS <= kept < version or (kept < version and kept in labelled)):
-                key = layout.versioned_key(name, kept)
-                self._forget_usage(key)
-                self._result.deletes[layout.HISTORY].append(key)
-
-    def _record(self, entry: Entry, revision: int, updated_at: int) -> bytes:
-        kept = Provenance(entry.version, revision, updated_at, entry.sequence, entry.source, entry.by, entry.program)
-        if entry.global_revision:
-            kept = msgspec.structs.replace(kept, global_revision=entry.global_revision)
-        return seal_record(entry.encoded, kept, self._format)
+        is_equal = (encode(stored.info), kept.program) == (entry.encoded, entry.program)
+        return is_the_same and (not entry.global_revision or is_equal)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
         key = entry.info.name.encode()
-        self._result.puts[layout.MODULES][key] = self._record(entry, revision, updated_at)
+        self._result.puts[layout.MODULES][key] = record_of(entry, revision, updated_at, self._format)
 
-    def _keep_history(self, name: str, version: int, record: bytes) -> None:
-        self._result.puts[layout.HISTORY][layout.versioned_key(name, version)] = record
-        self._expire(name, version - layout.HISTORY_VERSIONS)
-
-    def _expire(self, name: str, expired: int) -> None:
-        """Drop a version from the history, unless a label names it."""
-        if expired <= 0 or expired in labelled_versions(self._labels_after(name).values()):
-            return
-        key = layout.versioned_key(name, expired)
-        self._forget_usage(key)
-        is_of_this_draft = self._result.puts[layout.HISTORY].pop(key, None) is not None
-        if not is_of_this_draft and self._catalog.has_version(name, expired):
-            self._result.deletes[layout.HISTORY].append(key)
-
-    def _forget_usage(self, key: bytes) -> None:
-        """The statistics of a version that is kept no longer."""
-        if self._draft.usage.get(key) is not None or self._catalog.usage_row(key) is not None:
-            self._expired_usage[key] = None
-
-    def _forget_usage_of_versions(self, name: str) -> None:
-        prefix = layout.versioned_prefix(name)
-        staged = (key for key in self._draft.usage if key.startswith(prefix))
-        for key in (*self._catalog.version_rows(name), *staged):
-            self._forget_usage(key)
+    def _record(self, entry: Entry) -> bytes:
+        return record_of(entry, self._revision, self._now, self._format)
 
     def _log_module(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         action: Action = "unregistered"
@@ -283,20 +247,13 @@ class _Application:
                 self._put_or_delete(layout.POLICIES, key, value)
                 self._log.patterns[pattern] = None
 
-    def _labels_after(self, name: str) -> dict[str, Label]:
-        """The labels of a module as this draft leaves them."""
-        staged = self._draft.labels.get(name)
-        return self._catalog.labels(name) if staged is None else staged
-
     def _labels(self) -> None:
         for name, labels in self._draft.labels.items():
             before = self._catalog.labels(name)
             for label in {**before, **labels}:
                 if before.get(label) != labels.get(label):
                     self._label(name, label, before.get(label), labels.get(label))
-            for version in labelled_versions(before.values()) - labelled_versions(labels.values()):
-                if version <= self._newest_past(name) - layout.HISTORY_VERSIONS:
-                    self._expire(name, version)
+            self._history.close_window(name, before, labels)
 
     def _label(self, name: str, label: str, before: Label | None, after: Label | None) -> None:
         key = layout.label_key(name, label)
@@ -309,15 +266,6 @@ class _Application:
         old, new = (tuple(found.versions.items()) if found else () for found in (before, after))
         source = after.source if after else before.source if before else ""
         self._log.labels.append(LabelChange(name, label, old, new, source, by))
-
-    def _newest_past(self, name: str) -> int:
-        """The newest version of a module in the history, after this draft. 0: there is none."""
-        entry = self._draft.module(name)
-        if entry is not None:
-            return entry.version - 1
-        past = self._draft.dropped.get(name, ())
-        stored = self._catalog.module(name)
-        return past[-1].version if past else stored.provenance.version if stored else self._catalog.last_version(name)
 
     def _note_override(self, name: str, stored: StoredModule | None, entry: Entry | None) -> None:
         """Note a module that becomes an override of what other sources declare, or ends as such."""
@@ -353,7 +301,7 @@ class _Application:
 
     def _usage(self) -> None:
         """Statistics make no revision: no cache of modules depends on them."""
-        for key, row in {**self._draft.usage, **self._expired_usage}.items():
+        for key, row in {**self._draft.usage, **self._history.expired_usage}.items():
             if row is None:
                 self._result.deletes[layout.USAGE].append(key)
             else:

@@ -6,13 +6,14 @@ What a commit changes of the references is taken from the rows that it writes, s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from dspy_registry.registry_store.codec import INTACT, crc32
 from dspy_registry.registry_store.layout import HISTORY, MODULES
 from dspy_registry.registry_store.program_rows import program_of, rows_of
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.draft import Draft
 
 _WITH_VERSIONS: Final = (MODULES, HISTORY)
 
@@ -21,17 +22,20 @@ Deletes = Mapping[bytes, Sequence[bytes]]
 
 
 def program_rows(
-    staged: Mapping[bytes, Sequence[bytes]], puts: Puts, deletes: Deletes, catalog: Catalog
+    draft: Draft, puts: Puts, deletes: Deletes, held: Collection[bytes] = (), released: Collection[bytes] = ()
 ) -> tuple[dict[bytes, bytes], list[bytes], Counter[bytes]]:
     """What to put into `programs`, what to delete there, and how the references change, by digest.
 
-    `staged` are the pieces of documents that are not stored whole. Those that no version names are not stored.
+    The draft has the pieces of documents that are not stored whole. Those that no version names are not stored, unless
+    they are `held`. Those that are `released` were held before.
     """
+    catalog = draft.catalog
     changes = reference_changes(puts, deletes, catalog)
     before = catalog.program_references()
-    left = {digest: before.get(digest, 0) + changes[digest] for digest in (*before, *changes)}
+    named = (*before, *changes, *held, *released)
+    left = {digest: before.get(digest, 0) + changes[digest] + (digest in held) for digest in named}
     added: dict[bytes, bytes] = {}
-    for digest, pieces in staged.items():
+    for digest, pieces in draft.programs.items():
         if left.get(digest, 0) > 0:
             added.update(rows_of(digest, pieces, catalog.format))
     dropped = [key for digest, count in left.items() if count <= 0 for key in catalog.program_keys(digest)]

@@ -186,11 +186,11 @@ class Draft(Staged):
             program = current.program if current else b""
         if current is None:
             sequence = self.take_sequence()
-            version = after(info.name, self._last_version(info.name))
+            version = after(info.name, max(self._last_version(info.name), self.version_floor(info.name)))
             self.modules[info.name] = Entry(info, encoded, version, source, sequence, (), self.by, program)
-        elif (current.encoded, current.program) != (encoded, program):
+        elif (current.encoded, current.program) != (encoded, program) or self._is_used_elsewhere(current, source):
             past = (*current.past, current) if self.is_staged(info.name) else ()
-            version = after(info.name, current.version)
+            version = after(info.name, max(current.version, self.version_floor(info.name)))
             self.modules[info.name] = Entry(info, encoded, version, source, current.sequence, past, self.by, program)
         elif source != current.source:
             # The same record from another source: no new version and no new revision.
@@ -198,6 +198,10 @@ class Draft(Staged):
         else:
             return
         self.changed_by[info.name] = self.by
+
+    def _is_used_elsewhere(self, current: Entry, source: str) -> bool:
+        """Whether the same record from another source needs a new number: this one means something else elsewhere."""
+        return source != current.source and self.version_floor(current.info.name) >= current.version
 
     def take_sequence(self) -> int:
         """The next place in the order of registration. Raises RegistryFullError."""

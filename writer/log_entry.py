@@ -12,7 +12,10 @@ from dspy_registry.writer.catalog import Catalog
 
 
 class LogEntry:
-    """Changes in the order in which they were noted. `keys` are strings that may mean something else now."""
+    """Changes in the order in which they were noted. `keys` are strings that may mean something else now.
+
+    `past` are modules of which a version that is not in force is another one now.
+    """
 
     def __init__(self) -> None:
         self.modules: list[ModuleChange] = []
@@ -20,18 +23,19 @@ class LogEntry:
         self.labels: list[LabelChange] = []
         self.overrides: list[str] = []
         self.patterns: dict[str, None] = {}
+        self.past: dict[str, None] = {}
         self.keys: dict[str, None] = {}
 
     def __bool__(self) -> bool:
         """Whether a reader can see any of it."""
-        return bool(self.modules or self.keys or self.labels or self.patterns)
+        return bool(self.modules or self.keys or self.labels or self.patterns or self.past)
 
     def change(self, revision: int, now: int, by: Iterable[By], terms: Iterable[str], catalog: Catalog) -> Change:
         """The entry. `catalog` is the registry before it; a change too large to list says that everything changed."""
         requesters = tuple(by)
         if max(len(self.modules), len(self.labels)) > LARGEST_LISTED_CHANGE:
             return Change(revision, now, everything=True, by=requesters)
-        names = (*(changed.name for changed in self.modules), *(changed.name for changed in self.labels))
+        names = (*(changed.name for changed in self.modules), *(changed.name for changed in self.labels), *self.past)
         damaged = catalog.aliases_of(DAMAGED.name) if names else ()
         for name in dict.fromkeys(names):
             # A damaged alias may have meant any module, and a reader may still have it cached.

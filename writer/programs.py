@@ -71,12 +71,17 @@ def check_publication(publication: Publication, size: int, expected_version: int
 
 
 def publish(
-    draft: Draft, publication: Publication, pieces: Sequence[bytes], expected_version: int | None = None
+    draft: Draft,
+    publication: Publication,
+    pieces: Sequence[bytes],
+    expected_version: int | None = None,
+    *,
+    is_clients: bool = False,
 ) -> int:
     """Stage a publication. Returns the version that has the program.
 
     No `pieces`: the document is stored already. `expected_version` must be in force; 0: none; None: any. A version that
-    is kept and equal is taken instead of a new one.
+    is kept and equal is taken instead of a new one. `is_clients`: the module becomes a client's, whoever declared it.
     Raises UpgradeRequiredError, InvalidModuleError, InvalidProgramError, ConflictError.
     """
     draft.catalog.dbs.need_format_2("programs")
@@ -86,25 +91,26 @@ def publish(
     if expected_version is not None and expected_version != version:
         raise ConflictError(name, expected_version, version)
     _stage_document(draft, publication, pieces)
-    source = CLIENT if current is None or publication.info is not None else current.source
+    source = CLIENT if current is None or is_clients or publication.info is not None else current.source
     info, encoded = validate_encoded(publication.info or (current.info if current else ModuleInfo(name)))
     if current is None or publication.is_in_force:
         published = draft.put_version(info, source, publication.digest).version
     else:
-        published = _beside(draft, current, info, encoded, source, publication.digest)
+        if is_clients:
+            current = msgspec.structs.replace(current, source=CLIENT)
+        published = _equal_version(draft, publication, encoded, is_clients) or _beside(
+            draft, current, info, source, publication.digest
+        )
     if publication.label:
         set_labels(draft, (LabelUpdate(name, publication.label, published),))
     return published
 
 
-def _beside(draft: Draft, current: Entry, info: ModuleInfo, encoded: bytes, source: str, program: bytes) -> int:
+def _beside(draft: Draft, current: Entry, info: ModuleInfo, source: str, program: bytes) -> int:
     """The version that has the program. The one in force stays what it was."""
-    kept = _equal_version(draft, current, encoded, program)
-    if kept is not None:
-        return kept
     published = draft.put_version(info, source, program)
     back = draft.put_version(current.info, current.source, current.program)
-    _carry_statistics(draft, info.name, current.version, back.version)
+    carry_statistics(draft, info.name, current.version, back.version)
     return published.version
 
 
@@ -137,18 +143,26 @@ def _stage_document(draft: Draft, publication: Publication, pieces: Sequence[byt
         draft.programs[digest] = tuple(pieces)
 
 
-def _equal_version(draft: Draft, current: Entry, encoded: bytes, program: bytes) -> int | None:
-    """The newest kept version with this record and this program. None: there is none."""
-    for entry in (current, *reversed(current.past)):
-        if (entry.encoded, entry.program) == (encoded, program):
+def _equal_version(draft: Draft, publication: Publication, encoded: bytes, is_clusters: bool) -> int | None:
+    """The newest kept version with this record and this program. None: there is none.
+
+    `is_clusters`: one that this host counted itself is none.
+    """
+    name, program = publication.name, publication.digest
+    current = draft.module(name)
+    for entry in (current, *reversed(current.past)) if current else ():
+        is_equal = (entry.encoded, entry.program) == (encoded, program)
+        if is_equal and (entry.source == CLIENT or not is_clusters):
             return entry.version
-    for stored in draft.catalog.past_versions(current.info.name):
-        if stored.provenance.program == program and encode(stored.info) == encoded:
-            return stored.provenance.version
+    for stored in draft.catalog.past_versions(name):
+        kept = stored.provenance
+        is_equal = kept.program == program and encode(stored.info) == encoded
+        if is_equal and (kept.global_revision or not is_clusters):
+            return kept.version
     return None
 
 
-def _carry_statistics(draft: Draft, name: str, old: int, new: int) -> None:
+def carry_statistics(draft: Draft, name: str, old: int, new: int) -> None:
     """The version in force got another number, and is what it was."""
     row = draft.usage_row(versioned_key(name, old))
     if row is not None:

@@ -82,13 +82,19 @@ def choose(versions: Versions, version: int | None) -> KeptVersion:
 
 
 def _was_passed_by(kept: KeptVersion, later: KeptVersion | None) -> bool:
-    """Whether the next version came in the same commit, as when a program is published beside what is in force."""
+    """Whether the next version came in the same commit, as when a program is published beside what is in force.
+
+    A host of a cluster commits together what came one after the other: then the global revisions tell.
+    """
     if later is None:
         return False
     try:
-        return kept.load().provenance.revision == later.load().provenance.revision
+        first, second = kept.load().provenance, later.load().provenance
     except CorruptRecordError:
         return False
+    if first.global_revision and second.global_revision:
+        return first.global_revision == second.global_revision
+    return first.revision == second.revision
 
 
 def _is_what_is_in_force(versions: Versions, kept: KeptVersion) -> bool:

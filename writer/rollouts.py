@@ -154,6 +154,15 @@ def look(draft: Draft, seen: Rollout, blocks: tuple[Block, float, Block], now: i
     return following
 
 
+def begin_step(draft: Draft, seen: Rollout, now: int) -> Rollout | None:
+    """Let the step of a rollout begin at `now`. None: the rollout has changed since `seen`."""
+    if load(draft, seen.name, seen.label) != seen:
+        return None
+    following = msgspec.structs.replace(seen, step_began_at=now)
+    _keep(draft, following)
+    return following
+
+
 def begin_step_again(draft: Draft, now: int) -> None:
     """Let the step of every running rollout take its whole time from now on: while no daemon ran, nobody looked."""
     for key, row in draft.rollout_rows().items():

@@ -30,6 +30,7 @@ class Staged:
         self.changed_by: dict[str, By | None] = {}
         self.modules: dict[str, Entry | None] = {}
         self.dropped: dict[str, tuple[Entry, ...]] = {}
+        self.versions: dict[str, dict[int, Entry]] = {}  # that a cluster brought beside those in force, by name
         self.layers: dict[str, dict[str, Layer]] = {}
         self.aliases = StagedAliases()
         self.labels: dict[str, dict[str, Label]] = {}
@@ -43,13 +44,17 @@ class Staged:
         self.policies: dict[tuple[str, str], Policy | None] = {}
         self.programs: dict[bytes, Sequence[bytes]] = {}
         self.rollouts: dict[bytes, bytes | None] = {}  # by their keys in `meta`
+        self.version_floor: Callable[[str], int] = parent.version_floor if parent else _no_floor
+        """The last version of a name that was given elsewhere. The next one here is above it."""
         self.next_sequence: int = parent.next_sequence if parent else catalog.state.next_sequence
 
     @property
     def has_effect(self) -> bool:
         """Whether anything is staged here. What is staged in the parent does not count."""
         is_declared = self.implications is not None or self.defaults is not None
-        named = self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs
+        named = (
+            self.modules or self.layers or self.usage or self.aliases or self.labels or self.programs or self.versions
+        )
         is_global = bool(self.cluster) or self.position is not None
         return bool(named or self.policies or self.rollouts) or is_declared or is_global
 
@@ -66,6 +71,8 @@ class Staged:
         self.dropped.update(child.dropped)
         self.changed_by.update(child.changed_by)
         self.authors.update(child.authors)
+        for name, versions in child.versions.items():
+            self.versions[name] = {**self.versions.get(name, {}), **versions}
         self.layers.update(child.layers)
         self.requests.update(child.requests)
         self.usage.update(child.usage)
@@ -223,3 +230,7 @@ class Staged:
 
     def _dropped(self, name: str) -> tuple[Entry, ...]:
         return next((draft.dropped[name] for draft in self._with_parents() if draft.dropped.get(name)), ())
+
+
+def _no_floor(name: str) -> int:
+    return 0

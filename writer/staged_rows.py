@@ -7,6 +7,7 @@ from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.layers import defaults_codec, layer_codec
 from dspy_registry.writer.collection import program_rows
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.held_programs import held_after
 from dspy_registry.writer.operations import Operations
 
 
@@ -29,7 +30,8 @@ def write_layers(draft: Draft, result: Operations) -> None:
 def write_programs(draft: Draft, result: Operations) -> None:
     """Add documents that a version names now, and delete those that none names. `result` has the versions already."""
     has_versions = any(result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY))
-    if draft.programs or (has_versions and draft.catalog.has_programs):
-        rows, gone, result.references = program_rows(draft.programs, result.puts, result.deletes, draft.catalog)
+    held, released = held_after(draft)
+    if draft.programs or released or (has_versions and draft.catalog.has_programs):
+        rows, gone, result.references = program_rows(draft, result.puts, result.deletes, held, released)
         result.puts[layout.PROGRAMS].update(rows)
         result.deletes[layout.PROGRAMS] += gone

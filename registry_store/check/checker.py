@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 import lmdb
 import msgspec
 
+from dspy_registry.registry_store.check.cluster import global_labels
 from dspy_registry.registry_store.check.inspection import (
     CIRCUITS,
     DAMAGE,
@@ -66,6 +67,7 @@ _SECTIONS: Final[tuple[Section, ...]] = (
     ("labels", labels),
     ("requests, usage, policies", sealed_rows),
     ("programs", programs),
+    ("labels of the cluster", global_labels),
     ("meta", meta_rows),
 )
 

@@ -31,6 +31,7 @@ DAMAGE: Final = "I23"
 LIMITS: Final = "I28"
 CIRCUITS: Final = "I29"
 PROGRAMS: Final = "I33"
+CLUSTER: Final = "I34"
 HEAD: Final = VALUES
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dspy_registry.registry_store.check.inspection import PROGRAMS, VALUES, Head, Violation, text
+from dspy_registry.registry_store.cluster_rows import held_programs
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.program_rows import (
     DIGEST_BYTES,
@@ -42,6 +43,8 @@ def _named(head: Head) -> dict[bytes, str]:
             digest = program_of(record)
             if digest:
                 named[digest] = f"{database}/{text(key)}"
+    for digest in held_programs(head.txn, head.dbs):  # versions of a cluster are to name them
+        named.setdefault(digest, f"meta/held/{digest.hex()[:12]}")
     return named
 
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dspy_registry import Registry, RegistryError, WriterClient
-from dspy_registry.registry_store.layout import LABELS
+from dspy_registry import Registry, RegistryError, Snapshot, WriterClient
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.cluster.etcd_json import range_end
 from dspy_registry.writer.cluster.keys import head_codec
-from dspy_registry.writer.cluster.records import KINDS
 from tests.conftest import violations
 from tests.stress import cluster_truth
 from tests.stress.cluster_clients import SHARED, Client, Watcher
@@ -244,19 +242,21 @@ def _kept(folder: Path) -> dict[str, dict[int, Shown]]:
 def _revisions(folder: Path) -> list[tuple[int, int]]:
     """The host's own revision and the global one of each version that it keeps.
 
-    A label may bring back a version that this host had missed, long after it was in force: names with labels are out.
+    A label may bring back a version that this host had missed, long after it was in force: of names with labels, the
+    version in force alone counts.
     """
     found = []
     with Registry(folder) as registry, registry.snapshot() as snapshot:
         for name in snapshot:
-            if name.startswith("stress.") and not (LABELS in KINDS and name in SHARED):
-                kept = (snapshot.describe(name), *snapshot.history(name))
+            if name.startswith("stress."):
+                past = () if name in SHARED else snapshot.history(name)
+                kept = (snapshot.describe(name), *past)
                 found += [(one.provenance.revision, one.provenance.global_revision) for one in kept]
     return found
 
 
 def _shown(folder: Path) -> list[Any]:
-    """What a host shows: modules in their order, aliases, policies, labels."""
+    """What a host shows: modules in their order, aliases, policies, labels and the records that they name."""
     with Registry(folder) as registry, registry.snapshot() as snapshot:
         names = [name for name in snapshot if name.startswith("stress.")]
         kept = {name: snapshot.describe(name) for name in names}
@@ -264,11 +264,16 @@ def _shown(folder: Path) -> list[Any]:
         aliases = sorted((alias, meaning.name) for alias, meaning in snapshot.aliases().items())
         policies = [(name, registry.policy(name).max_concurrency) for name in sorted(set(names).intersection(SHARED))]
         labels = [
-            (name, label, one.versions)
-            for name in (sorted(set(names).intersection(SHARED)) if LABELS in KINDS else ())
+            (name, label, one.versions, [_content(snapshot, name, version) for version in one.versions])
+            for name in sorted(set(names).intersection(SHARED))
             for label, one in sorted(snapshot.labels(name).items())
         ]
         return [*modules, *aliases, *policies, *labels]
+
+
+def _content(snapshot: Snapshot, name: str, version: int) -> float | None:
+    kept = snapshot.version_record(name, version)
+    return None if kept is None else kept.info.estimated_duration
 
 
 def _tries(plan: Plan) -> Iterator[Case]:

@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from dspy_registry import ConflictError, Policy, Registry, RegistryError, WriterClient, errors
-from dspy_registry.registry_store.layout import LABELS
-from dspy_registry.writer.cluster.records import KINDS
 from tests.stress.cluster_truth import DONE, REFUSED, UNKNOWN, Told
 from tests.support.daemon_process import module
 
@@ -99,7 +97,7 @@ class Client(threading.Thread):
             client.remove_alias(f"alias{self._chance.randrange(3)}")
         elif kind == 3:
             client.set_policy("stress.*", Policy(max_concurrency=self._chance.randint(1, 9)))
-        elif LABELS in KINDS:
+        else:
             self._label(client, name)
 
     def _label(self, client: WriterClient, name: str) -> None:

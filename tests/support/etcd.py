@@ -168,14 +168,22 @@ def host(folder: Path, cluster: EtcdCluster, **environment: str) -> Iterator[Ser
         yield served
 
 
-def serve_cluster(path: str, urls: list[str], options: dict[str, Any] | None = None) -> None:
-    """In the daemon's process."""
+def serve_cluster(
+    path: str, urls: list[str], options: dict[str, Any] | None = None, manifests: str | None = None
+) -> None:
+    """In the daemon's process. `manifests`: a folder that it follows too."""
     from dspy_registry.writer.cluster.attach import attach_cluster
     from dspy_registry.writer.cluster.options import ClusterOptions
 
     named = {key: Path(value) if key in ("ca", "cert", "key") else value for key, value in (options or {}).items()}
     chosen = ClusterOptions(endpoints=tuple(urls), **named)
-    serve(path, extensions=[lambda served: attach_cluster(served, chosen)])
+    follow = [lambda served: attach_cluster(served, chosen)]
+    if manifests is not None:
+        from dspy_registry.cli.manifests import watching
+
+        found = watching(manifests=Path(manifests), discover=False, packages=(), python=None, timeout=None)
+        follow.append(lambda served: found(served))
+    serve(path, extensions=follow)
 
 
 def section(served: Served) -> dict[str, Any]:

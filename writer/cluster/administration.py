@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import ClusterMembershipError
+from dspy_registry.registry_store.layout import MODULES
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.attach import new_host_id
@@ -19,6 +22,7 @@ from dspy_registry.writer.cluster.batches import PLACES_OF_A_CHANGE
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.following import load_position
+from dspy_registry.writer.cluster.global_labels import GlobalLabel, GlobalVersion
 from dspy_registry.writer.cluster.keys import BATCHES, Head, Keys, head_codec
 from dspy_registry.writer.cluster.membership import (
     OwnRecord,
@@ -27,15 +31,19 @@ from dspy_registry.writer.cluster.membership import (
     read_all,
     refuse_different,
     refuse_other_cluster,
+    stage_history,
     stage_join,
     stage_leave,
 )
 from dspy_registry.writer.cluster.options import ClusterOptions
+from dspy_registry.writer.cluster.program_staging import document_of
+from dspy_registry.writer.cluster.program_store import ProgramStore
 from dspy_registry.writer.cluster.records import KINDS, GlobalModule
 from dspy_registry.writer.store import Store
 
 _KEYS_AT_ONCE: Final = 90
 _BYTES_AT_ONCE: Final = 512 * 1024
+_NAMES_AT_ONCE: Final = 256
 T = TypeVar("T")
 
 
@@ -94,9 +102,11 @@ def seed(options: ClusterOptions, path: str | os.PathLike[str] | None = None) ->
     store = Store(registry_path(path))
     try:
         own, former = _own(store)
+        _refuse_local_labels(own)
         position = former or Position("", new_host_id())
         keys = _keys(options, position)
-        cluster = _with(options, lambda engine: _seed(engine, keys, position, own))
+        cluster, seeded = _with(options, lambda engine: _seed(engine, keys, position, own, store.environment))
+        _share_history(store, seeded)
         joined = msgspec.structs.replace(position, cluster=cluster)
         if former is None:
             store.committer.commit(lambda draft: stage_join(draft, joined, ()))
@@ -132,7 +142,19 @@ async def _look(engine: Engine, keys: Keys) -> tuple[str, dict[bytes, KeyValue],
     return (await engine.cluster_id(), *(await read_all(engine, keys)))
 
 
-async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[OwnRecord]) -> str:
+def _refuse_local_labels(own: Sequence[OwnRecord]) -> None:
+    local = [str(one) for one in own if isinstance(one.record, GlobalLabel) and not one.record.runs]
+    if local:
+        raise ClusterMembershipError(
+            f"clients set labels of modules that only this host declares: {', '.join(local[:8])}.",
+            remedy="Declare them in a manifest, or remove them: a cluster's labels name versions of the cluster.",
+        )
+
+
+async def _seed(
+    engine: Engine, keys: Keys, position: Position, own: Sequence[OwnRecord], environment: Environment
+) -> tuple[str, dict[str, int]]:
+    """The cluster's id, and of each module that was put the global revision that did."""
     cluster, records, head = await _look(engine, keys)
     if position.cluster:
         refuse_other_cluster(position, cluster)
@@ -150,17 +172,35 @@ async def _seed(engine: Engine, keys: Keys, position: Position, own: Sequence[Ow
         )
     number = head_codec.load(head.value or b"").number if head is not None else 0
     revision = head.revision if head is not None else 0
+    programs, seeded = ProgramStore(engine, keys), {}
     for part in _parts(missing):
         number += 1
-        revision = await _put(engine, keys, position.host, part, number, revision)
-    return cluster
+        expected = {keys.head: revision}
+        for digest in dict.fromkeys(one.program for one in part if one.program):
+            expected.update(await programs.put(digest, partial(_document, environment, digest)))
+        revision = await _put(engine, keys, position.host, part, number, expected)
+        seeded.update({one.key.decode(): revision for one in part if one.kind == MODULES})
+    return cluster, seeded
+
+
+def _share_history(store: Store, seeded: Mapping[str, int]) -> None:
+    """What this registry has counted of these modules is the cluster's count: labels may name those versions."""
+    names = list(seeded)
+    for at in range(0, len(names), _NAMES_AT_ONCE):
+        part = {name: seeded[name] for name in names[at : at + _NAMES_AT_ONCE]}
+        store.committer.commit(partial(stage_history, seeded=part))
+
+
+async def _document(environment: Environment, digest: bytes) -> bytes:
+    return document_of(environment, digest, ())
 
 
 def _parts(records: Sequence[OwnRecord]) -> list[list[OwnRecord]]:
     parts: list[list[OwnRecord]] = []
     size = 0
     for one in records:
-        bytes_of_it = len(one.record.info or b"") if isinstance(one.record, GlobalModule) else 256
+        has_info = isinstance(one.record, GlobalModule | GlobalVersion)
+        bytes_of_it = 256 + (len(one.record.info or b"") if has_info else 0)
         if not parts or len(parts[-1]) >= _KEYS_AT_ONCE or size + bytes_of_it > _BYTES_AT_ONCE:
             parts.append([])
             size = 0
@@ -169,15 +209,17 @@ def _parts(records: Sequence[OwnRecord]) -> list[list[OwnRecord]]:
     return parts
 
 
-async def _put(engine: Engine, keys: Keys, host: str, part: Sequence[OwnRecord], number: int, revision: int) -> int:
+async def _put(
+    engine: Engine, keys: Keys, host: str, part: Sequence[OwnRecord], number: int, expected: Mapping[bytes, int]
+) -> int:
     puts = {}
     for place, one in enumerate(part):
         record = one.record
         if isinstance(record, GlobalModule):
-            record = GlobalModule(record.version, number * PLACES_OF_A_CHANGE + place, record.info, record.by)
+            record = msgspec.structs.replace(record, order=number * PLACES_OF_A_CHANGE + place)
         puts[keys.record(one.kind, one.key)] = KINDS[one.kind].codec.dump(record)
     puts[keys.head] = head_codec.dump(Head(os.urandom(16), number, host, time.time_ns() // 1_000_000))
-    outcome = await engine.transact({keys.head: revision}, puts)
+    outcome = await engine.transact(expected, puts)
     if not outcome.succeeded:
         raise ClusterMembershipError(
             "another host has changed the cluster meanwhile.", remedy="Run `dspy-registry cluster seed` again."

@@ -18,6 +18,7 @@ from dspy_registry.writer.cluster.circuits import SharedCircuits
 from dspy_registry.writer.cluster.election import Election, Leadership
 from dspy_registry.writer.cluster.engine import Engine, LeaseGoneError
 from dspy_registry.writer.cluster.etcd import Etcd
+from dspy_registry.writer.cluster.global_rows import named
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import (
     different_from,
@@ -27,7 +28,7 @@ from dspy_registry.writer.cluster.membership import (
     refuse_other_cluster,
     stage_join,
 )
-from dspy_registry.writer.cluster.mirror import Mirror, named, stored_position
+from dspy_registry.writer.cluster.mirror import Mirror, stored_position
 from dspy_registry.writer.cluster.options import ClusterOptions
 from dspy_registry.writer.cluster.origin import Origin
 from dspy_registry.writer.cluster.presence import Beacon

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 import msgspec
 
+from dspy_registry.registry_store.cluster_rows import VERSIONS
 from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.layout import MODULES
@@ -53,6 +53,16 @@ def placed(value: bytes, number: int, revision: int) -> bytes:
     module = KINDS[MODULES].codec.load(value)
     order = module.order if module.order >= PLACES_OF_A_CHANGE else number * PLACES_OF_A_CHANGE + module.order
     return KINDS[MODULES].codec.dump(msgspec.structs.replace(module, order=order, revision=revision))
+
+
+def shown_in(kind: bytes, value: bytes, number: int, revision: int) -> bytes:
+    """A record as its batch has it: with the revision that showed it, where it does not say one itself."""
+    if kind == MODULES:
+        return placed(value, number, revision)
+    record = KINDS[kind].codec.load(value) if kind == VERSIONS else None
+    if record is None or record.revision:
+        return value
+    return KINDS[kind].codec.dump(msgspec.structs.replace(record, revision=revision))
 
 
 def in_pieces(puts: Mapping[tuple[bytes, bytes], bytes]) -> list[bytes]:
@@ -112,7 +122,7 @@ async def _records(engine: Engine, keys: Keys, name: bytes, marker: KeyValue, re
 def _records_of(keys: Keys, piece: KeyValue, revision: int, number: int) -> Iterator[KeyValue]:
     for kind, key, value in _piece_codec.load(piece.value or b""):
         try:
-            whole = placed(value, number, revision) if kind == MODULES else value
+            whole = shown_in(kind, value, number, revision)
         except CorruptRecordError:  # of another release: it is set aside alone
             whole = value
         yield KeyValue(keys.record(kind, key), whole, revision)
@@ -131,12 +141,25 @@ async def copy_out(engine: Engine, keys: Keys, marker: KeyValue) -> None:
     """Copy the records of a batch under their own keys, then remove it. May be repeated."""
     name = keys.batch_of(marker.key)
     assert name is not None
-    records = iter(await _records(engine, keys, name, marker, 0))
-    while part := list(islice(records, _COPIED_AT_ONCE)):
+    for part in _parts(await _records(engine, keys, name, marker, 0)):
         if not await _copy(engine, part):
             for one in part:
                 await _copy_one(engine, one)
     await engine.transact({}, {}, removed=(marker.key, keys.pieces + name + b"/"))
+
+
+def _parts(records: Iterable[KeyValue]) -> Iterator[list[KeyValue]]:
+    """As many records as one transaction takes."""
+    part: list[KeyValue] = []
+    size = 0
+    for record in records:
+        size += len(record.value or b"")
+        if part and (len(part) >= _COPIED_AT_ONCE or size > _PIECE_BYTES):
+            yield part
+            part, size = [], len(record.value or b"")
+        part.append(record)
+    if part:
+        yield part
 
 
 async def _copy(engine: Engine, records: Sequence[KeyValue]) -> bool:

@@ -62,7 +62,11 @@ class Decision:
         answers = {keys.answers + client: value for client, value in staged.answers.items()}
         puts = {**staged.puts, keys.head: head_codec.dump(head), **answers, keys.last_change: staged.change}
         outcome = await self._engine.transact(
-            expected, puts, (keys.head, *staged.held, keys.last_change), leased=dict.fromkeys(answers, self._lease)
+            expected,
+            puts,
+            (keys.head, *staged.held, keys.last_change),
+            leased=dict.fromkeys(answers, self._lease),
+            removed=staged.removed,
         )
         if outcome.succeeded:
             return outcome

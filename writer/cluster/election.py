@@ -14,12 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from dspy_registry.registry_store.errors import ClusterUnavailableError, RegistryError
-from dspy_registry.registry_store.layout import LABELS
 from dspy_registry.writer.cluster.engine import Engine, KeyValue, LeaseGoneError
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.observer import Observer
 from dspy_registry.writer.cluster.origin import Origin
-from dspy_registry.writer.cluster.records import KINDS
 from dspy_registry.writer.daemon.host import Submitted
 from dspy_registry.writer.draft import Draft
 
@@ -127,8 +125,8 @@ class Leadership:
 
     @property
     def leads(self) -> bool:
-        """See `Steering.leads`. Without global labels there is nothing to steer."""
-        return self._election.leads and LABELS in KINDS
+        """See `Steering.leads`."""
+        return self._election.leads
 
     async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
         """See `Steering.submit`."""

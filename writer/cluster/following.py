@@ -5,34 +5,46 @@ Each stage moves the position in the same commit. A stage that comes twice finds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import (
-    GlobalRow,
-    Position,
-    global_row_codec,
-    position_codec,
-    row_key,
-    split_row_key,
-)
-from dspy_registry.registry_store.errors import CorruptRecordError
-from dspy_registry.registry_store.layout import ALIASES, META_CLUSTER, META_ROLLOUT, META_VOCABULARY, MODULES
+from dspy_registry.registry_store.cluster_rows import VERSIONS, Position, position_codec, row_key, split_row_key
+from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
+from dspy_registry.registry_store.layout import ALIASES, LABELS, META_CLUSTER, META_ROLLOUT, META_VOCABULARY, MODULES
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.engine import KeyValue
+from dspy_registry.writer.cluster.global_labels import drop_label
+from dspy_registry.writer.cluster.global_rows import load_row, rows, split_part
 from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS, Keys, head_codec
-from dspy_registry.writer.cluster.records import KINDS, load_row, take_over, withdraw
+from dspy_registry.writer.cluster.records import KINDS, MissingProgramError, take_over, withdraw
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.held_programs import release_held
+
+
+class MissingProgramsError(RegistryError):
+    """A stage needs programs that this host does not have: fetch and hold them, then stage again.
+
+    `revisions` are the global revisions that name them, by digest.
+    """
+
+    def __init__(self, revisions: dict[bytes, int]) -> None:
+        super().__init__(f"{len(revisions)} programs of the cluster are not fetched yet.")
+        self.revisions = revisions
 
 
 @dataclass
 class Applied:
-    """What a stage did: where it led, and what it set aside, by kind and key, with the reason."""
+    """What a stage did: where it led, and what it set aside, by kind and key, with the reason.
+
+    `lost` are programs that the cluster does not have whole, `missing` those that have to be fetched first.
+    """
 
     position: Position
+    lost: Collection[bytes] = frozenset()
+    missing: dict[bytes, int] = field(default_factory=dict)
     aside: dict[tuple[bytes, bytes], str] = field(default_factory=dict)
     settled: set[tuple[bytes, bytes]] = field(default_factory=set)
 
@@ -67,16 +79,34 @@ def set_position(draft: Draft, position: Position) -> None:
     draft.position = position_codec.dump(position, META_CLUSTER, draft.catalog.format)
 
 
-def follow(draft: Draft, keys: Keys, start: Position, changes: Sequence[KeyValue], until: int) -> Applied:
-    """Stage changes of a watch, in order, and the position behind them: the global revision `until`."""
+def follow(
+    draft: Draft,
+    keys: Keys,
+    start: Position,
+    changes: Sequence[KeyValue],
+    until: int,
+    lost: Collection[bytes] = frozenset(),
+) -> Applied:
+    """Stage changes of a watch, in order, and the position behind them: the global revision `until`.
+
+    Raises MissingProgramsError.
+    """
     position = staged_position(draft) or start
-    done = Applied(position)
+    done = Applied(position, lost)
     for revision, group in groupby(changes, key=lambda change: change.revision):
         if revision > position.revision:
             done.position = _transaction(draft, keys, done, list(group), revision)
     if until > position.revision:
         done.position = msgspec.structs.replace(done.position, revision=until)
         set_position(draft, done.position)
+    return _finished(draft, done)
+
+
+def _finished(draft: Draft, done: Applied) -> Applied:
+    """Programs that were held for this stage are named by versions now, or by nothing."""
+    if done.missing:
+        raise MissingProgramsError(done.missing)
+    release_held(draft)
     return done
 
 
@@ -108,19 +138,30 @@ def _number(value: bytes, position: Position) -> int:
 
 def _take_over_all(draft: Draft, keys: Keys, done: Applied, changes: Iterable[KeyValue]) -> None:
     for kind, key, change in _in_order(keys, changes):
-        assert change.value is not None
-        reason = take_over(draft, kind, key, change.value, change.since)
         done.settled.add((kind, key))
+        if change.value is None:
+            draft.cluster[row_key(kind, key)] = None
+            done.aside.pop((kind, key), None)
+            continue
+        try:
+            reason = take_over(draft, kind, key, change.value, change.since, done.lost)
+        except MissingProgramError as error:
+            done.missing[error.digest] = change.revision
+            continue
+        done.aside.pop((kind, key), None)
         if reason:
             done.aside[kind, key] = reason
 
 
 def _in_order(keys: Keys, changes: Iterable[KeyValue]) -> list[tuple[bytes, bytes, KeyValue]]:
-    """The global records among changes: modules that went, modules in their order, then what leads to modules."""
+    """The global records among changes: modules that went, modules in their order, then what leads to modules.
+
+    A version alone is ever deleted: no label names it any longer. What else somebody deleted stays as it was.
+    """
     found = [
         (*place, change)
         for change in changes
-        if change.value is not None and (place := keys.split_record(change.key)) is not None
+        if (place := keys.split_record(change.key)) is not None and (change.value is not None or place[0] == VERSIONS)
     ]
     return sorted(found, key=lambda one: _rank(one[0], one[2]))
 
@@ -129,7 +170,7 @@ def _rank(kind: bytes, change: KeyValue) -> tuple[int, int, int]:
     if kind == META_VOCABULARY:
         return 0, 0, 0
     if kind != MODULES:
-        return 3, change.since, 0
+        return 4 if kind == LABELS else 3, change.since, 0
     try:
         module = KINDS[MODULES].codec.load(change.value or b"")
     except CorruptRecordError:
@@ -138,41 +179,60 @@ def _rank(kind: bytes, change: KeyValue) -> tuple[int, int, int]:
 
 
 def adopt_all(
-    draft: Draft, keys: Keys, position: Position, different: Sequence[KeyValue], gone: Sequence[bytes]
+    draft: Draft,
+    keys: Keys,
+    position: Position,
+    different: Sequence[KeyValue],
+    gone: Sequence[bytes],
+    lost: Collection[bytes] = frozenset(),
 ) -> Applied:
-    """Stage all that a list of the whole cluster found to differ, `gone` the rows that the cluster no longer has."""
+    """Stage all that a list of the whole cluster found to differ, `gone` the rows that the cluster no longer has.
+
+    Raises MissingProgramsError.
+    """
     known = staged_position(draft)
     if known is not None and known.revision > position.revision:  # a commit that had begun before came between
-        return Applied(known)
-    done = Applied(position)
+        return Applied(known, lost)
+    done = Applied(position, lost)
     for place in gone:
         kind, key = split_row_key(place)
         if kind == MODULES:
             withdraw(draft, key.decode())
         elif kind == ROLLOUTS:
             draft.rollouts[META_ROLLOUT + key] = None
+        elif kind == LABELS:
+            drop_label(draft, *split_part(key.decode()))
         draft.cluster[place] = None
         done.settled.add((kind, key))
     _take_over_all(draft, keys, done, different)
+    done.missing = dict.fromkeys(done.missing, position.revision)  # a record's own revision may be compacted
     set_position(draft, position)
-    return done
+    return _finished(draft, done)
 
 
 def look_again(draft: Draft, done: Applied, aside: Iterable[tuple[bytes, bytes]]) -> None:
-    """Put in force what was set `aside` and can be by now, and aliases that went with a module of this host."""
+    """Put in force what was set `aside` and can be by now, and aliases that went with a module of this host.
+
+    Raises MissingProgramsError.
+    """
     lost = [(ALIASES, alias.encode()) for alias in lost_aliases(draft)]
     for kind, key in dict.fromkeys((*aside, *lost)):
         row = load_row(draft, row_key(kind, key))
         if row is None or not row.value:
             continue
         child = draft.child()
-        reason = take_over(child, kind, key, row.value, row.revision)
+        try:
+            reason = take_over(child, kind, key, row.value, row.revision, done.lost)
+        except MissingProgramError as error:
+            done.missing[error.digest] = 0
+            continue
         if reason == row.aside:
             continue
         draft.absorb(child)
         done.settled.add((kind, key))
         if reason:
             done.aside[kind, key] = reason
+    _finished(draft, done)
 
 
 def lost_aliases(draft: Draft) -> Iterator[str]:
@@ -181,15 +241,6 @@ def lost_aliases(draft: Draft) -> Iterator[str]:
         alias = split_row_key(place)[1].decode()
         if row.is_live and not row.aside and draft.alias(alias) is None:
             yield alias
-
-
-def rows(catalog: Catalog, kind: bytes = b"") -> Iterator[tuple[bytes, GlobalRow]]:
-    """(key, row) of what this host knows of global records, of one kind or of all. Damaged rows are left out."""
-    for place, stored in catalog.cluster_rows(row_key(kind, b"")):
-        try:
-            yield place, global_row_codec.load(stored, place, catalog.format)
-        except CorruptRecordError:
-            continue
 
 
 def differs(draft: Draft, keys: Keys, change: KeyValue) -> bool:

@@ -7,6 +7,8 @@ d/leader           the host that leads; ends with its lease           watched
 d/c/NAME/VERSION/HOST  a circuit that a host has opened; ends with its lease   watched
 d/b/HOST/ID        the marker of a large batch; see `batches`         watched
 b/HOST/ID/NUMBER   its pieces
+q/DIGEST           the head of a program; see `program_store`
+p/DIGEST/NUMBER    its pieces
 a/HOST/CLIENT      the last answers to a client; end with a lease
 o/HOST             the last change of a host: whether it landed
 """
@@ -60,6 +62,8 @@ class Keys:
         self.host = host.encode()
         self.batches = self.watched + b"b/"
         self.pieces = root + b"b/"
+        self.program_heads = root + b"q/"
+        self.program_pieces = root + b"p/"
         self.hosts = self.watched + b"h/"
         self.circuits = self.watched + b"c/"
         self.leader = self.watched + b"leader"
@@ -82,6 +86,10 @@ class Keys:
         if not name or not host or not (version.isascii() and version.isdigit()):
             raise ValueError(f"{version!r} is no version")
         return name, int(version), host
+
+    def program_head(self, digest: bytes) -> bytes:
+        """The key of a program's head."""
+        return self.program_heads + digest.hex().encode()
 
     def batch_of(self, key: bytes) -> bytes | None:
         """Host and id of the batch whose marker this key is. None: it is another key."""

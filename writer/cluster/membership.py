@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position, row_key
+from dspy_registry.registry_store.cluster_rows import VERSIONS, Position, row_key
 from dspy_registry.registry_store.codec import decode_record, encode
 from dspy_registry.registry_store.errors import ClusterMembershipError, CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.layout import ALIASES, LABELS, META_VOCABULARY, MODULES, POLICIES
 from dspy_registry.writer import policies
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import expanded, newest
 from dspy_registry.writer.cluster.engine import Engine, KeyValue
 from dspy_registry.writer.cluster.following import set_position
+from dspy_registry.writer.cluster.global_labels import GlobalLabel, GlobalVersion, drop_label
+from dspy_registry.writer.cluster.global_rows import named, part_key, split_part, stored_version, version_key
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule, GlobalPolicy, GlobalWords, withdraw
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.entry import Entry
 
 _SHOWN: Final = 8
 
@@ -34,7 +37,12 @@ class OwnRecord:
     record: Any
 
     def __str__(self) -> str:
-        return f"{self.kind.decode()}/{self.key.decode()}"
+        return named(self.kind, self.key)
+
+    @property
+    def program(self) -> bytes:
+        """The digest of the program that it names; empty: none."""
+        return self.record.program if isinstance(self.record, GlobalModule | GlobalVersion) else b""
 
     def is_same(self, stored: bytes) -> bool:
         """Whether the cluster has this very record, at whatever place of its order."""
@@ -43,15 +51,18 @@ class OwnRecord:
         except CorruptRecordError:
             return False
         if isinstance(self.record, GlobalModule):
-            return (found.version, found.info) == (self.record.version, self.record.info)
+            return _content(found) == _content(self.record)
+        if isinstance(self.record, GlobalVersion):
+            return _content(found) == _content(self.record)
         own, theirs = (msgspec.to_builtins(record) for record in (self.record, found))
         return bool(own[0] == theirs[0])
 
 
 def own_records(catalog: Catalog) -> list[OwnRecord]:
-    """What clients of this host have registered, modules in the order of registration."""
+    """What clients of this host have registered, modules in the order of registration, before what leads to them."""
     modules = sorted(_own_modules(catalog), key=lambda pair: pair[0])
     found = [record for _, record in modules]
+    found += _own_labels(catalog, {record.key.decode(): record.record.version for record in found})
     for alias, meaning in catalog.aliases().items():
         if meaning.source == CLIENT:
             found.append(OwnRecord(ALIASES, alias.encode(), GlobalAlias(meaning.name)))
@@ -68,13 +79,31 @@ def _own_modules(catalog: Catalog) -> Iterator[tuple[int, OwnRecord]]:
     for key, value in catalog.records():
         stored = decode_record(value, key.decode())
         kept = stored.provenance
-        if kept.program:
-            raise ClusterMembershipError(
-                f"{key.decode()} has a program, and a cluster carries none.",
-                remedy="Register it without a program, or keep this registry out of the cluster.",
-            )
         if kept.source == CLIENT:
-            yield kept.sequence, OwnRecord(MODULES, key, GlobalModule(kept.version, 0, encode(stored.info), kept.by))
+            module = GlobalModule(kept.version, 0, encode(stored.info), kept.by, 0, kept.program)
+            yield kept.sequence, OwnRecord(MODULES, key, module)
+
+
+def _own_labels(catalog: Catalog, in_force: Mapping[str, int]) -> list[OwnRecord]:
+    """Labels that clients set, behind the versions that they name; `in_force` by module that a client registered.
+
+    A label of a module that no client registered is among them, as nothing that a cluster could have.
+    """
+    versions: dict[bytes, OwnRecord] = {}
+    labels = []
+    for name, label, found in catalog.labels_from(CLIENT):
+        labels.append(OwnRecord(LABELS, part_key(name, label), GlobalLabel(found.runs if name in in_force else ())))
+        for version in found.versions:
+            stored = stored_version(catalog, name, version)
+            if stored is not None and version != in_force.get(name, version):
+                kept, key = stored.provenance, version_key(name, version)
+                record = GlobalVersion(version, encode(stored.info), kept.by, kept.global_revision, kept.program)
+                versions[key] = OwnRecord(VERSIONS, key, record)
+    return [*versions.values(), *labels]
+
+
+def _content(record: GlobalModule | GlobalVersion) -> tuple[int, bytes | None, bytes]:
+    return record.version, record.info, record.program
 
 
 async def read_all(engine: Engine, keys: Keys) -> tuple[dict[bytes, KeyValue], KeyValue | None]:
@@ -125,6 +154,8 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
         key = one.key.decode()
         if one.kind == MODULES:
             withdraw(draft, key)
+        elif one.kind == LABELS:
+            drop_label(draft, *split_part(key))
         elif one.kind == POLICIES:
             policies.set_policy(draft, key, None)
         elif one.kind == META_VOCABULARY:
@@ -135,6 +166,15 @@ def stage_join(draft: Draft, position: Position, discarded: Sequence[OwnRecord])
     for place in draft.rollout_rows():  # another host may lead, and knows nothing of it: its label stays at its step
         draft.rollouts[place] = None
     set_position(draft, position)
+
+
+def stage_history(draft: Draft, seeded: Mapping[str, int]) -> None:
+    """Stage that the history of these modules is a cluster's, as of the global revisions that seeded them."""
+    for name, revision in seeded.items():
+        for stored in draft.catalog.past_versions(name):
+            kept, encoded = stored.provenance, encode(stored.info)
+            entry = Entry(stored.info, encoded, kept.version, CLIENT, 0, (), kept.by, kept.program, revision)
+            draft.versions.setdefault(name, {})[kept.version] = entry
 
 
 def stage_leave(draft: Draft) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store.cluster_rows import Position, position_codec, row_key, split_row_key
+from dspy_registry.registry_store.cluster_rows import HELD, Position, position_codec, row_key, split_row_key
 from dspy_registry.registry_store.errors import ClusterUnavailableError, CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layout import META_CLUSTER
 from dspy_registry.registry_store.scan import value_at
@@ -33,11 +33,13 @@ from dspy_registry.writer.cluster.following import (
     differs,
     follow,
     look_again,
-    rows,
 )
+from dspy_registry.writer.cluster.global_rows import named, rows
 from dspy_registry.writer.cluster.hosts import Hosts
 from dspy_registry.writer.cluster.keys import BATCHES, Keys, head_codec
 from dspy_registry.writer.cluster.observer import Observer
+from dspy_registry.writer.cluster.program_mirror import ProgramMirror
+from dspy_registry.writer.cluster.program_store import ProgramStore
 from dspy_registry.writer.cluster.turns import Turns
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
@@ -76,6 +78,8 @@ class Mirror:
         self.is_listed = asyncio.Event()
         """Set once this host has seen the whole cluster, in this run of the daemon or an earlier one."""
         self._next = position.revision + 1
+        self.programs = ProgramStore(engine, keys, lambda: self.hosts.alive)
+        self._programs = ProgramMirror(host, self.programs)
         self._waiting: list[tuple[int, int, asyncio.Future[int]]] = []
         self._may_read_more = any(kind == BATCHES for kind, _ in self.aside)  # than the release that set it aside
         self._look_after = 0.0  # on the monotonic clock
@@ -177,8 +181,8 @@ class Mirror:
         records = [change for change in changes if not self._is_observed(change)]
         if records or until - self.position.revision >= _QUIET_REVISIONS:
             records = await expanded(self._engine, self._keys, records)
-            keys, start = self._keys, self.position
-            await self._commit(lambda draft: follow(draft, keys, start, records, until))
+            keys, start, lost = self._keys, self.position, self._programs.lost
+            await self._commit(lambda draft: follow(draft, keys, start, records, until, lost))
         self._tell(changes)
         for change in records:
             if change.key == self._keys.head and change.value is not None:
@@ -211,10 +215,10 @@ class Mirror:
 
     async def _look_again(self) -> None:
         """Something has changed on this host: what was set aside may fit now."""
-        aside, position = tuple(self.aside), self.position
+        aside, position, lost = tuple(self.aside), self.position, self._programs.lost
 
         def stage(draft: Draft) -> Applied:
-            done = Applied(position)
+            done = Applied(position, lost)
             look_again(draft, done, aside)
             return done
 
@@ -222,6 +226,10 @@ class Mirror:
         self._look_after = time.monotonic() + _LOOK_PAUSE
 
     async def _commit(self, stage: Callable[[Draft], Applied]) -> int:
+        """Commit, and first what the stage needs of programs. Raises CompactedError, ClusterUnavailableError."""
+        return await self._programs.supplied(lambda: self._begun(stage))
+
+    async def _begun(self, stage: Callable[[Draft], Applied]) -> int:
         """Commit, and note what was done. A commit that has begun is noted, also when this is cancelled meanwhile."""
         committing = asyncio.ensure_future(self._commit_and_note(stage))
         try:
@@ -264,8 +272,8 @@ class Mirror:
             after = page.items[-1].key if page.items else after
         position = self._listed(revision, head)
         gone, different = self._gone(seen), newest(different)
-        keys = self._keys
-        await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone))
+        keys, lost = self._keys, self._programs.lost
+        await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone, lost))
         self._next = revision + 1
 
     def _listed(self, revision: int, head: KeyValue | None) -> Position:
@@ -285,7 +293,8 @@ class Mirror:
     def _gone(self, seen: set[bytes]) -> list[bytes]:
         with self._host.environment.reading() as txn:
             stored = Catalog(txn, self._host.environment.dbs).cluster_rows(row_key(b"", b""))
-            return [place for place, _ in stored if self._keys.record(*split_row_key(place)) not in seen]
+            places = [(place, *split_row_key(place)) for place, _ in stored]
+            return [place for place, kind, key in places if kind != HELD and self._keys.record(kind, key) not in seen]
 
     def _set_aside_before(self) -> dict[tuple[bytes, bytes], str]:
         with self._host.environment.reading() as txn:
@@ -308,8 +317,3 @@ def stored_position(host: Host) -> Position | None:
             return None
         position: Position = position_codec.load(stored, META_CLUSTER, environment.dbs.format)
         return position
-
-
-def named(kind: bytes, key: bytes) -> str:
-    """A global record, for people."""
-    return f"{kind.decode('ascii', 'replace')}/{key.decode('utf-8', 'replace')}"

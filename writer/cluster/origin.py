@@ -10,54 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
-
-import msgspec
 
 from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterUnavailableError,
-    InvalidArgumentError,
-    NotPossibleError,
     RegistryError,
-)
-from dspy_registry.registry_store.layout import MODULES
-from dspy_registry.registry_store.protocol import (
-    Effect,
-    Failed,
-    Register,
-    RegisterMany,
-    Release,
-    Remembered,
-    RemoveAlias,
-    Rename,
-    SetAlias,
-    SetImplications,
-    SetPolicy,
-    SteerRollout,
-    Unregister,
-    remembered_codec,
 )
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.aliases import AliasIndex
 from dspy_registry.writer.catalog import Catalog
-from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, placed, tidy, upload
+from dspy_registry.writer.cluster.answers import stored_answers, visible
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, tidy, upload
 from dspy_registry.writer.cluster.decision import UNAVAILABLE_SECONDS, Decision
 from dspy_registry.writer.cluster.engine import Engine, KeyValue, Outcome
-from dspy_registry.writer.cluster.following import load_position
+from dspy_registry.writer.cluster.group_staging import is_global, staged_group
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.mirror import Mirror
+from dspy_registry.writer.cluster.program_collector import ProgramCollector
+from dspy_registry.writer.cluster.program_staging import document_of
 from dspy_registry.writer.cluster.staged import Staged
-from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes
+from dspy_registry.writer.cluster.staging import GlobalRequest
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.host import Host, LocalWork, Submitted
-from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.reply_cache import ReplyCache
-from dspy_registry.writer.daemon.requests import BatchRequest, ClientRequest, DiscoveryRequest, SingleRequest
+from dspy_registry.writer.daemon.requests import ClientRequest
 from dspy_registry.writer.draft import Draft
 
 CONFLICT_SECONDS: Final = 2.0
@@ -70,19 +51,6 @@ _MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its 
 _GROUP: Final = 48  # requests that are tried in one transaction
 _SMALL_GROUP: Final = 2
 _SMALL_BYTES: Final = 16 * 1024  # of requests
-_GLOBAL: Final = (
-    Register,
-    RegisterMany,
-    Unregister,
-    SetAlias,
-    RemoveAlias,
-    SetImplications,
-    SetPolicy,
-    SteerRollout,
-    Release,
-    Rename,
-)
-
 T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
 
@@ -100,6 +68,7 @@ class Origin:
         self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
+        self._collector = ProgramCollector(host, keys, mirror.programs)
         self._aliases = AliasIndex()
         self._decision = Decision(engine, keys)
         self.refusal: RegistryError | None = None
@@ -109,10 +78,7 @@ class Origin:
 
     def take(self, request: Work) -> bool:
         """Take a client's change, if it is a global one. False: it is of this host alone."""
-        if isinstance(request, PublicationRequest):
-            request.resolve(request.failure(_no_programs()))
-            return True
-        if not _is_global(request):
+        if not is_global(request):
             return False
         assert isinstance(request, ClientRequest)
         self._put(GlobalRequest(request))
@@ -208,23 +174,14 @@ class Origin:
             return
         await _within(self._mirror.is_listed.wait(), UNAVAILABLE_SECONDS, "this host has not seen the cluster yet.")
         await tidy(self._engine, self._keys)
-        replies = ReplyCache()
-        stored: list[tuple[bytes, Remembered]] = []
-        after, more = b"", True
-        while more:
-            page = await self._engine.range_at(self._keys.answers, after)
-            more = page.more
-            for item in page.items:
-                after = item.key
-                client = item.key[len(self._keys.answers) :]
-                remembered = remembered_codec.load(item.value, client, self._host.environment.dbs.format)
-                stored.append((client, remembered))
+        stored = await stored_answers(self._engine, self._keys, self._host.environment.dbs.format)
         head = (await self._engine.range_at(self._keys.head)).items
         if head:
             await self._shown(head[0].revision)
-        for client, remembered in sorted(stored, key=lambda pair: pair[1].revision):
-            replies.keep(client, tuple(_visible(answer, self._host.revision) for answer in remembered.answers))
-        self._replies = replies
+        self._replies = ReplyCache()
+        for client, answers in stored:
+            self._replies.keep(client, tuple(visible(answer, self._host.revision) for answer in answers))
+        await self._collect(False)
 
     async def _shown(self, revision: int) -> int:
         return await _within(
@@ -243,10 +200,11 @@ class Origin:
             await turns.wait()
             asked_at = time.monotonic()
             staged = await self._staged(works)
-            if len(works) > 1 and (staged.is_too_large or staged.is_repeated):
+            if len(works) > 1 and staged.is_for_one_alone:
                 await self._carry_out(works[: len(works) // 2])
                 await self._carry_out(works[len(works) // 2 :])
                 return
+            await self._put_programs(staged)
             marker = await self._put_aside(staged) if staged.is_too_large else None
             outcome = await self._decided(staged)
             if outcome.succeeded:
@@ -255,9 +213,11 @@ class Origin:
                 self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
                 if marker is not None:
                     await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
+                await self._collect(staged.frees)
                 return
             if marker is not None:
                 await tidy(self._engine, self._keys)
+            self._collector.is_due = self._collector.is_due or bool(staged.programs)
             self.conflicts += 1
             turns.refused()
             if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
@@ -271,33 +231,23 @@ class Origin:
         return await asyncio.to_thread(self._stage, works)
 
     def _stage(self, works: Sequence[GlobalRequest]) -> Staged:
-        """Stage a group on what this host shows."""
         assert self._replies is not None
         environment = self._host.environment
         with environment.long_read() as txn:
             catalog = Catalog(txn, environment.dbs, self._aliases)
-            position = load_position(catalog) or self._mirror.position
-            draft = Draft(catalog)
-            group = Group(works, self._replies)
-            group.stage(draft)
-            found = global_changes(draft)
-            answers = {client: dump(position.number + 1) for client, dump in draft.requests.items() if dump is not None}
-        number = position.number + 1
-        puts = {
-            self._keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
-            for (kind, key), value in found.puts.items()
-        }
-        return Staged(
-            position,
-            group,
-            os.urandom(16),
-            puts,
-            answers,
-            found.is_repeated,
-            found.puts,
-            dict(works[0].held),
-            works[0].held,
-        )
+            return staged_group(catalog, self._keys, self._mirror.position, Group(works, self._replies), works[0].held)
+
+    async def _put_programs(self, staged: Staged) -> None:
+        for digest, pieces in staged.programs.items():
+            self._collector.is_due = True  # until the change that names it is through
+            staged.expected.update(await self._mirror.programs.put(digest, partial(self._document, digest, pieces)))
+
+    async def _document(self, digest: bytes, pieces: Sequence[bytes]) -> bytes:
+        return await asyncio.to_thread(document_of, self._host.environment, digest, pieces)
+
+    async def _collect(self, frees: bool) -> None:
+        self._collector.is_due = self._collector.is_due or frees
+        await self._collector.collect()
 
     async def _put_aside(self, staged: Staged) -> bytes:
         """Put the records of a large change aside; a marker is to show them. Returns its key."""
@@ -308,6 +258,7 @@ class Origin:
         failpoints.reach("after_upload")
         marker = self._keys.batches + self._keys.host + b"/" + name
         staged.puts.clear()
+        staged.removed.clear()  # a later change of the same modules removes them
         staged.puts[marker] = batch_codec.dump(Batch(len(pieces), staged.position.number + 1))
         return marker
 
@@ -331,20 +282,7 @@ class Origin:
         self.changes += bool(staged.puts)
         for work, answer in staged.group.conclude(revision):
             assert isinstance(work, GlobalRequest)
-            self._answer(work, answer if isinstance(answer, Submitted) else _visible(answer, revision))
-
-
-def _is_global(request: Work) -> bool:
-    """Whether the cluster has to accept it. What discovery finds, statistics and labels are of this host."""
-    if isinstance(request, SingleRequest):
-        return isinstance(request.message, _GLOBAL)
-    return isinstance(request, BatchRequest) and not isinstance(request, DiscoveryRequest)
-
-
-def _no_programs() -> InvalidArgumentError:
-    return NotPossibleError(
-        "a cluster carries no programs, and this daemon follows one.", remedy="Publish to a registry of one host."
-    )
+            self._answer(work, answer if isinstance(answer, Submitted) else visible(answer, revision))
 
 
 async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:
@@ -352,11 +290,6 @@ async def _within(waited: Awaitable[T], seconds: float, problem: str) -> T:
         return await asyncio.wait_for(waited, seconds)
     except asyncio.TimeoutError as error:
         raise ClusterUnavailableError(problem) from error
-
-
-def _visible(answer: Effect, revision: int) -> Effect:
-    """An answer with this host's revision: the cluster keeps another number in its place."""
-    return answer if isinstance(answer, Failed) else msgspec.structs.replace(answer, revision=revision)
 
 
 def _stopping() -> ClusterUnavailableError:

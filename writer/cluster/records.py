@@ -6,27 +6,37 @@ contradicts what this host itself declares, is set aside and reported: a mirror 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from dspy_registry.registry_store.changes import Implications
-from dspy_registry.registry_store.cluster_rows import GlobalRow, global_row_codec, row_key
+from dspy_registry.registry_store.cluster_rows import VERSIONS, GlobalRow, global_row_codec, row_key
 from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.errors import CorruptRecordError, RegistryError
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, META_ROLLOUT, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.layout import ALIASES, LABELS, META_VOCABULARY, MODULES, POLICIES
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import By, ModuleInfo
-from dspy_registry.registry_store.rollout import Rollout
-from dspy_registry.registry_store.rollout_rows import rollout_codec
 from dspy_registry.registry_store.validation import validate_encoded
 from dspy_registry.writer import overrides, policies
+from dspy_registry.writer.cluster.global_labels import (
+    apply_label,
+    apply_version,
+    drop_labels,
+    label_codec,
+    label_row,
+    version_codec,
+    version_row,
+)
+from dspy_registry.writer.cluster.global_rollouts import apply_rollout, global_rollout_codec, rollout_row
+from dspy_registry.writer.cluster.global_rows import load_row
 from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
+from dspy_registry.writer.programs import carry_statistics
 
 _decode_info = msgspec.msgpack.Decoder(ModuleInfo).decode
 
@@ -36,6 +46,7 @@ class GlobalModule(msgspec.Struct, frozen=True, array_like=True):
 
     `order` is its place in the cluster's order of registration. `by` asked for the change, on the host that made it.
     `revision` is the global revision that showed it, where it is not the one that wrote the record (0): see `batches`.
+    `program` is the digest of its program; empty: it has none.
     """
 
     version: int
@@ -43,6 +54,7 @@ class GlobalModule(msgspec.Struct, frozen=True, array_like=True):
     info: bytes | None = None
     by: By | None = None
     revision: int = 0
+    program: bytes = b""
 
 
 class GlobalAlias(msgspec.Struct, frozen=True, array_like=True):
@@ -64,12 +76,6 @@ class GlobalWords(msgspec.Struct, frozen=True, array_like=True):
     words: Implications = {}
 
 
-class GlobalRollout(msgspec.Struct, frozen=True, array_like=True):
-    """A guarded rollout of a label. None: it is forgotten."""
-
-    rollout: Rollout | None = None
-
-
 @dataclass(frozen=True)
 class Kind:
     """A kind of global record. `apply` stages one on a draft, `row` gives what the host keeps of it."""
@@ -80,6 +86,14 @@ class Kind:
     keeps_value: bool = False  # in its row: what it leads to may go and come on this host
 
 
+class MissingProgramError(Exception):
+    """A version names a program that this host has not fetched yet."""
+
+    def __init__(self, digest: bytes) -> None:
+        super().__init__(digest.hex())
+        self.digest = digest
+
+
 def _apply_module(draft: Draft, name: str, module: GlobalModule, known: GlobalRow | None, revision: int) -> None:
     if module.info is None:
         withdraw(draft, name)
@@ -87,7 +101,7 @@ def _apply_module(draft: Draft, name: str, module: GlobalModule, known: GlobalRo
     info, encoded = validate_encoded(_decode_info(module.info), is_registered=True)
     if info.name != name:
         raise CorruptRecordError(f"under {name} the cluster has the record of {info.name}.")
-    entry = Entry(info, encoded, module.version, CLIENT, 0, (), module.by, b"", module.revision or revision)
+    entry = Entry(info, encoded, module.version, CLIENT, 0, (), module.by, module.program, module.revision or revision)
     _adopt(draft, entry, is_new=known is not None and known.order != module.order)
 
 
@@ -100,12 +114,15 @@ def _adopt(draft: Draft, entry: Entry, *, is_new: bool) -> None:
     current = draft.module(name)
     _drop_labels_beyond(draft, name, entry.version)
     is_clients = current is not None and current.source == CLIENT and not draft.layers_of(name)
-    if current is not None and is_new and is_clients and current.encoded != entry.encoded:
+    is_changed = current is not None and (current.encoded, current.program) != (entry.encoded, entry.program)
+    if is_new and is_clients and is_changed:
         draft.unregister(name)
         current = None
     if current is None:
         draft.modules[name] = msgspec.structs.replace(entry, sequence=draft.take_sequence())
     else:
+        if not is_new and not is_changed and current.version != entry.version:  # a program was published beside it
+            carry_statistics(draft, name, current.version, entry.version)
         past = (*current.past, current) if draft.is_staged(name) else ()
         draft.modules[name] = msgspec.structs.replace(entry, sequence=current.sequence, past=past)
     draft.changed_by[name] = entry.by
@@ -126,6 +143,7 @@ def withdraw(draft: Draft, name: str) -> None:
         return
     if draft.layers_of(name):
         overrides.release(draft, name)
+        drop_labels(draft, name)
     else:
         draft.unregister(name)
 
@@ -147,14 +165,8 @@ def _apply_words(draft: Draft, key: str, vocabulary: GlobalWords, known: GlobalR
     draft.set_implications(CLIENT, vocabulary.words)
 
 
-def _apply_rollout(draft: Draft, key: str, told: GlobalRollout, known: GlobalRow | None, revision: int) -> None:
-    place = META_ROLLOUT + key.encode()
-    row = None if told.rollout is None else rollout_codec.dump(told.rollout, place, draft.catalog.format)
-    draft.rollouts[place] = row
-
-
 def _module_row(module: GlobalModule, revision: int) -> GlobalRow:
-    return GlobalRow(revision, module.version, module.order, module.info is not None)
+    return GlobalRow(revision, module.version, module.order, module.info is not None, program=module.program)
 
 
 KINDS: Final[dict[bytes, Kind]] = {
@@ -165,16 +177,14 @@ KINDS: Final[dict[bytes, Kind]] = {
         lambda meaning, revision: GlobalRow(revision, is_live=meaning.name is not None),
         keeps_value=True,
     ),
+    VERSIONS: Kind(version_codec, apply_version, version_row, keeps_value=True),
+    LABELS: Kind(label_codec, apply_label, label_row, keeps_value=True),
     POLICIES: Kind(
         SealedAlone(GlobalPolicy, "a policy of the cluster"),
         _apply_policy,
         lambda decided, revision: GlobalRow(revision, is_live=decided.policy is not None),
     ),
-    ROLLOUTS: Kind(
-        SealedAlone(GlobalRollout, "a rollout of the cluster"),
-        _apply_rollout,
-        lambda told, revision: GlobalRow(revision, is_live=told.rollout is not None),
-    ),
+    ROLLOUTS: Kind(global_rollout_codec, apply_rollout, rollout_row),
     META_VOCABULARY: Kind(
         SealedAlone(GlobalWords, "the vocabulary of the cluster"),
         _apply_words,
@@ -183,22 +193,13 @@ KINDS: Final[dict[bytes, Kind]] = {
 }
 
 
-def load_row(draft: Draft, key: bytes) -> GlobalRow | None:
-    """What this host knows of a global record; None: nothing, or its row is damaged."""
-    stored = draft.cluster_row(key)
-    if stored is None:
-        return None
-    try:
-        row: GlobalRow = global_row_codec.load(stored, key, draft.catalog.format)
-    except CorruptRecordError:
-        return None
-    return row
-
-
-def take_over(draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int) -> str:
+def take_over(
+    draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int, lost: Collection[bytes] = frozenset()
+) -> str:
     """Stage a global record and its row. Returns why it was set aside; "": it is in force.
 
-    The record before it stays in force when it is set aside.
+    The record before it stays in force when it is set aside. Raises MissingProgramError for a program that this host
+    does not have, unless it is one of those that are `lost`: the cluster does not have them whole.
     """
     place = row_key(kind, key)
     known = load_row(draft, place)
@@ -214,6 +215,7 @@ def take_over(draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int
         record = of_kind.codec.load(value)
         row = of_kind.row(record, revision)
         is_copy = kind == MODULES and known == msgspec.structs.replace(row, revision=known.revision if known else 0)
+        _need_program(draft, row.program, lost)
         if not is_copy:  # a version is given once, so its record is in force already
             of_kind.apply(child, key.decode(), record, known, revision)
         row = msgspec.structs.replace(row, value=value) if of_kind.keeps_value else row
@@ -225,3 +227,11 @@ def take_over(draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int
         draft.absorb(child)
     draft.cluster[place] = global_row_codec.dump(row, place, draft.catalog.format)
     return row.aside
+
+
+def _need_program(draft: Draft, digest: bytes, lost: Collection[bytes]) -> None:
+    if not digest or draft.has_program(digest):
+        return
+    if digest not in lost:
+        raise MissingProgramError(digest)
+    raise CorruptRecordError(f"it names the program {digest.hex()[:12]}, which the cluster does not have whole.")

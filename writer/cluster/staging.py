@@ -5,14 +5,13 @@ Both are pure: a draft goes in, global records come out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import msgspec
-
 from dspy_registry.registry_store.changes import Alias
-from dspy_registry.registry_store.cluster_rows import GlobalRow, row_key, split_row_key
+from dspy_registry.registry_store.cluster_rows import VERSIONS, GlobalRow, row_key, split_row_key
 from dspy_registry.registry_store.errors import (
     ClusterMembershipError,
     ConflictError,
@@ -21,23 +20,30 @@ from dspy_registry.registry_store.errors import (
     RegistryError,
 )
 from dspy_registry.registry_store.layers import CLIENT
-from dspy_registry.registry_store.layout import ALIASES, LABELS, META_ROLLOUT, META_VOCABULARY, MODULES, POLICIES
-from dspy_registry.registry_store.protocol import Register, RemoveAlias, SteerRollout, Unregister
-from dspy_registry.registry_store.rollout_rows import rollout_codec
+from dspy_registry.registry_store.layout import ALIASES, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.protocol import Register, RemoveAlias, SetLabels, Unregister
 from dspy_registry.registry_store.validation import check_expected_version
-from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS
+from dspy_registry.writer.cluster.global_rollouts import refuse_rollouts, rollout_changes
+from dspy_registry.writer.cluster.global_rows import load_row, part_key
+from dspy_registry.writer.cluster.keys import BATCHES, Keys
+from dspy_registry.writer.cluster.label_staging import (
+    drop_global_labels,
+    label_changes,
+    refuse_what_is_local,
+    set_global_labels,
+)
+from dspy_registry.writer.cluster.program_staging import program_changes
 from dspy_registry.writer.cluster.records import (
     KINDS,
     GlobalAlias,
     GlobalModule,
     GlobalPolicy,
-    GlobalRollout,
     GlobalWords,
-    load_row,
     withdraw,
 )
 from dspy_registry.writer.daemon.group import Work
-from dspy_registry.writer.daemon.requests import SingleRequest, decode_module, stage_message
+from dspy_registry.writer.daemon.publication import PublicationRequest
+from dspy_registry.writer.daemon.requests import SingleRequest, decode_labels, decode_module, stage_message
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
 
@@ -59,17 +65,22 @@ class GlobalRequest(Work):
     def stage(self, draft: Draft) -> None:
         """Stage it as the cluster counts versions."""
         refuse_unread_batch(draft)
+        draft.version_floor = partial(_last_version, draft)
         message = self.request.message if isinstance(self.request, SingleRequest) else None
         stage_globally(draft, message, self.request)
+        refuse_rollouts(draft)
         for name, entry in draft.modules.items():
             row = module_row(draft, name)
-            if row is not None and row.aside:
+            if row is None:
+                continue
+            if row.aside:
                 raise ClusterMembershipError(
                     f"the cluster has a {name} that this host could not take over: {row.aside}",
                     remedy="Change it on a host of the release that wrote it, or upgrade this one.",
                 )
-            if entry is not None and entry.source == CLIENT and row is not None:
-                draft.modules[name] = msgspec.structs.replace(entry, version=_next_version(entry, row))
+            if row.is_live and (entry is None or entry.source != CLIENT):
+                drop_global_labels(draft, name)
+        refuse_what_is_local(draft)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """See `Work.is_in_force`."""
@@ -97,10 +108,10 @@ def refuse_unread_batch(draft: Draft) -> None:
         )
 
 
-def _next_version(entry: Entry, row: GlobalRow) -> int:
-    """The version of a changed module: no number that the cluster has used for this name is used again."""
-    is_the_same = row.is_live and entry.version == row.version
-    return entry.version if is_the_same or entry.version > row.version else row.version + 1
+def _last_version(draft: Draft, name: str) -> int:
+    """The last version of a name in the cluster: no number that it has used is used again."""
+    row = module_row(draft, name)
+    return 0 if row is None else row.version
 
 
 def stage_globally(draft: Draft, message: Any, request: Work) -> None:
@@ -122,15 +133,21 @@ def stage_globally(draft: Draft, message: Any, request: Work) -> None:
             if meaning is not None and meaning.source != CLIENT:
                 raise _local(message.alias, meaning.source)
             draft.remove_alias(message.alias)
-        case SteerRollout() if LABELS not in KINDS:
-            raise InvalidArgumentError(
-                "a registry that follows a cluster has no guarded rollouts, since labels are of each host.",
-                remedy="Move the label by hand, with `dspy-registry label set`.",
-            )
+        case SetLabels():
+            set_global_labels(draft, decode_labels(message.updates))
+        case None if isinstance(request, PublicationRequest):
+            _publish(draft, request)
         case None:
             request.stage(draft)
         case _:
             stage_message(draft, message)
+
+
+def _publish(draft: Draft, request: PublicationRequest) -> None:
+    """Stage a publication. What is published is the cluster's, also where only this host declared the module."""
+    name = request.publication.name
+    _check_expected(draft, name, request.expected_version)
+    request.stage_as_client(draft)
 
 
 def _local(name: str, source: str) -> InvalidArgumentError:
@@ -157,19 +174,29 @@ def module_row(draft: Draft, name: str) -> GlobalRow | None:
 
 @dataclass(frozen=True)
 class GlobalChanges:
-    """What a draft changes globally: values by kind and key. `is_repeated`: it changes a module more than once."""
+    """What a draft changes globally: values by kind and key. `is_repeated`: it changes a module more than once.
+
+    `removed` are the keys of versions that the cluster need not keep, `names` those of which it keeps none. `programs`
+    are the digests that it may not have yet. `frees`: a program may be named by nothing afterwards.
+    """
 
     puts: dict[tuple[bytes, bytes], bytes]
     is_repeated: bool
+    removed: Sequence[bytes] = ()
+    names: Sequence[str] = ()
+    programs: Sequence[bytes] = ()
+    frees: bool = False
 
 
 def global_changes(draft: Draft) -> GlobalChanges:
     """Read off a draft what is to be written to the cluster. New modules have their place within this change."""
     puts: dict[tuple[bytes, bytes], bytes] = {}
+    touched = []
     for place, (name, entry) in enumerate(draft.modules.items()):
         module = _module(draft, name, entry, place)
         if module is not None:
             puts[MODULES, name.encode()] = KINDS[MODULES].codec.dump(module)
+            touched.append(name)
     for alias, meaning in draft.aliases.meanings.items():
         changed = _alias(draft, alias, meaning)
         if changed is not None:
@@ -180,18 +207,32 @@ def global_changes(draft: Draft) -> GlobalChanges:
     if draft.implications is not None:
         words = GlobalWords(draft.implications.get(CLIENT, {}))
         puts[META_VOCABULARY, b"clients"] = KINDS[META_VOCABULARY].codec.dump(words)
-    for key, row in draft.rollouts.items():
-        rollout = None if row is None else rollout_codec.load(row, key, draft.catalog.format)
-        puts[ROLLOUTS, key[len(META_ROLLOUT) :]] = KINDS[ROLLOUTS].codec.dump(GlobalRollout(rollout))
+    puts.update(rollout_changes(draft))
+    found = label_changes(draft, touched)
+    puts.update(found.puts)
     past = any(entry.past for entry in draft.modules.values() if entry is not None)
-    return GlobalChanges(puts, past or any(draft.dropped.values()))
+    is_repeated = past or any(draft.dropped.values())
+    return GlobalChanges(puts, is_repeated, found.removed, found.names, *program_changes(draft, touched, found))
+
+
+def removed_prefixes(keys: Keys, found: GlobalChanges) -> list[bytes]:
+    """What a change deletes in the cluster, as prefixes of keys."""
+    of_names = (part_key(name, "") for name in found.names)
+    return [keys.record(VERSIONS, key) for key in (*found.removed, *of_names)]
 
 
 def _module(draft: Draft, name: str, entry: Entry | None, order: int) -> GlobalModule | None:
     row = module_row(draft, name)
     if entry is not None and entry.source == CLIENT:
         is_kept = row is not None and row.is_live
-        return GlobalModule(entry.version, row.order if row is not None and is_kept else order, entry.encoded, entry.by)
+        return GlobalModule(
+            entry.version,
+            row.order if row is not None and is_kept else order,
+            entry.encoded,
+            entry.by,
+            0,
+            entry.program,
+        )
     if row is None or not row.is_live:
         return None
     return GlobalModule(row.version, row.order, None, draft.changed_by.get(name))

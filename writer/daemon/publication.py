@@ -28,15 +28,27 @@ class PublicationRequest(ClientRequest):
         self._pieces = pieces
         self._version = 0
 
+    @property
+    def publication(self) -> Publication:
+        """What is to be published, not checked. Raises as `decode_publication`."""
+        return decode_publication(self._message.publication)
+
+    @property
+    def expected_version(self) -> int | None:
+        """The version that must be in force; 0: none; None: any."""
+        return self._message.expected_version
+
     def stage(self, draft: Draft) -> None:
         """Stage the version and, where it is not stored yet, the document."""
-        self._version = publish(
-            draft, decode_publication(self._message.publication), self._pieces, self._message.expected_version
-        )
+        self._version = publish(draft, self.publication, self._pieces, self.expected_version)
+
+    def stage_as_client(self, draft: Draft) -> None:
+        """The same for a module that a cluster shares: a client declares it, and the version was compared before."""
+        self._version = publish(draft, self.publication, self._pieces, is_clients=True)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """Whether the version after the expected one is what this asks for."""
-        publication = decode_publication(self._message.publication)
+        publication = self.publication
         if not isinstance(error, ConflictError) or not has_taken_effect(
             draft, publication, self._message.expected_version
         ):

@@ -22,7 +22,7 @@ from dspy_registry.registry_store.rollout_rows import Rollouts, load_rollouts
 from dspy_registry.registry_store.usage_rows import VersionRow, has_versions, version_codec
 from dspy_registry.writer.daemon.host import Host, Submitted
 from dspy_registry.writer.draft import Draft
-from dspy_registry.writer.rollouts import begin_step_again, look
+from dspy_registry.writer.rollouts import begin_step, begin_step_again, look
 
 LOOK_EVERY: Final = 2.0
 """Seconds between two looks. Reporters send a batch about as often."""
@@ -32,11 +32,12 @@ _log = logging.getLogger("dspy_registry")
 
 
 class _Seen(NamedTuple):
-    """The statistics of the old and the new version at a look, and when their rollout began."""
+    """The statistics of the old and the new version at a look, and when their rollout and its step began."""
 
     started_at: int
     old: VersionRow
     new: VersionRow
+    step_began_at: int
 
 
 def keep_rollouts(host: Host, clock: Callable[[], float] = time.time, every: float = LOOK_EVERY) -> None:
@@ -90,9 +91,12 @@ class RolloutKeeper:
         return await (self._host.steering or self._host).submit(stage)
 
     async def _begin(self) -> bool:
-        """Go on where another daemon stopped: what was called meanwhile, nobody has looked at. False: not now."""
+        """Go on where another daemon stopped: what was called meanwhile, nobody has looked at. False: not now.
+
+        In a cluster the first look at each rollout begins its step again: one that is set aside holds up no other.
+        """
         self._seen.clear()
-        if any(each.state == RUNNING for each in self._sound()):
+        if self._host.steering is None and any(each.state == RUNNING for each in self._sound()):
             try:
                 await self._submit(lambda draft: begin_step_again(draft, self._now()))
             except RegistryError as error:
@@ -138,17 +142,29 @@ class RolloutKeeper:
         if not rollout.is_active:
             self._seen.pop(place, None)
             return
-        seen = _Seen(rollout.started_at, self._row(rollout, rollout.old), self._row(rollout, rollout.new))
+        rows = self._row(rollout, rollout.old), self._row(rollout, rollout.new)
+        seen = _Seen(rollout.started_at, *rows, rollout.step_began_at)
         before = self._seen.get(place)
         if before is None or before.started_at != rollout.started_at:
             before = seen
-        old, new = (before.old, seen.old), (before.new, seen.new)
-        blocks = error_block(old, new), error_rate(before.old), slow_block(old, new, rollout.plan.max_p95_increase)
         now = self._now()
-        done = await self._submit(lambda draft: look(draft, rollout, blocks, now))
+        if self._is_by_another_clock(rollout):
+            done = await self._submit(lambda draft: begin_step(draft, rollout, now))
+            seen = before  # calls since then count with the next look
+        else:
+            old, new = (before.old, seen.old), (before.new, seen.new)
+            blocks = error_block(old, new), error_rate(before.old), slow_block(old, new, rollout.plan.max_p95_increase)
+            done = await self._submit(lambda draft: look(draft, rollout, blocks, now))
         if done.result is not None:  # otherwise the next look counts these calls
-            self._seen[place] = seen
+            self._seen[place] = seen._replace(step_began_at=done.result.step_began_at)
             _tell(rollout, done.result)
+
+    def _is_by_another_clock(self, rollout: Rollout) -> bool:
+        """Whether a host that may not lead has begun the step: steps take their time on the leader's clock."""
+        if self._host.steering is None or rollout.state != RUNNING:
+            return False
+        seen = self._seen.get((rollout.name, rollout.label))
+        return seen is None or (seen.started_at, seen.step_began_at) != (rollout.started_at, rollout.step_began_at)
 
     def _row(self, rollout: Rollout, version: int) -> VersionRow:
         key = versioned_key(rollout.name, version)

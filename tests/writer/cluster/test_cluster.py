@@ -130,27 +130,17 @@ def test_what_this_release_cannot_read_is_reported_and_the_last_good_record_stay
     assert violations(tmp_path / "a") == []
 
 
-def test_policies_are_global_and_labels_are_of_each_host(tmp_path: Path, cluster: EtcdCluster) -> None:
+def test_policies_are_global(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
         at_a.register_modules([module("acme.One"), module("acme.Two")])
-        at_a.register_module(module("acme.One", pool_type="neural"))
         at_a.set_policy("acme.*", Policy(max_concurrency=3))
-        at_a.set_label("acme.One", "live", 1)
         in_step(a, b)
         with Registry(b.path) as registry:
             assert registry.policy("acme.Two").max_concurrency == 3
-            with pytest.raises(errors.UnknownLabelError):
-                registry.get_module("acme.One@live")
-        at_b.set_label("acme.One", "live", 2)
-        for number in range(20):
-            at_b.register_module(module("acme.One", estimated_duration=number))
         at_b.remove_policy("acme.*")
         in_step(b, a)
         with Registry(a.path) as registry:
             assert registry.policy("acme.Two").max_concurrency is None
-            assert registry.get_module("acme.One@live").pool_type == "general"
-        at_b.unregister_module("acme.One")
-        in_step(b, a)
         assert shown(a.path) == shown(b.path)
     assert violations(tmp_path / "a") == violations(tmp_path / "b") == []
 

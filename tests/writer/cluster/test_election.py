@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 
-from dspy_registry import InvalidArgumentError, Policy, Registry, RegistryWriter
+from dspy_registry import Policy, Registry, RegistryWriter
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import RegistryError
-from dspy_registry.registry_store.layout import LABELS
 from dspy_registry.registry_store.rollout_rows import load_rollouts
 from dspy_registry.writer.cluster.attach import attach_cluster
 from dspy_registry.writer.cluster.membership import stage_join
 from dspy_registry.writer.cluster.options import ClusterOptions
-from dspy_registry.writer.cluster.records import KINDS
 from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.policies import set_policy
 from dspy_registry.writer.rollouts import RolloutRequest, steer
@@ -117,17 +115,6 @@ def test_a_leader_that_ends_gives_way_at_once_and_one_that_was_killed_goes_on(
         assert cluster.keys(LEADER) == {}
     with host(tmp_path / "b", cluster) as b:
         patient(lambda: section(b)["leads"])
-
-
-def test_rollouts_are_refused_until_labels_are_global(tmp_path: Path, cluster: EtcdCluster) -> None:
-    if LABELS in KINDS:
-        pytest.skip("labels are global")
-    with host(tmp_path / "a", cluster) as a, a.client() as client:
-        client.register_module(module("acme.One"))
-        client.register_module(module("acme.One", pool_type="neural"))
-        client.set_label("acme.One", "live", 1)
-        with pytest.raises(InvalidArgumentError, match="follows a cluster"):
-            client.start_rollout("acme.One", 2, label="live")
 
 
 def test_a_rollout_of_one_host_does_not_join(registry_folder: Path) -> None:
