@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any, Final, overload
 
 from dspy_registry.readers import observed, routing
 from dspy_registry.readers.asked import Accept, Asked, Preference, names_of
+from dspy_registry.readers.by_name import ModulesByName
 from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
-from dspy_registry.readers.plan import Plan, plan_find, plan_term
+from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.policies import ModulePolicy
 from dspy_registry.readers.route import Advice, Route
 from dspy_registry.readers.routing import Recommendation
-from dspy_registry.readers.views import Items, Values
 from dspy_registry.registry_store.advice import Standing, default_ceiling
 from dspy_registry.registry_store.arguments import check_text, check_type, plain_name
 from dspy_registry.registry_store.errors import (
-    AmbiguousNameError,
     UnknownLabelError,
-    UnknownModuleError,
-    UnknownVersionError,
 )
 from dspy_registry.registry_store.labels import Label
 from dspy_registry.registry_store.own_calls import NOTHING, Own
@@ -37,7 +34,7 @@ from dspy_registry.registry_store.validation import check_version
 _NOTHING_SEEN: Final = Standing()
 
 
-class Queries(Mapping[str, ModuleInfo]):
+class Queries(ModulesByName):
     """Look-ups by name, capability, category and need. As a mapping, it has full names only, in registration order.
 
     Everything returned is a copy out of the database, so it may be kept. A record may be shared with other callers in
@@ -50,18 +47,6 @@ class Queries(Mapping[str, ModuleInfo]):
     _weights: Mapping[str, float]
     _min_observed_calls: int
     _own: OwnPlace
-
-    @abstractmethod
-    def _fetch(self, name: str) -> ModuleInfo | None:
-        """The module of a full name, an alias or a short name. None: there is none. Raises AmbiguousNameError."""
-
-    @abstractmethod
-    def _unknown(self, name: object) -> UnknownModuleError:
-        """The error for a name that no module has."""
-
-    @abstractmethod
-    def _execute(self, plan: Plan) -> tuple[str, ...]:
-        """The names of the modules that meet a plan."""
 
     @abstractmethod
     def describe(self, name: str) -> StoredModule:
@@ -127,55 +112,6 @@ class Queries(Mapping[str, ModuleInfo]):
 
         Modules that were reported but are not registered are in it too.
         """
-
-    # By name
-
-    def get_module(self, name: str) -> ModuleInfo:
-        """The module of a full name, an alias or a short name (`predict`, `Predict`).
-
-        After an @ stands a version or a label: `acme.Qa@3`, `acme.Qa@champion`. Without one, it is the version in
-        force. The record is shared with others who ask in this process: do not change its `metadata`. Raises
-        UnknownModuleError (a KeyError) with the closest names, AmbiguousNameError with the candidates,
-        UnknownVersionError and UnknownLabelError with what there is, and TypeError for a name that is not a string.
-        """
-        info = self._fetch(name)
-        if info is None:
-            raise self._unknown(name)
-        return info
-
-    def __getitem__(self, name: str) -> ModuleInfo:
-        info = self._exact(name)
-        if info is None:
-            raise self._unknown(name)
-        return info
-
-    def __contains__(self, name: object) -> bool:
-        return self._exact(name) is not None
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The module of this full name; `default` if there is none."""
-        info = self._exact(name)
-        return default if info is None else info
-
-    def items(self) -> ItemsView[str, ModuleInfo]:
-        """A view: (name, module) in registration order. It leaves out a module unregistered during the iteration."""
-        return Items(self)
-
-    def values(self) -> ValuesView[ModuleInfo]:
-        """A view: the modules in registration order. It leaves out a module unregistered during the iteration."""
-        return Values(self)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._execute(Plan()))
-
-    def _exact(self, name: object) -> ModuleInfo | None:
-        if not isinstance(name, str):
-            return None
-        try:  # as a dict: what equals a key is found
-            info = self._fetch(plain_name(name))
-        except (AmbiguousNameError, UnknownVersionError, UnknownLabelError):  # so it is not a full name
-            return None
-        return info if info is not None and info.name == name else None
 
     # By what it can do and needs
 
