@@ -2,7 +2,7 @@
 
 A record is kept from its second read on. Keeping every record would cost more than reading it again, because each needs
 new memory, which is released when another record takes its place. A name that was read once is marked. When more names
-were read than fit, there are no more marks, and one read in sixteen is kept. Records that are read often are then still
+were read than fit, there are no more marks, and one read in 32 is kept. Records that are read often are then still
 kept soon, and a working set that does not fit costs no more than having no cache.
 
 The bound does not slow look-ups down, because there is no list of recent use. A full cache forgets its oldest

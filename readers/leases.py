@@ -152,9 +152,10 @@ class Lease(Hold):
             return
         file = self.region.file
         if file.is_open:  # not in a forked child: there it is the parent's
-            if self.is_held:
-                file.map[start : start + 8] = _FREE
-                file.give_back(start, self._me)
+            with file.giving_back:  # the cell too is the next holder's as soon as the byte is
+                if self.is_held:
+                    file.map[start : start + 8] = _FREE
+                    file.give_back(start, self._me)
             self.region.tell()
         self.start = -1  # last: after an exception before it, the next call goes on, and tells
 

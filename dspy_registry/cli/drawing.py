@@ -91,7 +91,8 @@ def fitted(text: str, width: int, indent: int | None = None) -> list[str]:
         return [text]
     if indent is None:
         indent = min(len(text) - len(text.lstrip()) + _FURTHER, width // 2)
-    return textwrap.wrap(_parted(text, width - indent), width, subsequent_indent=" " * indent, break_on_hyphens=False)
+    parted, further = _parted(text, width - indent), " " * indent
+    return textwrap.wrap(parted, width, subsequent_indent=further, break_on_hyphens=False) or [""]  # of blanks only
 
 
 def _widths(table: Sequence[Column], width: int) -> list[int]:

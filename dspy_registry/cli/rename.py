@@ -48,7 +48,7 @@ def release(names: tuple[str, ...], embedded: bool, path: Path | None, as_json: 
         for name in asked:
             revision = writer.release(name)
     facts = {"revision": revision, "names": names, "released": overriding}
-    for name in () if as_json else asked.keys() - overriding:
+    for name in [] if as_json else [name for name in asked if name not in overriding]:
         console.say(f"{name} overrides nothing: it stays as it is")
     if overriding or as_json:
         console.print_done(f"released {', '.join(overriding)}", facts, as_json=as_json)

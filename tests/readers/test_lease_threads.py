@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from dspy_registry.readers.leases import Lease, Leases, Region
+from dspy_registry.readers.leases import Lease, Leases, Region, own_identity
 from dspy_registry.readers.limits import LimitedCall
 from dspy_registry.readers.limits_async import AsyncLimitedCall
 from dspy_registry.registry_store.byte_locks import Hold, LockedFile
 from dspy_registry.registry_store.errors import LimitReachedError
-from dspy_registry.registry_store.lease_file import compact_lease_file
+from dspy_registry.registry_store.lease_file import cell_holder, compact_lease_file
 from dspy_registry.registry_store.policy import Limit
 from tests.support.limit_process import QA, all_free, call
 from tests.support.processes import run
@@ -41,7 +41,7 @@ FORMS = pytest.mark.parametrize("begin", [in_a_thread, in_a_task])
 # Two threads give back one byte
 
 
-def paused_at(line: int, work: Callable[[], None], meanwhile: Callable[[], None]) -> bool:
+def paused_at(line: int, work: Callable[[], None], meanwhile: Callable[[], None], where: str = "byte_locks.py") -> bool:
     """Runs `work` in a thread that stops at its line with this number until `meanwhile` is over, or cannot go on.
 
     Whether there is such a line.
@@ -50,7 +50,7 @@ def paused_at(line: int, work: Callable[[], None], meanwhile: Callable[[], None]
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.endswith("byte_locks.py"):
+        if not frame.f_code.co_filename.endswith(where):
             return None
         if event == "line":
             left -= 1
@@ -96,6 +96,27 @@ def test_a_byte_that_two_threads_give_back_stays_with_its_next_holder(tmp_path: 
         assert looking.is_locked_elsewhere(3), f"a pause at line {line} unlocked the byte of another hold"
         following.give_back()
         assert not looking.is_locked_elsewhere(3)
+        if not more:
+            break
+        line += 1
+    assert line > 3
+
+
+def test_a_call_that_two_threads_give_back_leaves_the_cell_of_its_next_holder(tmp_path: Path) -> None:
+    leases = Leases(tmp_path)
+    region = leases.region(QA, 1)
+    line = 0
+    while True:
+        former, following = Lease(region), Lease(region)
+        assert former.begin(1)
+
+        def give_back(former: Lease = former, following: Lease = following) -> None:
+            former.give_back()
+            assert following.begin(1)
+
+        more = paused_at(line, former.give_back, give_back, "leases.py")
+        assert cell_holder(region.file, following.start)[0] == own_identity(), f"a pause at line {line} cleared it"
+        following.give_back()
         if not more:
             break
         line += 1

@@ -85,7 +85,7 @@ class Backups:
         ended = await run_apart(
             [sys.executable, "-m", "dspy_registry.registry_store.backup", str(target), str(self._folder)]
         )
-        if ended.status not in (0, 1):
+        if ended.status not in (0, 1) or not ended.output:  # an interpreter that fails ends with 1, too
             why = ended.errors.decode("utf-8", "replace").strip() or f"its process ended with {ended.status}"
             raise StoreError(why, remedy="")
         await self._refuse_unsound(target)

@@ -125,18 +125,19 @@ class UsageSink:
 
     async def _merge(self, portion: list[_Waiting]) -> None:
         """Merge batches, a part of them in each commit: others have their turns in between."""
-        left = await self._readable(portion)
         try:
+            left = await self._readable(portion)
             while left:
                 left = await self._merge_some(left)
         except asyncio.CancelledError:  # the daemon ends: `run` merges what waits
-            self._waiting.extendleft((each.payload, each.accepted) for each in reversed(left))
+            self._waiting.extendleft(each for each in reversed(portion) if not each[1].done())
             raise
         except Exception as error:
             _log.warning("usage statistics could not be merged, and will be sent again: %s", error)
-            for each in left:
-                self._held -= each.held
-                each.accepted.set_exception(error)
+            for payload, accepted in portion:
+                if not accepted.done():
+                    self._held -= len(payload) + _BATCH_BYTES
+                    accepted.set_exception(error)
 
     async def _merge_some(self, waiting: list[_Opened]) -> list[_Opened]:
         """Merge the first part of these batches. Returns those that are not merged as a whole then."""

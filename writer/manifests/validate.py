@@ -32,7 +32,8 @@ from dspy_registry.writer.manifests.validate_labels import declared_labels, labe
 
 _LONGEST_COMPARED: Final = 64  # characters
 
-_PART: Final = re.compile(r"[^.\[\]]+")
+_PART: Final = re.compile(r"\[([0-9]{1,9})\]|([^.\[\]]+)")
+"""A place in a list, or a key, which may consist of digits too."""
 
 
 class Problem(NamedTuple):
@@ -223,10 +224,8 @@ def _entry_problems(path: Path, entry: Any, struct: type[msgspec.Struct], key: s
 
 def _field_path(field: str) -> Path:
     """The path in a manifest of a field such as `requirements.extra.devices[2]`: manifests have no level `extra`."""
-    parts = _PART.findall(field)
-    if parts[:2] == ["requirements", "extra"]:
-        del parts[1]
-    return tuple(int(part) if part.isascii() and part.isdigit() else part for part in parts)
+    parts = tuple(int(place) if place else key for place, key in _PART.findall(field))
+    return (parts[0], *parts[2:]) if parts[:2] == ("requirements", "extra") else parts
 
 
 def _unknown_keys(path: Path, mapping: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[Problem]:

@@ -238,3 +238,9 @@ def _with_styles(*arguments: str) -> list[str]:
     with mock.patch.multiple(sys, stdout=Terminal(), stderr=err), pytest.raises(SystemExit):
         main([*arguments])
     return err.text().splitlines()
+
+
+def test_a_value_of_many_blanks_can_be_shown(tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path / "registry") as writer:
+        writer.register_module(ModuleInfo("acme.Blank", examples=(" " * 200,)))
+    assert "examples" in readable(on_a_terminal("get", "acme.Blank", "--path", tmp_path / "registry"))

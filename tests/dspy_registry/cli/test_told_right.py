@@ -39,6 +39,14 @@ def test_only_an_override_is_released(declared: Path) -> None:
     assert answer("release", "acme.Qa", *there)["released"] == ["acme.Qa"]
 
 
+def test_what_overrides_nothing_is_told_in_the_order_of_the_command_line(declared: Path) -> None:
+    names = [f"acme.N{number}" for number in (3, 1, 4, 0, 5, 2)]
+    with RegistryWriter(declared) as writer:
+        writer.store.committer.commit(lambda draft: [draft.declare(name, MANIFEST) for name in names])
+    told = run("release", *names, "--embedded", "--path", declared).stderr
+    assert told == "".join(f"{name} overrides nothing: it stays as it is\n" for name in names)
+
+
 def test_a_rollback_that_changes_nothing_begins_no_override(declared: Path) -> None:
     there = ("--embedded", "--path", declared)
     done = run("rollback", "acme.Qa", "--to", "1", *there)

@@ -6,7 +6,9 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,15 @@ def test_a_backup_that_lacks_acknowledged_changes_is_told_and_counts_for_none(tm
     asyncio.run(backups.make())
     assert [path.name for path in made_in(place)] == ["20200101T000000Z"]
     assert "revision 3 was committed" in backups.status()["error"]
+
+
+def test_a_backup_process_that_fails_by_itself_is_told(
+    seeded_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    backups = Backups(seeded_registry, tmp_path / "backups", DAY, 1)
+    asyncio.run(backups.make())
+    assert "its process ended with 1" in backups.status()["error"]
 
 
 def test_an_unsound_backup_is_told_and_costs_no_sound_one(

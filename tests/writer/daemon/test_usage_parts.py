@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from dspy_registry.registry_store.protocol import Done, ReportUsage
 from dspy_registry.registry_store.reports import Batch, EncodedBatch, Report, encode_reports, open_batch, read_report
 from dspy_registry.registry_store.usage import SIZES, Buckets
 from dspy_registry.registry_store.usage_rows import calls_lost
+from dspy_registry.writer.daemon.lifecycle import Daemon
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
+from dspy_registry.writer.daemon.usage_sink import UsageSink
 from dspy_registry.writer.draft import Draft
 from tests.support.daemon_process import daemon
 from tests.support.usage_helpers import NOW, merge
+from tests.writer.daemon.test_hooks import outcome_of
 
 COUNT = 12
 
@@ -126,3 +130,18 @@ def test_a_daemon_that_ends_finishes_what_it_has_begun_or_goes_on_later(registry
     with daemon(registry_folder) as served, served.peer() as peer:
         peer.ask(ReportUsage(1, sent))
     assert calls(registry_folder, 200) == list(range(1, 201))
+
+
+def test_a_batch_that_is_being_looked_at_when_the_daemon_ends_is_merged(registry_folder: Path) -> None:
+    async def hook(served: Daemon) -> bool:
+        sink = UsageSink(served)
+        merging = asyncio.create_task(sink.run())
+        accepted = sink.take(encode_reports(batch(count=60)))
+        while sink._waiting:
+            await asyncio.sleep(0)
+        merging.cancel()
+        await asyncio.wait([merging])
+        return accepted.done()
+
+    assert outcome_of(registry_folder, hook)
+    assert calls(registry_folder, 60) == list(range(1, 61))

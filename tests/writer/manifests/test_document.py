@@ -261,3 +261,10 @@ def test_a_number_that_is_not_finite_is_refused_where_it_stands(suffix: str, tex
         (3, "modules[0].metadata.x[0]"),
         (4, "modules[0].requirements.gb"),
     }
+
+
+@pytest.mark.parametrize("key", ["7", "9" * 5000])
+def test_a_key_of_digits_is_no_place_in_a_list(key: str) -> None:
+    lines = '{"modules": [{"name": "acme.C", "metadata": {', f'"{key}": [1,', '{"y": 1e999}]', "}}]}"
+    (error,) = load("m.json", "\n".join(lines).encode(), ".json").errors
+    assert (error.line, error.message) == (3, "inf is not a finite number")
