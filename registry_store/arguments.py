@@ -12,6 +12,7 @@ name. Only plain strings are stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from functools import wraps
 from types import NoneType
 from typing import Any, Final, ParamSpec, TypeVar
@@ -43,12 +44,14 @@ _PLAIN: Final[dict[str, tuple[type, ...]]] = {
 class WrongTypeError(InvalidArgumentError, TypeError):
     """An argument is of another type than the method takes. Nothing was read or changed."""
 
-    remedy = "Only exactly this type is taken: of an Enum's member give the `value`."
+    remedy = "Nothing was read or changed."
 
 
 def wrong_type(what: str, expected: str, value: object) -> WrongTypeError:
     """The error for a value of another type."""
-    return WrongTypeError(f"{what} is {expected}, not {type(value).__name__}.")
+    named = "None" if value is None else type(value).__name__
+    remedy = "Give the `value` of the Enum's member." if isinstance(value, Enum) else None
+    return WrongTypeError(f"{what} is {expected}, not {named}.", remedy=remedy)
 
 
 def check_type(argument: str, value: object, *kinds: type) -> None:
