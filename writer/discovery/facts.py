@@ -164,10 +164,16 @@ def shortest_name(own: str, names: Iterable[str]) -> str:
 
 
 def hide_environment() -> None:
-    """From now on, values of the environment are not reported where a default, a docstring or an error has them."""
+    """From now on, values of the environment are not reported where a default, a docstring or an error has them.
+
+    A package may read a file into the environment while it is imported (`load_dotenv`), so call it after each import.
+    """
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST_HIDDEN and not name.startswith(HARMLESS):
+        if len(value) >= SHORTEST_HIDDEN and not name.startswith(HARMLESS) and value not in _hidden:
             _hidden.add(value)
+            for kind in (int, float):
+                with contextlib.suppress(ValueError):
+                    _hidden.add(str(kind(value)))  # as a default has it: 0.7 for "0.70"
 
 
 def without_environment(text: str) -> str:
@@ -188,8 +194,7 @@ def clean(text: object) -> str:
 def complaint(error: BaseException) -> str:
     """The exception as `ImportError: its text`. Its text may raise, too."""
     try:
-        said = str(error)[:500]
-        said = without_environment(said)
+        said = without_environment(str(error))[:500]
         return clean(f"{type(error).__name__}: {said}" if said else type(error).__name__)
     except BaseException:
         return clean(type(error).__name__)

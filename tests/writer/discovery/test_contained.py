@@ -70,6 +70,7 @@ def test_what_hangs_in_another_session_is_ended_with_the_time(packages: Packages
 def test_a_value_of_the_environment_is_not_reported(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_DATABASE", "postgres.internal.example")
     monkeypatch.setenv("ACME_PORT", "54321")
+    monkeypatch.setenv("ACME_RATE", "0.7310")
     packages(
         {
             "leaky/__init__.py": """
@@ -77,15 +78,25 @@ def test_a_value_of_the_environment_is_not_reported(packages: Packages, monkeypa
                 where = os.environ["ACME_DATABASE"]
                 class Leaky(dspy.Predict):
                     __doc__ = f"Asks {where} for more."
-                    def __init__(self, host=where, url=f"//{where}/x", port=int(os.environ["ACME_PORT"]), size=7): ...
+                    def __init__(self, host=where, url=f"//{where}/x", port=int(os.environ["ACME_PORT"]), size=7,
+                                 rate=float(os.environ["ACME_RATE"])): ...
                 """,
             "leaky/broken.py": "import os; raise ImportError(os.environ['ACME_DATABASE'])",
+            "leaky/late.py": """
+                import os, dspy
+                os.environ["ACME_LATE"] = "late.internal.example"  # as from a file
+                class Late(dspy.Predict):
+                    def __init__(self, host=os.environ["ACME_LATE"]): ...
+                """,
+            "leaky/long.py": "import os; raise ImportError('x' * 490 + os.environ['ACME_DATABASE'])",
         }
     )
     report = discover(["leaky"], timeout=PATIENT)
     shown = repr(report)
     assert "postgres" not in shown
     assert "54321" not in shown
+    assert "0.731" not in shown
+    assert "late.internal" not in shown
     found = named(report)["leaky.Leaky"].metadata
     assert found["description"] == "Asks ... for more."
     assert found["parameters"][3] == {"name": "size", "required": False, "default": 7}
