@@ -191,6 +191,15 @@ def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: P
                         self.check = dspy.ChainOfThought("answer -> verdict")
                     def forward(self, question, *, limit=3): ...
 
+                class Sharper(Answer):
+                    def forward(self, question): ...
+
+                class Several(dspy.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.each = [dspy.ChainOfThought("question -> answer") for _ in range(3)]
+                    def forward(self, question): ...
+
                 class Opaque(dspy.Module):
                     def forward(self, text): ...
                 """
@@ -203,6 +212,8 @@ def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: P
     assert answer.estimated_duration == 8000
     assert answer.metadata["uses"] == ["dspy.ReAct", "dspy.ChainOfThought"]
     assert answer.metadata["inputs"] == ["question", "limit"]
+    assert named(report)["own.Sharper"].capabilities == answer.capabilities
+    assert named(report)["own.Several"].metadata["uses"] == ["dspy.ChainOfThought"]
     assert [name for name in report.incomplete if name.startswith("own.")] == ["own.Opaque"]
 
 
