@@ -126,6 +126,7 @@ def _modules(root: str, traces: Iterable[Trace], version: str | None, failures: 
     for key, seen in classes.items():
         name, aliases = _public_name(seen, names[key])
         try:
+            _refuse_strange(seen, root)
             info = _checked(infer(seen, name, aliases, root, root.partition(".")[0], version), root, _declared(seen))
             if name in found and _declared(seen):
                 raise ValueError(f"{seen.path} declares a name that {found[name].metadata['class']} has")
@@ -147,6 +148,12 @@ def _public_name(seen: Seen, names: Iterable[str]) -> tuple[str, list[str]]:
 
 def _declared(seen: Seen) -> str | None:
     return seen.declared.name if seen.declared is not None else None
+
+
+def _refuse_strange(seen: Seen, root: str) -> None:
+    """Raises ValueError for a class of another package: as a second name, it would take that one's place."""
+    if root != "dspy" and not _is_within(root, seen.path):
+        raise ValueError(f"its class {seen.path} is not one of {root}")
 
 
 def _checked(info: ModuleInfo, root: str, declared: str | None) -> ModuleInfo:

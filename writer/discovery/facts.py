@@ -118,24 +118,30 @@ class Families:
             "doc": _own_text(members.get("__doc__")),
             "init_doc": _own_text(getattr(members.get("__init__"), "__doc__", None)),
             "declared": _declared(members.get(DECLARED)),
-            "uses": self._uses(members) if kind == "module" else [],
+            "uses": self._uses(cls) if kind == "module" else [],
             "inputs": _inputs(cls) if kind == "module" else None,
         }
 
-    def _uses(self, members: Mapping[str, Any]) -> list[str]:
-        """The public classes of DSPy that the class's own methods name: the predictors that it is made of."""
+    def _uses(self, cls: type) -> list[str]:
+        """The public classes of DSPy that methods of the class name: the predictors that it is made of.
+
+        What its bases name counts too, for those that are not DSPy's.
+        """
         found: dict[str, None] = {}
-        for method in ("__init__", "forward", "aforward"):
-            code = getattr(members.get(method), "__code__", None)
-            if not isinstance(code, types.CodeType):
-                continue
-            known = members[method].__globals__
-            for word in code.co_names:
-                for value in (known.get(word), getattr(sys.modules.get("dspy"), word, None)):
-                    if isinstance(value, type) and value in self.public and self.kind_of(value) == "module":
-                        found[self.public[value]] = None
-                        break
+        for base in cls.__mro__:
+            for method in () if str(base.__module__).startswith("dspy.") else ("__init__", "forward", "aforward"):
+                member = vars(base).get(method)
+                code = getattr(member, "__code__", None)
+                if isinstance(code, types.CodeType):
+                    found.update(dict.fromkeys(self._named(code, member.__globals__)))  # type: ignore[union-attr]
         return list(found)[:MAX_ITEMS]
+
+    def _named(self, code: types.CodeType, known: Mapping[str, Any]) -> Iterator[str]:
+        for word in _words(code):
+            for value in (known.get(word), getattr(sys.modules.get("dspy"), word, None)):
+                if isinstance(value, type) and value in self.public and self.kind_of(value) == "module":
+                    yield self.public[value]
+                    break
 
     def _name(self, cls: type) -> str:
         return self.public.get(cls) or clean(f"{cls.__module__}.{cls.__qualname__}")
@@ -164,10 +170,16 @@ def shortest_name(own: str, names: Iterable[str]) -> str:
 
 
 def hide_environment() -> None:
-    """From now on, values of the environment are not reported where a default, a docstring or an error has them."""
+    """From now on, values of the environment are not reported where a default, a docstring or an error has them.
+
+    A package may read a file into the environment while it is imported (`load_dotenv`), so call it after each import.
+    """
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST_HIDDEN and not name.startswith(HARMLESS):
+        if len(value) >= SHORTEST_HIDDEN and not name.startswith(HARMLESS) and value not in _hidden:
             _hidden.add(value)
+            for kind in (int, float):
+                with contextlib.suppress(ValueError):
+                    _hidden.add(str(kind(value)))  # as a default has it: 0.7 for "0.70"
 
 
 def without_environment(text: str) -> str:
@@ -188,8 +200,7 @@ def clean(text: object) -> str:
 def complaint(error: BaseException) -> str:
     """The exception as `ImportError: its text`. Its text may raise, too."""
     try:
-        said = str(error)[:500]
-        said = without_environment(said)
+        said = without_environment(str(error))[:500]
         return clean(f"{type(error).__name__}: {said}" if said else type(error).__name__)
     except BaseException:
         return clean(type(error).__name__)
@@ -237,6 +248,14 @@ def _is_bounded(value: Any) -> bool:
     if type(value) is str:
         return bool(clean(without_environment(value)) == value)
     return type(value) is bool or value.bit_length() < 64
+
+
+def _words(code: types.CodeType) -> Iterator[str]:
+    """The names in the code of a function and of what is defined in it: before Python 3.12, each comprehension."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _words(inner)
 
 
 def _only_raises(member: object) -> bool:

@@ -4,11 +4,12 @@ It uses only the standard library, of Python 3.9 or newer. This project never im
 runs it and reads its files. DSPy is imported once, and then each package in a fork of that process.
 So a package that hangs, dies or starts threads does not affect others, and DSPy is imported only once.
 
-It writes to a folder, one JSON object a line, each at once:
-  run.jsonl                  the interpreter, and the exit codes of forks that did not come to their end
-  <root>.<attempt>.jsonl     what one attempt at one root found; root 0 is dspy, the packages follow
-It knows the folder by a descriptor alone. A fork has a pipe to this process instead, so that no package can write what
-another one reports.
+It sends reports over a socket, one JSON object a line, each at once:
+  run                  the interpreter, and the exit codes of forks that did not come to their end
+  <root>.<attempt>     what one attempt at one root found; root 0 is dspy, the packages follow
+They go in pieces: a line with the report's name and a number of bytes, then these bytes. A fork has a socket to this
+process instead, so that no package can write what another one reports: a file, or a pipe, could be opened by its name
+or through /proc.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -35,43 +37,38 @@ MAX_ATTEMPTS = 16
 POLL_SECONDS = 0.02
 MAX_BYTES = 9 * 1024 * 1024
 """Bytes taken from one attempt. It is stopped beyond that."""
+PIECE = 32 * 1024
 _FROM_THE_TOP = 8
 """Of the numbers that descriptors can have. Packages that close descriptors begin at the other end."""
 
 
-def main(folder: str, seconds: str, *packages: str) -> None:
-    """Look at DSPy, then at `packages`, until `seconds` from now. `folder` is a descriptor. Does not return."""
+def main(descriptor: str, seconds: str, *packages: str) -> None:
+    """Look at DSPy, then at `packages`, until `seconds` from now. `descriptor` is the socket's. Does not return."""
     sys.argv = [""]  # a package must not read these arguments
-    guarded(lambda: look(int(folder), float(seconds), packages))
+    guarded(lambda: look(int(descriptor), float(seconds), packages))
 
 
-def look(folder: int, seconds: float, packages: Sequence[str]) -> None:
+def look(descriptor: int, seconds: float, packages: Sequence[str]) -> None:
     """What the guard's fork does."""
-    os.set_inheritable(folder, False)
-    prctl(PR_SET_DUMPABLE, 0)  # other processes of this user cannot reach the folder through /proc
+    prctl(PR_SET_DUMPABLE, 0)  # other processes of this user cannot look into this one
     deadline = time.monotonic() + seconds
     _end_by_alarm(deadline)
     hide_environment()
-    run = Journal(_opened(folder, "run.jsonl"))
+    outlet = Outlet(descriptor)
+    run = Journal(outlet, "run")
     run.write("hello", executable=clean(sys.executable))
-    about_dspy = Journal(_opened(folder, "0.0.jsonl"))
-    families = explore_dspy(about_dspy)
-    os.close(about_dspy.descriptor)
+    families = explore_dspy(Journal(outlet, "0.0"))
     if families is not None:
-        roots = [Root(folder, deadline, families, i, name) for i, name in enumerate(packages, 1)]
+        roots = [Root(outlet, deadline, families, i, name) for i, name in enumerate(packages, 1)]
         live: list[Attempt] = []
         for root in roots:
-            live.append(Attempt(root, 0, frozenset(), _descriptors(live, run)))
+            live.append(Attempt(root, 0, frozenset(), _descriptors(live, root.outlet)))
         _supervise(live, run)
     os._exit(0)  # whatever threads DSPy started
 
 
-def _opened(folder: int, name: str) -> int:
-    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
-
-
-class Journal:
-    """JSON lines, written to a descriptor that this moves out of the way of packages that close descriptors."""
+class Outlet:
+    """A descriptor to write to, which this moves out of the way of packages that close descriptors."""
 
     def __init__(self, descriptor: int) -> None:
         most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536)
@@ -80,19 +77,18 @@ class Journal:
         self._identity = self._found()
         self._pid = os.getpid()
 
-    def write(self, what: str, /, **fields: Any) -> None:
-        """Write one record."""
+    def send(self, data: bytes) -> None:
+        """Write these bytes."""
         if os.getpid() != self._pid:
             os._exit(0)  # a package forked while it was imported, and this is the child
-        line = (json.dumps({"type": what, **fields}, allow_nan=False) + "\n").encode("ascii")
         if self._found() != self._identity:
             os._exit(1)  # a package closed it, and opened something else
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        while data:
+            data = data[os.write(self._descriptor, data) :]
 
     @property
     def descriptor(self) -> int:
-        """Where the records go."""
+        """Where the bytes go."""
         return self._descriptor
 
     def _found(self) -> tuple[int, int]:
@@ -103,10 +99,33 @@ class Journal:
         return found.st_dev, found.st_ino
 
 
+class Journal:
+    """JSON lines to an outlet: pieces of the report of this name. Empty: plain lines, of the only report there."""
+
+    def __init__(self, outlet: Outlet, name: str = "") -> None:
+        self._outlet = outlet
+        self._name = name
+        if name:
+            self.send(b"")  # now the report is known to be begun
+
+    def write(self, what: str, /, **fields: Any) -> None:
+        """Write one record."""
+        self.send((json.dumps({"type": what, **fields}, allow_nan=False) + "\n").encode("ascii"))
+
+    def send(self, data: bytes) -> None:
+        """Write lines that are encoded already."""
+        if not self._name:
+            self._outlet.send(data)
+            return
+        for start in range(0, max(len(data), 1), PIECE):
+            piece = data[start : start + PIECE]
+            self._outlet.send(f"{self._name} {len(piece)}\n".encode("ascii") + piece)
+
+
 class Root(NamedTuple):
     """One package to look at. `order` is its number, from 1."""
 
-    folder: int
+    outlet: Outlet
     deadline: float
     families: Families
     order: int
@@ -123,20 +142,15 @@ class Attempt:
         self._succeeded = False
         self._at, self._since = root.package, time.monotonic()
         self._line, self._size = b"", 0
-        self.pipe, writing = os.pipe()
-        self._report = _opened(root.folder, f"{root.order}.{number}.jsonl")
+        self.descriptor, writing = (end.detach() for end in socket.socketpair())
+        self._report = Journal(root.outlet, f"{root.order}.{number}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # for the threads of some DSPy
             self.pid = os.fork()
         if self.pid == 0:
-            self._explore(writing, [self.pipe, self._report, root.folder, *others])
+            self._explore(writing, [self.descriptor, *others])
         os.close(writing)
-        os.set_blocking(self.pipe, False)
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """Those that no other fork may have."""
-        return self.pipe, self._report
+        os.set_blocking(self.descriptor, False)
 
     def _explore(self, writing: int, closed: Sequence[int]) -> None:
         try:
@@ -145,7 +159,7 @@ class Attempt:
                 os.close(descriptor)
             prctl(PR_SET_DUMPABLE, 1)  # packages may look at themselves in /proc
             os.dup2(1, 2)  # the null device: what packages print is dropped
-            explore_package(self.root.package, self._skip, Journal(writing), self.root.families)
+            explore_package(self.root.package, self._skip, Journal(Outlet(writing)), self.root.families)
             os._exit(0)
         finally:
             os._exit(1)
@@ -154,8 +168,8 @@ class Attempt:
         """Take in what the fork has reported, and see how far it is."""
         while True:
             try:
-                data = os.read(self.pipe, 65536)
-            except BlockingIOError:
+                data = os.read(self.descriptor, 65536)
+            except (BlockingIOError, ConnectionResetError):
                 return
             if not data:
                 return
@@ -163,7 +177,7 @@ class Attempt:
             if self._size > MAX_BYTES:
                 self.stop()
                 return
-            os.write(self._report, data)
+            self._report.send(data)
             *whole, self._line = (self._line + data).split(b"\n")
             for line in whole:
                 if line.startswith(b'{"type": "at"'):
@@ -172,8 +186,7 @@ class Attempt:
 
     def close(self) -> None:
         """It has ended, and was followed to its end."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        os.close(self.descriptor)
 
     def is_stuck(self) -> bool:
         """Whether one import has taken half of the time that was left when it began."""
@@ -192,15 +205,15 @@ class Attempt:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _descriptors(live: Iterable[Attempt], run: Journal) -> list[int]:
+def _descriptors(live: Iterable[Attempt], outlet: Outlet) -> list[int]:
     """What the next fork may not have."""
-    return [run.descriptor, *(descriptor for attempt in live for descriptor in attempt.descriptors)]
+    return [outlet.descriptor, *(attempt.descriptor for attempt in live)]
 
 
 def _supervise(live: list[Attempt], run: Journal) -> None:
     """Wait until all attempts are over. An attempt that is stuck may still finish beside its successor."""
     while live:
-        select.select([attempt.pipe for attempt in live], [], [], POLL_SECONDS)
+        select.select([attempt.descriptor for attempt in live], [], [], POLL_SECONDS)
         for attempt in list(live):
             pid, status = os.waitpid(attempt.pid, os.WNOHANG)
             attempt.follow()
@@ -213,7 +226,7 @@ def _supervise(live: list[Attempt], run: Journal) -> None:
                 code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
                 run.write("died", root=attempt.root.order, attempt=attempt.number, code=code)
             if not attempt.ended and (pid or attempt.is_stuck()):
-                live.extend(filter(None, [attempt.successor(_descriptors(live, run))]))
+                live.extend(filter(None, [attempt.successor(_descriptors(live, attempt.root.outlet))]))
 
 
 def _module(line: bytes) -> str:

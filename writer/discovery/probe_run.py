@@ -1,4 +1,4 @@
-"""Runs the probe in the workers' interpreter, and reads its files without trusting them.
+"""Runs the probe in the workers' interpreter, and reads its reports without trusting them.
 
 The interpreter is started as a worker would start: it inherits the environment and the working
 directory, which both count for imports. Its output is dropped. The probe runs under a guard (`guard`), which kills all
@@ -11,9 +11,8 @@ import contextlib
 import os
 import selectors
 import signal
-import stat
+import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +21,11 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from dspy_registry.registry_store.errors import DiscoveryError
+from dspy_registry.writer.discovery.frames import Reports
 
 _GUARD_SECONDS: Final = 3.0
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that are read of one root's files."""
+"""Bytes that are read of one root's reports."""
 
 # The probe's files become a package of another name. If this folder were on sys.path, `import report`
 # would find a file of this project.
@@ -124,7 +124,6 @@ class Trace(msgspec.Struct):
     records: list[Record]
     garbled: str | None = None
     code: int | None = None
-    size: int = 0
 
 
 class Findings(msgspec.Struct):
@@ -142,18 +141,15 @@ def run_probe(python: str, packages: Sequence[str], timeout: float) -> Findings:
 
     Raises DiscoveryError when it cannot be started.
     """
-    with tempfile.TemporaryDirectory(prefix="dspy-discovery-", ignore_cleanup_errors=True) as name:
-        here = Path(__file__).resolve().parent
-        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            command = [python, "-c", _START, str(here), str(folder), str(timeout), *packages]
-            code, noise, timed_out = _run(command, timeout, folder)
-        finally:
-            os.close(folder)
-        run = _read(Path(name, "run.jsonl"))
-        traces = {order: list(_traces(Path(name), order)) for order in range(len(packages) + 1)}
+    reports = Reports(MAX_BYTES)
+    here = Path(__file__).resolve().parent
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [python, "-c", _START, str(here), str(theirs.fileno()), str(timeout), *packages]
+        code, noise, timed_out = _run(command, timeout, ours, theirs, reports)
+    traces = {order: list(_traces(reports, order)) for order in range(len(packages) + 1)}
     executable = None
-    for record in run.records:
+    for record in _read(reports.report("run") or b"").records:
         if isinstance(record, Hello):
             executable = record.executable
         elif isinstance(record, Died) and record.attempt in range(len(traces.get(record.root, ()))):
@@ -163,8 +159,10 @@ def run_probe(python: str, packages: Sequence[str], timeout: float) -> Findings:
     return Findings(executable, traces, timed_out, code, noise)
 
 
-def _run(command: list[str], timeout: float, folder: int) -> tuple[int, str, bool]:
-    """The exit code, the end of stderr, and whether the time was up first."""
+def _run(
+    command: list[str], timeout: float, ours: socket.socket, theirs: socket.socket, reports: Reports
+) -> tuple[int, str, bool]:
+    """The exit code, the end of stderr, and whether the time was up first. Reports are taken in meanwhile."""
     deadline = time.monotonic() + timeout
     # LiteLLM, which some DSPy import, otherwise fetches its price list from the network.
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", **os.environ}
@@ -172,7 +170,7 @@ def _run(command: list[str], timeout: float, folder: int) -> tuple[int, str, boo
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            pass_fds=(folder,),
+            pass_fds=(theirs.fileno(),),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
@@ -183,17 +181,20 @@ def _run(command: list[str], timeout: float, folder: int) -> tuple[int, str, boo
             f"{command[0]!r} cannot be started: {error}.",
             remedy="Name the workers' Python interpreter (--python).",
         ) from error
+    theirs.close()
+    ours.setblocking(False)
     with process:
         assert process.stderr is not None
         assert process.stdin is not None
         try:
-            noise, timed_out = _drain(process.stderr.fileno(), deadline)
+            noise, timed_out = _drain(process.stderr.fileno(), ours, reports, deadline)
         finally:
             process.stdin.close()  # the guard then kills what is left
             _await_end(process.pid)
             # Before it is reaped: until then no other process or group can have its id.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+            _take(ours, reports)
     return process.returncode, noise.decode("utf-8", "replace"), timed_out
 
 
@@ -204,57 +205,55 @@ def _await_end(pid: int) -> None:
         time.sleep(0.005)
 
 
-def _drain(descriptor: int, deadline: float) -> tuple[bytes, bool]:
-    """The end of what was written, and whether the deadline passed before all writers were gone."""
+def _drain(errors: int, ours: socket.socket, reports: Reports, deadline: float) -> tuple[bytes, bool]:
+    """The end of what was written as errors, and whether the deadline passed before all writers were gone."""
     tail = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
+        selector.register(errors, selectors.EVENT_READ)
+        selector.register(ours, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            if selector.select(left):
-                chunk = os.read(descriptor, 65536)
+            ready = {key.fd for key, _ in selector.select(left)}
+            if ours.fileno() in ready and not _take(ours, reports):
+                selector.unregister(ours)
+            if errors in ready:
+                chunk = os.read(errors, 65536)
                 if not chunk:
                     return tail, False
                 tail = (tail + chunk)[-2000:]
     return tail, True
 
 
-def _traces(folder: Path, order: int) -> Iterator[Trace]:
-    """The attempts at one root. They share its budget of bytes."""
-    budget = MAX_BYTES
+def _take(ours: socket.socket, reports: Reports) -> bool:
+    """Take in what has come. Returns whether more may come."""
+    while True:
+        try:
+            data = ours.recv(65536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not data:
+            return False
+        reports.take(data)
+
+
+def _traces(reports: Reports, order: int) -> Iterator[Trace]:
+    """The attempts at one root."""
     for attempt in range(100):
-        path = folder / f"{order}.{attempt}.jsonl"
-        if not path.exists():
+        name = f"{order}.{attempt}"
+        data = reports.report(name)
+        if data is None:
             return
-        trace = _read(path, budget)
-        budget -= trace.size
-        yield trace
+        yield _read(data, is_cut=name in reports.cut)
 
 
-def _read(path: Path, budget: int = MAX_BYTES) -> Trace:
+def _read(data: bytes, *, is_cut: bool = False) -> Trace:
     """The records that can be decoded."""
-    data, garbled = _bytes(path, budget)
+    garbled = f"more than {MAX_BYTES // 1024 // 1024} MiB" if is_cut else None
     records = []
     for line in data.split(b"\n")[:-1]:  # the last one is empty, or was cut off
         try:
             records.append(_decoder.decode(line))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             garbled = f"a record that cannot be decoded ({error})"
-    return Trace(records, garbled, size=len(data))
-
-
-def _bytes(path: Path, budget: int) -> tuple[bytes, str | None]:
-    """The file's beginning, and what is wrong with it. Only a regular file is read: packages may put anything there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return b"", None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b"", "something that is not a regular file"
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(budget + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > budget:
-        return data[:budget], f"more than {MAX_BYTES // 1024 // 1024} MiB"
-    return data, None
+    return Trace(records, garbled)

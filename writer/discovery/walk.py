@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 # Relative, because in that interpreter these files are a package of another name (see probe_run.py).
-from .facts import Families, clean, complaint
+from .facts import Families, clean, complaint, hide_environment
 
 MOST_FOLDERS = 1000
 TEST_MODULES = ("test", "tests", "testing", "conftest")
@@ -67,8 +67,11 @@ def load(name: str, root: str, journal: Journal) -> types.ModuleType | None:
     """The imported module. None, and a record in the journal, when importing it raises anything."""
     journal.write("at", module=name)
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        hide_environment()
+        return module
     except BaseException as error:  # SystemExit and KeyboardInterrupt count as failures
+        hide_environment()
         absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
         journal.write("failed", name=name, reason=complaint(error), absent=absent and name == root)
         return None

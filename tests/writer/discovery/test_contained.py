@@ -70,6 +70,7 @@ def test_what_hangs_in_another_session_is_ended_with_the_time(packages: Packages
 def test_a_value_of_the_environment_is_not_reported(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_DATABASE", "postgres.internal.example")
     monkeypatch.setenv("ACME_PORT", "54321")
+    monkeypatch.setenv("ACME_RATE", "0.7310")
     packages(
         {
             "leaky/__init__.py": """
@@ -77,37 +78,82 @@ def test_a_value_of_the_environment_is_not_reported(packages: Packages, monkeypa
                 where = os.environ["ACME_DATABASE"]
                 class Leaky(dspy.Predict):
                     __doc__ = f"Asks {where} for more."
-                    def __init__(self, host=where, url=f"//{where}/x", port=int(os.environ["ACME_PORT"]), size=7): ...
+                    def __init__(self, host=where, url=f"//{where}/x", port=int(os.environ["ACME_PORT"]), size=7,
+                                 rate=float(os.environ["ACME_RATE"])): ...
                 """,
             "leaky/broken.py": "import os; raise ImportError(os.environ['ACME_DATABASE'])",
+            "leaky/late.py": """
+                import os, dspy
+                os.environ["ACME_LATE"] = "late.internal.example"  # as from a file
+                class Late(dspy.Predict):
+                    def __init__(self, host=os.environ["ACME_LATE"]): ...
+                """,
+            "leaky/long.py": "import os; raise ImportError('x' * 490 + os.environ['ACME_DATABASE'])",
         }
     )
     report = discover(["leaky"], timeout=PATIENT)
     shown = repr(report)
     assert "postgres" not in shown
     assert "54321" not in shown
+    assert "0.731" not in shown
+    assert "late.internal" not in shown
     found = named(report)["leaky.Leaky"].metadata
     assert found["description"] == "Asks ... for more."
     assert found["parameters"][3] == {"name": "size", "required": False, "default": 7}
 
 
-def test_a_package_cannot_write_what_another_one_reports(packages: Packages) -> None:
-    forger = """
-        import gc, os, dspy
-        forged = b'{"type": "failed", "name": "honest", "reason": "forged", "absent": false}\\n'
-        for number in range(3, 4096):
-            try:
-                os.write(number, forged)
-            except OSError:
-                pass
-        folders = [at for at in os.listdir("/tmp") if at.startswith("dspy-discovery-")]
-        seen = [text for text in gc.get_objects() if isinstance(text, str) and "dspy-discovery" in text]
-        class Forger(dspy.Predict):
-            __doc__ = f"Knows {len(seen)} folders."
-        """
-    packages({"forger.py": forger, "honest.py": "import dspy\nclass Honest(dspy.Predict): ..."})
+FORGER = """
+    import glob, json, os, pathlib, tempfile, time, dspy
+    failed = {{"type": "failed", "name": "honest", "reason": "forged", "absent": False}}
+    found = {{"type": "class", "key": "k", "name": "honest.Forged", "kind": "module", "path": "honest.Forged",
+              "abstract": False, "mro": [], "parameters": None, "doc": "Forged.", "init_doc": None}}
+    taken = {{**found, "key": "t", "name": "forger.Taken", "path": "honest.Honest"}}
+    lines = "".join(json.dumps(record) + chr(10) for record in (failed, found, taken)).encode()
+    pieces = b"2.0 %d" % len(lines) + bytes([10]) + lines
+    def parent_of(pid):
+        return pathlib.Path(f"/proc/{{pid}}/stat").read_text().rpartition(")")[2].split()[1]
+    def children(pid):
+        return [each for each in os.listdir("/proc") if each.isdigit() and tried(parent_of, each) == str(pid)]
+    def tried(call, *arguments):
+        try:
+            return call(*arguments)
+        except OSError:
+            return None
+    def append(path):
+        with open(path, "ab", 0) as file:
+            file.write(lines)
+    while len(children(os.getppid())) < 2:  # the honest one has its process, too
+        time.sleep(0.01)
+    for number in range(3, 65536):
+        tried(os.write, number, lines)
+    own, looking = str(os.getpid()), str(os.getppid())
+    for pid in {{looking, parent_of(looking), *children(looking)}} - {{own}}:
+        for number in tried(os.listdir, f"/proc/{{pid}}/fd") or ():
+            path = f"/proc/{{pid}}/fd/{{number}}"
+            if (tried(os.readlink, path) or "").startswith("pipe:") or tried(os.path.isdir, path):
+                tried(append, path)
+                tried(append, f"{{path}}/2.0.jsonl")
+    for path in glob.glob(tempfile.gettempdir() + "/dspy-discovery-*/*"):
+        tried(append, path)
+    pathlib.Path({done!r}).touch()
+    class Forger(dspy.Predict): ...
+    """
+HONEST = """
+    import os, time, dspy
+    while not os.path.exists({done!r}):
+        time.sleep(0.01)
+    class Honest(dspy.Predict): ...
+    """
+
+
+def test_a_package_cannot_write_what_another_one_reports(packages: Packages, tmp_path: Path) -> None:
+    done = str(tmp_path / "done")
+    packages({"forger.py": FORGER.format(done=done), "honest.py": HONEST.format(done=done)})
     report = discover(["forger", "honest"], timeout=PATIENT)
-    assert "honest.Honest" in named(report)
+    assert Path(done).exists()
+    found = named(report).keys()
+    assert "honest.Honest" in found
+    assert found.isdisjoint({"honest.Forged", "forger.Taken"})
     assert "honest" not in reasons(report)
 
 
@@ -145,6 +191,15 @@ def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: P
                         self.check = dspy.ChainOfThought("answer -> verdict")
                     def forward(self, question, *, limit=3): ...
 
+                class Sharper(Answer):
+                    def forward(self, question): ...
+
+                class Several(dspy.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.each = [dspy.ChainOfThought("question -> answer") for _ in range(3)]
+                    def forward(self, question): ...
+
                 class Opaque(dspy.Module):
                     def forward(self, text): ...
                 """
@@ -157,6 +212,8 @@ def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: P
     assert answer.estimated_duration == 8000
     assert answer.metadata["uses"] == ["dspy.ReAct", "dspy.ChainOfThought"]
     assert answer.metadata["inputs"] == ["question", "limit"]
+    assert named(report)["own.Sharper"].capabilities == answer.capabilities
+    assert named(report)["own.Several"].metadata["uses"] == ["dspy.ChainOfThought"]
     assert [name for name in report.incomplete if name.startswith("own.")] == ["own.Opaque"]
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from dspy_registry.writer.discovery import probe_run as discovery_run
 from dspy_registry.writer.discovery.evaluate import Evaluation, evaluate
+from dspy_registry.writer.discovery.frames import Reports
 from dspy_registry.writer.discovery.infer import infer, one_line, summary
 from dspy_registry.writer.discovery.probe_run import At, End, Failed, Parameter, Seen, Trace
 
@@ -74,12 +71,10 @@ def test_a_root_that_was_not_looked_through_is_a_failure_as_a_whole() -> None:
     assert not evaluation.looked_through
 
 
-def test_lines_that_are_not_understood_are_skipped_and_reported(tmp_path: Path) -> None:
-    journal = tmp_path / "1.0.jsonl"
+def test_lines_that_are_not_understood_are_skipped_and_reported() -> None:
     good = msgspec.json.encode(seen("acme.Fine"))
     bad = [b"\xff", b"{}", b'{"type":"at","module":7}', b"[" * 100_000, b'{"type":"at","mod']
-    journal.write_bytes(b"\n".join([*bad[:-1], good, msgspec.json.encode(End()), bad[-1]]))
-    trace = discovery_run._read(journal)
+    trace = discovery_run._read(b"\n".join([*bad[:-1], good, msgspec.json.encode(End()), bad[-1]]))
     assert [type(record) for record in trace.records] == [Seen, End]
     evaluation = evaluate("acme", [trace], "time is up")
     assert [info.name for info in evaluation.modules] == ["acme.Fine"]
@@ -87,18 +82,37 @@ def test_lines_that_are_not_understood_are_skipped_and_reported(tmp_path: Path) 
     assert not evaluation.looked_through
 
 
-def test_what_is_read_is_bounded(tmp_path: Path) -> None:
+def test_what_is_read_is_bounded_for_each_root() -> None:
     line = msgspec.json.encode(seen("acme.Fine")) + b"\n"
-    (tmp_path / "1.0.jsonl").write_bytes(line * 3)
-    trace = discovery_run._read(tmp_path / "1.0.jsonl", budget=2 * len(line))
-    assert len(trace.records) == 2
-    assert trace.garbled
+    reports = Reports(2 * len(line))
+    for name in ("1.0", "1.1", "1.0", "2.0"):
+        reports.take(piece(name, line))
+    (first, second), (other,) = (list(discovery_run._traces(reports, order)) for order in (1, 2))
+    assert [len(trace.records) for trace in (first, second, other)] == [1, 1, 1]
+    assert [bool(trace.garbled) for trace in (first, second, other)] == [True, False, False]
 
 
-@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_only_regular_files_are_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
-    plant(tmp_path / "1.0.jsonl")
-    assert discovery_run._read(tmp_path / "1.0.jsonl").records == []
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_pieces_come_in_any_portions(size: int) -> None:
+    sent = b"".join(map(piece, ("run", "1.0", "run", "2.3"), (b"a", b"", b"b" * 50, b"c")))
+    reports = Reports(1000)
+    for start in range(0, len(sent), size):
+        reports.take(sent[start : start + size])
+    assert [reports.report(name) for name in ("run", "1.0", "2.3", "2.0")] == [b"a" + b"b" * 50, b"", b"c", None]
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"\0" * 100, b"../run 5\nhello" * 9, b"1.0 -5\n" * 9, b"1.0 99999999999999999999999\n"]
+)
+def test_what_is_no_piece_ends_the_reports(wrong: bytes) -> None:
+    reports = Reports(1000)
+    reports.take(piece("run", b"good") + wrong + piece("run", b"bad"))
+    reports.take(piece("run", b"bad"))
+    assert reports.report("run") == b"good"
+
+
+def piece(name: str, data: bytes) -> bytes:
+    return f"{name} {len(data)}\n".encode() + data
 
 
 @pytest.mark.parametrize(
