@@ -7,6 +7,7 @@ Every host shows the same, never went back meanwhile, and `check` is content.
 from __future__ import annotations
 
 import random
+import traceback
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -159,15 +160,15 @@ FAULTS: dict[str, Callable[[Round], None]] = {
 }
 
 
-def play(room: Path, chance: random.Random) -> tuple[list[str], list[str]]:
-    """One round: what is wrong, and the faults that were done."""
+def play(room: Path, chance: random.Random, done: list[str]) -> list[str]:
+    """One round: what is wrong. The faults that were done go into `done`."""
     options = ("--quota-backend-bytes", str(_QUOTA))
     with ExitStack() as stack:
         cluster = stack.enter_context(etcd(room / "etcd", 3, options))
         truth = Truth(cluster.urls)
         stack.enter_context(truth.following())
         hosts = stack.enter_context(three_hosts(room, cluster))
-        on = Round(cluster, hosts, truth, chance)
+        on = Round(cluster, hosts, truth, chance, done=done)
         watchers = [Watcher(host.folder) for host in hosts]
         _run(on, watchers, stack)
         problems = [*truth.problems, *(one for part in (*on.clients, *watchers) for one in part.problems)]
@@ -183,7 +184,7 @@ def play(room: Path, chance: random.Random) -> tuple[list[str], list[str]]:
             status = host.served.end()
             problems += [f"the daemon of {host.folder.name} ended with {status}"] if status else []
             problems += [f"{host.folder.name}: {one}" for one in violations(host.folder)]
-    return problems, on.done
+    return problems
 
 
 def _run(on: Round, watchers: list[Watcher], stack: ExitStack) -> None:
@@ -285,9 +286,10 @@ def _tries(plan: Plan) -> Iterator[Case]:
         room.mkdir(parents=True)
         done: list[str] = []
         try:
-            problems, done = play(room, plan.chance(key))
+            problems = play(room, plan.chance(key), done)
         except Exception as error:
-            problems = [f"{type(error).__name__}: {error}"]
+            places = [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)]
+            problems = [f"{type(error).__name__}: {error} in {', '.join(places)}"]
         yield Case(key, tuple(f"{one} (after {', '.join(done)})" for one in problems), "rounds")
         plan.folder(f"round-{key}")
 

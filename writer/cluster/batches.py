@@ -142,9 +142,7 @@ async def copy_out(engine: Engine, keys: Keys, marker: KeyValue) -> None:
     name = keys.batch_of(marker.key)
     assert name is not None
     for part in _parts(await _records(engine, keys, name, marker, 0)):
-        if not await _copy(engine, part):
-            for one in part:
-                await _copy_one(engine, one)
+        await _copy(engine, part)
     await engine.transact({}, {}, removed=(marker.key, keys.pieces + name + b"/"))
 
 
@@ -162,23 +160,27 @@ def _parts(records: Iterable[KeyValue]) -> Iterator[list[KeyValue]]:
         yield part
 
 
-async def _copy(engine: Engine, records: Sequence[KeyValue]) -> bool:
-    """False: something has changed one of them since, or a copy of an older batch has."""
+async def _copy(engine: Engine, records: Sequence[KeyValue]) -> None:
+    """Copy records, but for those whose keys have newer ones. What an older batch was copied to is older, however late.
+
+    All that are left are compared and copied together: a copy of each would hold this host's changes up for seconds.
+    """
+    expected: dict[bytes, int] = {}
     below = {record.key: record.revision + 1 for record in records}
-    return (await engine.transact({}, _copies(records), below=below)).succeeded
-
-
-async def _copy_one(engine: Engine, record: KeyValue) -> None:
-    """Copy a record, unless its key has a newer one. What an older batch was copied to is older, however late."""
-    expected = 0
-    while True:
-        outcome = await engine.transact({record.key: expected}, _copies([record]), (record.key,))
+    while records:
+        keys = [record.key for record in records]
+        outcome = await engine.transact(expected, _copies(records), keys, below=below)
         if outcome.succeeded:
             return
-        current = outcome.found.get(record.key)
-        if current is not None and uncopied(current).since >= record.revision:
-            return
-        expected = current.revision if current is not None else 0
+        records, below = [record for record in records if _is_newest(record, outcome.found)], {}
+        expected = {
+            record.key: outcome.found[record.key].revision if record.key in outcome.found else 0 for record in records
+        }
+
+
+def _is_newest(record: KeyValue, found: Mapping[bytes, KeyValue]) -> bool:
+    current = found.get(record.key)
+    return current is None or uncopied(current).since < record.revision
 
 
 def _copies(records: Sequence[KeyValue]) -> dict[bytes, bytes]:

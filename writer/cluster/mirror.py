@@ -236,6 +236,7 @@ class Mirror:
             return await asyncio.shield(committing)
         except asyncio.CancelledError:
             await asyncio.wait((committing,))
+            await asyncio.gather(committing, return_exceptions=True)  # nobody waits for its error any more
             raise
 
     async def _commit_and_note(self, stage: Callable[[Draft], Applied]) -> int:

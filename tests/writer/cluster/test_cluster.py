@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dspy_registry import ConflictError, Policy, Registry, UnknownModuleError, errors
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.protocol import Done, SetAlias
-from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces
+from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, uncopied
+from dspy_registry.writer.cluster.engine import KeyValue, Outcome
 from dspy_registry.writer.cluster.etcd import Etcd
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.options import ClusterOptions
@@ -220,11 +222,44 @@ def test_what_a_batch_is_copied_to_is_as_old_as_the_batch(tmp_path: Path, cluste
     assert violations(tmp_path / "a") == []
 
 
-async def copied_out(cluster: EtcdCluster, keys: Keys, marker: bytes) -> None:
-    engine = Etcd(ClusterOptions(endpoints=tuple(cluster.urls)))
+def test_a_batch_over_the_copies_of_an_older_one_is_copied_together(cluster: EtcdCluster) -> None:
+    """Else each of its records is asked for and put alone, and the host changes nothing meanwhile."""
+    keys = Keys("/dspy-registry/", "0123456789abcdef")
+    names = [f"acme.M{number}" for number in range(110)]
+    kept = names[0].encode()
+    for version in (1, 2):
+        codec = KINDS[b"modules"].codec
+        records = {(b"modules", name.encode()): codec.dump(GlobalModule(version, 1, b"")) for name in names}
+        name = keys.host + b"/%d" % version
+        cluster.put(keys.pieces + name + b"/000000", in_pieces(records)[0])
+        cluster.put(keys.batches + name, batch_codec.dump(Batch(1, version)))
+    cluster.put(keys.record(b"modules", kept), b"newer than both")
+    asyncio.run(copied_out(cluster, keys, keys.batches + keys.host + b"/1"))
+    assert asyncio.run(copied_out(cluster, keys, keys.batches + keys.host + b"/2")) <= 6
+    found = cluster.keys(keys.record(b"modules", b""))
+    values = {key: uncopied(KeyValue(key, value, 0)).value for key, value in found.items()}
+    assert values.pop(keys.record(b"modules", kept)) == b"newer than both"
+    assert {codec.load(value).version for value in values.values()} == {2}
+    assert len(values) == 109
+
+
+class Counting(Etcd):
+    """It counts transactions."""
+
+    transactions = 0
+
+    async def transact(self, *arguments: Any, **options: Any) -> Outcome:
+        self.transactions += 1
+        return await super().transact(*arguments, **options)
+
+
+async def copied_out(cluster: EtcdCluster, keys: Keys, marker: bytes) -> int:
+    """How many transactions it took."""
+    engine = Counting(ClusterOptions(endpoints=tuple(cluster.urls)))
     (found,) = (await engine.range_at(marker)).items
     await copy_out(engine, keys, found)
     await engine.close()
+    return engine.transactions
 
 
 def test_an_alias_waits_for_its_module(tmp_path: Path, cluster: EtcdCluster) -> None:
