@@ -95,12 +95,12 @@ class HealthKeeper:
         }
 
     def take(self, request: HealthRequest) -> None:
-        """Count outcomes, or open or close by hand. Raises UnknownModuleError."""
+        """Count outcomes, or open or close by hand. Raises UnknownModuleError, UnknownVersionError."""
         if isinstance(request, ReportOutcomes):
             is_changed = [self._count(told) for told in request.outcomes]
         elif isinstance(request, OpenCircuit):
-            name, version = self._names.asked(request.name)
-            is_changed = [self._circuits.open_by_hand(name, request.version or version, request.seconds)]
+            name, version = self._names.asked(request.name, request.version)
+            is_changed = [self._circuits.open_by_hand(name, version, request.seconds)]
         else:
             is_changed = [self._reset(request.name, request.version)]
         if any(is_changed):

@@ -8,7 +8,7 @@ from typing import Final
 from dspy_registry.registry_store.boot_clock import unix_time
 from dspy_registry.registry_store.circuit import CircuitRules, rules_of
 from dspy_registry.registry_store.circuits import Key
-from dspy_registry.registry_store.errors import CorruptRecordError
+from dspy_registry.registry_store.errors import CorruptRecordError, UnknownVersionError
 from dspy_registry.registry_store.policy import Declaration, effective_policy
 from dspy_registry.registry_store.policy_rows import load_policies
 from dspy_registry.writer.catalog import Catalog
@@ -44,13 +44,20 @@ class Names:
         self._rules: dict[str, CircuitRules] = {}
         self._declarations: list[Declaration] | None = None
 
-    def asked(self, name: str) -> Key:
-        """The full name and the version in force of what was asked for. Raises UnknownModuleError."""
+    def asked(self, name: str, version: int | None = None) -> Key:
+        """The full name, and the version; None: the one in force.
+
+        Raises UnknownModuleError, and UnknownVersionError for a version that is not kept.
+        """
         found = self._of((name,))
         if found is None:
             with self._host.environment.reading() as txn:
                 raise Catalog(txn, self._host.environment.dbs).unknown(name)
-        return found.name, found.version
+        if version is not None and not self.has(found.name, version):
+            with self._host.environment.reading() as txn:
+                kept = Catalog(txn, self._host.environment.dbs).kept_versions(found.name)
+            raise UnknownVersionError(found.name, version, sorted({*kept, found.version}, reverse=True))
+        return found.name, found.version if version is None else version
 
     def has(self, name: str, version: int) -> bool:
         """Whether a module of this full name is registered, and the version is in force or kept."""

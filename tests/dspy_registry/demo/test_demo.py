@@ -96,7 +96,7 @@ def test_demo_tells_its_story() -> None:
     assert ", 0 stale, while" in done.stdout
     assert 'routing_recommendation("dspy.ColBERTv2", {input_size: 5000, optimize_latency: false})' in done.stdout
     assert "{pool_type: neural, timeout: 900, prefer_native: false, estimated_cost: 12}" in done.stdout
-    assert "manifests.errors     acme.toml: 5: modules[0].requirements.memory: 'lots' is not one of" in done.stdout
+    assert "manifests.errors     acme.toml:5: modules[0].requirements.memory: 'lots' is not one of" in done.stdout
     assert "demo.Fast, version 1: excluded (health): its circuit is open" in done.stdout
     assert "all calls go there again" in done.stdout
     if HAS_DSPY:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dspy_registry import ModuleInfo, Policy, RegistryWriter, UnknownModuleError
+from dspy_registry import ModuleInfo, Policy, RegistryWriter, UnknownModuleError, UnknownVersionError
 from dspy_registry.registry_store import health_file
 from dspy_registry.registry_store.circuit import DEFAULTS, CircuitRow, Outcome, rules_of
 from dspy_registry.registry_store.health_file import HEALTH_FILE, HealthFile
@@ -192,6 +192,10 @@ class HealthMachine(RuleBasedStateMachine):
         name = ASKED[names]
         if name is None:
             with pytest.raises(UnknownModuleError):
+                self.keeper.take(OpenCircuit(1, names[-1], seconds, version))
+            return
+        if version is not None and version not in KEPT[name]:
+            with pytest.raises(UnknownVersionError, match="Kept: "):
                 self.keeper.take(OpenCircuit(1, names[-1], seconds, version))
             return
         self.keeper.take(OpenCircuit(1, names[-1], seconds, version))
