@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import NoneType
-from typing import Any, Final, overload
+from typing import Any, overload
 
 from dspy_registry.readers import observed, routing
-from dspy_registry.readers.asked import Accept, Asked, Preference, names_of
+from dspy_registry.readers.advising import NOTHING_SEEN, Advising
+from dspy_registry.readers.asked import Accept, Preference, names_of
 from dspy_registry.readers.by_name import ModulesByName
-from dspy_registry.readers.candidates import KnownModule
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.policies import ModulePolicy
-from dspy_registry.readers.route import Advice, Route
+from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
-from dspy_registry.registry_store.advice import Standing, default_ceiling
 from dspy_registry.registry_store.arguments import check_text, check_type, plain_name
 from dspy_registry.registry_store.errors import (
     UnknownLabelError,
 )
 from dspy_registry.registry_store.labels import Label
-from dspy_registry.registry_store.own_calls import NOTHING, Own
-from dspy_registry.registry_store.own_place import OwnPlace
 from dspy_registry.registry_store.policy import Policy
 from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.selection import Resolved, Selection
-from dspy_registry.registry_store.usage import LARGEST_OF, ModuleUsage, VersionUsage, size_class
+from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage, size_class
 from dspy_registry.registry_store.usage_rows import InForce
 from dspy_registry.registry_store.validation import check_version
 
-_NOTHING_SEEN: Final = Standing()
 
-
-class Queries(ModulesByName):
+class Queries(Advising, ModulesByName):
     """Look-ups by name, capability, category and need. As a mapping, it has full names only, in registration order.
 
     Everything returned is a copy out of the database, so it may be kept. A record may be shared with other callers in
@@ -43,10 +38,6 @@ class Queries(ModulesByName):
     """
 
     __slots__ = ()
-
-    _weights: Mapping[str, float]
-    _min_observed_calls: int
-    _own: OwnPlace
 
     @abstractmethod
     def describe(self, name: str) -> StoredModule:
@@ -277,7 +268,7 @@ class Queries(ModulesByName):
         observed.check_basis(basis)
         found = self._in_force(name)
         declared = routing.scaled_duration(found.info.estimated_duration, input_size)
-        standing = found.usage.standing.get(input_size, _NOTHING_SEEN)
+        standing = found.usage.standing.get(input_size, NOTHING_SEEN)
         return observed.estimated_ms(standing, declared, self._min_observed_calls)
 
     def routing_recommendation(
@@ -306,30 +297,6 @@ class Queries(ModulesByName):
         longest = self._policy_of(found.info.name).policy.max_timeout
         size = size_class(input_size)
         return self._observed(found, declared, size, basis, longest, self._seen(found, size))
-
-    def _seen(self, found: InForce, size: str) -> Own:
-        """What this process saw itself of a version."""
-        return self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
-
-    def _observed(
-        self, found: InForce, declared: Recommendation, size: str, basis: str, longest: float | None, own: Own
-    ) -> Recommendation:
-        """The recommendation on a basis other than `declared`. `longest` is the policy's longest timeout in seconds."""
-        standing = found.usage.standing.get(size, _NOTHING_SEEN).with_own(own.longest, own.backoff)
-        ceiling = default_ceiling(declared.timeout) if longest is None else longest * 1000
-        enough = self._min_observed_calls
-        return observed.recommendation(declared, found.info, standing, basis, size, ceiling, enough, self._weights)
-
-    def _advise(self, known: KnownModule, asked: Asked, last: Advice | None) -> Advice:
-        """The advice for a candidate of a route, from what was read for the decision. `last` is of the same one."""
-        found, size = known.found, asked.size
-        own = NOTHING if asked.basis == DECLARED else self._seen(found, size)
-        if last is not None and last.own == own:
-            return last
-        declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)
-        if asked.basis == DECLARED:
-            return Advice(own, declared)
-        return Advice(own, self._observed(found, declared, size, asked.basis, known.max_timeout, own))
 
     def policy(self, name: str) -> Policy:
         """What is decided about a module: for each field, by the policy that wins. A field that is None is not set.

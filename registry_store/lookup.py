@@ -50,12 +50,11 @@ def load_layers(txn: Transaction, dbs: Databases, name: str) -> dict[str, Layer]
 
 def load_vocabulary(txn: Transaction, dbs: Databases) -> Vocabulary:
     """The vocabulary of all sources together. Raises CorruptRecordError."""
-    stored = txn.get(layout.META_VOCABULARY, None, dbs.meta)
-    return Vocabulary.combined(implications_codec.load(stored, layout.META_VOCABULARY, dbs.format))
+    return vocabulary_of(txn.get(layout.META_VOCABULARY, None, dbs.meta), dbs.format)
 
 
 @lru_cache(maxsize=4)
-def vocabulary_of(stored: bytes, format: int) -> Vocabulary:
+def vocabulary_of(stored: bytes | None, format: int) -> Vocabulary:
     """The vocabulary of all sources in these bytes. Cached: nearly every commit needs the same one."""
     return Vocabulary.combined(implications_codec.load(stored, layout.META_VOCABULARY, format))
 

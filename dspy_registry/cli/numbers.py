@@ -30,3 +30,6 @@ class Number(click.FloatRange):
         if isinstance(value, str) and number(value) is None:
             self.fail(f"{value!r} is not a number: {NUMBER_EXPECTED}.", param, ctx)
         return super().convert(value, param, ctx)
+
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()

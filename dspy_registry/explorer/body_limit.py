@@ -28,7 +28,8 @@ class BodyLimit:
         await self._within(scope, receive, send)
 
     async def _within(self, scope: Any, receive: Any, send: Any) -> None:
-        taken, has_answered = 0, False
+        taken = 0
+        has_begun = is_refused = False  # the answer: what has begun to be sent goes on
 
         async def receiving() -> Any:
             nonlocal taken
@@ -37,11 +38,12 @@ class BodyLimit:
             return {"type": "http.disconnect"} if taken > self._most else message
 
         async def sending(message: Any) -> None:
-            nonlocal has_answered
-            if taken <= self._most:
+            nonlocal has_begun, is_refused
+            if has_begun or taken <= self._most:
+                has_begun = True
                 await send(message)
-            elif not has_answered:
-                has_answered = True
+            elif not is_refused:
+                is_refused = True
                 await self._refuse(scope, send)
 
         await self._app(scope, receiving, sending)

@@ -91,10 +91,15 @@ class Calling:
         work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
         if is_streaming():
             return _in_this_thread(work, admission, report)
+        return self._in_another_thread(work, step.seconds, admission, report)
+
+    def _in_another_thread(
+        self, work: Callable[[], Any], seconds: float, admission: Admission, report: _Report
+    ) -> Ended | Refused:
         thread = InThread(work, admission, self.abandoned)
         thread.start()
         try:
-            is_done = thread.wait(step.seconds)
+            is_done = thread.wait(seconds)
         except BaseException as error:  # KeyboardInterrupt, or what a signal's handler raises
             thread.abandon()
             report.ended(None, error, CANCELLED)
@@ -118,14 +123,7 @@ class Calling:
         step = begun
         call = CallUnderWay(step.candidate.name, target.call)
         report = _Report(self, step, given, call, target.version)
-        awaited = awaitable(call.target)
-        if awaited is None:
-            work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
-            job = _ForTask(work, admission)
-            job.start()
-            future = job.future
-        else:
-            future = _as_task(within_time_async(step.seconds, awaited, given.arguments), _marked(call), admission)
+        future = _future(call, step.seconds, given.arguments, admission)
         try:
             await asyncio.wait({future}, timeout=step.seconds)
         except BaseException as error:
@@ -135,10 +133,7 @@ class Calling:
         if not future.done():
             self._abandon(future)
             return report.timed_out()
-        if future.cancelled():
-            return report.ended(None, asyncio.CancelledError(), CANCELLED)
-        failure = future.exception()
-        return report.ended(None if failure is not None else future.result(), failure)
+        return _told(future, report)
 
     def _abandon(self, future: asyncio.Future[Any]) -> None:
         """Cancel it. Until it ends, it counts as abandoned; nobody waits for it."""
@@ -307,6 +302,25 @@ def _in_this_thread(work: Callable[[], Any], admission: Admission, report: _Repo
     return report.ended(value, None)
 
 
+def _future(
+    call: CallUnderWay, seconds: float, arguments: Mapping[str, Any], admission: Admission
+) -> asyncio.Future[Any]:
+    """What gives the value of a call: a task if the target can be awaited, else a thread."""
+    awaited = awaitable(call.target)
+    if awaited is not None:
+        return _as_task(within_time_async(seconds, awaited, arguments), _marked(call), admission)
+    job = _ForTask(partial(_marked(call).run, within_time, seconds, call.target, arguments), admission)
+    job.start()
+    return job.future
+
+
+def _told(done: asyncio.Future[Any], report: _Report) -> Ended | Refused:
+    if done.cancelled():
+        return report.ended(None, asyncio.CancelledError(), CANCELLED)
+    failure = done.exception()
+    return report.ended(None if failure is not None else done.result(), failure)
+
+
 def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
     """What to await for this target: itself, or `acall` of a program of DSPy. None: it cannot be awaited."""
     if _is_async(target):
@@ -316,9 +330,7 @@ def awaitable(target: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _is_async(target: Callable[..., Any]) -> bool:
-    if (
-        type(target) is FunctionType and not target.__dict__
-    ):  # the usual case, six times as quick; a mark is in the dict
+    if type(target) is FunctionType and not target.__dict__:  # six times as quick; a mark would be in the dict
         return bool(target.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 

@@ -115,7 +115,7 @@ class Explorer:
     def _plain_folders(self, home: str, path: Iterable[str], known: set[str]) -> list[str]:
         """Folders without `__init__.py` that hold modules: packages too, though `pkgutil` does not list them.
 
-        One that is a link is named as not looked at: it may lead anywhere, and back.
+        One that is a link is named as not looked at: it may lead anywhere, and back. So is one of very many folders.
         """
         found = []
         for folder in path:
@@ -125,13 +125,19 @@ class Explorer:
                 continue  # not a folder: a zip file, for example
             for entry in entries:
                 is_known = entry.name in known or not entry.name.isidentifier() or entry.name.startswith("_")
-                if is_known or _is_test(entry.name) or not entry.is_dir() or not _holds_modules(entry.path):
+                if is_known or _is_test(entry.name) or not entry.is_dir():
                     continue
-                if entry.is_symlink():
-                    reason = "not looked at: a folder without __init__.py that is a link"
-                    self._journal.write("failed", name=clean(f"{home}.{entry.name}"), reason=reason, absent=False)
-                else:
+                holds_modules = _holds_modules(entry.path)
+                if holds_modules and not entry.is_symlink():
                     found.append(entry.name)
+                elif holds_modules is not False:
+                    what = (
+                        "is a link"
+                        if entry.is_symlink()
+                        else f"has more than {MOST_FOLDERS} folders, and no module yet"
+                    )
+                    reason = f"not looked at: a folder without __init__.py that {what}"
+                    self._journal.write("failed", name=clean(f"{home}.{entry.name}"), reason=reason, absent=False)
         return found
 
     def _exports(self, home: str, module: types.ModuleType) -> Iterator[tuple[str, type]]:
@@ -186,13 +192,13 @@ class Explorer:
         self._journal.write("failed", name=clean(name), reason=complaint(error), absent=False)
 
 
-def _holds_modules(folder: str) -> bool:
-    """Whether there is a Python file in a folder or below, as far as a thousand folders tell."""
+def _holds_modules(folder: str) -> bool | None:
+    """Whether there is a Python file in a folder or below. None: not in the first thousand folders of more."""
     for number, (_, _, files) in enumerate(os.walk(folder)):
         if any(name.endswith(".py") for name in files):
             return True
         if number > MOST_FOLDERS:
-            break
+            return None
     return False
 
 

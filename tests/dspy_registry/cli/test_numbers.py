@@ -72,3 +72,10 @@ def test_a_number_of_the_code_passes() -> None:
     assert Number(0.5, 9).convert("2.5", None, None) == 2.5
     with pytest.raises(click.BadParameter, match="range"):
         Whole(min=1).convert("0", None, None)
+
+
+def test_the_help_shows_no_bound_that_is_none() -> None:
+    for name, each in parameters(main):
+        if isinstance(each, click.Option):
+            shown = each.get_help_record(click.Context(main))
+            assert shown is None or "None" not in shown[1], name

@@ -20,6 +20,7 @@ import httpx
 
 from dspy_registry import RegistryWriter
 from dspy_registry.explorer.app import create_app
+from dspy_registry.explorer.body_limit import BodyLimit
 from dspy_registry.explorer.site import Site
 from tests.support.command import run
 from tests.support.explorer import Explorer, explorer
@@ -188,3 +189,23 @@ def test_a_fault_is_told_as_every_other_error(registry: Path, path: str, media: 
     assert answer.headers["content-type"].startswith(media)
     assert "failed to answer" in answer.text
     assert "ZeroDivision" not in answer.text
+
+
+def test_an_answer_that_has_begun_goes_on_though_its_body_is_too_long() -> None:
+    began = {"type": "http.response.start", "status": 200, "headers": []}
+    ended = {"type": "http.response.body", "body": b"all"}
+    sent: list[Any] = []
+
+    async def application(_scope: Any, receive: Any, send: Any) -> None:
+        await send(began)
+        assert (await receive())["type"] == "http.disconnect"
+        await send(ended)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": bytes(11)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(BodyLimit(application, 10)({"type": "http", "path": "/", "headers": []}, receive, send))
+    assert sent == [began, ended]

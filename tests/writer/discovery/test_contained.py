@@ -173,10 +173,12 @@ def test_folders_without_init_are_found_and_links_to_such_are_named(packages: Pa
         }
     )
     (folder / "spaced" / "linked").symlink_to(elsewhere)
+    for number in range(1001):
+        (folder / "spaced" / "wide" / f"f{number}").mkdir(parents=True)
     report = discover(["spaced", "rootless"], timeout=PATIENT)
     found = named(report)
     assert {"spaced.plain.deep.inner.Inner", "spaced.plain.outer.Outer", "rootless.part.thing.Thing"} <= found.keys()
-    assert reasons(report).keys() == {"spaced.linked"}
+    assert reasons(report).keys() == {"spaced.linked", "spaced.wide"}
 
 
 def test_a_module_is_what_its_parts_are_or_is_reported_as_incomplete(packages: Packages) -> None:
