@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dspy_registry.cli import completion, console, tables
+from dspy_registry.cli.extras import needing
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.published import StoredProgram, read_program
@@ -72,6 +73,8 @@ def _program(target: str, state: Path | None) -> Any:
     module, _, place = target.partition(":")
     if not module or not place:
         raise click.BadParameter(f"{target!r} is not PACKAGE.MODULE:OBJECT", param_hint="PACKAGE.MODULE:OBJECT")
+    with needing("dspy", "program publish"):
+        importlib.import_module("dspy")
     importlib.invalidate_caches()
     made = build(target, target)
     if state is not None:

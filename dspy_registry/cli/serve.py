@@ -15,9 +15,9 @@ import click
 
 from dspy_registry.cli import console, operations
 from dspy_registry.cli.cluster import cluster_extensions, cluster_options
+from dspy_registry.cli.extras import needing
 from dspy_registry.cli.manifests import watch_options, watching
 from dspy_registry.cli.waiting import VARIABLE, wait_seconds
-from dspy_registry.registry_store.errors import NotPossibleError
 
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.bounds import Bounds
@@ -104,14 +104,9 @@ def serve(
 
 
 def measuring(address: str) -> Callable[[Daemon], None]:
-    """The daemon's extension that answers Prometheus. Raises InvalidArgumentError without the extra [metrics]."""
-    try:
+    """The daemon's extension that answers Prometheus. Raises NotPossibleError without the extra [metrics]."""
+    with needing("metrics", "--metrics"):
         from dspy_registry.writer.metrics.attach import attach_metrics, parse_address
-    except ModuleNotFoundError as error:
-        raise NotPossibleError(
-            f"--metrics needs the package {error.name}, which is not installed.",
-            remedy="Install the extra: pip install 'dspy-module-registry[metrics]'.",
-        ) from error
     parsed = parse_address(address)
 
     def attach(daemon: Daemon) -> None:

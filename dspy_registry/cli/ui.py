@@ -9,8 +9,9 @@ from typing import Final
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.cli.extras import needing
 from dspy_registry.cli.numbers import Whole
-from dspy_registry.registry_store.errors import InvalidArgumentError, NotPossibleError
+from dspy_registry.registry_store.errors import InvalidArgumentError
 
 TOKEN_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN"
 TOKEN_FILE_VARIABLE: Final = "DSPY_REGISTRY_UI_TOKEN_FILE"
@@ -81,13 +82,8 @@ def ui(
 
 
 def _server() -> Callable[..., None]:
-    try:
+    with needing("ui", "the explorer"):
         from dspy_registry.explorer.app import serve
-    except ModuleNotFoundError as error:
-        raise NotPossibleError(
-            f"the explorer needs the package {error.name}, which is not installed.",
-            remedy="Install the extra: pip install 'dspy-module-registry[ui]'.",
-        ) from error
     return serve
 
 

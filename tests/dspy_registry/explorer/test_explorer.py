@@ -353,7 +353,12 @@ def test_it_refuses_to_be_open_to_other_hosts_without_a_token(registry: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("command", "missing"), [(["ui"], "fastapi"), (["serve", "--metrics", "127.0.0.1:0"], "prometheus_client")]
+    ("command", "missing"),
+    [
+        (["ui"], "fastapi"),
+        (["serve", "--metrics", "127.0.0.1:0"], "prometheus_client"),
+        (["program", "publish", "acme.app:qa", "acme.Qa"], "dspy"),
+    ],
 )
 def test_a_missing_extra_is_named(command: list[str], missing: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from dspy_registry.cli.program import main; main({command})"
