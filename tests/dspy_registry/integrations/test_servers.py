@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from tests.support.reporting import calls
 from tests.support.services import Server, free_port, serving
 
 CALLS = 40
+CELERY_SETTLES = 3.0
+"""Seconds. Celery looks after its processes every 0.8 s. It may kill one that it has not seen begin when it stops."""
 ASGI, WSGI = "tests.support.asgi_service:app", "tests.support.wsgi_service:app"
 UVICORN_WORKER = ["-k", "uvicorn_worker.UvicornWorker"]
 
@@ -115,6 +118,7 @@ def test_a_celery_worker_sends_what_its_processes_hold(
     with daemon(seeded_registry):
         with serving(command, seeded_registry, tmp_path / "server.log") as server:
             assert len(asked_of_celery(seeded_registry, CALLS)) >= 1
+            time.sleep(CELERY_SETTLES)
             assert server.end(signal.SIGTERM) == 0, server.log.read_text()
         assert calls(seeded_registry) == CALLS, server.log.read_text()
 
