@@ -28,6 +28,7 @@ from dspy_registry.registry_store.protocol import (
 )
 from dspy_registry.registry_store.reports import Batch, Report, encode_reports
 from dspy_registry.registry_store.usage import MINUTES_KEPT, SIZES, Buckets
+from dspy_registry.writer.daemon.bounds import Bounds
 
 ANSWER_SECONDS: Final = 60.0
 """An answer that takes longer never comes: TimeoutError, an OSError."""
@@ -147,6 +148,7 @@ def idle_connections(path: Path, clients: int) -> Generator[None, None, None]:
     with ExitStack() as kept:
         for _ in range(_CONNECTIONS // clients):
             kept.enter_context(Peer(path)).greet()
+        time.sleep(Bounds().spared)  # younger ones make no room for others
         while True:
             yield
             time.sleep(0.05)
