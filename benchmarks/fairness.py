@@ -37,7 +37,7 @@ CASES: Final = (
 
 @contextmanager
 def misbehaving(path: Path, what: misbehaviour.Misbehaviour, clients: int = CLIENTS) -> Iterator[None]:
-    """So many clients at it, each a process, from when all have begun. Raises RuntimeError where one does not begin."""
+    """Start this many processes that misbehave, and wait until all have begun. Raises RuntimeError if one does not."""
     processes = multiprocessing.get_context("spawn")
     end, begun = processes.Event(), processes.Semaphore(0)
     children = [processes.Process(target=_run, args=(what, path, begun, end), daemon=True) for _ in range(clients)]

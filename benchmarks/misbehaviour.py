@@ -82,7 +82,7 @@ class Peer:
         raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
 
     def answer(self) -> object:
-        """The next answer. Signs of life are none. Raises OSError."""
+        """The next answer, without signs of life. Raises OSError."""
         until = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < until:
             found = read_answer(self.receive())

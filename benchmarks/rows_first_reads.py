@@ -1,7 +1,7 @@
-"""What the first read after a commit costs. Whoever reads next has to follow the commit, once.
+"""What the first read after a commit costs. A process follows each commit once, with its next read.
 
-How many reads share that cost is the program's doing, and so is what a percentile of them shows. So this row takes the
-first read after each commit alone, in processor time: what the reader waits for is left out.
+The program decides how many reads share that cost, so a percentile of all reads shows the program. This row takes only
+the first read after each commit. It counts processor time, so what the reader waits for is left out.
 """
 
 from __future__ import annotations

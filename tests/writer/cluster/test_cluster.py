@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,9 @@ from dspy_registry.writer.cluster.options import ClusterOptions
 from dspy_registry.writer.cluster.records import KINDS, GlobalAlias, GlobalModule
 from tests.conftest import violations
 from tests.support.daemon_process import module, registration
-from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
+from tests.support.etcd import EtcdCluster, host, in_step, needs_etcd, patient, section, shown
 
 pytestmark = needs_etcd
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    with etcd(tmp_path_factory.mktemp("etcd")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: EtcdCluster) -> Iterator[EtcdCluster]:
-    """The cluster without anything of ours in it."""
-    yield shared
-    shared.post("/v3/kv/deleterange", {"key": "Lw==", "range_end": "MA=="})  # from "/" to "0"
 
 
 def test_what_is_registered_on_one_host_is_read_on_every_host(tmp_path: Path, cluster: EtcdCluster) -> None:

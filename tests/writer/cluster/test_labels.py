@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,12 @@ from dspy_registry.writer.cluster.global_labels import GlobalLabel, label_codec
 from dspy_registry.writer.cluster.global_rows import part_key, version_key
 from tests.conftest import violations
 from tests.support.daemon_process import Served, daemon_of, module
-from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
+from tests.support.etcd import EtcdCluster, host, in_step, needs_etcd, patient, section, shown
 from tests.support.lossy_proxy import lossy
 
 pytestmark = needs_etcd
 _RECORDS = b"/dspy-registry/d/r/"
 NAME = "acme.One"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    with etcd(tmp_path_factory.mktemp("etcd")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: EtcdCluster) -> Iterator[EtcdCluster]:
-    """The cluster without anything of ours in it."""
-    yield shared
-    shared.post("/v3/kv/deleterange", {"key": "Lw==", "range_end": "MA=="})  # from "/" to "0"
 
 
 def labels(folder: Path, name: str = NAME) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,9 @@ from tests.conftest import violations
 from tests.support import command
 from tests.support.compiled_programs import ALLOW, NAME, Qa, compiled, plain_document, publication
 from tests.support.daemon_process import Served, module, registration
-from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
+from tests.support.etcd import EtcdCluster, host, in_step, needs_etcd, patient, section, shown
 
 _MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    with etcd(tmp_path_factory.mktemp("etcd")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: EtcdCluster) -> Iterator[EtcdCluster]:
-    """The cluster without anything of ours in it."""
-    yield shared
-    shared.post("/v3/kv/deleterange", {"key": "Lw==", "range_end": "MA=="})  # from "/" to "0"
 
 
 def stored(folder: Path) -> dict[bytes, bytes]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from dspy_registry.writer.daemon import lifecycle
 from dspy_registry.writer.daemon.rollouts import keep_rollouts
 from tests.conftest import violations
 from tests.support.daemon_process import Served, daemon_of, module
-from tests.support.etcd import etcd, host, in_step, needs_etcd, patient, section, serve_cluster
+from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, serve_cluster
 from tests.support.rollout_daemon import NAME, PLAN, Traffic, facts, set_clock
 
 pytestmark = needs_etcd
@@ -36,35 +38,39 @@ def named(served: Served) -> dict[int, int]:
         return registry.labels(NAME)["live"].versions
 
 
+@contextmanager
+def led(folder: Path, clock: Path) -> Iterator[tuple[EtcdCluster, Served, Served]]:
+    """A cluster of two hosts, the one that leads first."""
+    with (
+        etcd(folder / "etcd") as cluster,
+        daemon_of(__name__, "serve_by_clock", folder / "a", cluster.urls, str(clock)) as a,
+        daemon_of(__name__, "serve_by_clock", folder / "b", cluster.urls, str(clock)) as b,
+    ):
+        patient(lambda: section(a)["leads"] or section(b)["leads"])
+        yield (cluster, a, b) if section(a)["leads"] else (cluster, b, a)
+
+
 def test_the_leader_steers_what_was_begun_on_any_host(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     set_clock(clock, time.time())
-    with etcd(tmp_path / "etcd") as cluster:
-        arguments = (cluster.urls, str(clock))
-        with (
-            daemon_of(__name__, "serve_by_clock", tmp_path / "a", *arguments) as a,
-            daemon_of(__name__, "serve_by_clock", tmp_path / "b", *arguments) as b,
-        ):
-            patient(lambda: section(a)["leads"] or section(b)["leads"])
-            leader, other = (a, b) if section(a)["leads"] else (b, a)
-            with other.client() as client:
-                for milliseconds in (100, 200, 300):
-                    client.register_module(module(NAME, estimated_duration=milliseconds))
-                client.set_label(NAME, "live", 1)
-                client.start_rollout(NAME, 2, label="live", plan=PLAN)
-                in_step(other, leader)
-                assert named(leader) == named(other) == {1: 9000, 2: 1000}
-                Traffic(leader.path, clock, (0, 100.0), (0, 100.0)).until(lambda: facts(client)["state"] == "done")
-                in_step(leader, other)
-                assert named(leader) == named(other) == {2: 10_000}
-                client.set_label(NAME, "live", 1)
-                client.start_rollout(NAME, 2, label="live", plan=PLAN)
-                in_step(other, leader)
-                leader.kill()
-                cluster.post("/v3/lease/revoke", {"ID": str(cluster.lease(LEADER))})
-                patient(lambda: section(other)["leads"])
-                Traffic(other.path, clock, (0, 100.0), (9, 100.0)).until(lambda: facts(client)["state"] == "returned")
-                assert named(other) == {1: 10_000}
+    with led(tmp_path, clock) as (cluster, leader, other), other.client() as client:
+        for milliseconds in (100, 200, 300):
+            client.register_module(module(NAME, estimated_duration=milliseconds))
+        client.set_label(NAME, "live", 1)
+        client.start_rollout(NAME, 2, label="live", plan=PLAN)
+        in_step(other, leader)
+        assert named(leader) == named(other) == {1: 9000, 2: 1000}
+        Traffic(leader.path, clock, (0, 100.0), (0, 100.0)).until(lambda: facts(client)["state"] == "done")
+        in_step(leader, other)
+        assert named(leader) == named(other) == {2: 10_000}
+        client.set_label(NAME, "live", 1)
+        client.start_rollout(NAME, 2, label="live", plan=PLAN)
+        in_step(other, leader)
+        leader.kill()
+        cluster.post("/v3/lease/revoke", {"ID": str(cluster.lease(LEADER))})
+        patient(lambda: section(other)["leads"])
+        Traffic(other.path, clock, (0, 100.0), (9, 100.0)).until(lambda: facts(client)["state"] == "returned")
+        assert named(other) == {1: 10_000}
     for name in ("a", "b"):
         assert violations(tmp_path / name) == []
 
@@ -72,31 +78,23 @@ def test_the_leader_steers_what_was_begun_on_any_host(tmp_path: Path) -> None:
 def test_steps_take_their_time_on_the_leaders_clock(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     set_clock(clock, time.time() + 10 * PLAN.every)  # ahead of the host that the rollout is begun on
-    with etcd(tmp_path / "etcd") as cluster:
-        arguments = (cluster.urls, str(clock))
-        with (
-            daemon_of(__name__, "serve_by_clock", tmp_path / "a", *arguments) as a,
-            daemon_of(__name__, "serve_by_clock", tmp_path / "b", *arguments) as b,
-        ):
-            patient(lambda: section(a)["leads"] or section(b)["leads"])
-            leader, other = (a, b) if section(a)["leads"] else (b, a)
-            with other.client() as client:
-                for milliseconds in (100, 200):
-                    client.register_module(module(NAME, estimated_duration=milliseconds))
-                client.set_label(NAME, "live", 1)
-                client.start_rollout(NAME, 2, label="live", plan=PLAN)
-                in_step(other, leader)
-                calls = Traffic(leader.path, clock, (0, 100.0), (0, 100.0), seconds=0.0)
-                calls.until(lambda: facts(client)["errors"]["new_calls"] >= MIN_CALLS)
-                assert facts(client)["step"] == 0
-                client.steer_rollout(NAME, "pause", label="live")
-                set_clock(clock, float(clock.read_text(encoding="ascii")) + 10 * PLAN.every)
-                client.steer_rollout(NAME, "resume", label="live")
-                before = facts(client)["errors"]["new_calls"]
-                calls.until(lambda: facts(client)["errors"]["new_calls"] > before)
-                assert facts(client)["step"] == 0
-                calls = Traffic(leader.path, clock, (0, 100.0), (0, 100.0))
-                calls.until(lambda: facts(client)["step"] == 1)
+    with led(tmp_path, clock) as (_, leader, other), other.client() as client:
+        for milliseconds in (100, 200):
+            client.register_module(module(NAME, estimated_duration=milliseconds))
+        client.set_label(NAME, "live", 1)
+        client.start_rollout(NAME, 2, label="live", plan=PLAN)
+        in_step(other, leader)
+        calls = Traffic(leader.path, clock, (0, 100.0), (0, 100.0), seconds=0.0)
+        calls.until(lambda: facts(client)["errors"]["new_calls"] >= MIN_CALLS)
+        assert facts(client)["step"] == 0
+        client.steer_rollout(NAME, "pause", label="live")
+        set_clock(clock, float(clock.read_text(encoding="ascii")) + 10 * PLAN.every)
+        client.steer_rollout(NAME, "resume", label="live")
+        before = facts(client)["errors"]["new_calls"]
+        calls.until(lambda: facts(client)["errors"]["new_calls"] > before)
+        assert facts(client)["step"] == 0
+        calls = Traffic(leader.path, clock, (0, 100.0), (0, 100.0))
+        calls.until(lambda: facts(client)["step"] == 1)
 
 
 @pytest.mark.parametrize("value", [b"of another release", "another label's"])
