@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from dspy_registry.registry_store.boot_clock import ProcessIdentity, boot_seconds, process_identity
 from dspy_registry.registry_store.byte_locks import Hold
@@ -37,6 +37,9 @@ _FEWEST_CELLS: Final = 16
 _ALLOCATION_SECONDS: Final = 5.0
 _PAUSE: Final = 0.0005
 
+_write = CELL.pack_into
+_gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME
+
 
 class Region:
     """All cells with one key (one limit, or one probe), as this process sees them."""
@@ -47,43 +50,42 @@ class Region:
         self.word = FutexWord(file.map, first.word_at)
         self.starts: list[int] = []
         self.latest = 0  # index of the cell that this process took last: most likely free
-        self._pids: list[memoryview] = []
+        self.pid, self.started = own_identity()  # a forked child has regions of its own
+        self.pids: list[memoryview[int]] = []
+        """Of the cells: the pid of the holder; 0: free. Only a hint."""
         view = memoryview(file.map)
-        self._widest = view[first.widest_at : first.widest_at + 4].cast("I", shape=[])
-        self._awaited_until = view[first.awaited_at : first.awaited_at + 8].cast("d", shape=[])
-        self.add(first)
-
-    @property
-    def widest(self) -> int:
+        self.widest = view[first.widest_at : first.widest_at + 4].cast("I", shape=[])
         """The largest limit under which any call has begun."""
-        return self._widest[()]
+        self.awaited_until = view[first.awaited_at : first.awaited_at + 8].cast("d", shape=[])
+        """Until when somebody may be waiting, on the boot-time clock; 0: nobody ever waited."""
+        self.add(first)
 
     def add(self, region: RegionAt) -> None:
         """The next cells of this key."""
         view = memoryview(self.file.map)
         for start in range(region.cells_at, region.cells_at + region.cells * CELL_BYTES, CELL_BYTES):
             if not self.starts or start > self.starts[-1]:  # an exception may have interrupted an earlier call of this
-                self._pids[len(self.starts) :] = [view[start : start + 8].cast("Q", shape=[])]
+                self.pids[len(self.starts) :] = [view[start : start + 8].cast("Q", shape=[])]
                 self.starts.append(start)
 
     def listen(self) -> None:
         """Announce a waiter. Call this before the next try, and again after LONGEST_WAIT."""
         # Twice the wait, so that an earlier deadline that another waiter writes later is still late enough.
-        self._awaited_until[()] = boot_seconds() + 2 * LONGEST_WAIT
+        self.awaited_until[()] = boot_seconds() + 2 * LONGEST_WAIT
 
     def tell(self) -> None:
         """Wake one waiter. Makes a system call only if somebody may be waiting."""
         self.word.change()
-        if self._awaited_until[()] > boot_seconds():
+        if self.awaited_until[()] > boot_seconds():
             self.word.wake_one()
 
     def widen(self, calls: int) -> None:
         """Note a limit, before the first call under it begins. The caller holds ALLOCATING."""
-        self._widest[()] = max(calls, self.widest)
+        self.widest[()] = max(calls, self.widest[()])
 
     def order(self, below: int) -> Iterator[int]:
         """Indexes of cells, the likeliest to be free first. A cell may look free and be taken, or the reverse."""
-        pids = self._pids
+        pids = self.pids
         yield from (index for index in range(below) if not pids[index][()])
         yield from (index for index in range(below) if pids[index][()])
 
@@ -93,7 +95,7 @@ class Region:
         A call in cell i may begin if the cells up to i and the held cells after i are together at most `calls`. So
         the limit is kept, even if other calls begin at the same time.
         """
-        beyond = range(calls, min(self.widest, len(self.starts)))  # the next look has cells that were just added
+        beyond = range(calls, min(self.widest[()], len(self.starts)))  # the next look has cells that were just added
         first, last = self.starts[beyond[0]], self.starts[beyond[-1]]
         ours = self.file.held
         if not any(self.starts[i] in ours for i in beyond) and not self.file.is_locked_elsewhere(
@@ -118,14 +120,18 @@ class Lease(Hold):
 
     __slots__ = ("region",)
 
+    file: LeaseFile
+
     def __init__(self, region: Region) -> None:
-        super().__init__(region.file)
+        self.start = -1  # as `Hold` does, but without a call
+        self.file = region.file
+        self._me = ref(self)
         self.region = region
 
     def begin(self, calls: int) -> bool:
         """Begin a call under a limit of `calls`, if one is free. Returns whether it has begun."""
         region = self.region
-        if region.widest != calls:
+        if region.widest[()] != calls:
             return self._begin_in(region.order(region.room(calls)))
         latest = region.latest
         return (latest < calls and self._begin_at(latest)) or self._begin_in(region.order(calls))
@@ -134,15 +140,15 @@ class Lease(Hold):
         return any(map(self._begin_at, order))
 
     def _begin_at(self, index: int) -> bool:
-        region = self.region
+        region, file = self.region, self.file
         start = region.starts[index]
         if not self.take(start):
             return False
-        if region.file.is_retired:  # retired since it was looked up: a call in it no longer counts
+        if file.retired[()]:  # since it was looked up: a call in it no longer counts
             self.give_back()
             return False
         region.latest = index
-        CELL.pack_into(region.file.map, start, *own_identity(), boot_seconds())
+        _write(file.map, start, region.pid, region.started, _gettime(_BOOTTIME))
         return True
 
     def give_back(self) -> None:
@@ -150,13 +156,14 @@ class Lease(Hold):
         start = self.start
         if start < 0:
             return
-        file = self.region.file
-        if file.is_open:  # not in a forked child: there it is the parent's
+        file = self.file
+        if file.descriptor >= 0:  # not in a forked child: there it is the parent's
             with file.giving_back:  # the cell too is the next holder's as soon as the byte is
-                if self.is_held:
+                if file.held.get(start) is self._me:
                     file.map[start : start + 8] = _FREE
-                    file.give_back(start, self._me)
-            self.region.tell()
+                    file.let_go(start)
+            if self.region.awaited_until[()]:  # a waiter stored it before its try, so before the byte was free
+                self.region.tell()
         self.start = -1  # last: after an exception before it, the next call goes on, and tells
 
 
@@ -187,7 +194,7 @@ class _View:
     def is_current(self) -> bool:
         """False after a fork, and when another file has taken its place."""
         file = self.file
-        return file.descriptor >= 0 and not file.is_retired
+        return file.descriptor >= 0 and not file.retired[()]
 
     def prepared(self, key: str, calls: int) -> Region:
         """The cells of a key, allocated if they do not exist yet."""
@@ -231,8 +238,13 @@ class Leases:
         """The cells of a key, at least this many. Raises StoreError, StorePermissionError."""
         view = self._view
         if view is not None:
-            region = view.regions.get(key)
-            if region is not None and view.is_current and calls <= region.widest <= len(region.starts):
+            region, file = view.regions.get(key), view.file
+            if (
+                region is not None
+                and file.descriptor >= 0  # `is_current`, but without a call
+                and not file.retired[()]
+                and calls <= region.widest[()] <= len(region.starts)
+            ):
                 return region
         return self._prepared(key, calls)
 

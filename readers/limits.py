@@ -42,7 +42,7 @@ class LimitedCall:
     def __init__(self, leases: Leases, limits: Sequence[Limit], patience: float | None = None) -> None:
         self._leases = leases
         self._limits = limits
-        self._patience = checked_patience(patience)
+        self._patience = None if patience is None else checked_patience(patience)
         self._taken: list[Lease] = []
 
     def __enter__(self) -> LimitedCall:
@@ -67,19 +67,20 @@ class LimitedCall:
 
     def try_to_begin(self) -> Region | None:
         """Returns None if the call has begun, else the first limit that does not allow it now. Then nothing is held."""
-        for limit in self._limits:  # in the order of their keys, the same in every process
-            lease = Lease(self._leases.region(limit.key, limit.calls))
+        for key, calls in self._limits:  # in the order of their keys, the same in every process
+            lease = Lease(self._leases.region(key, calls))
             self._taken.append(lease)
-            if not lease.begin(limit.calls):
+            if not lease.begin(calls):
                 self.end()
                 return lease.region
         return None
 
     def end(self) -> None:
         """Give back all that is held."""
-        while self._taken:
-            self._taken[-1].give_back()
-            self._taken.pop()
+        taken = self._taken
+        while taken:
+            taken[-1].give_back()
+            taken.pop()
 
     def refusal(self, blocked: Region) -> LimitReachedError:
         """The error that names a limit and who has its calls."""
@@ -139,7 +140,7 @@ def checked_patience(patience: float | None) -> float | None:
 
 def holders_of(region: Region) -> list[Holder]:
     """Who has calls of one limit now."""
-    return _holders(region.file, region.key, region.starts[: region.widest])
+    return _holders(region.file, region.key, region.starts[: region.widest[()]])
 
 
 def all_holders(leases: Leases) -> list[Holder]:

@@ -110,8 +110,12 @@ class LockedFile:
         """Unlock a byte and remove its entry, if it is this owner's. A second call does nothing."""
         with self.giving_back:
             if self.held.get(start) is owner:
-                self.unlock(start)
-                del self.held[start]
+                self.let_go(start)
+
+    def let_go(self, start: int) -> None:
+        """Unlock a byte and remove its entry. The caller holds `giving_back`, and has seen whose the byte is."""
+        fcntl.fcntl(self.descriptor, _LOCK, request_to_unlock(start))
+        del self.held[start]
 
 
 class Hold:
@@ -128,16 +132,17 @@ class Hold:
         self._me = weakref.ref(self)
 
     def __del__(self) -> None:
-        self.give_back()
+        if self.start >= 0:
+            self.give_back()
 
     def take(self, start: int) -> bool:
         """Take this byte. False: it is taken. The hold must have no byte yet."""
-        file = self.file
+        file, me = self.file, self._me
         held = file.held
         if start in held:
             return False
         self.start = start  # from here on `give_back` knows what to look for
-        if held.setdefault(start, self._me) is self._me:
+        if held.setdefault(start, me) is me:
             if _locked(file.descriptor, request_to_lock(start)):
                 return True
             del held[start]

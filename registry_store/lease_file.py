@@ -118,7 +118,7 @@ class LeaseFile(LockedFile):
         self.map = self._mapped()
         if self.map[: len(MAGIC)] != MAGIC:
             raise _damaged(self.path, "it is not a file of leases")
-        self._retired = memoryview(self.map)[_RETIRED_AT : _RETIRED_AT + 8].cast("Q", shape=[])
+        self.retired = memoryview(self.map)[_RETIRED_AT : _RETIRED_AT + 8].cast("Q", shape=[])
         self._end = memoryview(self.map)[_END_AT : _END_AT + 8].cast("Q", shape=[])
 
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class LeaseFile(LockedFile):
     @property
     def is_retired(self) -> bool:
         """Whether another file has taken its place. Read it again after taking a lock: then it can no longer change."""
-        return self._retired[()] != 0
+        return self.retired[()] != 0
 
     @property
     def end(self) -> int:
@@ -160,7 +160,7 @@ class LeaseFile(LockedFile):
 
     def retire(self) -> None:
         """Mark the file as replaced by another one. The caller holds the lock on all its bytes."""
-        self._retired[()] = 1
+        self.retired[()] = 1
 
     def cover(self, end: int) -> None:
         """Map the file at least up to `end`. Raises StoreError if it is shorter."""

@@ -46,6 +46,18 @@ def test_a_limit_allows_that_many_calls_and_names_who_has_them(leases: Leases, t
     assert all_free(tmp_path)
 
 
+def test_a_call_tells_that_it_ended_once_anybody_has_waited(leases: Leases) -> None:
+    region = leases.region(QA, 1)
+    changes = []
+    region.word.change = lambda: changes.append(1)  # type: ignore[method-assign]
+    with call(leases):
+        pass
+    assert changes == []
+    with call(leases):
+        region.listen()
+    assert changes == [1]
+
+
 def test_patience_is_seconds(leases: Leases) -> None:
     with call(leases):
         began = time.monotonic()
