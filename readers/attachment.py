@@ -8,7 +8,6 @@ there is. `_valid` equals no word while the cache is empty: a look-up that canno
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,7 +42,6 @@ from dspy_registry.registry_store.sharing import attach, detach, run_deferred, s
 _LOOK_FOR_REPLACEMENT_EVERY: Final = 1.0  # seconds
 _ATTACH_TRIES: Final = 20
 
-_log = logging.getLogger("dspy_registry")
 _told: Final[set[str]] = set()
 
 T = TypeVar("T")
@@ -260,4 +258,6 @@ def _tell_what_is_missing(environment: Environment, file: RevisionFile) -> None:
     missing = missing_commits(environment.folder, word, revision)
     if missing is not None and missing not in _told:
         _told.add(missing)
-        _log.error("%s", missing)
+        import logging  # loads much, and is seldom needed here
+
+        logging.getLogger("dspy_registry").error("%s", missing)

@@ -17,7 +17,6 @@ from weakref import WeakValueDictionary, ref
 from dspy_registry.registry_store.boot_clock import ProcessIdentity, boot_seconds, process_identity
 from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.errors import StoreError
-from dspy_registry.registry_store.futex import FutexWord
 from dspy_registry.registry_store.lease_file import (
     ALLOCATING,
     CELL,
@@ -45,6 +44,8 @@ class Region:
     """All cells with one key (one limit, or one probe), as this process sees them."""
 
     def __init__(self, file: LeaseFile, first: RegionAt) -> None:
+        from dspy_registry.registry_store.futex import FutexWord  # ctypes is loaded only by those who need it
+
         self.key = first.key
         self.file = file
         self.word = FutexWord(file.map, first.word_at)

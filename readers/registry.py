@@ -14,17 +14,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import msgspec
 
-from dspy_registry.readers import watch
 from dspy_registry.readers.deciding import Deciding
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
 from dspy_registry.readers.snapshot import Snapshot
-from dspy_registry.readers.watched import ChangeWithRecords
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.arguments import check_text, plain_name, typed, words_of
 from dspy_registry.registry_store.changes import Change
@@ -36,6 +34,9 @@ from dspy_registry.registry_store.records import ModuleInfo, StoredModule
 from dspy_registry.registry_store.revision import is_sound
 from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
+
+if TYPE_CHECKING:
+    from dspy_registry.readers.watched import ChangeWithRecords
 
 DEFAULT_CACHE_SIZE: Final = 8192
 
@@ -283,6 +284,8 @@ class Registry(Deciding):
         revision word every `poll` seconds. A change with `everything` stands for all that the log no longer holds.
         Raises InvalidArgumentError for a negative number, TypeError for another type.
         """
+        from dspy_registry.readers import watch  # most readers watch nothing
+
         return watch.changes(watch.follower(self, since, names, records, timeout, poll))
 
     def watch_async(
@@ -295,6 +298,8 @@ class Registry(Deciding):
         poll: float = 0.01,
     ) -> AsyncIterator[Change]:
         """`watch` for asyncio, with the same arguments and errors. It needs no thread for each watcher."""
+        from dspy_registry.readers import watch
+
         return watch.changes_async(watch.follower(self, since, names, records, timeout, poll))
 
     def describe(self, name: str) -> StoredModule:

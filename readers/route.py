@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from dspy_registry.readers.asked import Accept, Asked
 from dspy_registry.readers.candidates import Candidates, KnownModule, Moment
 from dspy_registry.readers.ranking import Filter, Identity, Limits, Order, Ranked, Ranking, Reason, Unit, rank
-from dspy_registry.readers.route_explained import explained
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.errors import NoCandidateError
 from dspy_registry.registry_store.own_calls import Own
@@ -166,6 +165,8 @@ class Route:
 
     def explain(self) -> str:
         """For a person: each candidate's numbers, where they come from, the formula, every exclusion."""
+        from dspy_registry.readers.route_explained import explained  # few ask for it
+
         return explained(self._ranking, self._candidates, self._asked, self._moment)
 
 

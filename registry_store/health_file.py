@@ -16,8 +16,9 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -33,10 +34,12 @@ from dspy_registry.registry_store.errors import (
     StoreError,
     StorePermissionError,
 )
-from dspy_registry.registry_store.futex import FutexWord
 from dspy_registry.registry_store.own_files import new_file, not_regular, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.revision import RETIRED, is_retired
+
+if TYPE_CHECKING:
+    from dspy_registry.registry_store.futex import FutexWord
 
 HEALTH_FILE: Final = "health"
 
@@ -105,7 +108,13 @@ class HealthFile:
             raise _unknown(self.path)
         self.identity = (status.st_dev, status.st_ino)
         self.word = memoryview(self._map)[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
-        self.futex = FutexWord(self._map, _FUTEX_AT)
+
+    @cached_property
+    def futex(self) -> FutexWord:
+        """The number that changes with every list, to sleep on. ctypes is loaded only by those who need it."""
+        from dspy_registry.registry_store.futex import FutexWord
+
+        return FutexWord(self._map, _FUTEX_AT)
 
     def __repr__(self) -> str:
         return f"HealthFile({str(self.path)!r}, word={self.word[()]})"

@@ -5,8 +5,6 @@ A process keeps circuits itself only while no daemon takes its reports. They fol
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,8 +25,6 @@ IN_FORCE: Final = 0
 _LOOK_AGAIN_EVERY: Final = 1.0  # seconds, where there is no usable file
 _NO_WORD: Final = memoryview(bytearray(8)).cast("d", shape=[])
 _NO_WORD[()] = nan  # it equals nothing, so each question takes the slow path
-
-_log = logging.getLogger("dspy_registry")
 
 
 class ToldOutcome(NamedTuple):
@@ -138,7 +134,9 @@ class HostHealth:
         with self._lock:
             self._own_rules.update(rules)
             if self._own is None:
-                self._own = Circuits(boot_seconds, random.random, lambda name: self._own_rules.get(name, DEFAULTS))
+                from random import random  # most processes keep no circuits: a daemon does
+
+                self._own = Circuits(boot_seconds, random, lambda name: self._own_rules.get(name, DEFAULTS))
             changes = [self._own.record(name, told.version, told.outcome) for told in outcomes for name in told.names]
             self._own.sweep()
             if any(changes):
@@ -189,7 +187,9 @@ class HostHealth:
         """Once. Calls go on where health is not known, because it only advises."""
         if not self._has_told and not isinstance(error, RegistryNotFoundError):
             self._has_told = True
-            _log.warning("what is not healthy on this host is not known: %s", error)
+            import logging  # loads much, and is seldom needed here
+
+            logging.getLogger("dspy_registry").warning("what is not healthy on this host is not known: %s", error)
 
 
 def _default_rules(name: str) -> CircuitRules:

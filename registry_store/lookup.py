@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -202,7 +201,9 @@ def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleErr
     part = split(asked)[0] or asked
     known = dict.fromkeys((*_names_from(txn, dbs, part), *_names_from(txn, dbs, DSPY_PREFIX)))
     forms = {form: name for name in known for form in (last_part(name).lower(), name.lower())}
-    close = difflib.get_close_matches(part.lower(), forms, n=6, cutoff=0.6)
+    from difflib import get_close_matches  # readers seldom need it
+
+    close = get_close_matches(part.lower(), forms, n=6, cutoff=0.6)
     return UnknownModuleError(asked, tuple(dict.fromkeys(forms[form] for form in close))[:3])
 
 
