@@ -139,7 +139,7 @@ def _compare(bench: Bench) -> Iterator[Result]:
         names = {"store": registry.host_health}
         contest = Contest(
             [
-                Contender(OURS, "store.word[()] == store.known.word", lambda: names),
+                Contender(OURS, "store.word == store.known.seen", lambda: names),
                 Contender("nothing", "store", lambda: names),
             ],
             lambda _turn: [NAME] * 4096,

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dspy_registry.readers.routing import Recommendation
-from dspy_registry.registry_store.revision import RETIRED
+from dspy_registry.registry_store.revision import RETIRED, private_words
 
 _MOST_KEPT: Final = 8192
 
 
 class AdviceKept:
-    """What was advised while the words are these, by arguments. When it is full, another one takes its place."""
+    """What was advised while the shared words are `words`, by arguments. When full, another one takes its place."""
 
-    __slots__ = ("estimates", "recommendations", "usage_word", "word")
+    __slots__ = ("estimates", "recommendations", "words")
 
     def __init__(self, word: float = RETIRED, usage_word: float = RETIRED) -> None:
-        self.word = word
-        self.usage_word = usage_word
+        self.words = private_words(word, usage_word)
         self.estimates: dict[Any, int] = {}
         self.recommendations: dict[Any, Recommendation] = {}
 

@@ -35,6 +35,7 @@ from dspy_registry.registry_store.revision import (
     RevisionFile,
     is_retired,
     missing_commits,
+    private_word,
 )
 from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
@@ -74,12 +75,14 @@ class Attachment(Queries):
         "_valid",
         "_weights",
         "_word",
+        "_words",
         "path",
     )
 
     path: Path
     _word: memoryview[float]
-    _valid: float
+    _words: memoryview[float]
+    _valid: memoryview[float]
     _followed: float
     _records: dict[str, ModuleInfo]
     _selections: dict[str, Selection]
@@ -101,6 +104,7 @@ class Attachment(Queries):
         self.path = path
         self._weights = weights
         self._min_observed_calls = min_observed_calls
+        self._valid = private_word(RETIRED)
         self._cache = Cache(cache_size)
         self._environment: Environment | None = None
         self._own = own_place(path)
@@ -116,7 +120,7 @@ class Attachment(Queries):
             if self._environment is not environment:
                 return
             self._environment = None
-            self._valid = self._followed = RETIRED
+            self._valid[()] = self._followed = RETIRED
             self._cache.forget()
             self._usage = UsageCache()
         detach(environment)
@@ -186,7 +190,7 @@ class Attachment(Queries):
             with former.gate:  # no read of the former registry may fill the cache of the new one
                 if self._file.is_current() and not is_retired(self._word[()]) and not former.is_lost:
                     return
-                self._valid = self._followed = RETIRED
+                self._valid[()] = self._followed = RETIRED
                 if not former.writable and not former.open_snapshots:
                     former.close()  # if files were copied over these, its slots and pages have changed
                 self._open()
@@ -221,8 +225,9 @@ class Attachment(Queries):
         self._by_category = cache.by_category
         self._by_arguments = cache.by_arguments
         self._look_again_at = time.monotonic() + _LOOK_FOR_REPLACEMENT_EVERY
-        self._valid = self._followed = RETIRED
+        self._valid[()] = self._followed = RETIRED
         self._word = file.word
+        self._words = file.words
         self._usage = UsageCache()
         self._policies = PolicyCache()
         self._usage_word = file.usage_word
@@ -232,7 +237,7 @@ class Attachment(Queries):
     def _offer(self) -> None:
         """Let the hot paths see what the cache holds now."""
         self._records = self._cache.records
-        self._valid = RETIRED if self._cache.is_empty else self._followed
+        self._valid[()] = RETIRED if self._cache.is_empty else self._followed
 
 
 def _belongs(environment: Environment, file: RevisionFile) -> bool:

@@ -75,7 +75,7 @@ class ColdReads(Attachment):
         return self._fetch_again(name)
 
     def _exact(self, name: object) -> ModuleInfo | None:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             info = self._records.get(name)  # type: ignore[call-overload]  # as a dict, any key may be asked for
             if info is not None:
                 return info if info.name == name else None
@@ -218,7 +218,7 @@ class ColdReads(Attachment):
         return self._usage
 
     def _execute(self, plan: Plan) -> tuple[str, ...]:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             known = self._by_arguments.get(plan)
             if known is not None:
                 return known

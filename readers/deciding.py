@@ -116,10 +116,9 @@ class Deciding(HostReads):
                 others = (category, pool_type, native, gpu, max_memory, max_compute, *words)
                 arguments = (*arguments, *others)
             if (
-                self._word[()] == kept.word
-                and self._usage_word[()] == kept.usage_word
+                self._words == kept.words
                 and health.known is kept.health
-                and (kept.is_without_file or health.word[()] == kept.health_word)
+                and (kept.is_without_file or health.word == kept.health.seen)
                 and _clock(_BOOT_TIME) < kept.ends
             ):
                 return kept.routes[arguments]
@@ -161,8 +160,7 @@ class Deciding(HostReads):
     def _are_valid(self, decisions: Decisions) -> bool:
         """Whether what they rest on is unchanged."""
         return (
-            self._word[()] == decisions.word
-            and self._usage_word[()] == decisions.usage_word
+            self._words == decisions.words
             and self._health.current() is decisions.health
             and boot_seconds() < decisions.ends
         )
@@ -215,6 +213,6 @@ class Deciding(HostReads):
 
     def _advice_at(self, words: tuple[float, float]) -> AdviceKept:
         kept = self._advice
-        if (kept.word, kept.usage_word) != words or kept.is_full:
+        if tuple(kept.words) != words or kept.is_full:
             kept = self._advice = AdviceKept(*words)
         return kept

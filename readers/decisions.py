@@ -28,7 +28,7 @@ from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.policy import Declaration
-from dspy_registry.registry_store.revision import RETIRED
+from dspy_registry.registry_store.revision import RETIRED, private_words
 
 _MOST_ROUTES: Final = 4096
 _MOST_FACTS: Final = 65_536
@@ -38,7 +38,7 @@ _LOOK_FOR_HEALTH_EVERY: Final = 1.0
 
 
 class Decisions:
-    """What was decided while the words are `word` and `usage_word` and health is `health`, and until `ends`.
+    """What was decided while the shared words are `words` and health is `health`, and until `ends`.
 
     `ends` is on the boot-time clock. Change it only inside the gate, except for adding a route.
     """
@@ -54,18 +54,14 @@ class Decisions:
         "_terms",
         "ends",
         "health",
-        "health_word",
         "is_without_file",
         "routes",
-        "usage_word",
-        "word",
+        "words",
     )
 
     def __init__(self, word: float, usage_word: float, health: Health, ends: float) -> None:
-        self.word = word
-        self.usage_word = usage_word
+        self.words = private_words(word, usage_word)
         self.health = health
-        self.health_word = health.word
         self.is_without_file = isnan(health.word)
         self.ends = ends
         self.routes: dict[Any, Route] = {}
@@ -81,7 +77,7 @@ class Decisions:
     def begin(self, terms: Terms, moment: Moment, advise: Advise, former: Decisions) -> None:
         """Take over what was read at the same words, if only the minute or the health has changed."""
         self._terms, self._moment, self._advise = terms, moment, advise
-        if (former.word, former.usage_word) == (self.word, self.usage_word):
+        if former.words == self.words:
             self._known, self._excluded, self._policies = former._known, former._excluded, former._policies
 
     def load(self, txn: Transaction, dbs: Databases, asked: Asked) -> None:

@@ -107,7 +107,7 @@ class Registry(Deciding):
     # Hot paths
 
     def get_module(self, name: str) -> ModuleInfo:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 return self._records[name]
             except (KeyError, TypeError):
@@ -119,7 +119,7 @@ class Registry(Deciding):
 
     def resolve(self, name: str, *, key: str | None = None) -> Resolved:
         check_text("key", key)
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 return self._selections[name].choose(key)
             except (KeyError, TypeError):
@@ -127,7 +127,7 @@ class Registry(Deciding):
         return self._select(name).choose(key)
 
     def get_pool_type(self, name: str) -> str:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 return self._records[name].pool_type
             except (KeyError, TypeError):
@@ -135,7 +135,7 @@ class Registry(Deciding):
         return self.get_module(name).pool_type
 
     def has_native(self, name: str) -> bool:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 return self._records[name].native_available
             except (KeyError, TypeError):
@@ -145,7 +145,7 @@ class Registry(Deciding):
 
     def estimate_duration(self, name: str, input_size: str = "normal", basis: str = DECLARED) -> int:
         kept = self._advice
-        if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
+        if self._words == kept.words:
             try:
                 return kept.estimates[name, input_size, basis]
             except (KeyError, TypeError):
@@ -161,7 +161,7 @@ class Registry(Deciding):
         basis: str = DECLARED,
     ) -> Recommendation:
         kept, own = self._advice, self._own
-        if self._word[()] == kept.word and self._usage_word[()] == kept.usage_word:
+        if self._words == kept.words:
             try:
                 if basis == DECLARED or not own.tellers:
                     return kept.recommendations[name, input_size, optimize_latency, basis]
@@ -171,7 +171,7 @@ class Registry(Deciding):
         return self._recommend_and_keep(name, input_size, optimize_latency, basis)
 
     def find_by_capability(self, capability: str) -> tuple[str, ...]:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 return self._by_capability[capability]
             except (KeyError, TypeError):
@@ -179,7 +179,7 @@ class Registry(Deciding):
         return self._execute_and_keep(self._by_capability, capability, plan_term("capability", capability))
 
     def find_by_category(self, category: str) -> tuple[str, ...]:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 return self._by_category[category]
             except (KeyError, TypeError):
@@ -201,7 +201,7 @@ class Registry(Deciding):
         if any_capabilities is not None or without_capabilities is not None:  # kept by its plan
             others = (category, pool_type, native, gpu, max_memory, max_compute)
             return self._execute(plan_find(capabilities, *others, any_capabilities, without_capabilities))
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             try:
                 # Hashing the key takes a third of the time, so the usual arguments have a short one.
                 if category is None and native is None and gpu is None and max_compute is None:

@@ -17,14 +17,13 @@ from dspy_registry.registry_store.circuit import CLOSED, DEFAULTS, CircuitRow, C
 from dspy_registry.registry_store.circuits import Circuits, Key
 from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError
 from dspy_registry.registry_store.health_file import HealthFile
-from dspy_registry.registry_store.revision import is_retired
+from dspy_registry.registry_store.revision import is_retired, private_word
 
 IN_FORCE: Final = 0
 """The version under which a process counts calls that were reported without one."""
 
 _LOOK_AGAIN_EVERY: Final = 1.0  # seconds, where there is no usable file
-_NO_WORD: Final = memoryview(bytearray(8)).cast("d", shape=[])
-_NO_WORD[()] = nan  # it equals nothing, so each question takes the slow path
+_NO_WORD: Final = private_word(nan)  # it equals nothing, so each question takes the slow path
 
 
 class ToldOutcome(NamedTuple):
@@ -38,10 +37,11 @@ class ToldOutcome(NamedTuple):
 class Known:
     """What is not healthy, as of one `word`. It never changes: a kept answer is compared with it by identity."""
 
-    __slots__ = ("_rows", "own", "word")
+    __slots__ = ("_rows", "own", "seen", "word")
 
     def __init__(self, word: float, rows: Iterable[CircuitRow] = (), own: Iterable[CircuitRow] = ()) -> None:
         self.word = word
+        self.seen = private_word(word)
         self.own = tuple(own)
         self._rows: dict[Key, CircuitRow] = {}
         for row in (*rows, *self.own):
@@ -85,7 +85,7 @@ class Known:
 class HostHealth:
     """The health of one registry's modules. Threads may share it.
 
-    A hot path compares `word[()] == known.word`; where they are equal, `known` is what is in force. Otherwise, and
+    A hot path compares `word == known.seen`; where they are equal, `known` is what is in force. Otherwise, and
     always while there is no file, `current` finds out.
     """
 
@@ -110,7 +110,7 @@ class HostHealth:
     def current(self) -> Known:
         """What is not healthy now."""
         known = self.known
-        return known if self.word[()] == known.word else self._refreshed()
+        return known if self.word == known.seen else self._refreshed()
 
     def looked_up(self) -> Known:
         """As `current`, but a file that is new, or was replaced by hand, is found at once."""

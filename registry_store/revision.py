@@ -53,12 +53,28 @@ _MAGIC: Final = b"dspy-registry-1\n"
 _WORD_AT, _USAGE_AT, _MAGIC_AT, _BELL_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 192, 4096
 _ID_AT: Final = _MAGIC_AT + len(_MAGIC)
 _DATA_AT: Final = _ID_AT + 16
+_DOUBLE: Final = struct.Struct("d")
 _DATA: Final = struct.Struct("=QQ")  # device and inode of data.mdb
 _HEADER: Final = struct.Struct("=QQ")  # announced revision (0: none), length
 _PAYLOAD_AT: Final = _ANNOUNCEMENT_AT + _HEADER.size
 LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
 
 RETIRED: Final = float("nan")
+
+
+# Python compares two views of doubles without making an object of either, so `shared == private` is the quickest look
+# at a shared number. NaN is unequal to itself here, too. A view of one number never equals a view of two.
+
+
+def private_word(word: float) -> memoryview[float]:
+    """A number to compare with `word`, `usage_word`, or that of the health file. `[()]` reads it and sets it."""
+    return memoryview(bytearray(_DOUBLE.pack(word))).cast("d", shape=[])
+
+
+def private_words(word: float, usage_word: float) -> memoryview[float]:
+    """Two numbers to compare with `words`."""
+    return memoryview(bytearray(_DOUBLE.pack(word) + _DOUBLE.pack(usage_word))).cast("d")
+
 
 _LARGEST_BELL: Final = 2**32 - 1
 
@@ -108,9 +124,10 @@ def missing_commits(folder: Path, word: float, revision: int) -> str | None:
 class RevisionFile:
     """A mapping of the revision file. Readers map it read-only.
 
-    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `registry_id` is the identity
-    of the registry. `identity` is (device, inode) of this file, `data_identity` that of data.mdb: a copied or compacted
-    data.mdb may hold the same registry and revision, but live readers have not mapped it.
+    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `words` is a view of both.
+    `registry_id` is the identity of the registry. `identity` is (device, inode) of this file, `data_identity` that of
+    data.mdb: a copied or compacted data.mdb may hold the same registry and revision, but live readers have not mapped
+    it.
     """
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
@@ -135,6 +152,7 @@ class RevisionFile:
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
+        self.words = view[_WORD_AT : _USAGE_AT + 8].cast("d")[:: (_USAGE_AT - _WORD_AT) // 8]
 
     def _open(self, writable: bool) -> None:
         descriptor = open_file(self.path, os.O_RDWR if writable else os.O_RDONLY)

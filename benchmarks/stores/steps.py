@@ -14,7 +14,7 @@ import msgspec
 from benchmarks.datasets import MAP_SIZE
 from benchmarks.stores.baselines import checksum
 from dspy_registry import ModuleInfo
-from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.registry_store.revision import RevisionFile, private_word
 
 
 class Call:
@@ -40,10 +40,10 @@ class Verified:
     def __init__(self, records: dict[str, ModuleInfo], folder: Path) -> None:
         self._records = records
         self._word: Any = RevisionFile(folder).word
-        self._valid = self._word[()]
+        self._valid = private_word(self._word[()])
 
     def get(self, name: str) -> ModuleInfo:
-        if self._word[()] == self._valid:
+        if self._word == self._valid:
             return self._records[name]
         raise AssertionError("nobody writes here")
 

@@ -11,7 +11,15 @@ import pytest
 from dspy_registry import Change, ModuleInfo, Registry, RegistryWriter, StoreError
 from dspy_registry.registry_store.changes import LARGEST_LISTED_CHANGE
 from dspy_registry.registry_store.layout import REVISION_FILE
-from dspy_registry.registry_store.revision import FILE_BYTES, RevisionFile, committed, under_way
+from dspy_registry.registry_store.revision import (
+    FILE_BYTES,
+    RETIRED,
+    RevisionFile,
+    committed,
+    private_word,
+    private_words,
+    under_way,
+)
 from dspy_registry.registry_store.sharing import attach, detach
 from tests.support import cached_reader
 from tests.support.cached_reader import is_cached, update
@@ -37,6 +45,35 @@ def test_i2_the_word_follows_the_protocol(writer: RegistryWriter, registry_folde
         words.append(file.word[()])
     assert words[-1] == committed(revision)
     assert words == sorted(words)
+
+
+def test_views_are_equal_while_the_numbers_are(writer: RegistryWriter, registry_folder: Path) -> None:
+    file = RevisionFile(registry_folder, writable=True)
+    numbers = file.word[()], file.usage_word[()]
+    word, words = private_word(numbers[0]), private_words(*numbers)
+    assert file.word == word
+    assert file.words == words
+    assert tuple(file.words) == tuple(words) == numbers
+    file.usage_word[()] += 1
+    assert file.word == word
+    assert file.words != words
+    file.usage_word[()] -= 1
+    assert file.words == words
+    file.word[()] += 1
+    assert file.word != word
+    assert file.words != words
+    word[()] += 1
+    assert file.word == word
+
+
+def test_a_retired_word_equals_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
+    file = RevisionFile(registry_folder, writable=True)
+    usage = file.usage_word[()]
+    file.word[()] = RETIRED
+    assert file.word != private_word(RETIRED)
+    assert file.word != file.word
+    assert file.words != private_words(RETIRED, usage)
+    assert file.words != file.words
 
 
 def test_i2_a_refused_or_empty_commit_leaves_the_word_alone(writer: RegistryWriter, registry_folder: Path) -> None:
