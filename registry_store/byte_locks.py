@@ -24,6 +24,7 @@ from dspy_registry.registry_store.own_files import open_file
 from dspy_registry.registry_store.paths import FileIdentity
 
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+_fcntl = fcntl.fcntl
 _LOCK: Final = fcntl.F_OFD_SETLK
 _LOOK: Final = fcntl.F_OFD_GETLK
 _TAKEN: Final = (errno.EAGAIN, errno.EACCES)
@@ -39,16 +40,6 @@ def request_to_lock(start: int, length: int = 1) -> bytes:
 def request_to_unlock(start: int, length: int = 1) -> bytes:
     """The argument of fcntl to unlock bytes, as in `request_to_lock`."""
     return _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, length, 0)
-
-
-def _locked(descriptor: int, request: bytes) -> bool:
-    try:
-        fcntl.fcntl(descriptor, _LOCK, request)
-        return True
-    except OSError as error:
-        if error.errno in _TAKEN:
-            return False
-        raise
 
 
 class LockedFile:
@@ -84,15 +75,21 @@ class LockedFile:
 
     def lock(self, start: int, length: int = 1) -> bool:
         """Lock these bytes. False: another open file has a lock on some of them, and nothing was locked."""
-        return _locked(self.descriptor, request_to_lock(start, length))
+        try:
+            _fcntl(self.descriptor, _LOCK, request_to_lock(start, length))
+            return True
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            return False
 
     def unlock(self, start: int, length: int = 1) -> None:
         """Unlock these bytes. Does nothing if they are not locked."""
-        fcntl.fcntl(self.descriptor, _LOCK, request_to_unlock(start, length))
+        _fcntl(self.descriptor, _LOCK, request_to_unlock(start, length))
 
     def is_locked_elsewhere(self, start: int, length: int = 1) -> bool:
         """Whether another open file, of this or another process, has a lock on any of these bytes."""
-        answer = fcntl.fcntl(self.descriptor, _LOOK, request_to_lock(start, length))
+        answer = _fcntl(self.descriptor, _LOOK, request_to_lock(start, length))
         kind: int = _FLOCK.unpack(answer)[0]
         return kind != fcntl.F_UNLCK
 
@@ -114,7 +111,7 @@ class LockedFile:
 
     def let_go(self, start: int) -> None:
         """Unlock a byte and remove its entry. The caller holds `giving_back`, and has seen whose the byte is."""
-        fcntl.fcntl(self.descriptor, _LOCK, request_to_unlock(start))
+        _fcntl(self.descriptor, _LOCK, request_to_unlock(start))
         del self.held[start]
 
 
@@ -143,8 +140,12 @@ class Hold:
             return False
         self.start = start  # from here on `give_back` knows what to look for
         if held.setdefault(start, me) is me:
-            if _locked(file.descriptor, request_to_lock(start)):
+            try:  # as `LockedFile.lock` does, but without its calls
+                _fcntl(file.descriptor, _LOCK, request_to_lock(start))
                 return True
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
             del held[start]
         self.start = -1
         return False
