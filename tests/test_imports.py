@@ -45,11 +45,22 @@ def parsed(text: str, name: str) -> ast.Module:
     return ast.parse(text, name)
 
 
-def sources(root: Path, package: str) -> Iterator[tuple[Path, ast.Module]]:
+@functools.cache
+def nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """All within, as `ast.walk` finds them."""
+    return tuple(ast.walk(tree))
+
+
+def texts(root: Path, package: str) -> Iterator[tuple[Path, str]]:
     files = sorted(path for path in (root / package).rglob("*.py") if not in_a_linked_room(path, root))
     assert files, f"{root / package} holds no Python file: nothing would be checked"
     for path in files:
-        yield path.relative_to(root), parsed(path.read_text(encoding="utf-8"), str(path))
+        yield path.relative_to(root), path.read_text(encoding="utf-8")
+
+
+def sources(root: Path, package: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path, text in texts(root, package):
+        yield path, parsed(text, str(root / path))
 
 
 def in_a_linked_room(path: Path, root: Path) -> bool:
@@ -78,7 +89,7 @@ def called(node: ast.Call) -> str:
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The line and the module of each import statement, and of each call that imports by name."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.stmt | ast.expr):
             yield from ((node.lineno, module) for module in imported(node))
 
@@ -121,7 +132,7 @@ def import_circles(root: Path) -> list[list[str]]:
             name = ".".join(path.with_suffix("").parts)
             name = name if package == "dspy_registry" else f"dspy_registry.{name}"
             graph[name.removesuffix(".__init__")] = {
-                target for node in ast.walk(tree) if isinstance(node, ast.stmt) for target in targets(node)
+                target for node in nodes(tree) if isinstance(node, ast.stmt) for target in targets(node)
             }
     del graph["dspy_registry"]
     try:
@@ -143,12 +154,17 @@ def targets(node: ast.stmt) -> Iterator[str]:
 
 def lmdb_openers(root: Path) -> set[str]:
     """The files that open an environment: `lmdb.Environment` may be named, not called."""
-    return {path.as_posix() for package in PACKAGES for path, tree in sources(root, package) if opens_lmdb(tree)}
+    return {
+        path.as_posix()
+        for package in PACKAGES
+        for path, text in texts(root, package)
+        if "lmdb" in text and opens_lmdb(parsed(text, str(root / path)))
+    }
 
 
 def opens_lmdb(tree: ast.Module) -> bool:
     modules, classes = {"lmdb"}, set[str]()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         match node:
             case ast.Import(names=names):
                 modules |= {alias.asname or alias.name for alias in names if alias.name == "lmdb"}
@@ -156,7 +172,7 @@ def opens_lmdb(tree: ast.Module) -> bool:
                 if any(alias.name in ("open", "*") for alias in names):
                     return True
                 classes |= {a.asname or a.name for a in names if a.name == "Environment"}
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         match node:
             case ast.Attribute(value=ast.Name(id=name), attr="open") if name in modules:
                 return True
@@ -169,11 +185,7 @@ def opens_lmdb(tree: ast.Module) -> bool:
 
 
 def long_files(root: Path) -> list[str]:
-    lengths = {
-        path: len((root / path).read_text(encoding="utf-8").splitlines())
-        for folder in KEPT_SHORT
-        for path, _ in sources(root, folder)
-    }
+    lengths = {path: len(text.splitlines()) for folder in KEPT_SHORT for path, text in texts(root, folder)}
     return [f"{path}: {lines}" for path, lines in lengths.items() if lines > LONGEST_FILE]
 
 

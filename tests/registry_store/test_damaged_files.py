@@ -24,6 +24,7 @@ from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
 from tests.support.command import run_in_child
 from tests.support.processes import child, requests, say
+from tests.support.selection import each
 
 PAGE = mmap.PAGESIZE
 
@@ -116,7 +117,7 @@ def openings(folder: Path) -> list[Callable[[], Any]]:
     ]
 
 
-@pytest.mark.parametrize("damage", LOST)
+@pytest.mark.parametrize("damage", each(3, LOST))
 def test_i23_a_damaged_data_file_is_named_and_nothing_is_written(folder: Path, damage: str) -> None:
     change(folder, LOST[damage])
     before = files(folder)
@@ -218,7 +219,7 @@ def test_i23_a_missing_data_file_is_not_taken_for_a_new_registry(folder: Path) -
     assert files(folder) == before
 
 
-@pytest.mark.parametrize("damage", [*LOST, "missing"])
+@pytest.mark.parametrize("damage", each(4, [*LOST, "missing"]))
 def test_i23_a_damaged_registry_is_mended_by_a_backup(folder: Path, damage: str) -> None:
     made = backup(folder.parent / "backup", folder)
     if damage == "missing":

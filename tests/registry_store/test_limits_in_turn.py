@@ -25,6 +25,7 @@ from tests.support.providers import (
     stepping,
     usual,
 )
+from tests.support.selection import each
 
 CEILING = default_ceiling(DECLARED_TIMEOUT)
 SLOWEST = CEILING / 1.5
@@ -106,7 +107,7 @@ def test_timeouts_in_a_row_are_few_for_each_process_beside_others(
 @pytest.mark.parametrize(
     "interval", [pytest.param(1, marks=pytest.mark.full), 10, pytest.param(100, marks=pytest.mark.full)]
 )
-@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("name", each(3, PROVIDERS))
 def test_timeouts_in_a_row_are_few_for_eight_processes(name: str, interval: int) -> None:
     host = Host()
     random = Random(1)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,20 +15,23 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.command import COMMAND
+from tests.support import fork_server
+from tests.support.fork_server import Forked
 
+_IMPORTS = (*fork_server.WHAT_MOST_NEED, "dspy_registry.explorer.app", "uvicorn", "tests.support.command")
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 
 
 class Explorer:
     """Its address, and requests to it."""
 
-    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+    def __init__(self, url: str, process: Forked) -> None:
         self.url = url.rstrip("/")
         self.process = process
+        self._client = httpx.Client(timeout=60, trust_env=False)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=60, **options)
+        return self._client.get(self.url + path, **options)
 
     def json(self, path: str) -> Any:
         answer = self.get(path)
@@ -36,26 +39,35 @@ class Explorer:
         return answer.json()
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=60, **options)
+        return self._client.post(self.url + path, **options)
+
+    def close(self) -> None:
+        self._client.close()
 
 
 @contextmanager
 def explorer(registry: Path, *options: str, **environment: str) -> Iterator[Explorer]:
     """The explorer of a registry at a free port. It must end well when asked to, and have complained of nothing."""
-    command = [*COMMAND, "ui", "--port", "0", "--path", str(registry), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
-    assert process.stderr is not None
+    process = fork_server.start(
+        "tests.support.command",
+        "main_in_child",
+        *("ui", "--port", "0", "--path", registry, *options),
+        environment={**os.environ, **environment},
+        imports=_IMPORTS,
+        stderr=subprocess.PIPE,
+    )
     try:
         line = process.stderr.readline()
         assert " is at http" in line, line + process.stderr.read()
-        yield Explorer(line.split()[-1], process)
+        with closing(Explorer(line.split()[-1], process)) as running:
+            yield running
         process.send_signal(signal.SIGTERM)
         said = process.stderr.read()
         assert (process.wait(60), said) == (0, "")
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
+        process.close()
 
 
 @contextmanager

@@ -53,4 +53,4 @@ def lost(path: Path) -> int:
 def worker(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of its own, with `path` being its first argument."""
     head = "import sys\nfrom dspy_registry import UsageReporter\npath = sys.argv[1]\n"
-    return run_code(head + textwrap.dedent(code), *arguments)
+    return run_code(head + textwrap.dedent(code), *arguments, whole_end=True)

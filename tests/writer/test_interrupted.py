@@ -15,6 +15,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter
 from tests.support.processes import run
+from tests.support.selection import each
 
 INTERRUPTS = 1500
 MODULES = 200
@@ -65,7 +66,7 @@ def reads_amid_interrupts(folder: str, kind: str, cache_size: int) -> None:
 
 
 @pytest.mark.parametrize("cache_size", [0, 64])
-@pytest.mark.parametrize("kind", ["modules", "unknown", "queries", "length", "usage"])
+@pytest.mark.parametrize("kind", each(2, ["modules", "unknown", "queries", "length", "usage"]))
 def test_i16_an_interrupted_read_leaves_nothing_locked(registry_folder: Path, kind: str, cache_size: int) -> None:
     with RegistryWriter(registry_folder) as writer:
         writer.register_modules([ModuleInfo(f"a.M{number}") for number in range(MODULES)])

@@ -32,6 +32,7 @@ from tests.conftest import violations
 from tests.registry_store.test_release_fixtures import RELEASE
 from tests.support.compiled_programs import NAME, plain_document, publication
 from tests.support.processes import child, say
+from tests.support.selection import each
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def publish_once(folder: str, size: int) -> None:
         say(publish(opened, plain_document("killed", size), label="live"))
 
 
-@pytest.mark.parametrize("failpoint", NAMES)
+@pytest.mark.parametrize("failpoint", each(2, NAMES))
 def test_i33_a_writer_killed_while_a_state_is_written_leaves_all_of_it_or_nothing(
     registry_folder: Path, failpoint: str
 ) -> None:

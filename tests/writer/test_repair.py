@@ -32,6 +32,7 @@ from tests.stress.damage_bytes import PAGES, damage_data
 from tests.stress.oracle import contents
 from tests.support import TESTS
 from tests.support.raw_access import flipped, folder, opened
+from tests.support.selection import each
 from tests.writer.test_programs import plain_document, publish
 
 __all__ = ["folder"]
@@ -151,7 +152,9 @@ def test_a_gap_in_the_history_is_closed_and_told(folder: Path, tmp_path: Path) -
     assert violations(tmp_path / "new") == []
 
 
-@pytest.mark.parametrize("database", ["layers", "aliases", "sequences", "postings", "changes", "meta", "requests"])
+@pytest.mark.parametrize(
+    "database", each(3, ["layers", "aliases", "sequences", "postings", "changes", "meta", "requests"])
+)
 def test_a_database_whose_every_value_is_damaged_leaves_a_sound_registry(
     folder: Path, tmp_path: Path, database: str
 ) -> None:
@@ -215,7 +218,7 @@ def test_the_newer_state_is_told_by_its_revision(folder: Path, tmp_path: Path) -
     assert (facts(tmp_path / "new"), done.lost) == (expected, ())
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", each(4, range(16)))
 def test_whatever_happens_to_pages_the_new_registry_is_sound_and_tells(folder: Path, tmp_path: Path, seed: int) -> None:
     was = contents(folder, ["cot"])
     chance = random.Random(seed)

@@ -219,6 +219,7 @@ def test_a_manifest_that_does_not_show_fails_the_demo(begun: Demo) -> None:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.dspy
 def test_statistics_that_disagree_with_the_program_fail_the_demo(begun: Demo) -> None:
     begun.client.register_module(ModuleInfo("acme.Digest"))

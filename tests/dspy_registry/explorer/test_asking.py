@@ -18,6 +18,7 @@ from dspy_registry import ModuleInfo, Registry, RegistryWriter
 from dspy_registry.readers.route import Route
 from tests.support.command import run
 from tests.support.explorer import Explorer, explorer
+from tests.support.selection import each
 
 pytestmark = pytest.mark.xdist_group("explorer")
 
@@ -48,7 +49,7 @@ def ranked(route: Route) -> list[tuple[str, int]]:
     return [(each.name, each.version) for each in route.alternatives]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", each(3, KEYS))
 @pytest.mark.parametrize(
     "question",
     [

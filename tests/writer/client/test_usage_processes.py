@@ -46,7 +46,7 @@ def test_i26_the_last_calls_arrive_though_the_daemon_was_restarted(
             reporter.record("dspy.Predict", 1.0)
     """
     with daemon(seeded_registry):
-        process = start_code(textwrap.dedent(head) + ending, seeded_registry)
+        process = start_code(textwrap.dedent(head) + ending, seeded_registry, whole_end=True)
         assert process.stdout.readline() == "True\n"
     with daemon(seeded_registry):
         process.stdin.write("\n")

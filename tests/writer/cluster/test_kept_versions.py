@@ -34,6 +34,7 @@ from dspy_registry.writer.rollback import choose, read_versions
 from dspy_registry.writer.store import Store
 from tests.conftest import violations
 from tests.support.daemon_process import module
+from tests.support.selection import each
 
 KEYS = Keys("/dspy-registry/", "host")
 START = Position("cluster", "host")
@@ -181,7 +182,7 @@ def change(model: Model, chance: random.Random) -> None:
         model.label(name, chance.choice(("live", "old")), chance.sample(kept, min(len(kept), chance.choice((1, 2)))))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", each(3, range(24)))
 def test_i8_on_a_host_that_misses_what_it_misses(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     model = Model()

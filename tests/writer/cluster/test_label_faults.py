@@ -81,6 +81,7 @@ def test_labels_under_kills_cuts_and_compactions(tmp_path: Path, seed: int) -> N
     rounds(tmp_path, seed)
 
 
+@pytest.mark.full
 def test_labels_while_a_daemon_is_killed_and_revisions_are_compacted(tmp_path: Path) -> None:
     rounds(tmp_path, 1, steps=25, faults=3)
 

@@ -319,6 +319,7 @@ def test_what_a_release_or_a_rename_does_to_labels(tmp_path: Path, cluster: Etcd
             assert violations(served.path) == []
 
 
+@pytest.mark.full
 def test_many_labels_with_large_versions_are_one_change(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a:
         text = {"text": "x" * 300_000}

@@ -318,6 +318,7 @@ def test_a_compiled_program_moves_with_its_label_on_every_host(tmp_path: Path, c
             assert Programs(registry, ALLOW)[f"{NAME}@live"].qa.signature.instructions == "second"
 
 
+@pytest.mark.full
 @needs_etcd
 def test_hosts_publish_and_let_go_of_the_same_program_at_once(tmp_path: Path, cluster: EtcdCluster) -> None:
     document = plain_document("shared", 2 * _MIB)

@@ -26,6 +26,7 @@ from tests.conftest import violations
 from tests.support.daemon_process import module
 from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
 from tests.support.health_helpers import states
+from tests.support.selection import each
 
 pytestmark = needs_etcd
 PREFIX = b"/dspy-registry/"
@@ -47,7 +48,7 @@ def sound_batch(*names: str) -> bytes:
     return in_pieces(records)[0]
 
 
-@pytest.mark.parametrize("part", ["marker", "piece", "missing"])
+@pytest.mark.parametrize("part", each(3, ["marker", "piece", "missing"]))
 def test_a_batch_that_cannot_be_read_stops_no_host(tmp_path: Path, cluster: EtcdCluster, part: str) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a:
         at_a.register_module(module("acme.One"))
