@@ -45,7 +45,8 @@ class OwnCalls:
 
     def completed(self, name: str, version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed."""
-        self._of(name, version, size).completed(milliseconds)
+        recent = self._recent.get((name, version, size))
+        (self._of(name, version, size) if recent is None else recent).completed(milliseconds)
 
     def timed_out(self, name: str, version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds.

@@ -73,9 +73,11 @@ class OwnPlace:
         self._tell()
         with self._lock:
             known = self._calls.known(names)
+            if len(known) == 1:
+                return self._calls.seen(known[0], version, size, in_force=in_force)
             found = [self._calls.seen(name, version, size, in_force=in_force) for name in known]
-        if len(found) <= 1:
-            return found[0] if found else NOTHING
+        if not found:
+            return NOTHING
         return Own(max(own.longest for own in found), max(own.backoff for own in found))
 
     def _tell(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from dspy_registry.registry_store.outcome_kinds import TIMEOUT
 from dspy_registry.registry_store.own_place import OwnPlace
-from dspy_registry.writer.client.recorded_call import Call, measured, plain_name
+from dspy_registry.writer.client.recorded_call import Call, Names, measured, plain_name
 
 MOST_AT_ONCE: Final = 256
 """Calls that one question has told. A process that asks before each call has never more than its threads make."""
@@ -59,9 +59,14 @@ class ToldCalls:
             kind, version, size, milliseconds = measured(call)
             if milliseconds is None:
                 return
-            plain = plain_name(call[0])
-            names = (plain,) if isinstance(plain, str) else plain
+            name = call[0]
+            names = (name,) if type(name) is str else _several(name)
             tell = self._place.timed_out if kind == TIMEOUT else self._place.completed
             tell(names, version, size, milliseconds)
         except (Exception, SystemExit, GeneratorExit):  # values are objects of the program, and may raise anything
             return
+
+
+def _several(name: Names) -> tuple[str, ...]:
+    plain = plain_name(name)
+    return (plain,) if isinstance(plain, str) else plain
