@@ -7,7 +7,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 from dspy_registry.integrations.input_size import input_characters
@@ -198,7 +197,9 @@ class Router:
 
         def ask(left_ms: float | None) -> Route:
             within = None if left_ms is None or deadline_ms is None else min(deadline_ms, _rounded_up(left_ms))
-            return wanted.route(partial(route, capabilities, input_size=characters, deadline_ms=within, **asked))
+            return wanted.route(
+                lambda names: route(capabilities, names=names, input_size=characters, deadline_ms=within, **asked)
+            )
 
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)
