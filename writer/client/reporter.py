@@ -134,30 +134,29 @@ class UsageReporter:
         None: its duration ago. `retry_after` is how many seconds the provider asked to wait, None: it did not.
         """
         try:
-            has_room = self._room.pop()
-        except IndexError:
-            has_room = False
-        if has_room:
-            self._queue.append(
-                (  # flat: a second tuple within it would take as long again
-                    name,
-                    duration_ms,
-                    ok,
-                    input_chars,
-                    tokens_in,
-                    tokens_out,
-                    cost_usd,
-                    error,
-                    version,
-                    limit_ms,
-                    began,
-                    retry_after,
+            if self._room.pop():
+                self._queue.append(
+                    (  # flat: a second tuple within it would take as long again
+                        name,
+                        duration_ms,
+                        ok,
+                        input_chars,
+                        tokens_in,
+                        tokens_out,
+                        cost_usd,
+                        error,
+                        version,
+                        limit_ms,
+                        began,
+                        retry_after,
+                    )
                 )
-            )
-            if error is not None or ok is not True:
-                self._hurry()
-            return
-        self._room.append(False)  # to be found by the next call in a flood: an exception would take longer
+                if error is not None or ok is not True:
+                    self._hurry()
+                return
+            self._room.append(False)
+        except IndexError:
+            self._room.append(False)  # to be found by the next call of a flood: an exception takes longer
         try:
             with self._lock:
                 if ok is True and error is None:
