@@ -45,7 +45,10 @@ class Advising:
     def _advise(self, known: KnownModule, asked: Asked, last: Advice | None) -> Advice:
         """The advice for a candidate of a route, from what was read for the decision. `last` is of the same one."""
         found, size = known.found, asked.size
-        own = NOTHING if asked.basis == DECLARED else self._seen(found, size)
+        if asked.basis == DECLARED:
+            own = NOTHING
+        else:
+            own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
         if last is not None and last.own == own:
             return last
         declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)

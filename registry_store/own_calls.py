@@ -38,14 +38,10 @@ class OwnCalls:
         self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
         self._unversioned = 0  # how many entries of `_recent` are of calls under 0
 
-    def known(self, names: Iterable[str]) -> list[str]:
-        """Those names that calls were counted under: few of all that are asked for."""
-        counted = self._names
-        return [name for name in names if name in counted]
-
     def completed(self, name: str, version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed."""
-        self._of(name, version, size).completed(milliseconds)
+        recent = self._recent.get((name, version, size))
+        (self._of(name, version, size) if recent is None else recent).completed(milliseconds)
 
     def timed_out(self, name: str, version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds.
@@ -54,11 +50,23 @@ class OwnCalls:
         """
         self._of(name, version, size).timed_out(limit, math.inf)
 
+    def seen_by_names(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
+        """`seen` of a version under any of these names."""
+        found = NOTHING
+        for name in names:
+            if name in self._names:  # calls were counted under few of all names that are asked for
+                own = self.seen(name, version, size, in_force=in_force)
+                found = own if found is NOTHING else Own(*map(max, found, own))
+        return found
+
     def seen(self, name: str, version: int, size: str, *, in_force: bool) -> Own:
         """The calls seen of this version. `in_force`: it is the version in force, so calls under 0 belong to it."""
         recent = self._recent.get((name, version, size))
+        of_none = in_force and (self._unversioned or name in self._in_force)
+        if recent is not None and not of_none:
+            return Own(recent.longest, recent.backoff)
         found = [] if recent is None else [recent]
-        if in_force and (self._unversioned or name in self._in_force) and self._is_still(name, version):
+        if of_none and self._is_still(name, version):
             recent = self._recent.get((name, IN_FORCE, size))
             found += [] if recent is None else [recent]
         if not found:

@@ -72,11 +72,7 @@ class OwnPlace:
             return NOTHING
         self._tell()
         with self._lock:
-            known = self._calls.known(names)
-            found = [self._calls.seen(name, version, size, in_force=in_force) for name in known]
-        if len(found) <= 1:
-            return found[0] if found else NOTHING
-        return Own(max(own.longest for own in found), max(own.backoff for own in found))
+            return self._calls.seen_by_names(names, version, size, in_force=in_force)
 
     def _tell(self) -> None:
         for reference in self.tellers:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from types import FunctionType
+from types import CoroutineType, FunctionType
 from typing import Any
 
 from msgspec import Struct
@@ -82,10 +82,11 @@ class Calling:
         admission = admit(self.registry, step)
         if isinstance(admission, Refused):
             return admission
-        begun = step.begun(time.monotonic())
-        if begun is None:
-            return _too_late(admission)
-        step = begun
+        if step.end is not None:
+            begun = step.begun(time.monotonic())
+            if begun is None:
+                return _too_late(admission)
+            step = begun
         call = CallUnderWay(step.candidate.name, target.call)
         report = _Report(self, step, given, call, target.version)
         work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
@@ -170,7 +171,7 @@ class _Report:
         """`kind` "": as the error says."""
         candidate, limit_ms = self._step.candidate, self._step.seconds * 1000
         milliseconds = (time.monotonic() - self._began) * 1000
-        if inspect.iscoroutine(value):  # nobody would run it, and the call would count as completed
+        if type(value) is CoroutineType:  # nobody would run it, and the call would count as completed
             value.close()
             value, kind, error = None, CALLER, _not_awaited(candidate.name)
         kind = kind or (OK if error is None else self._calling.classify(error))
@@ -212,9 +213,9 @@ def _not_awaited(name: str) -> InvalidArgumentError:
 class _Held(Job):
     """A call in another thread. What it holds is given back when the call ends, or at once if it cannot begin."""
 
-    def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
-        super().__init__(work)
-        self._admission = admission
+    __slots__ = ("_admission",)
+
+    _admission: Admission
 
     def start(self) -> None:
         """Begin. An interrupt may come when the call has begun already: then it keeps what it holds."""
@@ -229,11 +230,13 @@ class _Held(Job):
 class InThread(_Held):
     """A call for which a thread waits."""
 
+    __slots__ = ("_abandoned", "_done", "_has_ended")
+
     def __init__(self, work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> None:
-        super().__init__(work, admission)
+        super().__init__(work)
+        self._admission = admission
         self._done = threading.Lock()
         self._done.acquire()
-        self._ending = threading.Lock()
         self._abandoned = abandoned
         self._has_ended = False
 
@@ -243,23 +246,25 @@ class InThread(_Held):
 
     def abandon(self) -> None:
         """Let it run on. Until it ends, it counts as abandoned."""
-        with self._ending:
-            if not self._has_ended:
-                self._abandoned.add(self)
+        self._abandoned.add(self)  # first: whichever of the two threads is later takes it out again
+        if self._has_ended:
+            self._abandoned.ended(self)
 
     def tell(self) -> None:
         self._admission.end()
-        with self._ending:
-            self._has_ended = True
-            self._abandoned.ended(self)
+        self._has_ended = True
+        self._abandoned.ended(self)
         self._done.release()
 
 
 class _ForTask(_Held):
     """A call for which a task waits. Cancelling `future` does not end the call."""
 
+    __slots__ = ("_loop", "future")
+
     def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
-        super().__init__(work, admission)
+        super().__init__(work)
+        self._admission = admission
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self._loop.create_future()
 

@@ -101,8 +101,9 @@ def course(ask: Callable[[float | None], Route], span: Span, chance: Callable[[]
     attempts: list[Attempt] = []
     number = 0
     while True:
+        left = span.left
         try:
-            route = ask(None if span.left is None else max(0.0, span.left * 1000))
+            route = ask(None if left is None else max(0.0, left * 1000))
         except NoCandidateError:
             if attempts:
                 raise _failed("nothing else may be called in the time left", attempts) from attempts[-1].error
@@ -128,7 +129,8 @@ def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step,
     """Each candidate once, in order. If none of them could begin, the first is tried once more, with patience."""
     refused: list[tuple[Try, Refused]] = []
     began = len(attempts)
-    for candidate in in_order(route.alternatives, span.left):
+    ranked = route.alternatives
+    for candidate in in_order(ranked, span.left) if ranked[-1].is_probe else ranked:
         step = _step(candidate, span)
         if step is None:
             continue

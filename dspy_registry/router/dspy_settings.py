@@ -21,13 +21,15 @@ def timeout_step(seconds: float) -> float:
 
 def is_streaming() -> bool:
     """Whether DSPy streams the answer: it then sends from the very thread that called the program."""
+    if "dspy" not in sys.modules:
+        return False
     settings = _settings()
     return settings is not None and settings.get("send_stream") is not None
 
 
 def within_time(seconds: float, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Call the target. The language model in force gets the time left as its timeout, where DSPy lets it."""
-    limited = limited_lm(seconds)
+    limited = limited_lm(seconds) if "dspy" in sys.modules else None
     if limited is None:
         return target(**arguments)
     with sys.modules["dspy"].context(lm=limited):

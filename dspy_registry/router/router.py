@@ -7,7 +7,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 from dspy_registry.integrations.input_size import input_characters
@@ -101,9 +100,7 @@ class Router:
         what `Registry.route` raises, and InvalidArgumentError for a name without a target or a target that must be
         awaited.
         """
-        return self.call_any(
-            self.targets, capabilities, arguments, names=names, input_size=input_size, deadline_ms=deadline_ms, **asked
-        )
+        return self._made(*self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms))
 
     async def acall(
         self,
@@ -116,8 +113,8 @@ class Router:
         **asked: Any,
     ) -> Result:
         """`call` for asyncio. A target that can be awaited is a task, which is cancelled at its limit."""
-        return await self.acall_any(
-            self.targets, capabilities, arguments, names=names, input_size=input_size, deadline_ms=deadline_ms, **asked
+        return await self._made_async(
+            *self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms)
         )
 
     def call_any(
@@ -128,7 +125,9 @@ class Router:
         **asked: Any,
     ) -> Result:
         """`call` with other targets than the router's own."""
-        given, steps = self._begin(targets, capabilities, arguments, asked)
+        return self._made(*self._begin_any(targets, capabilities, arguments, asked))
+
+    def _made(self, given: Given, steps: Course) -> Result:
         answer: Any = None
         while True:
             try:
@@ -150,7 +149,9 @@ class Router:
         **asked: Any,
     ) -> Result:
         """`acall` with other targets than the router's own."""
-        given, steps = self._begin(targets, capabilities, arguments, asked)
+        return await self._made_async(*self._begin_any(targets, capabilities, arguments, asked))
+
+    async def _made_async(self, given: Given, steps: Course) -> Result:
         answer: Any = None
         while True:
             try:
@@ -164,25 +165,41 @@ class Router:
             else:
                 answer = await self._calling.attempt_async(step, given)
 
-    def _begin(
+    def _begin_any(
         self,
         targets: Targets,
         capabilities: str | Iterable[str] | None,
         arguments: Mapping[str, Any] | None,
         asked: dict[str, Any],
     ) -> tuple[Given, Course]:
-        arguments = {} if arguments is None else arguments
-        deadline_ms, characters = asked.pop("deadline_ms", None), asked.pop("input_size", None)
-        _check(arguments, deadline_ms)
+        chosen = asked.pop("names", None), asked.pop("input_size", None), asked.pop("deadline_ms", None)
+        return self._begin(targets, capabilities, arguments, asked, *chosen)
+
+    def _begin(
+        self,
+        targets: Targets,
+        capabilities: str | Iterable[str] | None,
+        arguments: Mapping[str, Any] | None,
+        asked: dict[str, Any],
+        names: str | Iterable[str] | None,
+        characters: int | None,
+        deadline_ms: float | None,
+    ) -> tuple[Given, Course]:
+        if arguments is None and deadline_ms is None:
+            arguments = {}
+        else:
+            arguments = {} if arguments is None else arguments
+            _check(arguments, deadline_ms)
         if characters is None:
-            characters = input_characters(arguments)
-        chosen = asked.pop("names", None), asked.pop("label", None), asked.pop("key", None)
-        wanted = Wanted(self.registry, targets, *chosen)
-        route = partial(self.registry.route, capabilities, input_size=characters, **asked)
+            characters = input_characters(arguments) if arguments else 0
+        wanted = Wanted(self.registry, targets, names, asked.pop("label", None), asked.pop("key", None))
+        route = self.registry.route
 
         def ask(left_ms: float | None) -> Route:
-            within = None if left_ms is None else min(deadline_ms, _rounded_up(left_ms))
-            return wanted.route(partial(route, deadline_ms=within))
+            within = None if left_ms is None or deadline_ms is None else min(deadline_ms, _rounded_up(left_ms))
+            return wanted.route(
+                lambda names: route(capabilities, names=names, input_size=characters, deadline_ms=within, **asked)
+            )
 
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)
@@ -219,8 +236,6 @@ def _target_problems(targets: object) -> list[str]:
 
 def _check(arguments: object, deadline_ms: object) -> None:
     """Raises InvalidArgumentError, before an attempt could count against a target."""
-    if deadline_ms is None and type(arguments) is dict and not arguments:
-        return
     wrong = amount_problems("deadline_ms", deadline_ms)
     if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
         wrong.append("arguments must be a mapping of names to values")

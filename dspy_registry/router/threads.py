@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from dspy_registry.router.inbox import Inbox, new_inbox
+
 _IDLE_SECONDS: Final = 60.0
+
+_clock = time.monotonic
 
 
 class Job(ABC):
@@ -24,6 +28,8 @@ class Job(ABC):
     `tell` is a method, not an attribute: a job that is dropped before it begins is no cycle, so what it holds is given
     back at once.
     """
+
+    __slots__ = ("_turn", "_work", "error", "value")
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
@@ -54,18 +60,19 @@ class Job(ABC):
 
 
 class Threads:
-    """Threads that wait for a job for a minute, and then end."""
+    """Threads that wait for a job. One that none was left for in a minute ends when a later job has ended."""
 
     def __init__(self) -> None:
-        self._idle: deque[SimpleQueue[Job]] = deque()
+        self._idle: deque[Inbox[Job]] = deque()
 
     def start(self, job: Job) -> None:
         """Run a job in another thread."""
         try:
             inbox = self._idle.pop()  # the one that waits for the shortest time: the others may end
         except IndexError:
-            inbox = SimpleQueue()
-            thread = threading.Thread(target=self._serve, args=(inbox,), name="dspy-registry call", daemon=True)
+            inbox = new_inbox()
+            arguments = inbox, self._idle
+            thread = threading.Thread(target=self._serve, args=arguments, name="dspy-registry call", daemon=True)
             inbox.put(job)
             thread.start()
         else:
@@ -73,24 +80,33 @@ class Threads:
 
     def forget(self) -> None:
         """In a forked child: the threads are the parent's."""
-        self._idle = deque()
+        idle, self._idle = self._idle, deque()
+        for inbox in idle:
+            inbox.close()
 
-    def _serve(self, inbox: SimpleQueue[Job]) -> None:
-        job: Job | None = inbox.get()
-        while job is not None:
+    def _serve(self, inbox: Inbox[Job], idle: deque[Inbox[Job]]) -> None:
+        while (job := inbox.get()) is not None:
             job.run()
             del job  # the values of a call may be large
-            self._idle.append(inbox)
-            job = self._next(inbox)
+            if self._idle is not idle:  # the call forked, and this is the child: the parent's thread waits at the inbox
+                break
+            inbox.idle_since = _clock()
+            if idle:
+                _end_one(idle, inbox.idle_since)
+            idle.append(inbox)
+        inbox.close()
 
-    def _next(self, inbox: SimpleQueue[Job]) -> Job | None:
-        with suppress(Empty):
-            return inbox.get(timeout=_IDLE_SECONDS)
-        try:
-            self._idle.remove(inbox)
-        except ValueError:  # it was taken at this moment: its job comes
-            return inbox.get()
-        return None
+
+def _end_one(idle: deque[Inbox[Job]], now: float) -> None:
+    """End the thread that was idle for the longest time, if that was a minute."""
+    with suppress(IndexError):  # another thread may take each of them at any moment
+        if now - idle[0].idle_since < _IDLE_SECONDS:
+            return
+        longest = idle.popleft()
+        if now - longest.idle_since < _IDLE_SECONDS:
+            idle.appendleft(longest)
+        else:
+            longest.put(None)
 
 
 threads: Final = Threads()

@@ -53,20 +53,20 @@ class Wanted:
         """The name of the target, by the name that the last route was asked for."""
         return asked if self._chosen is None else self._chosen[asked]
 
-    def route(self, ask: Callable[..., Route]) -> Route:
+    def route(self, ask: Callable[[tuple[str, ...]], Route]) -> Route:
         """The route among them. `ask` gives it for `names`. Raises what `ask` raises."""
         if not self._is_plain:
             self._chosen = self._versions()
         wanted: Iterable[str] = self._targets if self._chosen is None else self._chosen
         names = tuple(wanted)
         try:
-            return ask(names=names)
+            return ask(names)
         except GONE:
             known = {name: self.target_of(name) for name in names if self._resolved(name) is not None}
             if not known or len(known) == len(names):
                 raise
             self._chosen = known
-            return ask(names=tuple(known))
+            return ask(tuple(known))
 
     def _versions(self) -> dict[str, str]:
         """Each by the version that the label or the key chooses: `name@version`."""

@@ -87,9 +87,11 @@ def measured(call: Call) -> tuple[str, int, str, float | None]:
     Who asks before each call needs only these. May raise what the values raise.
     """
     _, duration, ok, input_chars, _, _, _, error, version, limit, _, _ = call
-    kind = kind_told(ok, error)
+    kind = OK if ok is True and error is None else kind_told(ok, error)
     milliseconds = None
-    if kind == TIMEOUT and _is_number(limit) and limit > 0:
+    if kind == OK and type(duration) is float and abs(duration) < LARGEST_COUNT:  # the usual call
+        milliseconds = duration
+    elif kind == TIMEOUT and _is_number(limit) and limit > 0:
         milliseconds = float(limit)
     elif kind in _TIMED and _is_number(duration):
         milliseconds = float(duration)

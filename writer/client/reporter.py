@@ -60,9 +60,9 @@ class UsageReporter:
         if not is_time_limit(interval):
             raise InvalidArgumentError(f"interval is {interval!r}, it must be a number of seconds above 0.")
         self._interval = min(interval, threading.TIMEOUT_MAX)
-        self._queue: deque[Call] = deque()
         self._place = own_place(self.path)
-        self._told = ToldCalls(self._queue, self._place)
+        self._told = ToldCalls(self._place)
+        self._queue, self._room = self._told.queue, self._told.room
         self._begin()
         _reporters.add(self)
 
@@ -80,9 +80,7 @@ class UsageReporter:
 
     def _begin(self) -> None:
         """Start empty. In a forked child, the pending calls and the connection belong to the parent."""
-        self._queue.clear()
-        self._told.begin()
-        self._room = 0  # until the first call starts the thread: a process without calls has no thread
+        self._told.begin()  # no room until the first call starts the thread: a process without calls has no thread
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # for all state but the queue; re-entered by a signal handler that records
         # Calls that were only counted: those that succeeded by name, the others by name, `ok` and `error` as they came.
@@ -135,27 +133,30 @@ class UsageReporter:
         is taken to have had its duration as its limit. `began` is when the call began, as `time.monotonic()` told it;
         None: its duration ago. `retry_after` is how many seconds the provider asked to wait, None: it did not.
         """
-        queue = self._queue
-        if len(queue) < self._room:
-            queue.append(
-                (  # flat: a second tuple within it would take as long again
-                    name,
-                    duration_ms,
-                    ok,
-                    input_chars,
-                    tokens_in,
-                    tokens_out,
-                    cost_usd,
-                    error,
-                    version,
-                    limit_ms,
-                    began,
-                    retry_after,
+        try:
+            if self._room.pop():
+                self._queue.append(
+                    (  # flat: a second tuple within it would take as long again
+                        name,
+                        duration_ms,
+                        ok,
+                        input_chars,
+                        tokens_in,
+                        tokens_out,
+                        cost_usd,
+                        error,
+                        version,
+                        limit_ms,
+                        began,
+                        retry_after,
+                    )
                 )
-            )
-            if error is not None or ok is not True:
-                self._hurry()
-            return
+                if error is not None or ok is not True:
+                    self._hurry()
+                return
+            self._room.append(False)
+        except IndexError:
+            self._room.append(False)  # to be found by the next call of a flood: an exception takes longer
         try:
             with self._lock:
                 if ok is True and error is None:
@@ -190,7 +191,7 @@ class UsageReporter:
             self._overflow_failed[outcome] = self._overflow_failed.get(outcome, 0) + 1
 
     def _start(self) -> None:
-        self._room = QUEUE_LENGTH
+        self._told.open(QUEUE_LENGTH - 1)  # the first call is on the queue already
         self._thread = threading.Thread(target=self._run, name="dspy-registry usage", daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is ending: `flush` sends the last calls
             self._thread.start()
@@ -257,7 +258,7 @@ class UsageReporter:
     def _gather_alone(self) -> None:
         now = clocks()
         moment = moment_at(now, before=self._gathered_at)
-        for taken in range(len(self._queue)):  # a fixed number: the queue may be filled as fast as this empties it
+        for taken in range(len(self._told)):  # a fixed number: the queue may be filled as fast as this empties it
             if taken % _AT_ONCE == _AT_ONCE - 1:
                 time.sleep(_BREATH)  # lets the threads of the program run
             call = self._told.pop()
@@ -331,7 +332,7 @@ class UsageReporter:
         delivered = self.flush(timeout)
         with self._lock:
             self._closed = True
-            self._room = 0
+            self._told.close()
         self._wake.ring()
         self._failed.ring()
         self._link.close()

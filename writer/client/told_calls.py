@@ -8,60 +8,101 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import repeat
 from typing import Final
 
 from dspy_registry.registry_store.outcome_kinds import TIMEOUT
 from dspy_registry.registry_store.own_place import OwnPlace
-from dspy_registry.writer.client.recorded_call import Call, measured, plain_name
+from dspy_registry.writer.client.recorded_call import Call, Names, measured, plain_name
 
 MOST_AT_ONCE: Final = 256
 """Calls that one question has told. A process that asks before each call has never more than its threads make."""
 
 
 class ToldCalls:
-    """The queue is filled by any thread, and emptied only here."""
+    """The queue is filled by any thread, and emptied only here.
 
-    def __init__(self, queue: deque[Call], place: OwnPlace) -> None:
-        self._queue = queue
+    Who puts a call on `queue` first takes a True from `room`, which has one for each further call that may be kept. A
+    list, and a deque instead of a comparison of lengths: of all that was measured, this takes the least time.
+    """
+
+    def __init__(self, place: OwnPlace) -> None:
+        self.queue: list[Call] = []
+        self.room: deque[bool] = deque()
         self._place = place
         self.begin()
         place.add_teller(self)
 
     def begin(self) -> None:
-        """The queue is empty, and nobody else is at work here: at first, and in a forked child."""
+        """The queue is empty and has no room, and nobody else is at work here: at first, and in a forked child."""
         self._lock = threading.RLock()  # re-entered by a signal's handler that asks
         self._told = 0
+        self._taken: deque[Call] = deque()
+        self._is_open = False
+        self.queue.clear()
+        self.room.clear()
+
+    def open(self, places: int) -> None:
+        """Give the queue room for so many calls."""
+        self._is_open = True
+        self.room.extend(repeat(True, places))
+
+    def close(self) -> None:
+        """Let the queue take no further call."""
+        with self._lock:
+            self._is_open = False
+            self.room.clear()
+
+    def __len__(self) -> int:
+        return len(self._taken) + len(self.queue)
 
     def tell(self) -> None:
         """Tell what is queued and was not told yet."""
-        if len(self._queue) <= self._told:
+        if len(self.queue) <= self._told:
             return
         with self._lock:
             for _ in range(MOST_AT_ONCE):
-                if len(self._queue) <= self._told:
+                if len(self.queue) <= self._told:
                     return
-                call = self._queue[self._told]
-                self._told += 1
-                self._tell(call)
+                self._tell_next()
 
     def pop(self) -> Call:
-        """The oldest call, taken from the queue and told."""
+        """The oldest call, taken from the queue and told. Raises IndexError when there is none."""
         with self._lock:
-            call = self._queue.popleft()
-            if self._told:
-                self._told -= 1
-            else:
-                self._tell(call)
+            if not self._taken:
+                self._take()
+            call = self._taken.popleft()
+            if self._is_open:
+                self.room.append(True)
             return call
+
+    def _take(self) -> None:
+        """Take some calls at once: each time, the list moves all those behind."""
+        calls = self.queue[:MOST_AT_ONCE]
+        while self._told < len(calls):
+            self._tell_next()
+        del self.queue[: len(calls)]
+        self._told -= len(calls)
+        self._taken.extend(calls)
+
+    def _tell_next(self) -> None:
+        call = self.queue[self._told]
+        self._told += 1
+        self._tell(call)
 
     def _tell(self, call: Call) -> None:
         try:
             kind, version, size, milliseconds = measured(call)
             if milliseconds is None:
                 return
-            plain = plain_name(call[0])
-            names = (plain,) if isinstance(plain, str) else plain
+            name = call[0]
+            names = (name,) if type(name) is str else _several(name)
             tell = self._place.timed_out if kind == TIMEOUT else self._place.completed
             tell(names, version, size, milliseconds)
         except (Exception, SystemExit, GeneratorExit):  # values are objects of the program, and may raise anything
             return
+
+
+def _several(name: Names) -> tuple[str, ...]:
+    plain = plain_name(name)
+    return (plain,) if isinstance(plain, str) else plain

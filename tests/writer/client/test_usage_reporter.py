@@ -136,6 +136,31 @@ def test_calls_beyond_the_queue_are_still_counted(seeded_registry: Path, reporte
     assert (usage.calls, usage.errors) == (QUEUE_LENGTH + 501, (QUEUE_LENGTH + 500) // 2)
 
 
+def test_a_queue_that_was_full_takes_calls_again(seeded_registry: Path, reporter: UsageReporter) -> None:
+    reporter.record("dspy.Predict", 1.0, tokens_in=1)
+    for _ in range(3):
+        with reporter._working:
+            for _ in range(2 * QUEUE_LENGTH):
+                reporter.record("dspy.Predict", 1.0, tokens_in=1)
+            assert len(reporter._told) == QUEUE_LENGTH
+        reporter.flush(30)  # there is no daemon: the calls are aggregated
+        assert len(reporter._told) == 0
+    with daemon(seeded_registry), Registry(seeded_registry) as registry:
+        wait_until(reporter.flush, "the daemon")
+        usage = registry.usage("dspy.Predict")
+    assert usage.calls == 6 * QUEUE_LENGTH + 1
+    assert 3 * QUEUE_LENGTH <= usage.tokens_in <= usage.calls, "the values of those that were on the queue"
+
+
+def test_calls_after_the_end_are_not_kept(seeded_registry: Path) -> None:
+    with UsageReporter(seeded_registry) as reporter:
+        reporter.record("dspy.Predict", 1.0)
+    for _ in range(3):
+        reporter.record("dspy.Predict", 1.0)
+    assert len(reporter._told) <= 1, "the first call, if no daemon took it"
+    assert not reporter._overflow
+
+
 def test_names_beyond_the_queue_are_bounded(seeded_registry: Path, reporter: UsageReporter) -> None:
     reporter.record("dspy.Predict", 1.0)
     with reporter._working:
