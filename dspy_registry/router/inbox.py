@@ -71,6 +71,8 @@ class QueueInbox(Inbox[T]):
 
 def new_inbox() -> Inbox[T]:
     """An inbox of the quicker kind, where that works."""
+    if not hasattr(os, "eventfd"):  # another system than Linux
+        return QueueInbox()
     if type(_thread.start_new_thread) is not BuiltinFunctionType:  # gevent: to block one of its threads blocks them all
         return QueueInbox()
     try:
