@@ -109,18 +109,18 @@ def typed(function: Callable[P, T]) -> Callable[P, T]:
     """
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    rules: dict[str, tuple[type, ...]] = {}
-    for name in names:
-        kinds = _kinds(function.__annotations__.get(name, ""), function.__globals__)
-        if kinds:
-            rules[name] = kinds
+    rules = {name: _kinds(function.__annotations__.get(name, ""), function.__globals__) for name in names}
+    in_order = tuple(rules.items())
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
-        for name, kinds in rules.items():
-            if name in given and type(given[name]) not in kinds:
-                raise wrong_type(name, _named(kinds), given[name])
+        for (name, kinds), value in zip(in_order, args, strict=False):
+            if kinds and type(value) not in kinds:
+                raise wrong_type(name, _named(kinds), value)
+        for name, value in kwargs.items():
+            kinds = rules.get(name, ())
+            if kinds and type(value) not in kinds:
+                raise wrong_type(name, _named(kinds), value)
         return function(*args, **kwargs)
 
     return checked

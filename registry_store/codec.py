@@ -131,8 +131,12 @@ class Sealed:
     def dump(self, value: Any, key: Buffer, format: int) -> bytes:
         """Bytes of a value that are sealed for this key, in this format."""
         if format > 1:
-            return seal(encode(value), crc32(key, self._database))
+            return self.sealed(encode(value), key)
         return seal(encode(value if self._shortened is None else self._shortened(value)))
+
+    def sealed(self, encoded: bytes, key: Buffer) -> bytes:
+        """What `dump` makes in format 2, from `encode(value)`."""
+        return seal(encoded, crc32(key, self._database))
 
     def load(self, value: Buffer | None, key: Buffer, format: int) -> Any:
         """The value stored under this key. Raises CorruptRecordError, for another key's value too.

@@ -53,7 +53,8 @@ def lookup_keys(name: str) -> tuple[str, ...]:
     last = last_part(name)
     word = snake_case(last)
     if last and len(word) <= _SURELY_SHORT:
-        return tuple(dict.fromkeys((name, last, word)))
+        found = (name,) if last == name else (name, last)
+        return found if word in found else (*found, word)
     return tuple(key for key in dict.fromkeys((name, last, word)) if 0 < len(key.encode()) <= MAX_NAME_BYTES)
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dspy_registry.registry_store.changes import Change, announcement_codec
+from dspy_registry.registry_store.codec import seal
 from dspy_registry.registry_store.data_file import refuse_loss
 from dspy_registry.registry_store.disk import explanation, sync
 from dspy_registry.registry_store.errors import (
@@ -200,9 +201,9 @@ class RevisionFile:
 
     # The writer's side
 
-    def announce(self, change: Change) -> None:
-        """Lay down what the coming commit changes, then store its odd word."""
-        payload = announcement_codec.dump(change)
+    def announce(self, change: Change, encoded: bytes | None = None) -> None:
+        """Lay down what the coming commit changes, then store its odd word. `encoded` is `encode(change)`, if known."""
+        payload = announcement_codec.dump(change) if encoded is None else seal(encoded)
         if len(payload) > LARGEST_ANNOUNCEMENT:
             payload = announcement_codec.dump(Change(change.revision, change.committed_at, everything=True))
         # No reader takes a half-written announcement: its revision stands there only when it is whole.

@@ -29,6 +29,7 @@ from dspy_registry.registry_store.names import ALL, are_indexed_alike, terms
 from dspy_registry.registry_store.order import GONE, NAMES_PER_ROW, row_of, store_row
 from dspy_registry.registry_store.policy_rows import policy_codec
 from dspy_registry.registry_store.records import StoredModule
+from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.entry import Entry
@@ -60,13 +61,10 @@ class _Application:
         # Rows of names that change. A module that is removed and registered in one draft changes them too: it logs
         # an update.
         self._order: dict[int, list[str]] = {}
-        self._old_words = self._catalog.vocabulary()
         declared = draft.implications
         self._implications: bytes | None = None
-        self._new_words = self._old_words
         if declared is not None:
             self._implications = implications_codec.dump(declared, layout.META_VOCABULARY, self._format)
-            self._new_words = vocabulary_of(self._implications, self._format)
 
     def operations(self) -> Operations:
         """Everything of the draft, as puts and deletes."""
@@ -134,9 +132,9 @@ class _Application:
 
     def _only_source_changed(self, stored: StoredModule, entry: Entry) -> bool:
         kept = stored.provenance
-        is_the_same = (kept.version, kept.sequence) == (entry.version, entry.sequence)
-        is_equal = (encode(stored.info), kept.program) == (entry.encoded, entry.program)
-        return is_the_same and (not entry.global_revision or is_equal)
+        if (kept.version, kept.sequence) != (entry.version, entry.sequence):
+            return False
+        return not entry.global_revision or (encode(stored.info), kept.program) == (entry.encoded, entry.program)
 
     def _put_record(self, entry: Entry, revision: int, updated_at: int) -> None:
         key = entry.info.name.encode()
@@ -167,8 +165,8 @@ class _Application:
         is_kept = old == new and old is not None
         if is_kept and self._implications is None and are_indexed_alike(stored.info, entry.info):  # type: ignore[union-attr]
             return
-        old_terms = terms(stored.info, self._old_words) if stored else ()
-        new_terms = terms(entry.info, self._new_words) if entry else ()
+        old_terms = terms(stored.info, self._catalog.vocabulary) if stored else ()
+        new_terms = terms(entry.info, self._new_words()) if entry else ()
         if is_kept:
             self._postings.replace(old, old_terms, new_terms)  # type: ignore[arg-type]
             return
@@ -190,12 +188,17 @@ class _Application:
             self._order[number] = self._catalog.names_in_row(number)
         return self._order[number]
 
+    def _new_words(self) -> Vocabulary:
+        if self._implications is None:
+            return self._catalog.vocabulary
+        return vocabulary_of(self._implications, self._format)
+
     def _reindex_for_vocabulary(self) -> None:
         """Re-index modules outside the draft whose capabilities imply other words now than before."""
         if self._implications is None:
             return
         self._result.puts[layout.META][layout.META_VOCABULARY] = self._implications
-        old, new = self._old_words, self._new_words
+        old, new = self._catalog.vocabulary, self._new_words()
         words = [
             word
             for word in {**old.implications, **new.implications}
@@ -283,12 +286,16 @@ class _Application:
         """Make the change, its entry in the log, and the head, whose revision says whether it landed."""
         if not (self._log or self._postings):
             return
-        terms = dict.fromkeys((*self._postings.terms, *((ALL,) if self._order else ())))
+        terms = (*self._postings.terms, ALL) if self._order else self._postings.terms
         change = self._log.change(self._revision, self._now, self._draft.authors, terms, self._catalog)
         self._result.change = change
         key = layout.revision_key(change.revision)
-        self._result.puts[layout.CHANGES][key] = change_codec.dump(change, key, self._format)
+        self._result.announcement = encoded = encode(change)
+        is_short = self._format == 1
+        dumped = change_codec.dump(change, key, 1) if is_short else change_codec.sealed(encoded, key)
+        self._result.puts[layout.CHANGES][key] = dumped
         state = State(change.revision, self._now, self._draft.next_sequence)
+        self._result.state = state
         self._result.puts[layout.META][layout.META_STATE] = state_codec.dump(state, layout.META_STATE, self._format)
 
     def _requests(self) -> None:

@@ -26,6 +26,7 @@ from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
 from dspy_registry.writer.classes import ClassIndex
+from dspy_registry.writer.known import Known
 from dspy_registry.writer.program_index import ProgramIndex
 
 _MODULES_KEPT: Final = 256
@@ -34,7 +35,7 @@ _MODULES_KEPT: Final = 256
 class Catalog:
     """Reads of one transaction. `aliases`, `classes` and `programs` are indexes of earlier commits; None: new ones.
 
-    `empty` are databases known to be empty; those that are found to be are added. None: none is known.
+    `known` is what the writer remembers from its last commit; None: nothing.
     """
 
     def __init__(
@@ -44,23 +45,24 @@ class Catalog:
         aliases: AliasIndex | None = None,
         classes: ClassIndex | None = None,
         programs: ProgramIndex | None = None,
-        empty: set[bytes] | None = None,
+        known: Known | None = None,
     ) -> None:
         self._txn = txn
         self._dbs = dbs
         self._modules: dict[str, StoredModule | None] = {}  # those read last: staging and `apply` read the same ones
+        self._last_read: tuple[str, bytes | None] = ("", None)  # and its bytes: all could be too many to keep
         self._alias_index = aliases or AliasIndex()
         self._class_index = classes or ClassIndex()
         self._program_index = programs or ProgramIndex()
-        self._empty = set() if empty is None else empty
+        self._filled = {} if known is None else known.filled
         self.format = dbs.format
-        self.state: State = lookup.load_state(txn, dbs)
+        self.state: State = (known and known.state) or lookup.load_state(txn, dbs)
 
-    # Whether there are any, looked at when it is asked for: that takes longer than reading a row.
-    has_history = cached_property(lambda self: self._has_entries(layout.HISTORY))
-    has_layers = cached_property(lambda self: self._has_entries(layout.LAYERS))
-    has_programs = cached_property(lambda self: self._has_entries(layout.PROGRAMS))
-    has_labels = cached_property(lambda self: self._has_entries(layout.LABELS))
+    has_history = property(lambda self: self._has_entries(layout.HISTORY))
+    has_layers = property(lambda self: self._has_entries(layout.LAYERS))
+    has_programs = property(lambda self: self._has_entries(layout.PROGRAMS))
+    has_labels = property(lambda self: self._has_entries(layout.LABELS))
+    has_usage = property(lambda self: self._has_entries(layout.USAGE))
 
     @property
     def dbs(self) -> Databases:
@@ -68,10 +70,11 @@ class Catalog:
         return self._dbs
 
     def _has_entries(self, name: bytes) -> bool:
-        database = getattr(self._dbs, name.decode())
-        if name not in self._empty and (database is None or not self._txn.stat(database)["entries"]):
-            self._empty.add(name)
-        return name not in self._empty
+        found = self._filled.get(name)
+        if found is None:
+            database = getattr(self._dbs, name.decode())
+            found = self._filled[name] = database is not None and self._txn.stat(database)["entries"] > 0
+        return found
 
     def module(self, name: str) -> StoredModule | None:
         """The stored module of this full name, or None. Raises CorruptRecordError."""
@@ -81,13 +84,13 @@ class Catalog:
         found = None if value is None else open_record(value, name)
         if len(self._modules) >= _MODULES_KEPT:
             self._modules.clear()
-        self._modules[name] = found
+        self._modules[name], self._last_read = found, (name, value)
         return found
 
     def record(self, name: str) -> bytes:
         """The stored bytes of a module that exists."""
-        value: bytes = self._txn.get(name.encode(), None, self._dbs.modules)
-        return value
+        last, value = self._last_read
+        return self._txn.get(name.encode(), None, self._dbs.modules) if last != name or value is None else value
 
     def last_version(self, name: str) -> int:
         """The highest version of a module that is no longer registered. 0: it never was registered."""
@@ -282,6 +285,7 @@ class Catalog:
         """All policies, by source and pattern. Raises CorruptRecordError."""
         return load_rows(self._txn, self._dbs)
 
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """The vocabulary of all sources together."""
         return lookup.vocabulary_of(self._txn.get(layout.META_VOCABULARY, None, self._dbs.meta), self.format)
@@ -309,7 +313,7 @@ class Catalog:
 
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""
-        row: bytes | None = self._txn.get(key, None, self._dbs.usage)
+        row: bytes | None = self._txn.get(key, None, self._dbs.usage) if self.has_usage else None
         return row
 
     def usage_rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -29,6 +29,7 @@ from dspy_registry.writer.apply import Operations, apply
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.classes import ClassIndex
 from dspy_registry.writer.draft import Draft
+from dspy_registry.writer.known import Known
 from dspy_registry.writer.ownership import Ownership
 from dspy_registry.writer.program_index import ProgramIndex
 from dspy_registry.writer.ringer import Ringer
@@ -36,6 +37,7 @@ from dspy_registry.writer.writer_lock import WriterLock
 
 _DROPPED_AT_ONCE: Final = 256
 _WORTH_REBUILDING: Final = 10_000
+_FIELDS: Final = {name: name.decode() for name in layout.DATABASES}  # of `Databases`
 _COMMITS_BETWEEN_REAPINGS: Final = 64  # until then, pages that a dead reader saw take up room
 
 
@@ -59,7 +61,7 @@ class Committer:
         self._aliases = AliasIndex()
         self._classes = ClassIndex()
         self._programs = ProgramIndex()
-        self._empty: set[bytes] = set()  # databases; no other writer commits in between, as `Ownership` verifies
+        self._known = Known()
 
     @property
     def revision(self) -> int:
@@ -98,20 +100,23 @@ class Committer:
             txn = self._environment.begin_writing()
             try:
                 number = self._ownership.verify(txn)
-                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs, self._empty)
+                catalog = Catalog(txn, self._environment.dbs, self._aliases, self._classes, self._programs, self._known)
                 draft = Draft(catalog, by=by)
                 stage(draft)
                 operations = apply(draft, time.time_ns() // 1_000_000)
                 if not operations:
                     txn.abort()
                     return catalog.state.revision
-                self._empty.difference_update(operations.puts)
+                self._known.expect(operations)
                 write(txn, self._environment, operations)
                 self._land(txn, operations, number)
+                self._known.state = operations.state or catalog.state
                 self.last_change = operations.change
                 if operations.change is not None:
                     self._aliases.follow(catalog.state.revision, operations.change.revision, draft.aliases)
-                    self._programs.follow(catalog.state.revision, operations.change.revision, operations.references)
+                    self._programs.follow(
+                        catalog.state.revision, operations.change.revision, operations.references or {}
+                    )
                     self._ringer.ring()
             except lmdb.Error as error:
                 txn.abort()
@@ -130,7 +135,7 @@ class Committer:
         # Whatever is raised from here on, a KeyboardInterrupt too, the next commit recovers the word.
         self._is_word_right = False
         if change is not None:
-            self._revision_file.announce(change)
+            self._revision_file.announce(change, operations.announcement)
         failpoints.reach("before_commit")
         began = time.monotonic()
         txn.commit()
@@ -173,7 +178,7 @@ class Committer:
                 )
             self._environment.close()
             self._environment.open()
-        self._empty.clear()
+        self._known.forget()
         self._ownership.recover()
         self._is_word_right = True
 
@@ -188,18 +193,20 @@ def closed(folder: Path) -> StoreClosedError:
 
 def write(txn: Any, environment: Environment, operations: Operations) -> None:
     """Put the operations into the transaction."""
+    dbs = environment.dbs
     for name, keys in operations.deletes.items():
-        database = _handle(environment, name)
+        database = getattr(dbs, _FIELDS[name])
         for key in keys:
             txn.delete(key, db=database)
     for name, puts in operations.puts.items():
-        _put_all(txn, _handle(environment, name), puts)
+        database = getattr(dbs, _FIELDS[name])
+        if len(puts) == 1:
+            for key, value in puts.items():
+                txn.put(key, value, db=database)
+        else:
+            _put_all(txn, database, puts)
     if operations.change is not None:
         _drop_old_changes(txn, environment, operations.change.revision)
-
-
-def _handle(environment: Environment, name: bytes) -> Any:
-    return getattr(environment.dbs, name.decode())
 
 
 def _put_all(txn: Any, database: Any, puts: dict[bytes, bytes]) -> None:
@@ -208,9 +215,6 @@ def _put_all(txn: Any, database: Any, puts: dict[bytes, bytes]) -> None:
         puts = {**dict(txn.cursor(database)), **puts}
         txn.drop(database, delete=False)
         txn.cursor(database).putmulti(sorted(puts.items()), append=True)
-    elif len(puts) == 1:
-        for key, value in puts.items():
-            txn.put(key, value, db=database)
     else:
         txn.cursor(database).putmulti(sorted(puts.items()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
 from dspy_registry.registry_store.layout import BLOCK_BITS, posting_key
@@ -14,8 +13,8 @@ class PostingChanges:
     """Sequences added to and removed from terms. `terms` has every changed term."""
 
     def __init__(self) -> None:
-        self._added: dict[str, list[int]] = defaultdict(list)
-        self._removed: dict[str, list[int]] = defaultdict(list)
+        self._added: dict[str, list[int]] = {}
+        self._removed: dict[str, list[int]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._added or self._removed)
@@ -27,15 +26,11 @@ class PostingChanges:
 
     def add(self, sequence: int, terms: Iterable[str]) -> None:
         """Add a module to these terms."""
-        added = self._added
-        for term in terms:
-            added[term].append(sequence)
+        _note(sequence, terms, self._added)
 
     def remove(self, sequence: int, terms: Iterable[str]) -> None:
         """Remove a module from these terms."""
-        removed = self._removed
-        for term in terms:
-            removed[term].append(sequence)
+        _note(sequence, terms, self._removed)
 
     def replace(self, sequence: int, old_terms: Iterable[str], new_terms: Iterable[str]) -> None:
         """Move a module from its old terms to its new ones. Terms in both do not change."""
@@ -77,3 +72,11 @@ class PostingChanges:
                 all_added if span is None else all_added & span,
                 all_removed if span is None else all_removed & span,
             )
+
+
+def _note(sequence: int, terms: Iterable[str], by_term: dict[str, list[int]]) -> None:
+    for term in terms:
+        if term in by_term:
+            by_term[term].append(sequence)
+        else:
+            by_term[term] = [sequence]

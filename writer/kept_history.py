@@ -6,7 +6,6 @@ one version leaves as one comes. A host of a cluster that was away skips some: b
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
@@ -34,7 +33,7 @@ class KeptHistory:
         self._draft = draft
         self._catalog: Catalog = draft.catalog
         self._result = result
-        self._added: dict[str, list[int]] = defaultdict(list)
+        self._added: dict[str, list[int]] = {}
         self.expired_usage: dict[bytes, None] = {}
 
     def labels_after(self, name: str) -> dict[str, Label]:
@@ -66,7 +65,7 @@ class KeptHistory:
             return
         is_behind_gap = version > 1 and not self._is_kept(name, version - 1)
         self._result.puts[layout.HISTORY][layout.versioned_key(name, version)] = record
-        self._added[name].append(version)
+        self._added.setdefault(name, []).append(version)
         if not is_behind_gap:
             self._expire(name, version - _WINDOW)
             return
@@ -149,8 +148,7 @@ class KeptHistory:
             return
         key = layout.versioned_key(name, expired)
         self._forget_usage(key)
-        is_of_this_draft = self._result.puts[layout.HISTORY].pop(key, None) is not None
-        if not is_of_this_draft and self._catalog.has_version(name, expired):
+        if self._result.puts[layout.HISTORY].pop(key, None) is None:  # it is not of this draft
             self._result.deletes[layout.HISTORY].append(key)
 
     def _newest_past(self, name: str) -> int:

@@ -33,13 +33,14 @@ class LogEntry:
     def change(self, revision: int, now: int, by: Iterable[By], terms: Iterable[str], catalog: Catalog) -> Change:
         """The entry. `catalog` is the registry before it; a change too large to list says that everything changed."""
         requesters = tuple(by)
-        if max(len(self.modules), len(self.labels)) > LARGEST_LISTED_CHANGE:
+        if len(self.modules) > LARGEST_LISTED_CHANGE or len(self.labels) > LARGEST_LISTED_CHANGE:
             return Change(revision, now, everything=True, by=requesters)
-        names = (*(changed.name for changed in self.modules), *(changed.name for changed in self.labels), *self.past)
-        damaged = catalog.aliases_of(DAMAGED.name) if names else ()
-        for name in dict.fromkeys(names):
-            # A damaged alias may have meant any module, and a reader may still have it cached.
-            self.keys.update(dict.fromkeys((*lookup_keys(name), *catalog.aliases_of(name), *damaged)))
+        for module in self.modules:
+            self._add_keys(module.name, catalog)
+        for label in self.labels:
+            self._add_keys(label.name, catalog)
+        for name in self.past:
+            self._add_keys(name, catalog)
         return Change(
             revision,
             now,
@@ -52,3 +53,10 @@ class LogEntry:
             overrides=tuple(self.overrides),
             aliases=tuple(self.aliases[:LARGEST_LISTED_CHANGE]),
         )
+
+    def _add_keys(self, name: str, catalog: Catalog) -> None:
+        for key in lookup_keys(name):
+            self.keys[key] = None
+        # A damaged alias may have meant any module, and a reader may still have it cached.
+        for alias in (*catalog.aliases_of(name), *catalog.aliases_of(DAMAGED.name)):
+            self.keys[alias] = None

@@ -29,6 +29,8 @@ def write_layers(draft: Draft, result: Operations) -> None:
 
 def write_programs(draft: Draft, result: Operations) -> None:
     """Add documents that a version names now, and delete those that none names. `result` has the versions already."""
+    if not (draft.programs or draft.cluster or draft.catalog.has_programs):
+        return
     has_versions = any(result.puts.get(name) or result.deletes.get(name) for name in (layout.MODULES, layout.HISTORY))
     held, released = held_after(draft)
     if draft.programs or released or (has_versions and draft.catalog.has_programs):

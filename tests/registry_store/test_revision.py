@@ -103,6 +103,15 @@ def test_i2_a_commit_that_was_announced_and_given_up_uses_up_its_revision(regist
                 assert (change.modules, change.keys, change.terms, change.everything) == ((), (), (), False)
 
 
+def test_i2_what_is_announced_is_what_the_log_holds(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
+        for duration in (1, 2):
+            revision = writer.register_module(ModuleInfo("acme.One", estimated_duration=duration))
+            with registry.snapshot() as snapshot:
+                (change,) = snapshot.changes_since(revision - 1)
+            assert RevisionFile(registry_folder).announcement(revision) == change
+
+
 def test_i2_a_commit_that_landed_unannounced_to_its_end_is_concluded(registry_folder: Path) -> None:
     with RegistryWriter(registry_folder) as writer:
         revision = update(writer, "dspy.ReAct", 1)

@@ -11,7 +11,8 @@ import pytest
 from dspy_registry import ModuleInfo, RegistryWriter
 from dspy_registry.registry_store import codec
 from dspy_registry.registry_store.labels import label_update
-from dspy_registry.writer import catalog, labels
+from dspy_registry.registry_store.lookup import load_state
+from dspy_registry.writer import catalog, failpoints, labels
 from dspy_registry.writer.draft import Draft
 
 UPDATES = (label_update("acme.One", "stable", 1, None),)
@@ -78,6 +79,40 @@ def test_what_is_known_to_be_empty_is_what_is_empty(registry_folder: Path) -> No
         assert not holds(writer)["labels"]
         writer.set_label("acme.One", "stable", 2)
         assert holds(writer)["labels"]
+
+
+def test_the_head_is_remembered_until_a_commit_fails(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def head(writer: RegistryWriter) -> bool:
+        """Whether the head was remembered. It is the stored one in any case."""
+        remembered: list[bool] = []
+
+        def look(draft: Draft) -> None:
+            catalog = draft.catalog
+            assert catalog.state == load_state(catalog._txn, catalog.dbs)
+            remembered.append(catalog.state is writer.store.committer._known.state)
+
+        writer.store.committer.commit(look)
+        return remembered[0]
+
+    with RegistryWriter(registry_folder) as writer:
+        writer.register_module(ModuleInfo("acme.One"))
+        assert head(writer)
+        with pytest.raises(ZeroDivisionError):
+            writer.store.committer.commit(label_and_fail)
+        writer.reset_usage("acme.One")  # makes no revision
+        assert head(writer)
+        with monkeypatch.context() as patched:
+            patched.setattr(failpoints, "reach", fail_before_the_commit)
+            with pytest.raises(ZeroDivisionError):
+                writer.register_module(ModuleInfo("acme.Two"))
+        assert not head(writer)
+        writer.register_module(ModuleInfo("acme.Two"))
+        assert head(writer)
+
+
+def fail_before_the_commit(point: str) -> None:
+    if point == "before_commit":
+        raise ZeroDivisionError
 
 
 def test_modules_that_were_read_are_kept_up_to_a_bound(registry_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
