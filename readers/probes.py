@@ -10,8 +10,12 @@ from dspy_registry.registry_store.boot_clock import boot_seconds, is_running
 from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.lease_file import CELL, CELL_BYTES, PROBE, LeaseFile, cell_holder
 
+SETTLES: Final = 1.0
+"""Seconds from a failure until the daemon has surely heard of it, and the circuit is open again."""
+
 _TRIES: Final = 20
 _PAUSE: Final = 0.0002
+_UNWRITTEN: Final = b""  # claimed without the lock
 
 
 class Probe:
@@ -22,11 +26,16 @@ class Probe:
         self._start = start
         self._written = written
 
-    def end(self) -> None:
-        """Let another process probe. Does nothing if another process has claimed the probe after the deadline."""
-        cell = self._file.map
-        if self._file.is_open and cell[self._start : self._start + len(self._written)] == self._written:
-            cell[self._start : self._start + CELL_BYTES] = bytes(CELL_BYTES)
+    def end(self, ok: bool = True) -> None:
+        """Let another process probe. `ok` False: the call failed, and nobody probes until the daemon has heard of it.
+
+        Does nothing if another process has claimed the probe after the deadline, and nothing the second time.
+        """
+        written, cell = self._written, self._file.map
+        if written and self._file.is_open and cell[self._start : self._start + len(written)] == written:
+            left = bytes(CELL_BYTES) if ok else _content(SETTLES)
+            cell[self._start : self._start + len(left)] = left
+        self._written = _UNWRITTEN
 
 
 def claim_probe(leases: Leases, name: str, version: int, seconds: float) -> Probe | None:
@@ -48,14 +57,18 @@ def claim_probe(leases: Leases, name: str, version: int, seconds: float) -> Prob
             claiming.give_back()
         region.file.sweep()
         time.sleep(_PAUSE)
-    return Probe(region.file, region.starts[0], b"-")
+    return Probe(region.file, region.starts[0], _UNWRITTEN)
 
 
 def _claimed(file: LeaseFile, start: int, seconds: float) -> Probe | None:
     holder, deadline = cell_holder(file, start)
-    now = boot_seconds()
-    if holder.pid and now < deadline and is_running(holder):
+    if holder.pid and boot_seconds() < deadline and is_running(holder):
         return None
-    written = CELL.pack(*own_identity(), now + seconds)
+    written = _content(seconds)
     file.map[start : start + len(written)] = written
     return Probe(file, start, written)
+
+
+def _content(seconds: float) -> bytes:
+    """The cell of this process until so many seconds from now."""
+    return CELL.pack(*own_identity(), boot_seconds() + seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dspy_registry.readers import probes
 from dspy_registry.readers.leases import Leases
 from dspy_registry.readers.probes import claim_probe
 from dspy_registry.registry_store.errors import LimitReachedError, StoreError
@@ -95,6 +96,23 @@ def test_one_process_probes_at_a_time(leases: Leases, tmp_path: Path) -> None:
     probe.end()
     assert claim_probe(other, "acme.Qa", 3, 60.0) is not None
     assert all_free(tmp_path)
+
+
+def test_nobody_probes_after_a_failure_until_the_daemon_has_heard_of_it(
+    leases: Leases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Leases(tmp_path)
+    monkeypatch.setattr(probes, "SETTLES", 600.0)
+    failed = claim_probe(leases, "acme.Qa", 3, 60.0)
+    assert failed is not None
+    failed.end(ok=False)
+    failed.end()  # what a second call says does not count
+    assert claim_probe(other, "acme.Qa", 3, 60.0) is None
+    monkeypatch.setattr(probes, "SETTLES", 0.0)
+    failed = claim_probe(leases, "acme.Qa", 4, 60.0)
+    assert failed is not None
+    failed.end(ok=False)
+    assert claim_probe(other, "acme.Qa", 4, 60.0) is not None
 
 
 def test_anyone_probes_after_the_deadline(leases: Leases, tmp_path: Path) -> None:
