@@ -166,8 +166,7 @@ def _beside(bench: Bench) -> Iterator[Result]:
         note="times the same read without programs",
         rounds=found.ratios(OURS, "without programs"),
     )
-    rounds = 3 if bench.quick else 15
-    attached = {path: [probe("attach", str(path), names[0]) for _ in range(rounds)] for path in (full, plain)}
+    attached = _attached((full, plain), names[0], 3 if bench.quick else 31)
     yield Result(
         "programs_attach",
         f"attach to the first answer {title}",
@@ -175,6 +174,7 @@ def _beside(bench: Bench) -> Iterator[Result]:
         1.1,
         statistics.median(attached[full]) / statistics.median(attached[plain]),
         note="times the same without programs",
+        rounds=[one / other for one, other in zip(attached[full], attached[plain], strict=True)],
     )
     file = bench.folder / "programs-asked.txt"
     file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
@@ -188,6 +188,15 @@ def _beside(bench: Bench) -> Iterator[Result]:
         unit="MiB",
         note="more or less than without programs; `Anonymous` of smaps_rollup",
     )
+
+
+def _attached(paths: tuple[Path, ...], name: str, rounds: int) -> dict[Path, list[float]]:
+    """Nanoseconds of each attach, in turns: the machine changes its speed, and one registry was just written."""
+    times: dict[Path, list[float]] = {path: [] for path in paths}
+    for turn in range(rounds):
+        for path in paths if turn % 2 else reversed(paths):
+            times[path].append(probe("attach", str(path), name))
+    return times
 
 
 def _fill(path: Path, count: int) -> None:

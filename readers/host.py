@@ -12,7 +12,7 @@ import msgspec
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.limits import Holder, LimitedCall, all_holders
 from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
-from dspy_registry.readers.probes import Probe, claim_probe
+from dspy_registry.readers.probes import SETTLES, Probe, claim_probe
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.arguments import plain_name, wrong_type
 from dspy_registry.registry_store.circuit import DEFAULTS, CircuitRow, CircuitRules, rules_of
@@ -107,11 +107,12 @@ class HostReads(ColdReads):
         """The right to try a half-open module version, for as long as its recommended timeout. None: another has it.
 
         `target` is a route or one of its candidates. At most one process of the host has the right. Call `end` of the
-        probe after the call. Raises StoreError, StorePermissionError.
+        probe after the call; `end(ok=False)` if it failed. Raises StoreError, StorePermissionError.
         """
         if not isinstance(getattr(target, "recommendation", None), Recommendation):
             raise wrong_type("target", "a route or a candidate", target)
-        return claim_probe(self._leases, target.name, target.version, target.recommendation.timeout_seconds)
+        seconds = target.recommendation.timeout_seconds + SETTLES  # the daemon hears of a timeout later than its moment
+        return claim_probe(self._leases, target.name, target.version, seconds)
 
     def _policy_of(self, name: str) -> ModulePolicy:
         known = self._policies

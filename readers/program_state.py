@@ -12,6 +12,8 @@ _LEARNED: Final = frozenset(("traces", "train", "demos", "signature", "fields", 
 """Attributes of a predictor that its state holds, or that differ in each object and mean nothing."""
 
 _UNSAFE_LM_KEYS: Final = ("api_base", "base_url", "model_list")
+_EXACT: Final = (str, int, bool)
+"""Types whose equal values have equal JSON: 0.0 equals -0.0."""
 _PLAIN: Final = (str, int, bool, float, type(None))
 
 
@@ -79,6 +81,30 @@ def lost_in(published: dict[str, Any], loaded: dict[str, Any]) -> Iterator[str]:
                     yield f"{name}.{key}: is not what was published once DSPy has loaded it"
         elif encode_json(now) != encode_json(held):
             yield f"{name}: is not what was published once DSPy has loaded it"
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values have the same JSON. False: it is not certain. Encoding both takes several times as long."""
+    if one is other:
+        return True
+    kind = type(one)
+    if kind is not type(other):
+        return False
+    if kind is dict:
+        return len(one) == len(other) and _has_same_items(one, other)
+    if kind is list:
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return kind in _EXACT and bool(one == other)
+
+
+def _has_same_items(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    for key, value in one.items():
+        if key not in other:
+            return False
+        now = other[key]
+        if value is not now and not is_same(value, now):  # most are the very same text
+            return False
+    return True
 
 
 def unsaved(program: Any, fresh: Any) -> Iterator[str]:

@@ -7,15 +7,18 @@ published. The state is loaded only then, and compared afterwards with what was 
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
-from dspy_registry.readers.program_state import lost_in, unloaded
+from dspy_registry.readers.program_state import is_same, lost_in, unloaded
 from dspy_registry.registry_store.errors import InvalidArgumentError, ProgramRefusedError
 from dspy_registry.registry_store.program_document import ProgramDocument, encode_json
 from dspy_registry.registry_store.program_drift import drift
+
+_BREATH: Final = 0.0002
 
 
 def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
@@ -24,22 +27,43 @@ def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
     Raises ProgramRefusedError naming every reason, CorruptRecordError.
     """
     _refuse(name, code_problems(document, allow))
+    _breathe()
     return loaded(document, build(document.origin, name), name)
 
 
 def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
     """A program that `build` has just made, with the state of a document. Raises as `rebuild`."""
     _refuse(name, _form_problems(document, program))
+    _breathe()
     state = document.load_state()
     _refuse(name, unloaded(state))
     try:
-        program.load_state(state)
+        _load(program, state)
         now = program.dump_state()
-        lost = [] if encode_json(now) == bytes(document.state) else list(lost_in(state, now))
+        _breathe()
+        is_whole = is_same(state, now) or encode_json(now) == bytes(document.state)
+        lost = [] if is_whole else list(lost_in(state, now))
     except Exception as error:
         raise ProgramRefusedError(name, (f"DSPy does not load its state: {type(error).__name__}: {error}",)) from error
     _refuse(name, lost)
     return program
+
+
+def _load(program: Any, state: dict[str, Any]) -> None:
+    """As DSPy loads a state, but without its trial on a copy: nobody has this program yet if it fails half loaded."""
+    import dspy
+
+    if type(program).load_state is not dspy.Module.load_state:
+        program.load_state(state)
+        return
+    for name, parameter in program.named_parameters():
+        parameter.load_state(state[name])
+        _breathe()
+
+
+def _breathe() -> None:
+    """Let the threads that answer requests run: by itself the interpreter changes threads every 5 ms only."""
+    time.sleep(_BREATH)
 
 
 def build(origin: str, name: str) -> Any:

@@ -1,8 +1,8 @@
 """Sleeping until a registry changes: one thread of this process waits for all its watchers, those of asyncio too.
 
 The thread waits for the bell of the revision file, which the writer rings after a commit. It starts with the first
-watcher, ends when nobody has watched for a second, and ends before a fork. A bell that is not heard costs a second: no
-watcher sleeps longer without a look at the word.
+watcher, ends when nobody has watched for a second, and ends before a fork. A bell that is not heard costs a second:
+then the thread looks for all watchers whether there may be news, so that an idle process wakes only one thread.
 
 A watcher first joins, then compares the word, then sleeps. The thread keeps the bell's number from before it tells the
 watchers, so a bell that rings in between is heard.
@@ -22,8 +22,12 @@ from dspy_registry.registry_store.paths import FileIdentity
 from dspy_registry.registry_store.revision import RevisionFile
 
 LONGEST_SLEEP: Final = 1.0
+"""Seconds that the thread sleeps without a look."""
+LONGEST_REST: Final = 10.0
+"""Seconds that a watcher sleeps without a look of its own, in case that an interrupt has left it without the thread."""
 
 Wake = Callable[[], None]
+Look = Callable[[], bool]
 
 
 def can_sleep(file: RevisionFile) -> bool:
@@ -34,10 +38,13 @@ def can_sleep(file: RevisionFile) -> bool:
 
 
 @contextmanager
-def joined(file: RevisionFile, wake: Wake) -> Iterator[None]:
-    """While this lasts, `wake` is called at each bell, in another thread. It must be quick, and raise nothing."""
+def joined(file: RevisionFile, wake: Wake, look: Look) -> Iterator[None]:
+    """While this lasts, `wake` is called in another thread: at each bell, and within a second once `look` says True.
+
+    Both must be quick, and raise nothing.
+    """
     waiter = _waiter_of(file)
-    waiter.join(wake)
+    waiter.join(wake, look)
     try:
         yield
     finally:
@@ -51,13 +58,13 @@ class _Waiter:
         self._file = file
         self._seen = 0
         self._is_ending = False
-        self._wakes: set[Wake] = set()
+        self._sleepers: dict[Wake, Look] = {}
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a signal's handler may fork while its own thread holds it
 
-    def join(self, wake: Wake) -> None:
+    def join(self, wake: Wake, look: Look) -> None:
         with self._lock:
-            self._wakes.add(wake)
+            self._sleepers[wake] = look
             if self._thread is None and not self._is_ending:
                 self._start()
 
@@ -69,7 +76,7 @@ class _Waiter:
 
     def leave(self, wake: Wake) -> None:
         with self._lock:
-            self._wakes.discard(wake)
+            self._sleepers.pop(wake, None)
 
     def _run(self) -> None:
         bell = self._file.bell
@@ -77,15 +84,20 @@ class _Waiter:
             bell.wait(self._seen, LONGEST_SLEEP)
             rung = bell.value
             with self._lock:
-                is_over = self._is_ending or (rung == self._seen and not self._wakes)
+                is_over = self._is_ending or (rung == self._seen and not self._sleepers)
                 if is_over:
                     self._thread = None
-                wakes = list(self._wakes) if rung != self._seen else []
+                wakes = self._to_wake(is_rung=rung != self._seen)
                 self._seen = rung
             for wake in wakes:
                 wake()
             if is_over:
                 return
+
+    def _to_wake(self, *, is_rung: bool) -> list[Wake]:
+        """All after a bell, or if the folder was replaced by hand, which rings none. Else those who must look."""
+        are_all = is_rung or not self._file.is_current()
+        return [wake for wake, look in self._sleepers.items() if are_all or look()]
 
     def end(self) -> None:
         """End the thread; those who watch stay joined."""
@@ -100,9 +112,9 @@ class _Waiter:
         """After a fork, in the parent."""
         with self._lock:
             self._is_ending = False
-            if self._wakes and self._thread is None:
+            if self._sleepers and self._thread is None:
                 self._start()
-            wakes = list(self._wakes)
+            wakes = list(self._sleepers)
         for wake in wakes:  # a bell may have rung meanwhile
             wake()
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Protocol
 
 from dspy_registry.readers.snapshot import Snapshot
-from dspy_registry.readers.waiting import LONGEST_SLEEP, can_sleep, joined
+from dspy_registry.readers.waiting import LONGEST_REST, can_sleep, joined
 from dspy_registry.readers.watched import Watched
 from dspy_registry.registry_store.arguments import typed
 from dspy_registry.registry_store.changes import Change
+from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import InvalidArgumentError
-from dspy_registry.registry_store.revision import RevisionFile, acknowledged, is_sound
+from dspy_registry.registry_store.revision import RevisionFile, acknowledged, committed, is_sound
 
 
 class Followed(Protocol):
     """What a watcher needs of a registry."""
 
+    _environment: Environment | None
     _file: RevisionFile
 
     @property
@@ -64,8 +67,8 @@ class Follower:
     def patience(self) -> float:
         """Seconds until the watcher's timeout, at most the longest sleep. 0 or less: it is over."""
         if self._timeout is None:
-            return LONGEST_SLEEP
-        return min(LONGEST_SLEEP, self._timeout - (time.monotonic() - self._quiet_since))
+            return LONGEST_REST
+        return min(LONGEST_REST, self._timeout - (time.monotonic() - self._quiet_since))
 
     def sleep(self, seconds: float) -> None:
         """Sleep until there may be news, at most so long."""
@@ -76,7 +79,7 @@ class Follower:
         from threading import Event
 
         is_rung = Event()
-        with joined(file, is_rung.set):
+        with joined(file, is_rung.set, partial(self._must_look, file)):
             if not self._has_moved(file):
                 is_rung.wait(seconds)
 
@@ -95,7 +98,7 @@ class Follower:
             with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(lambda: None if is_rung.done() else is_rung.set_result(None))
 
-        with joined(file, wake):
+        with joined(file, wake, partial(self._must_look, file)):
             if not self._has_moved(file):
                 await asyncio.wait((is_rung,), timeout=seconds)
 
@@ -103,6 +106,10 @@ class Follower:
         """Whether a commit was concluded since the last look. Of one under way, the bell tells."""
         word = file.word[()]
         return not is_sound(word) or acknowledged(word) > self._seen  # not sound: the file was retired
+
+    def _must_look(self, file: RevisionFile) -> bool:
+        """Whether there may be news of which no bell tells, because somebody was killed; or the registry was closed."""
+        return file.word[()] != committed(self._seen) or self._registry._environment is None
 
 
 def _refuse_negative(**numbers: float | None) -> None:

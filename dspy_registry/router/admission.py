@@ -18,10 +18,10 @@ class Admission:
         self._limited = limited
         self._probe = probe
 
-    def end(self) -> None:
-        """Give back what is held. A second call does nothing."""
+    def end(self, ok: bool = True) -> None:
+        """Give back what is held. `ok` False: the call failed. A second call does nothing."""
         if self._probe is not None:
-            self._probe.end()
+            self._probe.end(ok)
         if self._limited is not None:
             self._limited.end()
 

@@ -251,7 +251,7 @@ class InThread(_Held):
             self._abandoned.ended(self)
 
     def tell(self) -> None:
-        self._admission.end()
+        self._admission.end(self.error is None)
         self._has_ended = True
         self._abandoned.ended(self)
         self._done.release()
@@ -269,7 +269,7 @@ class _ForTask(_Held):
         self.future: asyncio.Future[Any] = self._loop.create_future()
 
     def tell(self) -> None:
-        self._admission.end()
+        self._admission.end(self.error is None)
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self._settle)
 
@@ -290,20 +290,22 @@ def _as_task(coroutine: Any, context: Context, admission: Admission) -> asyncio.
     except BaseException:
         admission.end()
         raise
-    task.add_done_callback(lambda _: admission.end())
+    task.add_done_callback(lambda done: admission.end(not done.cancelled() and done.exception() is None))
     return task
 
 
 def _in_this_thread(work: Callable[[], Any], admission: Admission, report: _Report) -> Ended:
+    is_done = False
     try:
         value = work()
+        is_done = True
     except Exception as error:
         return report.ended(None, error)
     except BaseException as error:
         report.ended(None, error, CANCELLED)
         raise
     finally:
-        admission.end()
+        admission.end(is_done)
     return report.ended(value, None)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dspy_registry import Change, LabelUpdate, ModuleInfo, Registry, RegistryWriter
+from dspy_registry import Change, LabelUpdate, ModuleInfo, Registry, RegistryWriter, StoreClosedError
 from dspy_registry.readers import waiting, watch
 from dspy_registry.registry_store import futex, layout
 from dspy_registry.registry_store.layers import Layer
@@ -194,15 +194,72 @@ def test_without_a_bell_it_looks_every_now_and_then(
     assert watching_threads() == threads
 
 
+def is_asleep(registry: Registry) -> bool:
+    """Whether somebody watches it, and is about to sleep at least."""
+    return bool(waiting._waiter_of(registry._file)._sleepers)
+
+
+@pytest.fixture
+def _no_look_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the thread that waits for all watchers looks."""
+    monkeypatch.setattr(watch, "LONGEST_REST", 3600.0)
+
+
+def watch_until(registry: Registry, is_over: Callable[[Change], bool], ended: list[object]) -> threading.Thread:
+    """Watches in a thread, without a timeout, and says what it ended with: the last change or the error."""
+
+    def run() -> None:
+        try:
+            ended.append(next(change for change in registry.watch() if is_over(change)))
+        except StoreClosedError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
+@pytest.mark.usefixtures("_no_look_of_their_own")
 def test_a_bell_that_is_not_heard_costs_a_second(
     writer: RegistryWriter, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the writer is killed between the word and the bell."""
     monkeypatch.setattr(RevisionFile, "raise_bell", lambda self: False)
-    watcher = Watcher(registry, "acme.End")
+    ended: list[object] = []
+    watcher = watch_until(registry, lambda change: True, ended)
+    until(lambda: is_asleep(registry))
     register(writer, "acme.End")
     watcher.join(PATIENCE)
-    assert not watcher.is_alive()
+    assert [change.revision for change in ended] == [registry.revision]  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
+@pytest.mark.usefixtures("_no_look_of_their_own")
+def test_a_sleeping_watcher_notices_that_its_registry_was_closed(writer: RegistryWriter, registry: Registry) -> None:
+    ended: list[object] = []
+    watcher = watch_until(registry, lambda change: True, ended)
+    until(lambda: is_asleep(registry))
+    registry.close()
+    watcher.join(PATIENCE)
+    assert [type(error) for error in ended] == [StoreClosedError]
+
+
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
+@pytest.mark.usefixtures("_no_look_of_their_own")
+def test_a_sleeping_watcher_notices_a_folder_that_was_replaced_by_hand(tmp_path: Path) -> None:
+    for name in ("here", "other"):
+        with RegistryWriter(tmp_path / name) as writer:
+            register(writer, f"acme.{name}")
+    ended: list[object] = []
+    with Registry(tmp_path / "here") as registry:
+        watcher = watch_until(registry, lambda change: change.everything, ended)
+        until(lambda: is_asleep(registry))
+        (tmp_path / "here").rename(tmp_path / "gone")
+        (tmp_path / "other").rename(tmp_path / "here")
+        watcher.join(PATIENCE)
+        assert registry.get("acme.other") is not None
+    assert len(ended) == 1
 
 
 def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dspy_registry.readers import probes
 from dspy_registry.readers.leases import Leases
 from dspy_registry.readers.probes import claim_probe
+from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.errors import LimitReachedError, StoreError
 from dspy_registry.registry_store.lease_file import (
     LEASES_FILE,
+    PROBE,
     REGIONS_AT,
     LeaseFile,
     compact_lease_file,
@@ -95,6 +98,35 @@ def test_one_process_probes_at_a_time(leases: Leases, tmp_path: Path) -> None:
     probe.end()
     assert claim_probe(other, "acme.Qa", 3, 60.0) is not None
     assert all_free(tmp_path)
+
+
+def test_nobody_probes_after_a_failure_until_the_daemon_has_heard_of_it(
+    leases: Leases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Leases(tmp_path)
+    monkeypatch.setattr(probes, "SETTLES", 600.0)
+    failed = claim_probe(leases, "acme.Qa", 3, 60.0)
+    assert failed is not None
+    failed.end(ok=False)
+    failed.end()  # what a second call says does not count
+    assert claim_probe(other, "acme.Qa", 3, 60.0) is None
+    monkeypatch.setattr(probes, "SETTLES", 0.0)
+    failed = claim_probe(leases, "acme.Qa", 4, 60.0)
+    assert failed is not None
+    failed.end(ok=False)
+    assert claim_probe(other, "acme.Qa", 4, 60.0) is not None
+
+
+def test_one_process_probes_at_a_time_while_another_is_stopped_that_claims(leases: Leases, tmp_path: Path) -> None:
+    region = leases.region(f"{PROBE}acme.Qa@3", 1)
+    stopped = Hold(LeaseFile(tmp_path))
+    assert stopped.take(region.starts[0])
+    probe = claim_probe(leases, "acme.Qa", 3, 60.0)
+    assert probe is not None
+    assert claim_probe(Leases(tmp_path), "acme.Qa", 3, 60.0) is None
+    probe.end()
+    assert claim_probe(Leases(tmp_path), "acme.Qa", 3, 60.0) is not None
+    stopped.give_back()
 
 
 def test_anyone_probes_after_the_deadline(leases: Leases, tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ class Qa(dspy.Module):  # type: ignore[misc]
         return self.qa(question=question, context=context)
 
 
+class Forgetful(Qa):
+    """It loads its state in its own way, and loses a demonstration."""
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> None:
+        super().load_state(state, **options)
+        self.qa.demos = self.qa.demos[1:]
+
+
 class Renamed(Qa):
     """`context` is called `passage`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from dspy_registry import InvalidProgramError, ProgramRefusedError, Registry, Re
 from dspy_registry.integrations.dspy import publish
 from dspy_registry.integrations.publish import document_of
 from dspy_registry.readers.program_shapes import type_text
+from dspy_registry.readers.program_state import is_same
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.rebuild import rebuild
-from dspy_registry.registry_store.program_document import ProgramDocument
+from dspy_registry.registry_store.program_document import ProgramDocument, encode_json
 from tests.support.compiled_programs import (
     ALLOW,
     EXAMPLES,
@@ -143,6 +145,38 @@ def test_a_state_that_dspy_does_not_load_is_refused() -> None:
     state = document.load_state()
     state["qa"]["module_src"] = "import os"
     assert "source code" in refused_as(document, state=msgspec.Raw(msgspec.json.encode(state)))[0]
+
+
+def test_a_program_that_loads_in_its_own_way_is_refused_if_it_loses_something() -> None:
+    document = document_of(compiled(Qa()))
+    names = f"{HERE}:Forgetful"
+    problems = refused_as(document, origin=names, class_path=names)
+    assert problems == ("qa.demos: is not what was published once DSPy has loaded it",)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": [1]}, {"a": [True]}),
+        ({"a": [1.0]}, {"a": [1]}),
+        ({"a": 0.0}, {"a": -0.0}),
+        ({"a": 1, "b": None}, {"a": 1, "c": None}),
+        ({"a": 1}, {"a": 1, "b": None}),
+        ([1, 2], [2, 1]),
+        ([1], [1, 1]),
+        ([{"a": "x"}], [{"a": "y"}]),
+        ("1", 1),
+    ],
+)
+def test_i33_values_of_different_json_are_never_taken_for_the_same(one: Any, other: Any) -> None:
+    assert not is_same(one, other)
+    assert not is_same(other, one)
+    assert encode_json(one) != encode_json(other)
+
+
+def test_equal_values_are_the_same() -> None:
+    value = {"a": [{"b": "x", "c": None}, 1, True], "d": {}}
+    assert is_same(value, copy.deepcopy(value))
 
 
 def test_what_would_be_lost_is_not_published() -> None:

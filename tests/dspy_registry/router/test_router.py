@@ -22,6 +22,10 @@ from dspy_registry import (
     RouteFailedError,
     Router,
 )
+from dspy_registry.readers import probes
+from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.circuit import CircuitRow
+from dspy_registry.registry_store.health_file import ensure_health_file
 from tests.support.reporting import NotingReporter
 from tests.support.usage_helpers import wait_until
 
@@ -100,6 +104,30 @@ def test_each_attempt_is_reported_with_its_kind_and_logged(
         ("acme.Last", None, 1, 360_000.0, None),
     ]
     assert len([record for record in caplog.records if "acme." in record.getMessage()]) == 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_probe_that_failed_is_not_followed_by_another_before_the_daemon_knows(
+    registry: Registry, reporter: NotingReporter, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    monkeypatch.setattr(probes, "SETTLES", 600.0)
+    now = boot_seconds()
+    ensure_health_file(registry.path).publish([CircuitRow("acme.Fast", 1, now - 9, now - 1, 1, 1, 5, "error")])
+    assert [entry.state for entry in registry.health()] == ["half_open"]  # and so it stays: there is no daemon
+
+    async def fails_later(**_: Any) -> Any:
+        raise ConnectionError
+
+    async def answer(**_: Any) -> str:
+        return "yes"
+
+    if is_async:
+        router = Router(registry, {"acme.Fast": fails_later, "acme.Deep": answer}, reporter)
+        results = [asyncio.run(router.acall()) for _ in range(2)]
+    else:
+        router = Router(registry, {"acme.Fast": fails(ConnectionError()), "acme.Deep": echo}, reporter)
+        results = [router.call() for _ in range(2)]
+    assert [[attempt.kind for attempt in each.attempts] for each in results] == [["unavailable", "ok"], ["ok"]]
 
 
 def test_a_wrong_request_is_raised_as_it_is(registry: Registry, reporter: NotingReporter) -> None:
