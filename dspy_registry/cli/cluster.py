@@ -81,7 +81,7 @@ def chosen(
 
 
 def following(options: ClusterOptions) -> Callable[[Daemon], None]:
-    """The daemon's extension that follows this cluster. Raises InvalidArgumentError where httpx is missing."""
+    """The daemon's extension that follows this cluster. Raises InvalidArgumentError where aiohttp is missing."""
     from dspy_registry.writer.cluster.attach import attach_cluster
 
     def attach(daemon: Daemon) -> None:
