@@ -208,9 +208,10 @@ class Origin:
             marker = await self._put_aside(staged) if staged.is_too_large else None
             outcome = await self._decided(staged)
             if outcome.succeeded:
-                turns.took(time.monotonic() - asked_at)
                 failpoints.reach("after_decision")
-                self._conclude(staged, await self._shown(outcome.revision) if staged.puts else self._host.revision)
+                revision = await self._shown(outcome.revision) if staged.puts else self._host.revision
+                turns.took(time.monotonic() - asked_at)
+                self._conclude(staged, revision)
                 if marker is not None:
                     await self._copy_out(KeyValue(marker, staged.puts[marker], outcome.revision))
                 await self._collect(staged.frees)

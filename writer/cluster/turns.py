@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_MEMORY: Final = 0.5  # seconds for which turns are kept after a refusal, and a host counts as one that changes
+_MEMORY: Final = 0.5
+"""Seconds for which turns are kept after a refusal or a turn that another host used, and a host counts as one that
+changes."""
 _SHORTEST, _LONGEST = 0.004, 0.06  # seconds of a turn
 _SHARE_OF_NEWEST: Final = 0.3  # in the moving average of how long an own change takes
 _TURN: Final = 2.0  # own changes that a turn of another host lasts: it has to be seen there, too
@@ -28,6 +30,7 @@ class Turns:
         self._seen: dict[str, float] = {}  # when a change of each host was last shown here
         self._last = me
         self._kept_until = 0.0
+        self._others_change = False  # since this host last asked for its turn
         self._takes = _SHORTEST
         self._moved = asyncio.Event()
 
@@ -36,6 +39,7 @@ class Turns:
         now = self._clock()
         self._seen = {of: at for of, at in self._seen.items() if now - at < _MEMORY}
         self._seen[host], self._last = now, host
+        self._others_change = self._others_change or host != self._me
         self._moved.set()
 
     def refused(self) -> None:
@@ -43,8 +47,14 @@ class Turns:
         self._kept_until = self._clock() + _MEMORY
 
     def took(self, seconds: float) -> None:
-        """A change of this host took so long from its staging to the cluster's answer."""
+        """A change of this host took so long from its staging until it was shown: before that no host can go next."""
         self._takes += _SHARE_OF_NEWEST * (seconds - self._takes)
+
+    def renew(self) -> None:
+        """Keep the turns while others use theirs: without that each host would be refused again now and then."""
+        if self._others_change and (now := self._clock()) < self._kept_until:
+            self._kept_until = now + _MEMORY
+        self._others_change = False
 
     @property
     def left(self) -> float:
@@ -61,6 +71,7 @@ class Turns:
 
     async def wait(self) -> None:
         """Until it is this host's turn."""
+        self.renew()
         while (seconds := self.left) > 0:
             self._moved.clear()
             try:

@@ -39,6 +39,23 @@ def test_hosts_that_were_refused_go_one_after_the_other() -> None:
     assert turns.left == 0  # and nobody was refused for long
 
 
+def test_turns_last_as_long_as_other_hosts_use_theirs() -> None:
+    now = [100.0]
+    turns = Turns("b", lambda: now[0])
+    turns.refused()
+    for _ in range(10):  # without another refusal
+        now[0] += 0.3
+        turns.saw("a")
+        turns.renew()
+        turns.saw("b")
+        assert turns.left > 0
+    now[0] += 0.3
+    turns.renew()  # nobody else has changed anything
+    now[0] += 0.3
+    turns.saw("b")
+    assert turns.left == 0
+
+
 def test_a_slow_host_makes_longer_turns_within_bounds() -> None:
     turns = Turns("b", lambda: 100.0)
     turns.refused()
