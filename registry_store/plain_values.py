@@ -59,7 +59,7 @@ def plain_size(mapping: object, most: int) -> int:
             found = _holders_among(children)
             if found is None or (found and depth == MAX_METADATA_DEPTH):
                 return most + 1
-            children = [child for child in found if child]
+            children = list(filter(None, found))
         for child in children:
             kind = type(child)
             if kind is dict or kind is list:
@@ -82,6 +82,8 @@ def _holders_among(values: Collection[Any]) -> Collection[Any] | None:
             return None
     if kinds.isdisjoint(_HOLDERS):
         return ()
+    if kinds <= _HOLDERS:
+        return values
     return [value for value in values if type(value) in _HOLDERS]
 
 

@@ -25,11 +25,13 @@ class Work:
 
     `client` is empty for the daemon's own changes. `by` is whose process asks for it; None: it is the daemon's own.
     `id`, `oldest` and `repeats` are the request's. `held_bytes` is the memory that the work takes.
+    `is_background`: nobody waits for it, so it may rest beside works of clients.
     """
 
     client = b""
     by: By | None = None
     held_bytes = 0
+    is_background = False
     id = 0
     oldest = 0
     repeats: tuple[int, ...] = ()
@@ -68,7 +70,8 @@ class Group:
     """Works to be committed together. `stage` them, commit, then `conclude` with the revision of the commit.
 
     Staging ends before a work that would take it beyond `seconds`, though never before the first: `left` are those that
-    were not staged. `expected` tells how long a work will take, as far as it is known. `charge` is told what it took.
+    were not staged. `expected` tells how long a work will take, as far as it is known. `took` has the
+    seconds of processor time that each took: that others made it wait is not its fault.
     """
 
     def __init__(
@@ -76,14 +79,13 @@ class Group:
         works: Sequence[Work],
         replies: ReplyCache,
         seconds: float = math.inf,
-        charge: Callable[[Work, float], None] = lambda work, seconds: None,
         expected: Callable[[Work], float] = lambda work: 0.0,
     ) -> None:
         self._works = works
         self._seconds = seconds
-        self._charge = charge
         self._expected = expected
         self.left: Sequence[Work] = ()
+        self.took: dict[Work, float] = {}
         self._replies = replies
         self._clients: dict[bytes, _Staged] = {}
         self._answers: dict[Work, Any] = {}  # to works that need no commit
@@ -94,6 +96,7 @@ class Group:
     def stage(self, draft: Draft) -> None:
         """Stage every work on the draft, or note its failure. Raises lmdb.Error."""
         began = at = time.monotonic()
+        used = time.thread_time()
         for number, work in enumerate(self._works):
             if number and at - began + self._expected(work) > self._seconds:
                 self._works, self.left = self._works[:number], self._works[number:]
@@ -107,8 +110,9 @@ class Group:
                 if not isinstance(error, RegistryError):
                     _log.exception("internal error in a request")
                 self._answers[work] = work.failure(error)
-            at, before = time.monotonic(), at
-            self._charge(work, at - before)
+            at = time.monotonic()
+            used, before = time.thread_time(), used
+            self.took[work] = used - before
         if draft.has_effect:
             self._remember(draft)
 

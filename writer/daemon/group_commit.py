@@ -153,6 +153,7 @@ class GroupCommit:
             group.append(work)
             size += work.held_bytes
         self._regulars = len(group)
+        group.sort(key=self._inbox.is_later)
         return group
 
     def _commit(self, works: list[Work]) -> None:
@@ -160,13 +161,15 @@ class GroupCommit:
             self._fail(works, self._failure)
             return
         seconds = staging_seconds(self._committer.last_sync, self._bounds.staging)
-        group = Group(works, self._replies, seconds, self._inbox.charge, self._inbox.expected)
+        group = Group(works, self._replies, seconds, self._inbox.expected)
         self._began = began = time.monotonic()
+        used = time.thread_time()
         try:
             try:
                 revision = self._committer.commit(group.stage)
             finally:
                 self._began = None
+                self._charge(group, time.thread_time() - used)
         except StoreError as error:
             self._fail(works, error)
             if self._committer.is_lost or is_disk_failure(error):
@@ -181,6 +184,12 @@ class GroupCommit:
             self._regulars = len(works) - len(group.left)  # waiting for more than are staged delays all
             change = self._committer.last_change
             self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)
+
+    def _charge(self, group: Group, seconds: float) -> None:
+        """Tell what each work took. What the commit took beside staging is divided as staging was."""
+        staging = sum(group.took.values())
+        for work, own in group.took.items():
+            self._inbox.charge(work, own, own / staging * (seconds - staging) if staging else 0.0)
 
     def _commit_apart(self, works: list[Work], error: Exception) -> None:
         """Commit each work alone, because one of them cannot be written and it is not known which."""

@@ -102,9 +102,10 @@ class Host(Protocol):
     def status(self) -> DaemonStatus:
         """The state of the daemon. Only while it runs, in its loop."""
 
-    async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
+    async def submit(self, stage: Callable[[Draft], T], *, is_background: bool = False) -> Submitted[T]:
         """Commit a change of the daemon in one group with the changes of clients.
 
+        `is_background`: if it is costly, the next one rests beside clients with quick requests.
         `stage` is called in the commit thread, with a draft that holds all changes accepted before. It may be called
         more than once, so it must not depend on earlier calls. An exception of `stage` is raised here, and its
         changes are dropped. Returns when the change is durable and visible.
@@ -131,8 +132,11 @@ class Host(Protocol):
 class LocalWork(Work, Generic[T]):
     """A change that the daemon itself submits."""
 
-    def __init__(self, stage: Callable[[Draft], T], future: asyncio.Future[Submitted[T]]) -> None:
+    def __init__(
+        self, stage: Callable[[Draft], T], future: asyncio.Future[Submitted[T]], *, is_background: bool = False
+    ) -> None:
         self.by = (os.geteuid(), os.getpid())
+        self.is_background = is_background
         self._stage = stage
         self._result: T
         self.future = future

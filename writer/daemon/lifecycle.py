@@ -174,9 +174,9 @@ class Daemon:
         """See `Host.observe_commits`."""
         self.queue.observers.append(observer)
 
-    async def submit(self, stage: Callable[[Draft], T]) -> Submitted[T]:
+    async def submit(self, stage: Callable[[Draft], T], *, is_background: bool = False) -> Submitted[T]:
         """See `Host.submit`."""
-        work = LocalWork(stage, asyncio.get_running_loop().create_future())
+        work = LocalWork(stage, asyncio.get_running_loop().create_future(), is_background=is_background)
         self.queue.put(work)
         return await work.future
 

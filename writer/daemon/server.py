@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections import Counter
@@ -17,6 +18,7 @@ from dspy_registry.registry_store.protocol import Answer, FrameReader, Welcome, 
 from dspy_registry.writer.daemon import roles, socket_file
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.change_lines import LineBudget
+from dspy_registry.writer.daemon.pace import RefusalPace
 from dspy_registry.writer.daemon.reply_cache import is_client_id
 from dspy_registry.writer.daemon.service import Requests, Service
 
@@ -32,6 +34,7 @@ class Connections:
     open: set[Connection] = field(default_factory=set)
     last_closed: asyncio.Event = field(default_factory=asyncio.Event)
     refusals: LineBudget = field(default_factory=lambda: LineBudget(20, 10.0))
+    refusal_pace: RefusalPace = field(default_factory=RefusalPace)
     received: bytearray = field(default_factory=lambda: bytearray(_RECEIVED_AT_ONCE))
     """One buffer for all connections: it is emptied before the next one is read."""
 
@@ -69,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         self._client = b""
         self._requests = Requests(service, self._send, self._resume)
         self._is_closing = False
+        self._is_refused = False
         self._is_write_paused = False  # the client does not read its answers
         self._is_paused = False  # received messages may wait to be taken in
         self._refusal: RegistryError | None = None
@@ -127,7 +131,9 @@ class Connection(asyncio.BufferedProtocol):
     # Ending it
 
     def idle_since(self, now: float) -> float:
-        """For how many seconds nothing was expected of the daemon. -1: something is."""
+        """For how many seconds nothing was expected of the daemon. -1: something is. Infinite: it is refused anyway."""
+        if self._is_refused:
+            return math.inf
         is_at_work = self._is_closing or self._requests.is_at_work or self._frame_began is not None
         return -1.0 if is_at_work else now - self._heard
 
@@ -149,11 +155,21 @@ class Connection(asyncio.BufferedProtocol):
         return self._requests.tell_progress(now, lambda: not self._is_write_paused)
 
     def refuse(self, error: RegistryError) -> None:
-        """Tell the client what is wrong with the whole connection, and close it."""
+        """Tell the client what is wrong with the whole connection, and close it. Many of a user wait for each other."""
         if not self._is_closing:
             self._connections.refusals.info("connection refused: %s", error)
-            self._send(wire_errors.pack(0, error))
-            self.close()
+            self.stop_reading()
+            self._is_closing = self._is_refused = True
+            loop = self._service.loop
+            wait = self._connections.refusal_pace.wait(self.user, loop.time())
+            if wait:
+                loop.call_later(wait, self._tell_refusal, error)
+            else:
+                self._tell_refusal(error)
+
+    def _tell_refusal(self, error: RegistryError) -> None:
+        self._send(wire_errors.pack(0, error))
+        self.close()
 
     def stop_reading(self) -> None:
         """Take no more requests from this client."""

@@ -147,7 +147,7 @@ class UsageSink:
             nonlocal whole
             whole = self._merger.stage_some(draft, batches)
 
-        done = await self._host.submit(stage)
+        done = await self._host.submit(stage, is_background=True)
         self._batches += whole
         self._merges += 1
         for each in waiting[:whole]:

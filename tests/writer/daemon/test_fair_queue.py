@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
+import socket
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from dspy_registry import BusyError, InvalidModuleError, ModuleInfo, Registry
+from dspy_registry import BusyError, InvalidModuleError, ModuleInfo, ProtocolError, Registry
 from dspy_registry.registry_store.codec import encode
 from dspy_registry.registry_store.layout import MAX_RECORD_VALUES
 from dspy_registry.registry_store.nesting import MANY, MOST_VALUES, excess
 from dspy_registry.registry_store.protocol import Done, Register
 from dspy_registry.registry_store.validation import validate_module
+from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.change_lines import LineBudget
 from dspy_registry.writer.daemon.fair_queue import FairQueue
 from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.daemon.roles import Groups
+from dspy_registry.writer.daemon.server import Connection, Connections
+from dspy_registry.writer.daemon.service import Service
 from tests.support.daemon_process import Peer, daemon, daemon_of, module, refused, registration
 
 COSTLY = encode(ModuleInfo("acme.Costly", metadata={"x": [[]] * (MAX_RECORD_VALUES - 1)}))
@@ -212,6 +220,42 @@ def test_connections_that_are_not_idle_are_kept(registry_folder: os.PathLike[str
         assert isinstance(peers[0].ask(registration(1, module("acme.First")))[0], Done)
         for peer in peers:
             peer.socket.close()
+
+
+def test_a_connection_that_waits_for_its_refusal_makes_room() -> None:
+    async def refused_one() -> None:
+        bounds = Bounds(connections=1, spared=3600.0)
+        service = Service(*cast("Any", (SimpleNamespace(held_bytes=0), bounds, Groups(None, None), None, None, None)))
+        connections = Connections()
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        with theirs:
+            transport, _ = await loop.create_unix_connection(lambda: Connection(service, connections), sock=ours)
+            (refused_one,) = connections.open
+            for _ in range(1000):
+                connections.refusal_pace.wait(refused_one.user, loop.time())
+            newcomer = Connection(service, connections)
+            connections.open.add(newcomer)
+            assert isinstance(connections.problem(newcomer, bounds, loop.time()), BusyError)
+            refused_one.refuse(ProtocolError("a bad frame."))
+            assert not transport.is_closing()
+            assert connections.problem(newcomer, bounds, loop.time()) is None
+            assert transport.is_closing()
+            connections.open.discard(newcomer)
+            await connections.last_closed.wait()
+
+    asyncio.run(refused_one())
+
+
+def test_each_of_many_bad_connections_is_told_why(registry_folder: os.PathLike[str]) -> None:
+    with daemon(registry_folder) as served:  # type: ignore[arg-type]
+        bad = [Peer(served.path) for _ in range(25)]
+        for peer in bad:
+            peer.socket.sendall(b"\xff\xff\xff\xff")
+        for peer in bad:
+            with peer:
+                assert isinstance(refused(peer.receive()), ProtocolError)
+                assert peer.receive() is None
 
 
 # Log lines
