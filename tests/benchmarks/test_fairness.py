@@ -100,3 +100,25 @@ def test_it_ends_when_the_daemon_is_killed_meanwhile(registry_folder: Path) -> N
             os.kill(served.pid, signal.SIGKILL)
         with pytest.raises(OSError, match=r"\[Errno"):
             next(misbehaviour.bad_frames(registry_folder, 1))
+
+
+def test_each_case_is_compared_with_as_many_quiet_registrations_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(path: Path, count: int) -> list[float]:
+        asked.append(count)
+        return [float(len(asked))] * count
+
+    monkeypatch.setattr(fairness, "registrations", counted)
+    monkeypatch.setattr(fairness, "CASES", fairness.CASES[3:4] * 2)
+    lines: list[str] = []
+    fairness.measure(lines.append, 10, 1)
+    assert asked == [5, 10, 5, 10, 5]
+    assert [line.split()[1] for line in lines] == ["2.00", "4.00"]
+
+
+def test_at_least_one_registration_is_made_and_no_more_than_asked(registry_folder: Path) -> None:
+    with daemon(registry_folder):
+        assert len(fairness.registrations(registry_folder, 3)) == 3
+        assert len(fairness.registrations(registry_folder, 3, 0.0)) == 1
+    assert fairness.percentiles([float(number) for number in range(1000)]) == (500.0, 990.0)
