@@ -44,6 +44,7 @@ class Turns(Generic[K]):
         self._count = itertools.count()
         self._floor = 0.0  # what the first of the last group had used: nobody who waits has used less
         self._begins = True  # the next turn is the first of a group
+        self._most = _KEPT  # keys in `_used`, beyond which those that count no more are dropped
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -84,8 +85,9 @@ class Turns(Generic[K]):
         """A turn of this key took so long."""
         self._begins = True
         self._used[key] = self._position(key) + seconds
-        if len(self._used) > _KEPT:
+        if len(self._used) > self._most:
             self._used = {key: used for key, used in self._used.items() if used > self._floor}
+            self._most = max(_KEPT, 2 * len(self._used))  # so that each key costs a look or two, not each charge all
 
     def _position(self, key: K) -> float:
         return max(self._used.get(key, 0.0), self._floor)
