@@ -40,7 +40,7 @@ def plain(change: Change) -> dict[str, Any]:
 
 def unlisted(change: dict[str, Any], shown: int) -> int:
     """How many parts of a plain change are left out by a page that lists `shown` of each kind."""
-    return change["more"] + sum(max(0, len(change[part]) - shown) for part in _PARTS)
+    return int(change["more"]) + sum(max(0, len(change[part]) - shown) for part in _PARTS)
 
 
 def shares(named: Iterable[tuple[int, int]]) -> dict[str, float]:

@@ -312,7 +312,9 @@ def test_it_goes_on_while_the_daemon_is_down_and_says_so(site: Explorer) -> None
     state = site.json("/api/v1/state")
     assert state["daemon"]["up"] is False
     assert state["revision"] == 6
-    assert "<strong>down</strong>" in site.get("/").text
+    page = site.get("/").text
+    assert "<strong>down</strong>" in page
+    assert "<dt>Manifest errors</dt><dd>–</dd>" in page
     assert site.json("/api/v1/store")["registry"]["data_bytes"] > 0
 
 

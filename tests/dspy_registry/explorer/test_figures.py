@@ -175,6 +175,7 @@ def test_the_strip_says_so_when_no_daemon_answers() -> None:
     facts = {"daemon": None, "unreachable": unreachable, "registry": None, "problems": [], "seen_at": 1.0}
     shown = strip(facts, 5, 1000, [])
     assert shown["daemon"]["up"] is False
+    assert (shown["manifest_error_count"], shown["override_count"]) == (None, None)  # not 0: nobody knows
     assert shown["daemon"]["why"]
 
 
