@@ -79,7 +79,9 @@ def create_app(site: Site, names: Collection[str] = ()) -> Any:
 
     @app.exception_handler(HTTPException)
     async def plain_problem(request: Request, error: HTTPException) -> Response:
-        return told(request, error.status_code, "HTTPError", str(error.detail))
+        answer = told(request, error.status_code, "HTTPError", str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:

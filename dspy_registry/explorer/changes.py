@@ -14,11 +14,13 @@ from dspy_registry.registry_store.changes import Change, shown_requester
 SHOWN: Final = 100
 _LISTED: Final = 200
 """Modules of one change that are listed; a change may name thousands."""
+_PARTS: Final = ("modules", "aliases", "labels", "policies", "overrides")
 
 
 def plain(change: Change) -> dict[str, Any]:
     """A change for JSON. `more` counts what is left out of its lists."""
     modules, aliases = change.modules, change.aliases
+    lengths = [len(getattr(change, part)) for part in _PARTS]
     return {
         "revision": change.revision,
         "committed_at": change.committed_at,
@@ -30,9 +32,15 @@ def plain(change: Change) -> dict[str, Any]:
             for each in change.labels[:_LISTED]
         ],
         "policies": list(change.policies[:_LISTED]),
+        "overrides": list(change.overrides[:_LISTED]),
         "by": [shown_requester(each) for each in change.by[:_LISTED]],
-        "more": max(0, len(modules) - _LISTED) + max(0, len(aliases) - _LISTED),
+        "more": sum(max(0, length - _LISTED) for length in lengths),
     }
+
+
+def unlisted(change: dict[str, Any], shown: int) -> int:
+    """How many parts of a plain change are left out by a page that lists `shown` of each kind."""
+    return int(change["more"]) + sum(max(0, len(change[part]) - shown) for part in _PARTS)
 
 
 def shares(named: Iterable[tuple[int, int]]) -> dict[str, float]:

@@ -173,5 +173,13 @@ def _fields(info: ModuleInfo) -> dict[str, Any]:
 
 def rollback_command(name: str, version: int, folder: str | None) -> str:
     """The command that registers a version again."""
-    words = ["dspy-registry", "rollback", name, "--to", str(version)]
-    return shlex.join([*words, *(("--path", folder) if folder is not None else ())])
+    return _command(["rollback", name, "--to", str(version)], folder)
+
+
+def release_command(name: str, folder: str | None) -> str:
+    """The command that ends an override."""
+    return _command(["release", name], folder)
+
+
+def _command(words: list[str], folder: str | None) -> str:
+    return shlex.join(["dspy-registry", *words, *(("--path", folder) if folder is not None else ())])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -15,13 +16,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from dspy_registry.cli.console import encode_json
-from dspy_registry.explorer import access, charts, filters
+from dspy_registry.explorer import access, charts, filters, one_module
+from dspy_registry.explorer import changes as changed
 from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.filters import Asked, AskedQuery
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.site import Site
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import RegistryError
+from dspy_registry.registry_store.usage import SIZES
 from dspy_registry.registry_store.vocabulary import LEVELS
 
 _HERE: Final = Path(__file__).parent
@@ -51,6 +54,7 @@ def templates() -> Environment:
         shares=named,
         by=by,
         told=told,
+        unlisted=changed.unlisted,
         plain=lambda number: "" if number is None else str(number).removesuffix(".0"),
         count=lambda number: "–" if number is None else f"{number:,}",
         query=urlencode,
@@ -150,13 +154,21 @@ def _reading(router: APIRouter, site: Site, page: Page) -> None:
             asked=asked,
             found=found,
             levels=LEVELS,
-            links=_page_links(asked, found),
+            links=_page_links(asked, found, site.shown_folder),
         )
 
     @router.get("/modules/{name:path}")
     def module(name: str) -> HTMLResponse:
         found = site.module(name)
-        return page("module.html", found["name"], f"/api/v1/modules/{found['name']}", module=found, chart=_chart(found))
+        json = f"/api/v1/modules/{quote(found['name'], errors='surrogateescape')}"
+        return page(
+            "module.html",
+            found["name"],
+            json,
+            module=found,
+            chart=chart_of(found),
+            release=one_module.release_command(found["name"], site.shown_folder),
+        )
 
     @router.get("/ask")
     def ask(asked: QuestionQuery, request: Request) -> HTMLResponse:
@@ -186,7 +198,7 @@ def _reading(router: APIRouter, site: Site, page: Page) -> None:
         )
 
 
-def _page_links(asked: Asked, found: dict[str, Any]) -> dict[str, str | None]:
+def _page_links(asked: Asked, found: dict[str, Any], folder: str | None) -> dict[str, str | None]:
     """The addresses of the neighbouring pages. None: there is no such page."""
     given = [(field, value) for field, value in asked.model_dump().items() if field != "page" and value]
 
@@ -197,17 +209,18 @@ def _page_links(asked: Asked, found: dict[str, Any]) -> dict[str, str | None]:
     return {
         "before": address(shown - 1) if shown > 1 else None,
         "after": address(shown + 1) if shown < found["pages"] else None,
-        "conditions": filters_of(asked),
+        "conditions": filters_of(asked, folder),
     }
 
 
-def filters_of(asked: Asked) -> str:
-    """The command that finds the same modules."""
+def filters_of(asked: Asked, folder: str | None = None) -> str:
+    """The command that finds the same modules, but for the part of the name. `folder` None: the default registry."""
     arguments = asked.arguments()
-    return " ".join(["dspy-registry", "find" if arguments else "list", *filters.command(arguments)])
+    where = ("--path", folder) if folder is not None else ()
+    return shlex.join(["dspy-registry", "find" if arguments else "list", *filters.command(arguments), *where])
 
 
-def _chart(module: dict[str, Any]) -> charts.DurationChart | None:
+def chart_of(module: dict[str, Any]) -> charts.DurationChart | None:
     """The durations of the newest version that was called, by size; else those of all versions."""
     limits = {limit["size"]: limit["limit_ms"] for limit in module.get("limits", ())}
     for used in module["usage_by_version"]:
@@ -223,7 +236,7 @@ def _chart(module: dict[str, Any]) -> charts.DurationChart | None:
     return charts.duration_chart(
         [
             (size, seen["calls"], seen["p50"], seen["p90"], seen["p99"], 0, 0)
-            for size, seen in usage["durations"].items()
+            for size, seen in sorted(usage["durations"].items(), key=lambda each: SIZES.index(each[0]))
         ]
     )
 

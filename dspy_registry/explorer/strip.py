@@ -12,7 +12,10 @@ _BEHIND: Final = 100
 
 
 def strip(facts: dict[str, Any], revision: int, committed_at: int, health: Iterable[Any]) -> dict[str, Any]:
-    """The strip's fields. `facts` is what `Watched.facts` gives; `committed_at` is in milliseconds since the epoch."""
+    """The strip's fields. `facts` is what `Watched.facts` gives; `committed_at` is in milliseconds since the epoch.
+
+    The counts that only the daemon knows, of manifest errors and overrides, are None while none answers.
+    """
     daemon = facts["daemon"]
     manifests = _section(daemon, "manifests")
     errors = manifests.get("errors") or []
@@ -25,10 +28,10 @@ def strip(facts: dict[str, Any], revision: int, committed_at: int, health: Itera
         "revision": revision,
         "committed_at": committed_at,
         "manifest_errors": errors[:_ERRORS_SHOWN],
-        "manifest_error_count": len(errors),
+        "manifest_error_count": len(errors) if daemon else None,
         "manifest_error": manifests.get("error"),
         "overrides": overrides[:_NAMES_SHOWN],
-        "override_count": len(overrides),
+        "override_count": len(overrides) if daemon else None,
         "circuits": circuits[:_NAMES_SHOWN],
         "circuit_count": len(circuits),
         "cluster": _cluster(_section(daemon, "cluster")),

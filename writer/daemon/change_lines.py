@@ -45,22 +45,27 @@ def log_change(change: Change) -> None:
         return
     for number, facts in enumerate(_facts(change)):
         if number == LINES_OF_A_CHANGE:
-            count = len(change.modules) + len(change.aliases) + len(change.labels)
+            count = sum(map(len, (change.modules, change.aliases, change.labels, change.policies, change.overrides)))
             _write({"action": "changed", "revision": change.revision, "further_changes": count - number})
             return
         _write(facts)
 
 
 def _facts(change: Change) -> Iterator[dict[str, Any]]:
-    if not (change.modules or change.aliases or change.labels):
+    sole = change.by[0] if len(change.by) == 1 else None  # policies and overrides do not say who of several it was
+    if not (change.modules or change.aliases or change.labels or change.policies or change.overrides):
         action = "everything changed" if change.everything else "implied capabilities changed"
-        yield _fact(change, action, "", change.by[0] if len(change.by) == 1 else None)
+        yield _fact(change, action, "", sole)
     for module in change.modules:
         yield _module(change, module)
     for alias in change.aliases:
         yield _alias(change, alias)
     for label in change.labels:
         yield _label(change, label)
+    for pattern in change.policies:
+        yield {**_fact(change, "policy changed", "", sole), "policy": pattern}
+    for name in change.overrides:
+        yield {**_fact(change, "override changed", "", sole), "name": name}
 
 
 def _module(change: Change, module: ModuleChange) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dspy_registry import (
 )
 from dspy_registry.cli.drawing import Cell, Column, drawn
 from dspy_registry.cli.status import problems
+from dspy_registry.registry_store.changes import Change
 from dspy_registry.registry_store.disk import COMMIT_BYTES
 from dspy_registry.writer.daemon.change_lines import LINES_OF_A_CHANGE, JsonFormatter, log_change
 from tests.support.command import COMMAND, answer, run
@@ -162,6 +163,17 @@ def test_the_daemons_log_has_a_line_for_each_change_as_text_and_as_json(registry
     assert (line["level"], line["action"], line["version"], line["source"]) == ("info", "registered", 1, "client")
     assert line["by"] == OWN
     assert all({"time", "level", "message"} <= line.keys() for line in lines)
+
+
+def test_the_log_names_changed_policies_and_overrides(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dspy_registry")
+    log_change(Change(7, 0, by=(tuple(OWN),), policies=("acme.*",), overrides=("acme.A",)))  # type: ignore[arg-type]
+    policy, override = (json.loads(JsonFormatter().format(record)) for record in caplog.records)
+    assert (policy["action"], policy["policy"], policy["by"]) == ("policy changed", "acme.*", OWN)
+    assert (override["action"], override["name"], override["revision"]) == ("override changed", "acme.A", 7)
+    caplog.clear()
+    log_change(Change(8, 0, keys=("answering",)))
+    assert "implied capabilities changed" in caplog.text
 
 
 def test_a_large_commit_has_few_lines(seeded_registry: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from tests.support.explorer import Explorer, Looked, browser, explorer
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 PAGES = ("/", "/modules/acme.Qa", "/ask?capabilities=reasoning&exclude=dspy.ReAct", "/changes", "/store")
+LONG = f"acme.{'W' * 240}"
 SIZES = (400, 1280, 2000)
 
 
@@ -34,6 +35,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 reporter.record("acme.Qa", 500.0 + 20 * call, call % 6 > 0, 500, error=None if call % 6 else "error")
             assert reporter.flush(60)
             client.register_module(ModuleInfo("acme.Qa", capabilities=("answering", "reasoning")))
+            client.register_module(ModuleInfo(LONG, capabilities=("reasoning",), estimated_duration=1))
         yield path
 
 
@@ -145,7 +147,7 @@ def test_everybody_can_use_every_page(chromium: Any, site: Explorer, path: str, 
 
 @pytest.mark.full
 @pytest.mark.parametrize("width", SIZES)
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, f"/modules/{LONG}", f"/ask?names={LONG}", "/?category=" + "w" * 300])
 def test_no_page_is_wider_than_its_window(chromium: Any, site: Explorer, path: str, width: int) -> None:
     looked = Looked(chromium, site, viewport={"width": width, "height": 900})
     page = looked.go(path)

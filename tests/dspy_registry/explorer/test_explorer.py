@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -12,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -29,12 +31,14 @@ from tests.support.command import daemon, run
 from tests.support.explorer import Explorer, explorer
 from tests.support.metrics import measured_daemon
 from tests.support.reporting import calls
+from tests.support.usage_helpers import wait_until
 
 pytestmark = pytest.mark.xdist_group("explorer")
 
 TOKEN = "a-token-of-some-length"
 LARGEST_PAGE = 200_000
 STRANGE = "acme.<script>alert(1)</script>"
+ODD = "acme.a/b?c#d%20e"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
         needs = Requirements(memory="high")
         client.register_module(ModuleInfo("acme.Qa", capabilities=("answering", "reasoning"), requirements=needs))
         client.set_label("acme.Qa", "live", {1: 90, 2: 10})
+        client.register_module(ModuleInfo(ODD))
         client.register_module(ModuleInfo(STRANGE, metadata={"<b>": "<i>" * 20_000}, examples=("x" * 100_000,)))
     return path
 
@@ -100,7 +105,7 @@ def test_every_page_is_whole_and_small_and_guarded(site: Explorer, path: str) ->
 
 def test_modules_come_by_use_with_what_calls_have_shown(site: Explorer) -> None:
     found = site.json("/api/v1/modules")
-    assert (found["total"], found["modules"][0]["name"]) == (8, "acme.Qa")
+    assert (found["total"], found["modules"][0]["name"]) == (9, "acme.Qa")
     row = found["modules"][0]
     assert (row["calls"], row["errors"], row["error_rate"], row["version"]) == (50, 10, 0.2, 2)
     assert sum(row["calls_by_minute"]) == 50
@@ -135,6 +140,27 @@ def test_a_module_says_who_declared_it_and_how_its_versions_differ(site: Explore
     page = site.get("/modules/acme.Qa").text
     assert found["rollback"][0]["command"] in page
     assert "<svg" in page
+
+
+def test_a_name_of_any_kind_leads_to_its_json(site: Explorer) -> None:
+    page = site.get(f"/modules/{quote(ODD, safe='')}").text
+    (address,) = re.findall(r'The same as JSON: <a href="([^"]*)"', page)
+    assert site.json(html.unescape(address))["name"] == ODD
+
+
+def test_the_command_beside_the_modules_asks_this_registry(site: Explorer, registry: Path) -> None:
+    page = html.unescape(site.get("/?category=a;b").text)
+    assert f"The same on the command line: <code>dspy-registry find --category 'a;b' --path {registry}<" in page
+    page = site.get("/?q=qa").text
+    assert f"On the command line, with any name: <code>dspy-registry list --path {registry}<" in page
+
+
+def test_a_half_open_circuit_is_told_with_the_time_since_when(registry_folder: Path) -> None:
+    with daemon(registry_folder), WriterClient(registry_folder) as client, explorer(registry_folder) as site:
+        client.open_circuit("dspy.Predict", 0.05)
+        wait_until(lambda: site.json("/api/v1/health")["health"][0]["state"] == "half_open", "half-open")
+        assert "version 1, since <time" in site.get("/").text
+        assert "Version 1 is half-open since <time" in site.get("/modules/dspy.Predict").text
 
 
 def test_labels_stand_beside_the_versions_that_they_name(site: Explorer) -> None:
@@ -208,8 +234,9 @@ def test_without_a_token_nothing_can_be_reported(site: Explorer, registry: Path)
 
 def test_other_methods_change_nothing(site: Explorer) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        assert httpx.request(method, f"{site.url}/modules/acme.Qa", timeout=60).status_code == 405
-    assert site.json("/api/v1/state")["revision"] == 5
+        answer = httpx.request(method, f"{site.url}/modules/acme.Qa", timeout=60)
+        assert (answer.status_code, answer.headers.get("allow")) == (405, "GET")
+    assert site.json("/api/v1/state")["revision"] == 6
 
 
 def events(site: Explorer, **headers: str) -> Iterator[tuple[str, Any]]:
@@ -250,6 +277,7 @@ def test_what_is_not_healthy_and_what_is_limited_is_shown_and_told(registry_fold
         assert next(heard)[0] == "hello"
         client.set_policy("dspy.Predict", Policy(max_concurrency=3))
         assert next(heard)[1]["policies"] == ["dspy.Predict"]
+        assert "<code>dspy.Predict</code>" in site.get("/changes").text
         client.open_circuit("dspy.Predict", 60.0)
         kind, entries = next(heard)
         assert (kind, entries[0]["name"], entries[0]["state"]) == ("health", "dspy.Predict", "open")
@@ -257,7 +285,10 @@ def test_what_is_not_healthy_and_what_is_limited_is_shown_and_told(registry_fold
         assert (state["circuit_count"], state["circuits"][0]["name"]) == (1, "dspy.Predict")
         (row,) = site.json("/api/v1/modules?q=predict")["modules"]
         assert row["health"][0]["state"] == "open"
-        assert "version 1 open" in site.get("/?q=predict").text
+        page = site.get("/?q=predict").text
+        assert "version 1 open" in page
+        assert "version 1, until <time" in page
+        assert "opened once" in site.get("/modules/dspy.Predict").text
         with reader.limit("dspy.Predict", patience=0):
             found = site.json("/api/v1/modules/dspy.Predict")
             assert found["concurrency"] == [{"limit": "module:dspy.Predict", "most": 3, "calls": 1}]
@@ -281,8 +312,10 @@ def test_what_is_not_healthy_and_what_is_limited_is_shown_and_told(registry_fold
 def test_it_goes_on_while_the_daemon_is_down_and_says_so(site: Explorer) -> None:
     state = site.json("/api/v1/state")
     assert state["daemon"]["up"] is False
-    assert state["revision"] == 5
-    assert "<strong>down</strong>" in site.get("/").text
+    assert state["revision"] == 6
+    page = site.get("/").text
+    assert "<strong>down</strong>" in page
+    assert "<dt>Manifest errors</dt><dd>–</dd>" in page
     assert site.json("/api/v1/store")["registry"]["data_bytes"] > 0
 
 

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 
 from dspy_registry.explorer import charts
 from dspy_registry.explorer.ask import Question, as_command, as_python
+from dspy_registry.explorer.changes import plain, unlisted
 from dspy_registry.explorer.events import is_same
 from dspy_registry.explorer.filters import Asked, command, split
 from dspy_registry.explorer.one_module import rollback_command
-from dspy_registry.explorer.pages import LONGEST_VALUE, shortened, told
+from dspy_registry.explorer.pages import LONGEST_VALUE, chart_of, shortened, told
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.strip import strip
+from dspy_registry.registry_store.changes import Change, LabelChange
 from dspy_registry.registry_store.health_file import HealthEntry
 
 
@@ -131,6 +133,22 @@ def test_a_failing_share_is_notable_before_it_is_alarming() -> None:
     assert [alarm(rate) for rate in (None, 0.0, 0.009, 0.01, 0.1)] == ["", "", "", "notable", "alarming"]
 
 
+def test_what_a_page_leaves_out_of_a_change_is_counted() -> None:
+    label = LabelChange("acme.Qa", "live", (), ((1, 10_000),))
+    change = Change(7, 0, labels=(label,) * 250, policies=("acme.*",) * 12, overrides=("acme.Qa",))
+    shown = plain(change)
+    assert (len(shown["labels"]), shown["overrides"], shown["more"]) == (200, ["acme.Qa"], 50)
+    assert unlisted(shown, 10) == 250 - 10 + 12 - 10
+
+
+def test_the_chart_of_all_versions_is_in_the_order_of_sizes() -> None:
+    seen = {"calls": 5, "p50": 10.0, "p90": 20.0, "p99": 30.0}
+    usage = {"durations": {"large": seen, "normal": seen, "small": seen, "very_large": seen}}
+    chart = chart_of({"version": 2, "usage_by_version": [], "usage": usage})
+    assert chart is not None
+    assert [row.label for row in chart.rows] == ["small", "normal", "large", "very_large"]
+
+
 def test_the_strip_tells_what_is_wrong() -> None:
     error = {"file": "qa.toml", "line": 3, "field": "category", "message": "it is a number"}
     daemon = {"pid": 7, "sections": {"manifests": {"errors": [error], "overrides": ["acme.Qa"]}}}
@@ -157,6 +175,7 @@ def test_the_strip_says_so_when_no_daemon_answers() -> None:
     facts = {"daemon": None, "unreachable": unreachable, "registry": None, "problems": [], "seen_at": 1.0}
     shown = strip(facts, 5, 1000, [])
     assert shown["daemon"]["up"] is False
+    assert (shown["manifest_error_count"], shown["override_count"]) == (None, None)  # not 0: nobody knows
     assert shown["daemon"]["why"]
 
 
