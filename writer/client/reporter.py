@@ -275,11 +275,19 @@ class UsageReporter:
             self._pending.add_counts(name, ok, error, calls, moment.now)
 
     def _send(self, timeout: float) -> bool:
-        """Whether all batches were delivered. A batch keeps its number until then, so that it counts once."""
+        """Whether all batches were delivered. A batch keeps its number until then, so that it counts once.
+
+        Only after the batches of an earlier round are new ones made, so those that wait are bounded.
+        """
+        if not self._send_made(timeout):
+            return False
         with self._gathering:
-            if not self._unsent and self._pending:
+            if self._pending:
                 self._unsent.extend(self._pending.take(self._id, self._number + 1))
                 self._number = self._unsent[-1][0]
+        return self._send_made(timeout)
+
+    def _send_made(self, timeout: float) -> bool:
         while self._unsent:
             try:
                 refused = self._link.send(self._unsent[0][1], timeout)
@@ -289,7 +297,7 @@ class UsageReporter:
             if refused is not None:
                 _log.warning("usage statistics were refused and are dropped: %s", refused)
             self._unsent.popleft()
-        return not self._pending
+        return True
 
     def _tell(self, error: RegistryError) -> None:
         """That a worker may not report is told once: it will not change by waiting, as a daemon that is away does."""

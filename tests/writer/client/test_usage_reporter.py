@@ -61,6 +61,16 @@ def test_calls_wait_for_a_daemon_that_is_away(seeded_registry: Path, reporter: U
     assert calls(seeded_registry) == 3
 
 
+def test_one_round_sends_what_waited_and_what_came_since(seeded_registry: Path, reporter: UsageReporter) -> None:
+    reporter.record("dspy.Predict", 1.0)
+    assert not reporter.flush(30)
+    for _ in range(10):
+        reporter.record("dspy.Predict", 1.0)
+    with daemon(seeded_registry):
+        assert reporter.flush(30)
+        assert calls(seeded_registry) == 11
+
+
 def test_calls_arrive_once_though_daemons_are_killed(seeded_registry: Path) -> None:
     recorded = 0
     with UsageReporter(seeded_registry, interval=0.01) as reporter:
