@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def test_the_status_tells_what_was_taken_in(seeded_registry: Path, reporter: Usa
         reporter.record("dspy.Predict", 1.0)
         assert reporter.flush(30)
         assert client.status().sections["usage"] == {"batches": 1, "merges": 1}
+
+
+@pytest.mark.parametrize("step", ["__init__", "start"])
+def test_a_first_call_that_was_interrupted_leaves_a_reporter_that_works(
+    seeded_registry: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with daemon(seeded_registry), UsageReporter(seeded_registry, interval=0.05) as reporter:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                reporter.record("dspy.Predict", 1.0)
+        reporter.record("dspy.Predict", 1.0)
+        wait_until(lambda: calls(seeded_registry) == 2, "both calls")
 
 
 # The daemon away
