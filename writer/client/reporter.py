@@ -171,7 +171,7 @@ class UsageReporter:
         """Record the first call of the process, or the first call of a module while the queue is full."""
         try:
             with self._lock:
-                if self._thread is None and not self._closed:
+                if not self._told.is_open and not self._closed:
                     self._queue.append(call)  # first: it is counted whatever happens to the thread
                     self._start()
                     if call[7] is not None or call[2] is not True:
@@ -191,11 +191,13 @@ class UsageReporter:
             self._overflow_failed[outcome] = self._overflow_failed.get(outcome, 0) + 1
 
     def _start(self) -> None:
-        self._told.open(QUEUE_LENGTH - 1)  # the first call is on the queue already
-        self._thread = threading.Thread(target=self._run, name="dspy-registry usage", daemon=True)
+        """Each step comes before what would make the next call leave it out: a signal's handler may raise anywhere."""
+        thread = threading.Thread(target=self._run, name="dspy-registry usage", daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is ending: `flush` sends the last calls
-            self._thread.start()
+            thread.start()
+        self._thread = thread
         _finish_with_multiprocessing()
+        self._told.open(QUEUE_LENGTH - len(self._queue))
 
     def _hurry(self) -> None:
         """A call may have failed: other processes must know soon."""
@@ -206,8 +208,9 @@ class UsageReporter:
     def _start_to_hurry(self) -> None:
         with contextlib.suppress(Exception), self._lock:  # without the thread, failures go with the next batch
             if self._hurries is None and not self._closed:
-                self._hurries = threading.Thread(target=self._run_ahead, name="dspy-registry health", daemon=True)
-                self._hurries.start()
+                thread = threading.Thread(target=self._run_ahead, name="dspy-registry health", daemon=True)
+                thread.start()  # before it is known: an interrupt in between must not leave one that never began
+                self._hurries = thread
 
     # The threads
 
@@ -275,11 +278,19 @@ class UsageReporter:
             self._pending.add_counts(name, ok, error, calls, moment.now)
 
     def _send(self, timeout: float) -> bool:
-        """Whether all batches were delivered. A batch keeps its number until then, so that it counts once."""
+        """Whether all batches were delivered. A batch keeps its number until then, so that it counts once.
+
+        Only after the batches of an earlier round are new ones made, so those that wait are bounded.
+        """
+        if not self._send_made(timeout):
+            return False
         with self._gathering:
-            if not self._unsent and self._pending:
+            if self._pending:
                 self._unsent.extend(self._pending.take(self._id, self._number + 1))
                 self._number = self._unsent[-1][0]
+        return self._send_made(timeout)
+
+    def _send_made(self, timeout: float) -> bool:
         while self._unsent:
             try:
                 refused = self._link.send(self._unsent[0][1], timeout)
@@ -289,7 +300,7 @@ class UsageReporter:
             if refused is not None:
                 _log.warning("usage statistics were refused and are dropped: %s", refused)
             self._unsent.popleft()
-        return not self._pending
+        return True
 
     def _tell(self, error: RegistryError) -> None:
         """That a worker may not report is told once: it will not change by waiting, as a daemon that is away does."""

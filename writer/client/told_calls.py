@@ -38,19 +38,20 @@ class ToldCalls:
         self._lock = threading.RLock()  # re-entered by a signal's handler that asks
         self._told = 0
         self._taken: deque[Call] = deque()
-        self._is_open = False
+        self.is_open = False
+        """Whether there is room, except for calls that wait."""
         self.queue.clear()
         self.room.clear()
 
     def open(self, places: int) -> None:
         """Give the queue room for so many calls."""
-        self._is_open = True
+        self.is_open = True
         self.room.extend(repeat(True, places))
 
     def close(self) -> None:
         """Let the queue take no further call."""
         with self._lock:
-            self._is_open = False
+            self.is_open = False
             self.room.clear()
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class ToldCalls:
             if not self._taken:
                 self._take()
             call = self._taken.popleft()
-            if self._is_open:
+            if self.is_open:
                 self.room.append(True)
             return call
 

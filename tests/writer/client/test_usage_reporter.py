@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def test_the_status_tells_what_was_taken_in(seeded_registry: Path, reporter: Usa
         assert client.status().sections["usage"] == {"batches": 1, "merges": 1}
 
 
+@pytest.mark.parametrize("step", ["__init__", "start"])
+def test_a_first_call_that_was_interrupted_leaves_a_reporter_that_works(
+    seeded_registry: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with daemon(seeded_registry), UsageReporter(seeded_registry, interval=0.05) as reporter:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                reporter.record("dspy.Predict", 1.0)
+        reporter.record("dspy.Predict", 1.0)
+        wait_until(lambda: calls(seeded_registry) == 2, "both calls")
+
+
 # The daemon away
 
 
@@ -59,6 +76,16 @@ def test_calls_wait_for_a_daemon_that_is_away(seeded_registry: Path, reporter: U
     with daemon(seeded_registry):
         wait_until(reporter.flush, "the daemon")
     assert calls(seeded_registry) == 3
+
+
+def test_one_round_sends_what_waited_and_what_came_since(seeded_registry: Path, reporter: UsageReporter) -> None:
+    reporter.record("dspy.Predict", 1.0)
+    assert not reporter.flush(30)
+    for _ in range(10):
+        reporter.record("dspy.Predict", 1.0)
+    with daemon(seeded_registry):
+        assert reporter.flush(30)
+        assert calls(seeded_registry) == 11
 
 
 def test_calls_arrive_once_though_daemons_are_killed(seeded_registry: Path) -> None:
