@@ -26,7 +26,7 @@ Results = dict[Any, tuple[str, ...]]
 
 _NAMES_PER_RECORD: Final = 8
 _ONE_IN: Final = 32
-_FORGOTTEN_AT_ONCE: Final = 8  # one in so many
+_FORGOTTEN_AT_ONCE: Final = 8  # the share that is forgotten: one in this number
 _USAGES_KEPT: Final = 4096
 
 

@@ -11,15 +11,15 @@ from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.lease_file import CELL, CELL_BYTES, PROBE, LeaseFile, cell_holder
 
 SETTLES: Final = 1.0
-"""Seconds from a failure until the daemon has surely heard of it, and the circuit is open again."""
+"""Seconds after a failed probe in which nobody probes. By then the daemon has heard of it and opened the circuit."""
 
 _TRIES: Final = 20
-_PAUSE: Final = 0.0002  # each time longer, 40 ms in all: on a busy machine whoever claims may not run for so long
+_PAUSE: Final = 0.0002  # seconds; each is longer, 42 ms in all: on a busy machine the holder may not run for so long
 _ENDED: Final = b""
 
 
 class Probe:
-    """The right to try a half-open module version, until `end` or the deadline. Then any process may take it."""
+    """The right to try a half-open module version. It lasts until `end` or its deadline: then others may take it."""
 
     def __init__(self, file: LeaseFile, start: int, written: bytes) -> None:
         self._file = file
@@ -27,9 +27,10 @@ class Probe:
         self._written = written
 
     def end(self, ok: bool = True) -> None:
-        """Let another process probe. `ok` False: the call failed, and nobody probes until the daemon has heard of it.
+        """Give the right back. `ok` says whether the call succeeded. If it failed, nobody probes for the next second.
 
-        Does nothing if another process has claimed the probe after the deadline, and nothing the second time.
+        In that second the daemon hears of the failure and opens the circuit. A second call does nothing. So does a call
+        after the deadline if another process has claimed the probe.
         """
         written, cell = self._written, self._file.map
         if written and self._file.is_open and cell[self._start : self._start + len(written)] == written:
@@ -39,13 +40,13 @@ class Probe:
 
 
 def claim_probe(leases: Leases, name: str, version: int, seconds: float) -> Probe | None:
-    """The right to probe for `seconds`. None: another process has it. Raises StoreError, StorePermissionError.
+    """Claim the right to probe for `seconds`. None: another process has it. Raises StoreError, StorePermissionError.
 
-    The claim is made under a lock that is held for microseconds. If a process is stopped while it holds the lock, the
-    others go by the cell alone: that two probe at once is better than that nobody does.
+    The claim is made under a lock that is held for microseconds. If a process is stopped while it holds the lock,
+    others claim without the lock: two probes at once are better than no probe.
     """
     key = f"{PROBE}{name}@{version}"
-    claim = _content(seconds)  # before the lock is taken: the first one of a process reads a file of the kernel
+    claim = _content(seconds)  # before the lock is taken: the first call in a process reads from /proc
     for number in range(_TRIES):
         region = leases.region(key, 1)
         claiming = Hold(region.file)
@@ -70,5 +71,5 @@ def _claimed(file: LeaseFile, start: int, claim: bytes) -> Probe | None:
 
 
 def _content(seconds: float) -> bytes:
-    """The cell of this process until so many seconds from now."""
+    """The bytes of a cell that this process holds for `seconds`."""
     return CELL.pack(*own_identity(), boot_seconds() + seconds)

@@ -1,8 +1,8 @@
 """Sleeping until a registry changes: one thread of this process waits for all its watchers, those of asyncio too.
 
 The thread waits for the bell of the revision file, which the writer rings after a commit. It starts with the first
-watcher, ends when nobody has watched for a second, and ends before a fork. A bell that is not heard costs a second:
-then the thread looks for all watchers whether there may be news, so that an idle process wakes only one thread.
+watcher, ends when nobody has watched for a second, and ends before a fork. Once a second it also calls the `look` of
+each watcher, in case that a bell was not heard. So an idle process wakes one thread a second, for all watchers.
 
 A watcher first joins, then compares the word, then sleeps. The thread keeps the bell's number from before it tells the
 watchers, so a bell that rings in between is heard.
@@ -22,9 +22,9 @@ from dspy_registry.registry_store.paths import FileIdentity
 from dspy_registry.registry_store.revision import RevisionFile
 
 LONGEST_SLEEP: Final = 1.0
-"""Seconds that the thread sleeps without a look."""
+"""Seconds. The thread sleeps no longer before it looks for changes."""
 LONGEST_REST: Final = 10.0
-"""Seconds that a watcher sleeps without a look of its own, in case that an interrupt has left it without the thread."""
+"""Seconds. A watcher sleeps no longer before it looks itself: an interrupt may have left it without the thread."""
 
 Wake = Callable[[], None]
 Look = Callable[[], bool]
@@ -39,9 +39,9 @@ def can_sleep(file: RevisionFile) -> bool:
 
 @contextmanager
 def joined(file: RevisionFile, wake: Wake, look: Look) -> Iterator[None]:
-    """While this lasts, `wake` is called in another thread: at each bell, and within a second once `look` says True.
+    """Within this block another thread calls `wake` at each bell, and within a second once `look` returns True.
 
-    Both must be quick, and raise nothing.
+    `look` says whether there may be a change. Both must be quick, and raise nothing.
     """
     waiter = _waiter_of(file)
     waiter.join(wake, look)
@@ -52,7 +52,7 @@ def joined(file: RevisionFile, wake: Wake, look: Look) -> Iterator[None]:
 
 
 class _Waiter:
-    """What waits for one revision file."""
+    """Waits for the bell of one revision file, and wakes all who joined."""
 
     def __init__(self, file: RevisionFile) -> None:
         self._file = file
@@ -95,12 +95,12 @@ class _Waiter:
                 return
 
     def _to_wake(self, *, is_rung: bool) -> list[Wake]:
-        """All after a bell, or if the folder was replaced by hand, which rings none. Else those who must look."""
+        """All after a bell, and if the folder was replaced, which may ring none. Else those with something to see."""
         are_all = is_rung or not self._file.is_current()
         return [wake for wake, look in self._sleepers.items() if are_all or look()]
 
     def end(self) -> None:
-        """End the thread; those who watch stay joined."""
+        """End the thread. Watchers stay joined, and `resume` starts it again."""
         with self._lock:
             thread, self._is_ending = self._thread, True
         deadline = time.monotonic() + LONGEST_SLEEP

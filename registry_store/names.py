@@ -47,8 +47,8 @@ def is_directly_in_dspy(name: str) -> bool:
 def lookup_keys(name: str) -> tuple[str, ...]:
     """Every string, except aliases, that may resolve to this module.
 
-    Whoever cached an answer under one of them must drop it when the module changes, comes or goes. What is empty or too
-    long to be asked for is left out.
+    A reader that cached an answer under one of them must drop it when the module changes, comes or goes. What is empty
+    or too long to be asked for is left out.
     """
     last = last_part(name)
     word = snake_case(last)

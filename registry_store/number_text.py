@@ -17,12 +17,12 @@ NUMBER_EXPECTED: Final = "write a number in plain digits, such as 12 or 0.5"
 
 
 def whole_number(text: str) -> int | None:
-    """The integer that a text is, with at most 20 digits. None: it is none."""
+    """The integer that a text stands for, with at most 20 digits. None: it is not one."""
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
 def number(text: str) -> float | None:
-    """The finite number that a text is, such as 12, 0.5 or 1e-3. None: it is none."""
+    """The finite number that a text stands for, such as 12, 0.5 or 1e-3. None: it is not one."""
     if not _NUMBER.fullmatch(text):
         return None
     found = float(text)

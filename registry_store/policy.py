@@ -22,7 +22,7 @@ POOL: Final = "pool:"  # begins a pattern for a pool, and the key of its limit
 LARGEST_CONCURRENCY: Final = 4096
 LONGEST_SECONDS: Final = 86_400.0
 LARGEST_WINDOW: Final = 100
-"""A reporter sends so many outcomes of a version at once, so that the window of the host is exact."""
+"""A reporter sends this many outcomes of a version at once, so that the window of the host is exact."""
 MOST_POLICIES: Final = 1024
 """All of them are read whenever one is looked for."""
 

@@ -63,17 +63,17 @@ LARGEST_ANNOUNCEMENT: Final = FILE_BYTES - _PAYLOAD_AT
 RETIRED: Final = float("nan")
 
 
-# Python compares two views of doubles without making an object of either, so `shared == private` is the quickest look
-# at a shared number. NaN is unequal to itself here, too. A view of one number never equals a view of two.
+# `shared == private` compares two views of doubles without making a Python float, so it is the quickest look at a
+# shared number. NaN is unequal to itself here too. A view of one number never equals a view of two.
 
 
 def private_word(word: float) -> memoryview[float]:
-    """A number to compare with `word`, `usage_word`, or that of the health file. `[()]` reads it and sets it."""
+    """A number of this process, to compare with `word`, `usage_word` or the health word. `[()]` reads and sets it."""
     return memoryview(bytearray(_DOUBLE.pack(word))).cast("d", shape=[])
 
 
 def private_words(word: float, usage_word: float) -> memoryview[float]:
-    """Two numbers to compare with `words`."""
+    """Two numbers of this process, to compare with `words`. `[0]` and `[1]` read and set them."""
     return memoryview(bytearray(_DOUBLE.pack(word) + _DOUBLE.pack(usage_word))).cast("d")
 
 
@@ -233,8 +233,8 @@ class RevisionFile:
     def raise_bell(self) -> bool:
         """As `ring`, but wake nobody. Returns whether anybody sleeps: `bell.wake_aside` wakes them.
 
-        Whoever begins to sleep from now on knows the number, and looks at the word after that. So the bell need not be
-        raised again, and it must not be by another thread: one of two numbers could be lost.
+        A process that goes to sleep after this knows the new number, and then looks at the word. So the bell need not
+        be raised again. Another thread must not raise it: one of two raises could be lost.
         """
         self._raise_bell()
         return self.bell.set_aside()

@@ -1,6 +1,6 @@
 """What follows the last @ of a name: `name@3` is a version, `name@champion` a label, `name@latest` the one in force.
 
-The part before it resolves as any name does, first. Whoever selects a version knows the full name already.
+The part before it resolves as any name does, first. A caller that selects a version knows the full name already.
 """
 
 from __future__ import annotations

@@ -139,11 +139,11 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return self.hours.until(_seconds(now) // 3600, HOURS_KEPT)
 
     def errors_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Failed calls in each of the last 60 minutes, as `calls_by_minute`."""
+        """Failed calls in each of the last 60 minutes. Order and `now` are as for `calls_by_minute`."""
         return self.failed_minutes.until(_seconds(now) // 60, MINUTES_KEPT)
 
     def errors_by_hour(self, now: float | None = None) -> tuple[int, ...]:
-        """Failed calls in each of the last 48 hours, as `calls_by_hour`."""
+        """Failed calls in each of the last 48 hours. Order and `now` are as for `calls_by_hour`."""
         return self.failed_hours.until(_seconds(now) // 3600, HOURS_KEPT)
 
 
@@ -185,11 +185,14 @@ class VersionUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return failed_by_kind(self.kinds)
 
     def judged_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Calls that succeeded or failed, as `ModuleUsage.calls_by_minute`: what a failure rate is taken of."""
+        """Calls in each of the last 60 minutes, newest last, that count for a failure rate: each succeeded or failed.
+
+        `now` is in seconds since the epoch; None: the present.
+        """
         return self.judged.until(_seconds(now) // 60, MINUTES_KEPT)
 
     def errors_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Those of `judged_by_minute` that failed."""
+        """Those calls of `judged_by_minute` that failed. Order and `now` are the same."""
         return self.failed.until(_seconds(now) // 60, MINUTES_KEPT)
 
 

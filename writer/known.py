@@ -1,7 +1,7 @@
-"""What a writer knows of its registry from one commit to the next without reading it again.
+"""What a writer remembers of its registry between two commits, so that it need not read it again.
 
-No other writer commits in between, as `Ownership` verifies. A look at the number of a database's entries takes longer
-than reading a row.
+No other process commits in between: `Ownership` verifies that. It saves time: to ask LMDB how many entries a database
+has takes longer than to read a row.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dspy_registry.writer.operations import Operations
 
 
 class Known:
-    """`state` is the head; None: it must be read. `filled` says of a database whether it has entries, if that is known.
+    """`state` is the head. None: it must be read.
 
-    Whoever looks, adds what it finds. It is right between two commits, and within one before anything is written.
+    `filled` maps a database to whether it has entries. A database that is not in it must be looked at. The code that
+    reads a value stores it here. The values are right between two commits, and during a commit until it writes.
     """
 
     def __init__(self) -> None:
@@ -21,12 +22,12 @@ class Known:
         self.filled: dict[bytes, bool] = {}
 
     def forget(self) -> None:
-        """Nothing is known: a commit failed."""
+        """Forget everything, because a commit failed."""
         self.state = None
         self.filled.clear()
 
     def expect(self, operations: Operations) -> None:
-        """These are about to be written. They may land or not, so only what is right in both cases stays."""
+        """Forget what these operations may make wrong. They are about to be written, and may or may not land."""
         self.state = None
         for name in operations.puts:
             if not self.filled.get(name):

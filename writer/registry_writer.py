@@ -185,7 +185,7 @@ class RegistryWriter:
     def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
         """Remove a label of a module. Returns the revision in which it is gone. Raises UnknownLabelError.
 
-        Further errors are as for `set_label`.
+        `expected` and further errors are as for `set_label`.
         """
         return self.set_labels((label_removal(name, label, expected),))
 

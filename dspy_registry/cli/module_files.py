@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from dspy_registry.registry_store.errors import InvalidModuleError
 from dspy_registry.registry_store.records import ModuleInfo, from_plain
+from dspy_registry.registry_store.wording import first_of
 from dspy_registry.writer.manifests.lines import Path, shown_path
 from dspy_registry.writer.manifests.text import Document, TextProblem, read_stream
 from dspy_registry.writer.manifests.validate import module_entry_problems
@@ -56,13 +57,14 @@ def read_modules(source: str, text: bytes) -> list[ModuleInfo]:
         raise InvalidModuleError(source, (f"it cannot be read: line {line}: not UTF-8",)) from error
     except TextProblem as problem:
         messages = [_message(one.line, "", one.message) for one in (problem, *problem.further)]
-        raise InvalidModuleError(source, _cut([f"it cannot be read: {messages[0]}", *messages[1:]])) from problem
+        messages[0] = f"it cannot be read: {messages[0]}"
+        raise InvalidModuleError(source, first_of(messages, _PROBLEMS_SHOWN)) from problem
     found = [each for document in documents for each in _modules_of(document)]
     problems = [problem for document in documents for problem in _beside_problems(document)]
     problems += [problem for each in found for problem in _problems(each)]
     problems += _named_twice(found)
     if problems or not found:
-        raise InvalidModuleError(source, _cut(problems) or ("it holds no module",))
+        raise InvalidModuleError(source, first_of(problems, _PROBLEMS_SHOWN) or ("it holds no module",))
     return [module_from(each.entry) for each in found]
 
 
@@ -145,8 +147,3 @@ def _position(place: _Place) -> str:
 
 def _message(line: int, field: str, message: str) -> str:
     return ": ".join(part for part in (f"line {line}" if line else "", field, message) if part)
-
-
-def _cut(problems: list[str]) -> list[str]:
-    more = len(problems) - _PROBLEMS_SHOWN
-    return [*problems[:_PROBLEMS_SHOWN], f"and {more} more"] if more > 0 else problems

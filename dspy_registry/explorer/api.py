@@ -113,7 +113,7 @@ def _reading(router: APIRouter, site: Site) -> None:
 
 
 def _revision(text: str) -> int | None:
-    """The revision that an event's id is. None: it is none."""
+    """The revision that an event's id stands for. None: it is not a revision."""
     found = whole_number(text)
     return found if found is not None and 0 <= found < 2**53 else None
 

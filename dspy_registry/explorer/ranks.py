@@ -1,5 +1,5 @@
 """The order of modules by use. Reading every module's usage takes up to a second with 100,000 modules in use, so a
-thread does it beside the pages, and a page sorts by what the thread found last. The figures of a page are read anew."""
+thread does it beside the pages, and a page sorts by what the thread found last. A page's figures are read again."""
 
 from __future__ import annotations
 

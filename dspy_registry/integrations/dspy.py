@@ -88,7 +88,7 @@ class _Call:
 
 
 def _routed(call: _Call) -> CallUnderWay | None:
-    """The attempt of a router that this call is; None: it is none."""
+    """The router's attempt that this call belongs to; None: no router made this call."""
     attempt = under_way.get()
     if attempt is None or call.names is None or not attempt.claim(call.instance, call.names):
         return None

@@ -1,4 +1,4 @@
-"""Where one thread waits for what it is to do next."""
+"""How a thread waits for its next job, and gets it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _RING: Final = (1).to_bytes(8, sys.byteorder)
 
 
 class Inbox(Generic[T]):
-    """Holds one thing at a time, for the one thread that waits. None tells the thread to end.
+    """Holds one item at a time, for the one thread that waits. None tells the thread to end.
 
-    Writing to an eventfd lets go of the interpreter's lock while the thread is woken. A lock or a queue holds on to it,
-    so the thread wakes only to wait again: that took more processor time than the rest of handing a call over.
+    A write to an eventfd releases the interpreter's lock while it wakes the thread. A lock or a queue keeps that lock,
+    so the woken thread has to wait for it at once. This took more processor time than all else that hands a call over.
     """
 
     __slots__ = ("_bell", "_given", "idle_since")
@@ -33,25 +33,25 @@ class Inbox(Generic[T]):
         self.close()
 
     def put(self, given: T | None) -> None:
-        """Give it to the thread, which has taken what was given before."""
+        """Give an item to the thread. The thread must have taken the item before it."""
         self._given = given
         os.write(self._bell, _RING)
 
     def get(self) -> T | None:
-        """Wait for what is given."""
+        """Wait for an item, and take it."""
         os.read(self._bell, len(_RING))
         given, self._given = self._given, None
         return given
 
     def close(self) -> None:
-        """Let go of what is used to wait. Nobody may wait or give any more. A second call does nothing."""
+        """Close the eventfd. No `put` or `get` may follow. A second call does nothing."""
         bell, self._bell = self._bell, -1
         if bell >= 0:
             os.close(bell)
 
 
 class QueueInbox(Inbox[T]):
-    """The same with a queue, which needs no descriptor, and which programs that replace threads replace too."""
+    """The same with a queue. It needs no file descriptor, and works where a library such as gevent replaces threads."""
 
     __slots__ = ("_queue",)
 
@@ -70,7 +70,7 @@ class QueueInbox(Inbox[T]):
 
 
 def new_inbox() -> Inbox[T]:
-    """An inbox of the quicker kind, where that works."""
+    """An `Inbox` where that works, else a `QueueInbox`."""
     if not hasattr(os, "eventfd"):  # another system than Linux
         return QueueInbox()
     if type(_thread.start_new_thread) is not BuiltinFunctionType:  # gevent: to block one of its threads blocks them all

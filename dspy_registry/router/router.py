@@ -112,7 +112,10 @@ class Router:
         deadline_ms: float | None = None,
         **asked: Any,
     ) -> Result:
-        """`call` for asyncio. A target that can be awaited is a task, which is cancelled at its limit."""
+        """`call` for asyncio, with the same arguments and errors.
+
+        A target that can be awaited becomes a task, which is cancelled when its time is over.
+        """
         return await self._made_async(
             *self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms)
         )
@@ -124,7 +127,7 @@ class Router:
         arguments: Mapping[str, Any] | None,
         **asked: Any,
     ) -> Result:
-        """`call` with other targets than the router's own."""
+        """`call` with these targets in place of the router's own. Other arguments and errors are the same."""
         return self._made(*self._begin_any(targets, capabilities, arguments, asked))
 
     def _made(self, given: Given, steps: Course) -> Result:
@@ -148,7 +151,7 @@ class Router:
         arguments: Mapping[str, Any] | None,
         **asked: Any,
     ) -> Result:
-        """`acall` with other targets than the router's own."""
+        """`acall` with these targets in place of the router's own. Other arguments and errors are the same."""
         return await self._made_async(*self._begin_any(targets, capabilities, arguments, asked))
 
     async def _made_async(self, given: Given, steps: Course) -> Result:

@@ -1,7 +1,7 @@
 """Threads that run calls for a bounded time. A thread cannot be interrupted: one that runs too long is abandoned.
 
-An abandoned thread runs on until its call ends. Only then is what the call holds given back. Threads are used again, so
-a call costs no start of a thread. They are daemon threads: an abandoned one does not keep the process from ending.
+An abandoned thread runs until its call ends. Only then it gives back what the call holds. Threads are used again,
+because it takes long to start one. They are daemon threads: an abandoned one does not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _clock = time.monotonic
 class Job(ABC):
     """A call in a thread. `tell` is called in that thread when it has ended; then `value` or `error` is set.
 
-    `tell` is a method, not an attribute: a job that is dropped before it begins is no cycle, so what it holds is given
-    back at once.
+    `tell` is a method: as an attribute it would make a reference cycle. So what a job holds is given back at once
+    when the job is dropped before it begins.
     """
 
     __slots__ = ("_turn", "_work", "error", "value")
@@ -52,7 +52,7 @@ class Job(ABC):
         self.tell()
 
     def withdraw(self) -> bool:
-        """Whether it had not begun; then it never will."""
+        """Keep the call from being made. Returns False if it has begun, or was withdrawn before; else True."""
         try:
             return self._turn.pop()
         except IndexError:
@@ -60,7 +60,7 @@ class Job(ABC):
 
 
 class Threads:
-    """Threads that wait for a job. One that none was left for in a minute ends when a later job has ended."""
+    """Threads that wait for jobs. When a job ends, a thread that has had no job for a minute is told to end."""
 
     def __init__(self) -> None:
         self._idle: deque[Inbox[Job]] = deque()
@@ -68,7 +68,7 @@ class Threads:
     def start(self, job: Job) -> None:
         """Run a job in another thread."""
         try:
-            inbox = self._idle.pop()  # the one that waits for the shortest time: the others may end
+            inbox = self._idle.pop()  # the last one that became idle, so that the others can reach their minute
         except IndexError:
             inbox = new_inbox()
             arguments = inbox, self._idle
@@ -98,7 +98,7 @@ class Threads:
 
 
 def _end_one(idle: deque[Inbox[Job]], now: float) -> None:
-    """End the thread that was idle for the longest time, if that was a minute."""
+    """Tell the thread that has been idle longest to end, if it has been idle for a minute."""
     with suppress(IndexError):  # another thread may take each of them at any moment
         if now - idle[0].idle_since < _IDLE_SECONDS:
             return

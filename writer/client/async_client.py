@@ -110,15 +110,15 @@ class AsyncWriterClient:
     async def set_label(
         self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
     ) -> int:
-        """Let a label name a version, or several with weights. See RegistryWriter.set_label."""
+        """See WriterClient.set_label."""
         return await self.set_labels((label_update(name, label, versions, expected),))
 
     async def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
-        """Set, move and remove several labels in one commit, or none. See RegistryWriter.set_labels."""
+        """See WriterClient.set_labels."""
         return calls.visible_in(await self._call(calls.set_labels(updates)))
 
     async def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
-        """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
+        """See WriterClient.remove_label."""
         return await self.set_labels((label_removal(name, label, expected),))
 
     async def start_rollout(self, name: str, version: int, *, label: str, plan: Plan | None = None) -> int:

@@ -21,5 +21,5 @@ class Bell:
             self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is rung, for at most so many seconds. Returns whether it was."""
+        """Wait until it is rung, for at most `seconds`. Returns whether it was."""
         return self._lock.acquire(timeout=seconds)

@@ -65,7 +65,7 @@ class WriterClient:
     def register_module(self, info: ModuleInfo, *, expected_version: int | None = None) -> int:
         """Register a module, or update it. Returns the revision in which it is visible.
 
-        See RegistryWriter.register_module.
+        `expected_version` None: whatever its version is. See RegistryWriter.register_module.
         """
         return calls.visible_in(self._call(calls.register(info, expected_version)))
 
@@ -96,7 +96,10 @@ class WriterClient:
     def publish_program(
         self, publication: Publication, document: bytes, *, expected_version: int | None = None
     ) -> Published:
-        """Publish a program as a version of a module, in one commit. See RegistryWriter.publish_program."""
+        """Publish a program as a version of a module, in one commit. `expected_version` None: whatever its version is.
+
+        See RegistryWriter.publish_program.
+        """
         call = calls.publish(publication, document, expected_version)
         return calls.published(self._call(call), publication)
 
@@ -137,7 +140,10 @@ class WriterClient:
     def set_label(
         self, name: str, label: str, versions: int | Weights, *, expected: int | Weights | None = None
     ) -> int:
-        """Let a label name a version, or several with weights. See RegistryWriter.set_label."""
+        """Let a label name a version, or several with weights. Returns the revision in which it does.
+
+        `expected` None: whatever it names now; 0: only if it is not set. See RegistryWriter.set_label.
+        """
         return self.set_labels((label_update(name, label, versions, expected),))
 
     def set_labels(self, updates: Iterable[LabelUpdate]) -> int:
@@ -145,7 +151,10 @@ class WriterClient:
         return calls.visible_in(self._call(calls.set_labels(updates)))
 
     def remove_label(self, name: str, label: str, *, expected: int | Weights | None = None) -> int:
-        """Remove a label. Returns the revision in which it is gone. See RegistryWriter.remove_label."""
+        """Remove a label. Returns the revision in which it is gone.
+
+        `expected` None: whatever it names now. See RegistryWriter.remove_label.
+        """
         return self.set_labels((label_removal(name, label, expected),))
 
     def start_rollout(self, name: str, version: int, *, label: str, plan: Plan | None = None) -> int:
@@ -175,7 +184,10 @@ class WriterClient:
         return calls.outcome(self._call(calls.apply_discovery(report)))
 
     def reset_usage(self, name: str, version: int | None = None) -> None:
-        """Forget the statistics of a module, or of one version of it. See RegistryWriter.reset_usage."""
+        """Forget the statistics of a module, or of one version; None: of all versions, and the lifetime totals.
+
+        See RegistryWriter.reset_usage.
+        """
         calls.visible_in(self._call(calls.reset_usage(name, version)))
 
     def status(self) -> DaemonStatus:

@@ -21,7 +21,7 @@ from dspy_registry.writer.client.report_link import ReportLink
 
 SENDS_PER_SECOND: Final = 100.0
 SENDS_AT_ONCE: Final = 20
-"""A process may send so often without a pause, and so many times a second for long."""
+"""A process may send this often without a pause. In the long run it may send SENDS_PER_SECOND times a second."""
 _ANSWER_TIMEOUT: Final = 1.0
 _PER_MESSAGE: Final = 256
 

@@ -19,7 +19,7 @@ These are the arguments of `record`, as they came.
 
 _KINDS: Final = frozenset(KINDS)
 _TIMED: Final = (OK, TIMEOUT)
-_NUMBER: Final = (int, float)  # a union would be made anew for each value
+_NUMBER: Final = (int, float)  # a union would be made again for each value
 
 
 class Moment(NamedTuple):

@@ -44,7 +44,7 @@ class ToldCalls:
         self.room.clear()
 
     def open(self, places: int) -> None:
-        """Give the queue room for so many calls."""
+        """Give the queue room for this number of calls."""
         self.is_open = True
         self.room.extend(repeat(True, places))
 

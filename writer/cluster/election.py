@@ -1,7 +1,7 @@
 """One host of the cluster leads: it carries out guarded rollouts. The others wait until its key goes.
 
-The leader is whoever put `d/leader` while nobody had. The key ends with its lease, so a host that dies, or is cut off,
-leads no longer. What a leader changes compares the revision of its key. So a host that has lost the lead without
+The leader is the host that put `d/leader` while nobody had. The key ends with its lease, so a host that dies, or is cut
+off, leads no longer. What a leader changes compares the revision of its key. So a host that has lost the lead without
 knowing it changes nothing.
 """
 

@@ -67,7 +67,7 @@ class Streamed(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer of any kind. `error` None: it is none."""
+    """An answer of any kind. `error` None: it is not an error."""
 
     header: Header = Header()
     kvs: Sequence[Pair] = ()

@@ -30,29 +30,31 @@ except ImportError as missing:
     ) from missing
 
 ANSWER_SECONDS: Final = 2.0
-"""A node that takes longer to answer is taken for stopped, and the next one is asked."""
+"""A node that does not answer for longer counts as stopped, and the next one is asked."""
 SILENT_SECONDS: Final = 3.0
-"""A watch that is silent for so long is dropped: a stopped node says nothing. Each host writes every second."""
-_WHOLE_SECONDS: Final = 6.0  # of a request with its answer: a stopped node does not take what fills its buffers
+"""A watch that is silent for longer is dropped. Each host writes every second, so only a stopped node is silent."""
+_WHOLE_SECONDS: Final = 6.0  # for a request and its answer: a stopped node does not take a large request
 _ASKING: Final = aiohttp.ClientTimeout(total=_WHOLE_SECONDS, connect=ANSWER_SECONDS, sock_read=ANSWER_SECONDS)
 _WATCHING: Final = aiohttp.ClientTimeout(connect=ANSWER_SECONDS, sock_read=SILENT_SECONDS)
 _MOST_CONNECTIONS: Final = 16
-_LARGE: Final = 2**20  # bytes, from which on aiohttp wants a file
+_LARGE: Final = 2**20  # bytes; aiohttp warns of a larger body that is not a file
 _JSON: Final = {"Content-Type": "application/json"}
 T = TypeVar("T")
 
 NodeError: Final = (aiohttp.ClientError, asyncio.TimeoutError)
-"""What a node raises that cannot be reached, says nothing, or ends the connection."""
+"""The node cannot be reached, is silent, or has ended the connection."""
 NotSentError: Final = aiohttp.ClientConnectorError
-"""There was no connection: no node has seen the request."""
+"""No connection could be made, so no node has seen the request."""
 
 
 class Gateway:
-    """The nodes of a cluster, of which one is asked until it fails. Belongs to one event loop."""
+    """The nodes of a cluster. It asks one of them until that one fails. Belongs to one event loop."""
 
     def __init__(self, options: ClusterOptions) -> None:
         self._endpoints = tuple(endpoint.rstrip("/") for endpoint in options.endpoints)
-        self._at = random.randrange(len(self._endpoints))  # the one that is asked next: hosts spread over the nodes
+        self._at = random.randrange(
+            len(self._endpoints)
+        )  # the next to be asked; at random, so that hosts use all nodes
         self._user, self._password = options.user, options.password
         self._token = ""
         self._trust = _trust(options)
@@ -68,13 +70,16 @@ class Gateway:
         return self._endpoints[self._at % len(self._endpoints)]
 
     def turn(self) -> str:
-        """Ask another node from now on. Returns the one that was asked until now."""
+        """Ask the next node from now on. Returns the address of the one that was asked until now."""
         before = self.endpoint
         self._at += 1
         return before
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Ask one node after the other, for what may be asked twice."""
+        """Ask one node after the other until one answers. Only for a request that may be carried out twice.
+
+        Raises ClusterUnavailableError when no node answers, and the error that an answer stands for.
+        """
         last: BaseException | None = None
         for _ in self._endpoints:
             try:
@@ -85,7 +90,10 @@ class Gateway:
         raise ClusterUnavailableError(f"no node of the cluster answers: {said(last)}.") from last
 
     async def ask_one(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Ask one node, once but for a log-in that has ended. Raises one of `NodeError`, and what the answer means."""
+        """Ask one node, once. Only if the log-in has ended, log in and ask again.
+
+        Raises one of `NodeError`, and the error that the answer stands for.
+        """
         await self._be_logged_in()
         try:
             return await self._post(path, body)
@@ -97,7 +105,7 @@ class Gateway:
         return await self._post(path, body)
 
     async def stream(self, path: str, body: Mapping[str, Any], read: Callable[[Answer], T]) -> AsyncGenerator[T, None]:
-        """What is `read` of each line that a node says, until it ends. Raises as `ask_one` does."""
+        """Yield `read(answer)` for each line that the node sends, until the node ends it. Raises as `ask_one` does."""
         await self._be_logged_in()
         try:
             async with self._sent(path, body, _WATCHING) as response:
@@ -149,7 +157,7 @@ class Gateway:
 
 
 def said(error: BaseException | None) -> str:
-    """What an error says, without a full stop."""
+    """The text of an error without a full stop; its type if it has no text."""
     return str(error).rstrip(".") or type(error).__name__
 
 
@@ -163,7 +171,7 @@ def _session(trust: ssl.SSLContext) -> aiohttp.ClientSession:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    begun: list[bytes] = []  # of a line
+    begun: list[bytes] = []  # the parts of a line that has not ended
     async for chunk in content.iter_any():
         *ended, rest = chunk.split(b"\n")
         for part in ended:

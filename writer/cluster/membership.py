@@ -13,6 +13,7 @@ from dspy_registry.registry_store.codec import decode_record, encode
 from dspy_registry.registry_store.errors import ClusterMembershipError, CorruptRecordError
 from dspy_registry.registry_store.layers import CLIENT
 from dspy_registry.registry_store.layout import ALIASES, LABELS, META_VOCABULARY, MODULES, POLICIES
+from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer import policies
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.batches import expanded, newest
@@ -131,10 +132,9 @@ def _has(found: KeyValue | None, own: OwnRecord) -> bool:
 def refuse_different(different: Sequence[OwnRecord]) -> None:
     """Raises ClusterMembershipError that names what this host alone has."""
     if different:
-        shown = ", ".join(map(str, different[:_SHOWN]))
-        more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise ClusterMembershipError(
-            f"clients of this host have registered what the cluster does not have: {shown}{more}.",
+            f"clients of this host have registered what the cluster does not have: "
+            f"{listed([str(own) for own in different], _SHOWN)}.",
             remedy="`dspy-registry cluster seed` puts it there, `dspy-registry cluster join --discard` drops it here.",
         )
 

@@ -19,7 +19,7 @@ class Observer:
         self._listed_at = 0  # the revision of the last list
 
     async def list(self, engine: Engine) -> int:
-        """Read all keys anew. Returns the revision at which they were read."""
+        """Read all keys again. Returns the revision at which they were read."""
         items: list[KeyValue] = []
         after, revision, more = b"", 0, True
         while more:

@@ -1,9 +1,9 @@
 """Hosts that change the cluster at once take turns: the cluster takes one change at a time, and refuses the others.
 
 A change that is refused has cost a host its staging, and etcd as much as one that goes through. So a host that was
-refused lets the others go first for a while, in the order of their ids, behind whoever went last. It waits no longer
-than they should take: a host that has nothing to change holds nobody up for long. Turns save work. Nothing rests on
-them: the comparison of `head` decides.
+refused lets the others go first for a while, in the order of their ids, after the host that went last. It waits no
+longer than they should take: a host that has nothing to change holds nobody up for long. Turns save work. Nothing rests
+on them: the comparison of `head` decides.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def _time_of(path: Path) -> float:
 
 
 def attach_backups(host: Host, place: Path, every: float, keep: int) -> Backups:
-    """Let the daemon make a backup every so many seconds and keep some. The status has a section `backups`."""
+    """Let the daemon back up every `every` seconds and keep the last `keep`. The status has a section `backups`."""
     backups = Backups(host.environment.folder, place, every, keep)
     host.add_section("backups", backups.status)
     host.add_task(backups.run)

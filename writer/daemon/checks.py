@@ -86,7 +86,7 @@ class Checks:
 
 
 def attach_checks(host: Host, every: float) -> Checks:
-    """Let the daemon check its registry every so many seconds. The status has a section `check`."""
+    """Let the daemon check its registry every `every` seconds. The status has a section `check`."""
     checks = Checks(host.environment.folder, every)
     host.add_section("check", checks.status)
     host.add_task(checks.run)

@@ -20,7 +20,7 @@ def bounded(count: int) -> int:
 
 
 def added_kinds(kept: Sequence[int], reported: Sequence[int], too_short: int) -> tuple[int, ...]:
-    """Counts by kind together, with so many of the reported timeouts being the caller's own. Unknown kinds are cut."""
+    """The sums of counts by kind. `too_short` of the reported timeouts count as the caller's. Unknown kinds are cut."""
     counts = [one + other for one, other in zip_longest(kept, reported[: len(KINDS)], fillvalue=0)]
     moved = min(too_short, counts[_TIMEOUT]) if len(counts) > _CALLER else 0
     if moved:

@@ -27,7 +27,7 @@ class UsageTotal:
     def add(self, report: Report, now: int, too_short: int) -> None:
         """Add a report. `now`, in milliseconds since the epoch, bounds what the reporter's clock says.
 
-        So many of its timeouts were `too_short`: the caller's own.
+        `too_short` of its timeouts count as the caller's own.
         """
         before = self._usage
         first_used = min(report.first_used, now)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.discovery.python_environment import Installed, import_folders, installed
 from dspy_registry.writer.discovery.report import COMPLETING, DEFAULT_TIMEOUT, DiscoveryReport, discover
@@ -136,8 +137,7 @@ class DiscoveryWatch:
 
 def shown(names: Sequence[str]) -> str:
     """Some of the names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return listed(names, _SHOWN)
 
 
 def _stage(draft: Draft, report: DiscoveryReport) -> Outcome:

@@ -70,7 +70,7 @@ class _Worker:
             raise EOFError from None
 
     def end(self) -> int:
-        """End the process, from any thread; its exit code. Whoever waits for its answer gets EOFError."""
+        """End the process, from any thread; its exit code. A thread that waits for its answer gets EOFError."""
         self.process.kill()
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -113,7 +113,7 @@ class Parser:
         return dict(parsed.lines) if parsed is not None else {}
 
     def close(self) -> None:
-        """End the process. Whoever waits for its answer gets ParserClosedError."""
+        """End the process. A thread that waits for its answer gets ParserClosedError."""
         self._is_closed = True
         for worker in list(self._workers):
             worker.end()
