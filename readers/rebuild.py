@@ -38,7 +38,7 @@ def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
     state = document.load_state()
     _refuse(name, unloaded(state))
     try:
-        _load(program, state)
+        _load(program, document, state)
         now = program.dump_state()
         _breathe()
         is_whole = is_same(state, now) or encode_json(now) == bytes(document.state)
@@ -49,14 +49,20 @@ def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
     return program
 
 
-def _load(program: Any, state: dict[str, Any]) -> None:
-    """As DSPy loads a state, but without its trial on a copy: nobody has this program yet if it fails half loaded."""
+def _load(program: Any, document: ProgramDocument, state: dict[str, Any]) -> None:
+    """As DSPy loads a state, but without its trial on a copy: nobody has this program yet if it fails half loaded.
+
+    What is loaded is compared with `state` afterwards. So code that is not DSPy's gets another one: it may change it.
+    """
     import dspy
 
     if type(program).load_state is not dspy.Module.load_state:
-        program.load_state(state)
+        program.load_state(document.load_state())
         return
-    for name, parameter in program.named_parameters():
+    parameters = program.named_parameters()
+    if not all(type(parameter).__module__.startswith("dspy.") for _, parameter in parameters):
+        state = document.load_state()
+    for name, parameter in parameters:
         parameter.load_state(state[name])
         _breathe()
 
