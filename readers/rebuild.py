@@ -19,6 +19,8 @@ from dspy_registry.registry_store.program_document import ProgramDocument, encod
 from dspy_registry.registry_store.program_drift import drift
 
 _BREATH: Final = 0.0002
+_FAILURES: Final = (Exception, SystemExit)
+"""What code raises that cannot make its program: some ends its process if a setting is missing."""
 
 
 def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
@@ -43,7 +45,7 @@ def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
         _breathe()
         is_whole = is_same(state, now) or encode_json(now) == bytes(document.state)
         lost = [] if is_whole else list(lost_in(state, now))
-    except Exception as error:
+    except _FAILURES as error:
         raise ProgramRefusedError(name, (f"DSPy does not load its state: {type(error).__name__}: {error}",)) from error
     _refuse(name, lost)
     return program
@@ -85,7 +87,7 @@ def build(origin: str, name: str) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
         program = found.deepcopy() if isinstance(found, dspy.Module) else found()
-    except Exception as error:
+    except _FAILURES as error:
         reason = f"{origin} cannot be built here: {type(error).__name__}: {error}"
         raise ProgramRefusedError(name, (reason,)) from error
     if not isinstance(program, dspy.Module):

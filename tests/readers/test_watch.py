@@ -262,6 +262,18 @@ def test_a_sleeping_watcher_notices_a_folder_that_was_replaced_by_hand(tmp_path:
     assert len(ended) == 1
 
 
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
+def test_a_watcher_that_cannot_begin_to_sleep_is_forgotten(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    waiter = waiting._waiter_of(registry._file)
+    monkeypatch.setattr(waiting._Waiter, "_start", no_thread)
+    with pytest.raises(RuntimeError):
+        next(registry.watch(timeout=PATIENCE))
+    assert waiter._sleepers == {}
+
+
 def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:
     assert list(registry.watch(timeout=0.05)) == []
     assert list(registry.watch(timeout=0.05, names="nothing.*")) == []

@@ -132,6 +132,12 @@ def test_i33_another_class_release_package_or_place_is_refused() -> None:
     assert "str" in refused_as(document, origin=f"{HERE}:NAME.upper")[0]
 
 
+def test_code_that_ends_its_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = document_of(compiled(Qa()))
+    monkeypatch.setattr(Qa, "__init__", lambda self: sys.exit("no key is set"))
+    assert "no key is set" in refused_as(document)[0]
+
+
 def test_nothing_is_imported_from_a_package_that_is_not_allowed() -> None:
     document = document_of(compiled(Qa()))
     sys.modules.pop("this", None)
