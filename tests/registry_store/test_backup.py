@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import (
     InvalidArgumentError,
@@ -34,6 +33,7 @@ from tests.stress.recording import can_record
 from tests.support import fork_server
 from tests.support.command import COMMAND, answer, daemon, main_in_child, refusal, run
 from tests.support.processes import child, requests, say
+from tests.support.selection import each
 from tests.writer.test_history import damage
 
 FILES = {"data.mdb", "lock.mdb", "revision"}

@@ -14,7 +14,6 @@ from typing import Any
 
 import lmdb
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import DamagedStoreError, ModuleInfo, Registry, RegistryError, RegistryWriter
 from dspy_registry.registry_store import data_file, meta_pages
@@ -25,6 +24,7 @@ from dspy_registry.registry_store.opening import create
 from dspy_registry.writer.restore import restore
 from tests.support.command import run_in_child
 from tests.support.processes import child, requests, say
+from tests.support.selection import each
 
 PAGE = mmap.PAGESIZE
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import ModuleInfo, Registry, RegistryError, RegistryWriter
 from dspy_registry.registry_store import layout
@@ -23,6 +22,7 @@ from dspy_registry.writer.repair.repair import repair
 from dspy_registry.writer.restore import restore
 from tests.support.processes import run, say
 from tests.support.raw_access import opened
+from tests.support.selection import each
 
 packed = msgspec.msgpack.encode
 VALUES = {

@@ -9,7 +9,6 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.selection import each
 
 from dspy_registry.registry_store.advice import default_ceiling
 from tests.support.advisers import DECLARED_TIMEOUT, Alone, Host, Process
@@ -26,6 +25,7 @@ from tests.support.providers import (
     stepping,
     usual,
 )
+from tests.support.selection import each
 
 CEILING = default_ceiling(DECLARED_TIMEOUT)
 SLOWEST = CEILING / 1.5

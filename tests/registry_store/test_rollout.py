@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.selection import each
 
 from dspy_registry.registry_store.comparison import RATIOS, Block, Comparison
 from dspy_registry.registry_store.rollout import (
@@ -41,6 +40,7 @@ from tests.support.rollout_figures import (
     slow_calls_until_return,
     slow_row,
 )
+from tests.support.selection import each
 
 NOTHING = Block()
 BEGUN = Rollout("acme.Qa", "live", 1, 2, Plan(), 0, 0)

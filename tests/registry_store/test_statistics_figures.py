@@ -8,7 +8,6 @@ from statistics import median
 from typing import NamedTuple
 
 import pytest
-from tests.support.selection import each
 
 from dspy_registry.registry_store.duration_buckets import key_of, quantiles
 from tests.support import ROOT
@@ -30,6 +29,7 @@ from tests.support.providers import (
     timeouts,
     usual,
 )
+from tests.support.selection import each
 
 PAGE = ROOT / "docs" / "statistics.md"
 CHANGE, CALLS = 2000, 4000

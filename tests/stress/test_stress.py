@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.selection import each
 
 from tests.support.etcd import needs_etcd
 from tests.support.fork_server import WHAT_MOST_NEED, run_code
+from tests.support.selection import each
 
 COMMAND = "import sys; from tests.stress.__main__ import main; sys.exit(main())"
 

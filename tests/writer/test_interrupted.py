@@ -12,10 +12,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter
 from tests.support.processes import run
+from tests.support.selection import each
 
 INTERRUPTS = 1500
 MODULES = 200

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import (
     ConflictError,
@@ -33,6 +32,7 @@ from tests.conftest import violations
 from tests.registry_store.test_release_fixtures import RELEASE
 from tests.support.compiled_programs import NAME, plain_document, publication
 from tests.support.processes import child, say
+from tests.support.selection import each
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import (
     DamagedStoreError,
@@ -33,6 +32,7 @@ from tests.stress.damage_bytes import PAGES, damage_data
 from tests.stress.oracle import contents
 from tests.support import TESTS
 from tests.support.raw_access import flipped, folder, opened
+from tests.support.selection import each
 from tests.writer.test_programs import plain_document, publish
 
 __all__ = ["folder"]

@@ -14,12 +14,11 @@ pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("jinja2")
 
-from tests.support.selection import each
-
 from dspy_registry import ModuleInfo, Registry, RegistryWriter
 from dspy_registry.readers.route import Route
 from tests.support.command import run
 from tests.support.explorer import Explorer, explorer
+from tests.support.selection import each
 
 pytestmark = pytest.mark.xdist_group("explorer")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import Registry
 from dspy_registry.registry_store.cluster_rows import VERSIONS, Position, row_key, split_row_key
@@ -35,6 +34,7 @@ from dspy_registry.writer.rollback import choose, read_versions
 from dspy_registry.writer.store import Store
 from tests.conftest import violations
 from tests.support.daemon_process import module
+from tests.support.selection import each
 
 KEYS = Keys("/dspy-registry/", "host")
 START = Position("cluster", "host")

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.selection import each
 
 from dspy_registry import errors
 from dspy_registry.registry_store.cluster_rows import Position
@@ -27,6 +26,7 @@ from tests.conftest import violations
 from tests.support.daemon_process import module
 from tests.support.etcd import EtcdCluster, etcd, host, in_step, needs_etcd, patient, section, shown
 from tests.support.health_helpers import states
+from tests.support.selection import each
 
 pytestmark = needs_etcd
 PREFIX = b"/dspy-registry/"
