@@ -274,6 +274,26 @@ def test_a_watcher_that_cannot_begin_to_sleep_is_forgotten(registry: Registry, m
     assert waiter._sleepers == {}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_signal_handler_may_fork_wherever_a_watcher_is(registry: Registry) -> None:
+    script = """
+import os, sys
+from dspy_registry import Registry
+registry = Registry(sys.argv[1])
+def fork(frame, event, argument):
+    if "sleep" in (frame.f_code.co_name, frame.f_back.f_code.co_name) and "wait" not in frame.f_code.co_filename:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        return fork
+sys.settrace(fork)
+assert list(registry.watch(timeout=1)) == []
+sys.settrace(None)
+"""
+    subprocess.run([sys.executable, "-c", script, str(registry.path)], timeout=PATIENCE, check=True)
+
+
 def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:
     assert list(registry.watch(timeout=0.05)) == []
     assert list(registry.watch(timeout=0.05, names="nothing.*")) == []
@@ -283,7 +303,7 @@ def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:
 def test_a_fork_while_threads_watch(registry_folder: Path) -> None:
     """In a process of its own, where every warning is an error: parent and child go on watching."""
     script = """
-import os, sys, threading
+import os, sys
 from dspy_registry import ModuleInfo, Registry, RegistryWriter
 folder = sys.argv[1]
 writer, registry = RegistryWriter(folder), Registry(folder)
