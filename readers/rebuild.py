@@ -19,6 +19,8 @@ from dspy_registry.registry_store.program_document import ProgramDocument, encod
 from dspy_registry.registry_store.program_drift import drift
 
 _BREATH: Final = 0.0002
+_FAILURES: Final = (Exception, SystemExit)
+"""What code raises that cannot make its program: some ends its process if a setting is missing."""
 
 
 def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
@@ -38,25 +40,31 @@ def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
     state = document.load_state()
     _refuse(name, unloaded(state))
     try:
-        _load(program, state)
+        _load(program, document, state)
         now = program.dump_state()
         _breathe()
         is_whole = is_same(state, now) or encode_json(now) == bytes(document.state)
         lost = [] if is_whole else list(lost_in(state, now))
-    except Exception as error:
+    except _FAILURES as error:
         raise ProgramRefusedError(name, (f"DSPy does not load its state: {type(error).__name__}: {error}",)) from error
     _refuse(name, lost)
     return program
 
 
-def _load(program: Any, state: dict[str, Any]) -> None:
-    """As DSPy loads a state, but without its trial on a copy: nobody has this program yet if it fails half loaded."""
+def _load(program: Any, document: ProgramDocument, state: dict[str, Any]) -> None:
+    """As DSPy loads a state, but without its trial on a copy: nobody has this program yet if it fails half loaded.
+
+    What is loaded is compared with `state` afterwards. So code that is not DSPy's gets another one: it may change it.
+    """
     import dspy
 
     if type(program).load_state is not dspy.Module.load_state:
-        program.load_state(state)
+        program.load_state(document.load_state())
         return
-    for name, parameter in program.named_parameters():
+    parameters = program.named_parameters()
+    if not all(type(parameter).__module__.startswith("dspy.") for _, parameter in parameters):
+        state = document.load_state()
+    for name, parameter in parameters:
         parameter.load_state(state[name])
         _breathe()
 
@@ -79,7 +87,7 @@ def build(origin: str, name: str) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
         program = found.deepcopy() if isinstance(found, dspy.Module) else found()
-    except Exception as error:
+    except _FAILURES as error:
         reason = f"{origin} cannot be built here: {type(error).__name__}: {error}"
         raise ProgramRefusedError(name, (reason,)) from error
     if not isinstance(program, dspy.Module):

@@ -44,8 +44,8 @@ def joined(file: RevisionFile, wake: Wake, look: Look) -> Iterator[None]:
     `look` says whether there may be a change. Both must be quick, and raise nothing.
     """
     waiter = _waiter_of(file)
-    waiter.join(wake, look)
     try:
+        waiter.join(wake, look)  # it may raise after the watcher was added
         yield
     finally:
         waiter.leave(wake)

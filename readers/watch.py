@@ -76,12 +76,18 @@ class Follower:
         if not can_sleep(file):
             time.sleep(min(self._poll, seconds))
             return
-        from threading import Event
+        from threading import Lock
 
-        is_rung = Event()
-        with joined(file, is_rung.set, partial(self._must_look, file)):
+        until_rung = Lock()  # no Event: a signal's handler may fork inside its `wait`, and the fork calls `wake`
+        until_rung.acquire()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # it was woken already
+                until_rung.release()
+
+        with joined(file, wake, partial(self._must_look, file)):
             if not self._has_moved(file):
-                is_rung.wait(seconds)
+                until_rung.acquire(timeout=seconds)
 
     async def sleep_async(self, seconds: float) -> None:
         """`sleep` for asyncio."""

@@ -52,12 +52,14 @@ class FutexWord:
         if offset % WORD_BYTES:
             raise ValueError("a futex word is aligned to its four bytes")
         self._view = memoryview(mapping)[offset : offset + WORD_BYTES].cast("I", shape=[])
-        self._buffer = _Buffer()
-        ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(self._buffer), 0)
-        self._address = ctypes.c_void_p(self._buffer.buf)
+        buffer = _Buffer()
+        ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(self._view), ctypes.byref(buffer), 0)
+        # prepared: when the interpreter ends, this module is emptied before a word that another module holds
+        self._give_back = partial(ctypes.pythonapi.PyBuffer_Release, ctypes.byref(buffer))
+        self._address = ctypes.c_void_p(buffer.buf)
         self.wake_one = _waker(self._address)
         """Wakes one of those who wait. It is prepared here because it is called often."""
-        self._aside = ctypes.c_void_p(self._buffer.buf + WORD_BYTES)
+        self._aside = ctypes.c_void_p(buffer.buf + WORD_BYTES)
         self._set_aside = _requeuer(self._address, self._aside)
 
     def __del__(self) -> None:
@@ -114,9 +116,9 @@ class FutexWord:
 
     def release(self) -> None:
         """Stop using the mapping, so that it can be closed. The word must not be used afterwards."""
-        buffer = self.__dict__.pop("_buffer", None)
-        if buffer is not None:
-            ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+        give_back = self.__dict__.pop("_give_back", None)
+        if give_back is not None:
+            give_back()
             self._view.release()
 
 

@@ -262,6 +262,38 @@ def test_a_sleeping_watcher_notices_a_folder_that_was_replaced_by_hand(tmp_path:
     assert len(ended) == 1
 
 
+@pytest.mark.skipif(not futex.is_available(), reason="this system has no futex")
+def test_a_watcher_that_cannot_begin_to_sleep_is_forgotten(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    waiter = waiting._waiter_of(registry._file)
+    monkeypatch.setattr(waiting._Waiter, "_start", no_thread)
+    with pytest.raises(RuntimeError):
+        next(registry.watch(timeout=PATIENCE))
+    assert waiter._sleepers == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_signal_handler_may_fork_wherever_a_watcher_is(registry: Registry) -> None:
+    script = """
+import os, sys
+from dspy_registry import Registry
+registry = Registry(sys.argv[1])
+def fork(frame, event, argument):
+    if "sleep" in (frame.f_code.co_name, frame.f_back.f_code.co_name) and "wait" not in frame.f_code.co_filename:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        return fork
+sys.settrace(fork)
+assert list(registry.watch(timeout=1)) == []
+sys.settrace(None)
+"""
+    subprocess.run([sys.executable, "-c", script, str(registry.path)], timeout=PATIENCE, check=True)
+
+
 def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:
     assert list(registry.watch(timeout=0.05)) == []
     assert list(registry.watch(timeout=0.05, names="nothing.*")) == []
@@ -271,7 +303,7 @@ def test_an_idle_watcher_ends_at_its_timeout(registry: Registry) -> None:
 def test_a_fork_while_threads_watch(registry_folder: Path) -> None:
     """In a process of its own, where every warning is an error: parent and child go on watching."""
     script = """
-import os, sys, threading
+import os, sys
 from dspy_registry import ModuleInfo, Registry, RegistryWriter
 folder = sys.argv[1]
 writer, registry = RegistryWriter(folder), Registry(folder)

@@ -147,6 +147,14 @@ def test_it_lets_go_of_the_mapping(tmp_path: Path) -> None:
     mapping.close()
 
 
+def test_a_word_that_outlives_its_module_lets_go(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the interpreter ends, it empties modules in an order of its own."""
+    monkeypatch.setattr(futex, "ctypes", None)
+    words.read.release()
+    with pytest.raises(ValueError, match="released"):
+        _ = words.read.value
+
+
 def test_a_word_is_aligned() -> None:
     with mmap.mmap(-1, 4096) as mapping, pytest.raises(ValueError, match="aligned"):
         FutexWord(mapping, 63)

@@ -52,6 +52,22 @@ class Forgetful(Qa):
         self.qa.demos = self.qa.demos[1:]
 
 
+class Shortening(Qa):
+    """It takes a demonstration out of the list that it was given, which may be the state's."""
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> None:
+        super().load_state(state, **options)
+        self.qa.demos.pop()
+
+
+class Consuming(Qa):
+    """It takes a demonstration out of the state that it was given."""
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> None:
+        state["qa"]["demos"].pop()
+        super().load_state(state, **options)
+
+
 class Renamed(Qa):
     """`context` is called `passage`."""
 

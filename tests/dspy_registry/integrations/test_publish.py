@@ -31,7 +31,9 @@ from tests.support.compiled_programs import (
     PREDICTORS,
     Additional,
     Colour,
+    OtherKind,
     Qa,
+    Special,
     compiled,
     is_good,
     model,
@@ -130,6 +132,12 @@ def test_i33_another_class_release_package_or_place_is_refused() -> None:
     assert "str" in refused_as(document, origin=f"{HERE}:NAME.upper")[0]
 
 
+def test_code_that_ends_its_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = document_of(compiled(Qa()))
+    monkeypatch.setattr(Qa, "__init__", lambda self: sys.exit("no key is set"))
+    assert "no key is set" in refused_as(document)[0]
+
+
 def test_nothing_is_imported_from_a_package_that_is_not_allowed() -> None:
     document = document_of(compiled(Qa()))
     sys.modules.pop("this", None)
@@ -147,11 +155,28 @@ def test_a_state_that_dspy_does_not_load_is_refused() -> None:
     assert "source code" in refused_as(document, state=msgspec.Raw(msgspec.json.encode(state)))[0]
 
 
-def test_a_program_that_loads_in_its_own_way_is_refused_if_it_loses_something() -> None:
+LOST = ("qa.demos: is not what was published once DSPy has loaded it",)
+
+
+@pytest.mark.parametrize("loader", ["Forgetful", "Shortening", "Consuming"])
+def test_i33_a_program_that_loads_in_its_own_way_is_refused_if_it_loses_something(loader: str) -> None:
     document = document_of(compiled(Qa()))
-    names = f"{HERE}:Forgetful"
-    problems = refused_as(document, origin=names, class_path=names)
-    assert problems == ("qa.demos: is not what was published once DSPy has loaded it",)
+    names = f"{HERE}:{loader}"
+    assert refused_as(document, origin=names, class_path=names) == LOST
+
+
+def test_i33_a_predictor_that_loads_in_its_own_way_is_refused_if_it_loses_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load_state(self: Any, state: dict[str, Any], **options: Any) -> Any:
+        dspy.Predict.load_state(self, state, **options)
+        self.demos.pop()
+        return self
+
+    names = f"{HERE}:OtherKind"
+    document = document_of(compiled(OtherKind()))
+    monkeypatch.setattr(Special, "load_state", load_state, raising=False)
+    assert refused_as(document, origin=names, class_path=names) == LOST
 
 
 @pytest.mark.parametrize(
