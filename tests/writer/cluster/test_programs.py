@@ -162,15 +162,17 @@ def test_a_daemon_that_is_killed_while_it_publishes_leaves_all_or_nothing(tmp_pa
             with host(tmp_path / "a", cluster) as a, a.client() as at_a:
                 at_a.register_module(module("acme.Other", estimated_duration=number))
                 in_step(a, b)
-                with Registry(a.path) as registry:
-                    named = {program_of(a.path, f"{NAME}@live")} if "live" in labels(registry) else set()
+                named = programs_of_versions(a.path)
                 patient(lambda named=named: heads(cluster) == pieces(cluster) == named)
                 assert violations(a.path) == violations(b.path) == []
                 assert stored(b.path).keys() >= named
 
 
-def labels(registry: Registry) -> dict[str, Any]:
-    return registry.labels(NAME) if NAME in registry else {}
+def programs_of_versions(folder: Path) -> set[bytes]:
+    """The programs that the kept versions of the module name, older ones too."""
+    with Registry(folder) as registry:
+        kept = registry.history(NAME) if NAME in registry else ()
+        return {old.provenance.program for old in kept} - {b""}
 
 
 @needs_etcd
