@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
+from dspy_registry.registry_store import futex
 from dspy_registry.registry_store.paths import FileIdentity
 from dspy_registry.registry_store.revision import RevisionFile
 
@@ -32,8 +33,6 @@ Look = Callable[[], bool]
 
 def can_sleep(file: RevisionFile) -> bool:
     """Whether somebody rings this file's bell, and this system can wait for it."""
-    from dspy_registry.registry_store import futex
-
     return futex.is_available() and file.bell.value != 0
 
 
