@@ -19,6 +19,7 @@ from dspy_registry.registry_store.protocol import (
     frame,
 )
 from tests.support.daemon_process import daemon
+from tests.support.selection import each
 
 
 class Scripted:
@@ -60,7 +61,7 @@ def test_who_gets_no_answer_does_not_wait_for_ever(tmp_path: Path, monkeypatch: 
     served.close()
 
 
-@pytest.mark.parametrize("what", fairness.CASES, ids=lambda what: what.__name__)
+@pytest.mark.parametrize("what", each(3, fairness.CASES), ids=lambda what: what.__name__)
 def test_each_case_is_carried_out_by_a_daemon_again_and_again(
     what: misbehaviour.Misbehaviour, registry_folder: Path
 ) -> None:

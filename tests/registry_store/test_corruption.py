@@ -35,6 +35,7 @@ from dspy_registry.registry_store.check.checker import check, check_apart
 from dspy_registry.registry_store.opening import create
 from tests.support import ROOT
 from tests.support.processes import child, run, say
+from tests.support.selection import each
 
 WORD = "findable_in_the_file"
 
@@ -331,7 +332,7 @@ def size_of_the_interpreter() -> int:
     return int(text) * resource.getpagesize() >> 20
 
 
-@pytest.mark.parametrize("spare", [400, 2000, 5000])
+@pytest.mark.parametrize("spare", each(3, [400, 2000, 5000]))
 def test_where_address_space_is_limited_a_smaller_map_is_used(registry_folder: Path, spare: int) -> None:
     assert run(__name__, "in_little_address_space", registry_folder, size_of_the_interpreter() + spare) == [[True, 7]]
     with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:  # and a large one after that

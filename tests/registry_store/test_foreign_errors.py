@@ -140,7 +140,7 @@ DATABASES = [name.decode() for name in layout.DATABASES]
 
 
 @pytest.mark.parametrize("share", [len(KEYS), pytest.param(1, marks=pytest.mark.full)])
-@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("database", each(3, DATABASES))
 def test_i23_no_key_that_is_stored_raises_an_error_that_is_not_ours(folder: Path, database: str, share: int) -> None:
     """Keys that nobody stored: no UTF-8, or a number that does not fit. The check names each.
 

@@ -58,7 +58,7 @@ def durations_of(runs: list[tuple[float, int]]) -> list[float]:
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.full)])
 @pytest.mark.parametrize("basis", ["observed", "auto"])
-@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("name", each(3, PROVIDERS))
 def test_timeouts_in_a_row_are_few(name: str, basis: str, seeds: int) -> None:
     for seed in range(seeds):
         calls = call_in_turn(at_most(SLOWEST, PROVIDERS[name]), Alone(basis), 2000, seed=seed)

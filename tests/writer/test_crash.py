@@ -31,6 +31,7 @@ from tests.readers.test_dead_readers import size
 from tests.support import ROOT
 from tests.support.histories import Observation
 from tests.support.processes import child, requests, run, say
+from tests.support.selection import each
 
 KILLED = -signal.SIGKILL
 
@@ -91,7 +92,7 @@ WORD_AFTER = {  # relative to the revision before; and whether the commit landed
 }
 
 
-@pytest.mark.parametrize("failpoint", NAMES)
+@pytest.mark.parametrize("failpoint", each(2, NAMES))
 def test_i2_the_word_after_a_kill_is_mended_by_the_next_writer(registry_folder: Path, failpoint: str) -> None:
     with RegistryWriter(registry_folder) as writer:
         revision = writer.revision
@@ -123,7 +124,7 @@ def test_i2_the_word_after_a_kill_is_mended_by_the_next_writer(registry_folder: 
     assert in_order == sorted(in_order)
 
 
-@pytest.mark.parametrize("failpoint", NAMES)
+@pytest.mark.parametrize("failpoint", each(2, NAMES))
 def test_i11_a_registry_whose_seeding_was_killed_is_seeded_by_the_next_writer(
     registry_folder: Path, failpoint: str
 ) -> None:

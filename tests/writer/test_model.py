@@ -256,7 +256,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 RegistryMachine.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=25, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -30,6 +30,7 @@ from tests.conftest import violations
 from tests.registry_store.test_release_fixtures import RELEASE, TOLD, answers_of
 from tests.support.command import answer, run, run_in_child
 from tests.support.processes import Process, child, requests, say
+from tests.support.selection import each
 from tests.writer.test_full_disk import fill, small_disk
 from tests.writer.test_history import damage
 from tests.writer.test_restore import carry_out, procedures
@@ -128,7 +129,7 @@ def test_the_backup_is_the_way_back(old: Path, tmp_path: Path) -> None:
 # Killed
 
 
-@pytest.mark.parametrize("failpoint", OF_AN_UPGRADE)
+@pytest.mark.parametrize("failpoint", each(2, OF_AN_UPGRADE))
 def test_i24_an_upgrade_killed_anywhere_leaves_one_whole_registry(old: Path, failpoint: str) -> None:
     done = run_in_child("upgrade", "--yes", "--path", old, **{VARIABLE: f"{failpoint}=kill"})
     assert done.returncode == -signal.SIGKILL
@@ -168,7 +169,7 @@ def test_readers_of_this_release_go_on(old: Path, reader: Process) -> None:
         assert reader.ask("client.Module03")[2] == 77
 
 
-@pytest.mark.parametrize("failpoint", OF_AN_UPGRADE)
+@pytest.mark.parametrize("failpoint", each(2, OF_AN_UPGRADE))
 def test_readers_go_on_where_it_was_killed(old: Path, reader: Process, failpoint: str) -> None:
     before = reader.ask("client.Module03")
     run_in_child("upgrade", "--yes", "--path", old, **{VARIABLE: f"{failpoint}=kill"})

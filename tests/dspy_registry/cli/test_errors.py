@@ -11,6 +11,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, RegistryWriter
 from tests.support.command import COMMAND, refusal, run, run_process
+from tests.support.selection import each
 
 pytestmark = pytest.mark.usefixtures("seeded_registry")
 
@@ -90,7 +91,9 @@ def test_a_capability_that_no_module_has_comes_with_the_nearest(seeded_registry:
     assert run("find", "-c", "resoning", "--json").stderr == ""
 
 
-@pytest.mark.parametrize("command", ["list", "list --json", "get Predict", "find -c none", "check", "stats", "--help"])
+@pytest.mark.parametrize(
+    "command", each(3, ["list", "list --json", "get Predict", "find -c none", "check", "stats", "--help"])
+)
 def test_a_closed_standard_output_is_no_traceback(seeded_registry: Path, command: str) -> None:
     shown = run(*command.split())
     line = shlex.join([*COMMAND, *command.split()])
@@ -130,7 +133,10 @@ def test_unusual_words_can_be_looked_for() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["get", "history", "route", "rollback", "release --embedded", "unregister --embedded", "rename new --embedded"],
+    each(
+        3,
+        ["get", "history", "route", "rollback", "release --embedded", "unregister --embedded", "rename new --embedded"],
+    ),
 )
 def test_text_that_is_no_utf8_is_told_as_one_json_document(command: str, seeded_registry: Path) -> None:
     name, *options = command.split()

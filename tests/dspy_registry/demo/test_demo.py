@@ -207,6 +207,7 @@ def begun(tmp_path: Path) -> Iterator[Demo]:
         yield demo
 
 
+@pytest.mark.full
 def test_a_manifest_that_does_not_show_fails_the_demo(begun: Demo) -> None:
     name = "dspy.BootstrapFewShot"
     begun.client.register_module(ModuleInfo(name))  # which stands above any manifest, as do a client's aliases

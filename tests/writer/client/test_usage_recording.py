@@ -16,6 +16,7 @@ from dspy_registry.writer.client.reporter import QUEUE_LENGTH
 from tests.support import reporting
 from tests.support.command import daemon
 from tests.support.reporting import calls, lost
+from tests.support.selection import each
 from tests.support.usage_helpers import wait_until
 
 reporter = reporting.reporter
@@ -71,7 +72,7 @@ class Ambiguous:
         raise ValueError("ambiguous")
 
 
-@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("at", each(3, range(1, 7)))
 @pytest.mark.parametrize("value", [Contrary(1.0), Ambiguous()], ids=["contrary", "ambiguous"])
 def test_a_value_that_raises_ends_no_reports(
     seeded_registry: Path, reporter: UsageReporter, at: int, value: object

@@ -133,6 +133,7 @@ def test_a_daemon_that_hangs_holds_up_nobody(seeded_registry: Path, reporter: Us
         assert calls(seeded_registry) >= 1
 
 
+@pytest.mark.full
 def test_memory_is_bounded_while_the_daemon_is_away(seeded_registry: Path, reporter: UsageReporter) -> None:
     tracemalloc.start()
     try:

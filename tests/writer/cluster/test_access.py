@@ -62,6 +62,7 @@ def test_with_certificates(tmp_path: Path, certificates: Path) -> None:
                 assert "acme.One" in registry
 
 
+@pytest.mark.full
 @needs_etcd
 def test_with_a_user_that_may_use_the_prefix_alone(tmp_path: Path) -> None:
     """These are the least rights: read and write below the prefix."""
@@ -86,6 +87,7 @@ def test_with_a_user_that_may_use_the_prefix_alone(tmp_path: Path) -> None:
             assert secret not in repr(told)
 
 
+@pytest.mark.full
 @needs_etcd
 def test_prefixes_keep_registries_apart(tmp_path: Path) -> None:
     with etcd(tmp_path / "etcd") as cluster, served(tmp_path / "b", cluster.urls, prefix="/other/") as other:
@@ -97,6 +99,7 @@ def test_prefixes_keep_registries_apart(tmp_path: Path) -> None:
             assert "acme.One" not in registry
 
 
+@pytest.mark.full
 def test_what_is_wrong_with_the_options_is_told_at_once() -> None:
     endpoints = "etcd:2379", "https://u:p@etcd:2379"
     options = ClusterOptions(endpoints=endpoints, prefix="no end", user="u", cert=Path("x"))

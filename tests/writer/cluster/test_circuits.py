@@ -48,6 +48,7 @@ def test_what_fails_on_one_host_is_open_on_every_host(hosts: list[Served]) -> No
         assert client.status().sections["health"]["outcomes"] == 0
 
 
+@pytest.mark.full
 def test_a_reset_on_any_host_closes_it_on_all_and_removes_the_key(hosts: list[Served], cluster: EtcdCluster) -> None:
     a, b = hosts
     with a.client() as at_a, b.client() as at_b:
@@ -66,6 +67,7 @@ def test_a_reset_on_any_host_closes_it_on_all_and_removes_the_key(hosts: list[Se
         patient(lambda: states(a.path) == {} and not cluster.keys(CIRCUITS))
 
 
+@pytest.mark.full
 def test_a_key_that_only_goes_closes_nothing(hosts: list[Served], cluster: EtcdCluster) -> None:
     a, b = hosts
     with a.client() as at_a:
@@ -78,6 +80,7 @@ def test_a_key_that_only_goes_closes_nothing(hosts: list[Served], cluster: EtcdC
         assert states(a.path) == states(b.path) == {(NAME, 1): "open"}
 
 
+@pytest.mark.full
 def test_a_late_host_counts_no_longer_than_the_lease(tmp_path: Path, hosts: list[Served], cluster: EtcdCluster) -> None:
     with hosts[0].client() as at_a:
         at_a.open_circuit(NAME, 600.0)
@@ -93,6 +96,7 @@ def test_a_late_host_counts_no_longer_than_the_lease(tmp_path: Path, hosts: list
         assert found["dspy.ReAct"] - time.time() < 11
 
 
+@pytest.mark.full
 def test_what_is_not_understood_is_told_and_breaks_nothing(hosts: list[Served], cluster: EtcdCluster) -> None:
     a, b = hosts
     value = _codec.dump(GlobalCircuit(600.0))
@@ -118,6 +122,7 @@ def test_what_is_not_understood_is_told_and_breaks_nothing(hosts: list[Served], 
     patient(lambda: section(b)["errors"] == 0)
 
 
+@pytest.mark.full
 def test_a_host_that_was_cut_off_tells_then(tmp_path: Path, cluster: EtcdCluster) -> None:
     with (
         lossy(cluster.urls[0]) as proxy,

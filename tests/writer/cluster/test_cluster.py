@@ -68,6 +68,7 @@ def test_a_request_that_comes_again_takes_effect_once(tmp_path: Path, cluster: E
         assert [version for _, version, _ in shown(a.path).values()] == [1]
 
 
+@pytest.mark.full
 def test_a_local_layer_stays_under_the_global_record(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
         at_a.register_module(module("dspy.Predict", pool_type="neural"), expected_version=0)
@@ -83,6 +84,7 @@ def test_a_local_layer_stays_under_the_global_record(tmp_path: Path, cluster: Et
             at_a.unregister_module("dspy.Predict")
 
 
+@pytest.mark.full
 def test_a_host_that_was_away_for_longer_than_the_compaction_comes_back(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         at_a.register_module(module("acme.Gone"))
@@ -103,6 +105,7 @@ def test_a_host_that_was_away_for_longer_than_the_compaction_comes_back(tmp_path
     assert violations(tmp_path / "a") == violations(tmp_path / "b") == []
 
 
+@pytest.mark.full
 def test_what_this_release_cannot_read_is_reported_and_the_last_good_record_stays(
     tmp_path: Path, cluster: EtcdCluster
 ) -> None:
@@ -133,6 +136,7 @@ def test_policies_are_global(tmp_path: Path, cluster: EtcdCluster) -> None:
     assert violations(tmp_path / "a") == violations(tmp_path / "b") == []
 
 
+@pytest.mark.full
 def test_a_batch_above_one_transaction_is_one_change(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
         at_a.register_module(module("acme.M5"))
@@ -155,6 +159,7 @@ def test_a_batch_above_one_transaction_is_one_change(tmp_path: Path, cluster: Et
         assert violations(tmp_path / name) == []
 
 
+@pytest.mark.full
 def test_a_batch_that_was_not_copied_out_is_read_from_its_pieces(tmp_path: Path, cluster: EtcdCluster) -> None:
     """Its host was killed behind the marker. What changed one of its modules since stays."""
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
@@ -185,6 +190,7 @@ def test_a_batch_that_was_not_copied_out_is_read_from_its_pieces(tmp_path: Path,
         }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("first", [1, 2], ids=["older copied first", "newer copied first"])
 def test_what_a_batch_is_copied_to_is_as_old_as_the_batch(tmp_path: Path, cluster: EtcdCluster, first: int) -> None:
     """Two batches hold one module, and each is copied out when both are shown already."""
@@ -208,6 +214,7 @@ def test_what_a_batch_is_copied_to_is_as_old_as_the_batch(tmp_path: Path, cluste
     assert violations(tmp_path / "a") == []
 
 
+@pytest.mark.full
 def test_a_batch_over_the_copies_of_an_older_one_is_copied_together(cluster: EtcdCluster) -> None:
     """Else each of its records is asked for and put alone, and the host changes nothing meanwhile."""
     keys = Keys("/dspy-registry/", "0123456789abcdef")
@@ -248,6 +255,7 @@ async def copied_out(cluster: EtcdCluster, keys: Keys, marker: bytes) -> int:
     return engine.transactions
 
 
+@pytest.mark.full
 def test_an_alias_waits_for_its_module(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         at_a.register_module(module("acme.One"))

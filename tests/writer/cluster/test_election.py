@@ -101,6 +101,7 @@ def test_only_the_leader_steers_and_another_takes_over(tmp_path: Path, cluster: 
         assert violations(tmp_path / name) == []
 
 
+@pytest.mark.full
 def test_a_leader_that_ends_gives_way_at_once_and_one_that_was_killed_goes_on(
     tmp_path: Path, cluster: EtcdCluster
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_label_means_the_same_on_every_host_and_keeps_what_it_names(tmp_path: 
         assert violations(tmp_path / name) == []
 
 
+@pytest.mark.full
 def test_of_two_hosts_that_expect_the_same_one_sets_the_label(tmp_path: Path, cluster: EtcdCluster) -> None:
     with ExitStack() as stack:
         hosts = [stack.enter_context(host(tmp_path / name, cluster)) for name in ("a", "b")]
@@ -112,6 +113,7 @@ def test_of_two_hosts_that_expect_the_same_one_sets_the_label(tmp_path: Path, cl
     assert violations(tmp_path / "a") == violations(tmp_path / "b") == []
 
 
+@pytest.mark.full
 def test_unregistering_beside_a_label_leaves_no_label_without_its_module(tmp_path: Path, cluster: EtcdCluster) -> None:
     with ExitStack() as stack:
         hosts = [stack.enter_context(host(tmp_path / name, cluster)) for name in ("a", "b")]
@@ -140,6 +142,7 @@ def test_unregistering_beside_a_label_leaves_no_label_without_its_module(tmp_pat
                 assert violations(served.path) == []
 
 
+@pytest.mark.full
 def test_a_host_that_was_away_for_longer_than_the_compaction_has_the_labels(
     tmp_path: Path, cluster: EtcdCluster
 ) -> None:
@@ -183,6 +186,7 @@ def grow_again(client: Any, name: str) -> None:
     client.set_label(name, "again", 21)
 
 
+@pytest.mark.full
 def test_a_label_of_a_manifest_stays_under_the_clusters(tmp_path: Path, cluster: EtcdCluster) -> None:
     manifests = tmp_path / "manifests"
     manifests.mkdir()
@@ -217,6 +221,7 @@ def test_a_label_of_a_manifest_stays_under_the_clusters(tmp_path: Path, cluster:
     assert violations(tmp_path / "a") == violations(tmp_path / "b") == []
 
 
+@pytest.mark.full
 def test_a_label_that_this_release_cannot_read_is_reported_and_the_last_good_one_stays(
     tmp_path: Path, cluster: EtcdCluster
 ) -> None:
@@ -245,6 +250,7 @@ def test_a_label_that_this_release_cannot_read_is_reported_and_the_last_good_one
         assert violations(a.path) == []
 
 
+@pytest.mark.full
 def test_a_version_that_this_release_cannot_read_sets_its_label_aside(tmp_path: Path, cluster: EtcdCluster) -> None:
     place = _RECORDS + b"versions/" + version_key(NAME, 2)
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
@@ -263,6 +269,7 @@ def test_a_version_that_this_release_cannot_read_sets_its_label_aside(tmp_path: 
         assert sound
 
 
+@pytest.mark.full
 def test_a_daemon_that_was_killed_between_transaction_and_apply_has_the_label(
     tmp_path: Path, cluster: EtcdCluster
 ) -> None:
@@ -297,6 +304,7 @@ def asks(served: Served, versions: Any) -> Any:
     return run
 
 
+@pytest.mark.full
 def test_what_a_release_or_a_rename_does_to_labels(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
         grow(at_a, 1, 30)

@@ -90,6 +90,7 @@ def test_a_program_that_is_published_on_one_host_is_loaded_by_name_on_every_host
         assert shown(a.path) == shown(b.path)
 
 
+@pytest.mark.full
 @needs_etcd
 def test_a_program_goes_when_no_version_of_the_cluster_names_it(tmp_path: Path, cluster: EtcdCluster) -> None:
     first, second = plain_document("first", _MIB), plain_document("second", _MIB)
@@ -117,6 +118,7 @@ def test_a_program_goes_when_no_version_of_the_cluster_names_it(tmp_path: Path, 
         assert violations(a.path) == violations(b.path) == []
 
 
+@pytest.mark.full
 @needs_etcd
 def test_what_an_interrupted_upload_left_is_cleared(tmp_path: Path, cluster: EtcdCluster) -> None:
     """Of this host, and of one that is gone. What a host that is alive puts just now stays."""
@@ -142,6 +144,7 @@ def test_what_an_interrupted_upload_left_is_cleared(tmp_path: Path, cluster: Etc
             assert program_of(a.path, f"{NAME}@live") == digest_of(plain_document(own))
 
 
+@pytest.mark.full
 @needs_etcd
 def test_a_daemon_that_is_killed_while_it_publishes_leaves_all_or_nothing(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "b", cluster) as b:
@@ -175,6 +178,7 @@ def programs_of_versions(folder: Path) -> set[bytes]:
         return {old.provenance.program for old in kept} - {b""}
 
 
+@pytest.mark.full
 @needs_etcd
 def test_a_program_that_is_not_what_was_published_sets_its_version_aside(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
@@ -203,6 +207,7 @@ def test_a_program_that_is_not_what_was_published_sets_its_version_aside(tmp_pat
             assert program_of(b.path) == digest_of(plain_document("mended", _MIB))
 
 
+@pytest.mark.full
 @needs_etcd
 def test_a_head_of_another_release_is_never_overwritten(tmp_path: Path, cluster: EtcdCluster) -> None:
     document = plain_document("theirs")
@@ -253,6 +258,7 @@ def test_a_program_is_held_until_versions_name_it_or_nothing_does(registry_folde
             assert held_programs(txn, environment.dbs) == set()
 
 
+@pytest.mark.full
 @needs_etcd
 def test_labels_and_programs_are_seeded(tmp_path: Path, cluster: EtcdCluster) -> None:
     first, url = tmp_path / "first", cluster.urls[0]
@@ -304,6 +310,7 @@ def test_labels_and_programs_are_seeded(tmp_path: Path, cluster: EtcdCluster) ->
         assert violations(c.path) == []
 
 
+@pytest.mark.full
 @needs_etcd
 def test_a_compiled_program_moves_with_its_label_on_every_host(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a, b.client() as at_b:
@@ -353,6 +360,7 @@ def test_hosts_publish_and_let_go_of_the_same_program_at_once(tmp_path: Path, cl
         assert violations(a.path) == violations(b.path) == []
 
 
+@pytest.mark.full
 @needs_etcd
 def test_a_publication_that_comes_again_makes_one_version(tmp_path: Path, cluster: EtcdCluster) -> None:
     document = plain_document("again", _MIB)

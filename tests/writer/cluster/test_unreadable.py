@@ -89,6 +89,7 @@ def test_a_batch_is_taken_over_by_a_release_that_can_read_it(tmp_path: Path, clu
     assert violations(tmp_path / "a") == []
 
 
+@pytest.mark.full
 def test_a_record_of_another_release_in_a_batch_is_set_aside_alone(tmp_path: Path, cluster: EtcdCluster) -> None:
     records = {
         (b"modules", b"acme.One"): KINDS[b"modules"].codec.dump(GlobalModule(1, 0, encode(module("acme.One")))),
@@ -102,6 +103,7 @@ def test_a_record_of_another_release_in_a_batch_is_set_aside_alone(tmp_path: Pat
     assert violations(tmp_path / "a") == []
 
 
+@pytest.mark.full
 def test_a_head_of_another_release_stops_no_new_host(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
         at_a.register_module(module("acme.One"))
@@ -116,6 +118,7 @@ def of_later(record: Any) -> bytes:
     return seal(encode([*msgspec.msgpack.decode(encode(record)), "more"]))
 
 
+@pytest.mark.full
 def test_two_releases_live_side_by_side(tmp_path: Path, cluster: EtcdCluster) -> None:
     """A later release adds fields at the end of what it writes, and kinds of keys. What is known is taken over."""
     with host(tmp_path / "a", cluster) as a, a.client() as at_a:
@@ -195,6 +198,7 @@ def _late(draft: Draft, keys: Keys, start: Position) -> Applied:
     return follow(draft, keys, start, changes_of(keys, 20, 1), 20)
 
 
+@pytest.mark.full
 def test_a_host_says_goodbye_also_for_a_daemon_that_was_killed(tmp_path: Path, cluster: EtcdCluster) -> None:
     with host(tmp_path / "b", cluster) as b:
         with host(tmp_path / "a", cluster) as a:

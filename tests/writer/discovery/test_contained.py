@@ -10,6 +10,7 @@ import pytest
 
 from dspy_registry.writer.discovery.report import discover
 from tests.support.discovery_packages import PATIENT, Packages, importable, named, reasons
+from tests.support.selection import each
 
 pytestmark = pytest.mark.dspy
 
@@ -48,7 +49,7 @@ def ended(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("then", ["pass", "os.kill(os.getppid(), 9)"])
+@pytest.mark.parametrize("then", each(2, ["pass", "os.kill(os.getppid(), 9)"]))
 def test_what_a_package_starts_in_a_session_of_its_own_does_not_outlive_discovery(
     packages: Packages, tmp_path: Path, then: str
 ) -> None:
@@ -58,6 +59,7 @@ def test_what_a_package_starts_in_a_session_of_its_own_does_not_outlive_discover
     assert ended(int(path.read_text()))
 
 
+@pytest.mark.full
 def test_what_hangs_in_another_session_is_ended_with_the_time(packages: Packages, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     packages({"hangs.py": DAEMON.format(path=str(path), then="time.sleep(600)")})

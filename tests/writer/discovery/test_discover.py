@@ -90,6 +90,7 @@ def test_metadata_of_dspy_modules(of_dspy: DiscoveryReport) -> None:
     assert searches["aliases"] == ["dspy.BootstrapRS"]
 
 
+@pytest.mark.full
 @pytest.mark.dspy
 def test_a_second_look_finds_the_same(of_dspy: DiscoveryReport) -> None:
     assert discover(timeout=PATIENT, python=of_dspy.python) == of_dspy

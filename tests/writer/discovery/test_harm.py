@@ -183,6 +183,7 @@ HANGS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.dspy
 def test_a_hang_costs_its_module_and_names_the_limit(packages: Packages) -> None:
     folder = packages({**HANGS, "harmless_too.py": HARMS["harmless.py"]})

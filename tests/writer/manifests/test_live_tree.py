@@ -13,6 +13,7 @@ import pytest
 from dspy_registry.writer.manifests.text import read_text
 from tests.support import manifest_process
 from tests.support.manifest_process import UNNOTICED, Served, module, serving
+from tests.support.selection import each
 
 folder = manifest_process.folder
 served = manifest_process.served
@@ -26,6 +27,7 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *settings, *arguments], cwd=folder, check=True, capture_output=True)
 
 
+@pytest.mark.full
 def test_a_checkout_of_a_thousand_files_is_one_commit(served: Served, folder: Path) -> None:
     git(folder, "init")
     git(folder, "add", ".")
@@ -230,7 +232,7 @@ class Meddler:
                 file.unlink()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", each(2, range(4)))
 def test_whatever_happens_to_the_folder_the_end_is_what_it_says(served: Served, folder: Path, seed: int) -> None:
     meddler = Meddler(folder, seed)
     for _ in range(300):
