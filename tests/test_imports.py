@@ -32,6 +32,7 @@ MAY_IMPORT = {
 OURS = {*ROOMS, *OWN_PARTS, "benchmarks", "tests", "dspy_registry"}
 # For users: it imports the public face, as their programs do.
 A_USERS_PROGRAM = "dspy_registry/demo/acme.py"
+IMPORTING = (ast.Import, ast.ImportFrom, ast.Call)
 TAKES_A_MODULE_NAME = {"__import__", "find_spec", "import_module", "resolve_name", "run_module"}
 HEAVY = {"asyncio", "click", "dspy", "rich", "watchfiles"}
 LONGEST_FILE = 400
@@ -90,11 +91,11 @@ def called(node: ast.Call) -> str:
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The line and the module of each import statement, and of each call that imports by name."""
     for node in nodes(tree):
-        if isinstance(node, ast.stmt | ast.expr):
+        if isinstance(node, IMPORTING):
             yield from ((node.lineno, module) for module in imported(node))
 
 
-def imported(node: ast.stmt | ast.expr) -> list[str]:
+def imported(node: ast.Import | ast.ImportFrom | ast.Call) -> list[str]:
     match node:
         case ast.Import(names=names):
             return [alias.name for alias in names]
@@ -132,7 +133,7 @@ def import_circles(root: Path) -> list[list[str]]:
             name = ".".join(path.with_suffix("").parts)
             name = name if package == "dspy_registry" else f"dspy_registry.{name}"
             graph[name.removesuffix(".__init__")] = {
-                target for node in nodes(tree) if isinstance(node, ast.stmt) for target in targets(node)
+                target for node in nodes(tree) if isinstance(node, IMPORTING) for target in targets(node)
             }
     del graph["dspy_registry"]
     try:
@@ -142,7 +143,7 @@ def import_circles(root: Path) -> list[list[str]]:
     return []
 
 
-def targets(node: ast.stmt) -> Iterator[str]:
+def targets(node: ast.AST) -> Iterator[str]:
     """What an import statement may load: the module, and each name in case it is a module too."""
     match node:
         case ast.Import(names=names):

@@ -36,6 +36,7 @@ def serving(folder: Path, cluster: EtcdCluster) -> Iterator[None]:
         process.wait()
 
 
+@pytest.mark.full
 @needs_etcd
 def test_an_existing_registry_becomes_the_first_content(tmp_path: Path, cluster: EtcdCluster) -> None:
     first, second, url = tmp_path / "first", tmp_path / "second", cluster.urls[0]

@@ -282,6 +282,7 @@ def test_what_a_class_inherits_and_what_its_constructor_tells(acme: dict[str, Mo
     assert acme["acme.experimental.Trial"].metadata["experimental"] is True
 
 
+@pytest.mark.full
 @pytest.mark.dspy
 def test_what_has_gone_is_told_from_what_could_not_be_looked_at(packages: Packages) -> None:
     source = "import dspy\nclass Kept(dspy.Predict): ...\n"

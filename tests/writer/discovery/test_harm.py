@@ -144,6 +144,7 @@ def test_each_harm_is_reported_by_name(of_harms: DiscoveryReport) -> None:
         assert failed[name].isprintable()
 
 
+@pytest.mark.full
 @pytest.mark.dspy
 def test_odd_classes_are_described_as_far_as_they_allow(of_harms: DiscoveryReport) -> None:
     odd = named(of_harms)["harms.o_odd.Signed"]
