@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.etcd import needs_etcd
-from tests.support.fork_server import WHAT_MOST_NEED, run_code
 from tests.support.selection import each
-
-COMMAND = "import sys; from tests.stress.__main__ import main; sys.exit(main())"
 
 
 def try_out(name: str, tmp_path: Path, *options: str) -> None:
     """In a process of its own, which forks."""
-    arguments = ["--only", name, "--small", "--output", tmp_path / "stress.json", *options]
-    done = run_code(COMMAND, *arguments, imports=(*WHAT_MOST_NEED, "tests.stress.table"))
+    output = tmp_path / "stress.json"
+    command = [sys.executable, "-m", "tests.stress", "--only", name, "--small", "--output", str(output), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
