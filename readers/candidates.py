@@ -175,7 +175,7 @@ def is_observed(usage: VersionUsage, size: str, basis: str, enough: int) -> bool
 
 def last_hour(usage: VersionUsage, minute: int) -> tuple[int, int]:
     """How many calls failed, of how many, in the 60 minutes up to this one."""
-    return _sum(usage.failed, minute), _sum(usage.judged, minute)
+    return _sum(usage.failed, minute), _sum(usage.evaluated, minute)
 
 
 def life_of(usage: VersionUsage) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def error_block(old: tuple[VersionRow, VersionRow], new: tuple[VersionRow, Versi
 
 def error_rate(old: VersionRow) -> float:
     """What is expected of the next calls of a version: its share of failures, 0 to 1, pulled a little to 5 %."""
-    calls, failures = _judged(old.usage)
+    calls, failures = _evaluated(old.usage)
     return (failures + _SUPPOSED_RATE * _SUPPOSED_CALLS) / (calls + _SUPPOSED_CALLS)
 
 
@@ -77,15 +77,15 @@ def _less(counts: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int
 
 
 def _since(before: VersionRow, now: VersionRow) -> tuple[int, int]:
-    calls, failures = _judged(before.usage)
-    calls_now, failures_now = _judged(now.usage)
+    calls, failures = _evaluated(before.usage)
+    calls_now, failures_now = _evaluated(now.usage)
     if calls_now < calls or failures_now < failures:  # the statistics were reset meanwhile
         return calls_now, failures_now
     # A timeout that turns out to be the caller's own is taken back, so calls may rise by less than failures.
     return max(calls_now - calls, failures_now - failures), failures_now - failures
 
 
-def _judged(usage: VersionUsage) -> tuple[int, int]:
+def _evaluated(usage: VersionUsage) -> tuple[int, int]:
     """Calls that succeeded or failed, and those that failed."""
     counts = dict(zip(KINDS, usage.kinds, strict=False))  # () where nobody has called it
     calls = sum(count for kind, count in counts.items() if kind not in UNJUDGED)

@@ -150,7 +150,7 @@ class ModuleUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class VersionUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What real calls have shown of one version of a module. A copy: later calls do not change it.
 
-    Fields that ModuleUsage has too mean the same. `standing` is what advice is made of, by size class. `judged` are
+    Fields that ModuleUsage has too mean the same. `standing` is what advice is made of, by size class. `evaluated` are
     the calls of each of the last 60 minutes that count as a success or a failure, `failed` those that failed.
     """
 
@@ -166,7 +166,7 @@ class VersionUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     priced_calls: int = 0
     kinds: tuple[int, ...] = ()
     standing: dict[str, Standing] = {}
-    judged: Ring = Ring()
+    evaluated: Ring = Ring()
     failed: Ring = Ring()
 
     @property
@@ -184,15 +184,15 @@ class VersionUsage(msgspec.Struct, array_like=True, frozen=True, gc=False):
         """How many calls failed in which way; a new dict of those kinds that occurred."""
         return failed_by_kind(self.kinds)
 
-    def judged_by_minute(self, now: float | None = None) -> tuple[int, ...]:
+    def evaluated_by_minute(self, now: float | None = None) -> tuple[int, ...]:
         """Calls in each of the last 60 minutes, newest last, that count for a failure rate: each succeeded or failed.
 
         `now` is in seconds since the epoch; None: the present.
         """
-        return self.judged.until(_seconds(now) // 60, MINUTES_KEPT)
+        return self.evaluated.until(_seconds(now) // 60, MINUTES_KEPT)
 
     def errors_by_minute(self, now: float | None = None) -> tuple[int, ...]:
-        """Those calls of `judged_by_minute` that failed. Order and `now` are the same."""
+        """Those calls of `evaluated_by_minute` that failed. Order and `now` are the same."""
         return self.failed.until(_seconds(now) // 60, MINUTES_KEPT)
 
 

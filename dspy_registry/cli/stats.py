@@ -156,7 +156,7 @@ def plain(usage: ModuleUsage) -> dict[str, Any]:
 def plain_version(usage: VersionUsage) -> dict[str, Any]:
     """Usage of a version for JSON, with derived values. The counts per minute end with the current one."""
     fields = msgspec.structs.asdict(usage)
-    for kept in ("kinds", "judged", "failed"):
+    for kept in ("kinds", "evaluated", "failed"):
         del fields[kept]
     return {
         **fields,
@@ -164,7 +164,7 @@ def plain_version(usage: VersionUsage) -> dict[str, Any]:
         "cost_usd_per_call": usage.cost_usd_per_call,
         "standing": {size: msgspec.structs.asdict(kept) for size, kept in _by_size(usage)},
         "calls_by_kind": dict(zip(KINDS, usage.kinds, strict=False)),
-        "judged_by_minute": usage.judged_by_minute(),
+        "evaluated_by_minute": usage.evaluated_by_minute(),
         "errors_by_minute": usage.errors_by_minute(),
     }
 

@@ -207,7 +207,7 @@ def test_stats_of_a_version(writer: RegistryWriter) -> None:
     version = answer("stats", "predict", "--version", "1")
     assert (version["name"], version["version"], version["calls"], version["errors"]) == ("dspy.Predict", 1, 4, 1)
     assert version["standing"]["normal"]["completed"] == 3
-    assert sum(version["judged_by_minute"]) == 0, "that was in another hour"
+    assert sum(version["evaluated_by_minute"]) == 0, "that was in another hour"
     lines = run("stats", "predict", "--version", "1").stdout.splitlines()
     assert lines[-1].split()[:3] == ["normal", "3", "20"]
     assert answer("stats", "predict", "--version", "7")["calls"] == 0

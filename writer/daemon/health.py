@@ -132,7 +132,7 @@ class HealthKeeper:
             self._publish(is_own=False)
 
     def close_from_afar(self, host: str, name: str, version: int, *, by_hand: bool) -> None:
-        """Close what that host has opened and closed again. `by_hand`: whoever has opened it."""
+        """Close what that host has opened and closed again. `by_hand`: also what another host has opened."""
         if (by_hand or self._is_of(host, (name, version))) and self._circuits.reset(name, version):
             self._publish(is_own=False)
 

@@ -28,7 +28,7 @@ class Submitted(Generic[T]):
 
 
 class HealthObserver(Protocol):
-    """Whoever takes what this host learns of circuits to other hosts. It must be quick and raise nothing."""
+    """Takes what this host learns of circuits to other hosts. It must be quick and raise nothing."""
 
     def moved(self, rows: Sequence[CircuitRow]) -> None:
         """These circuits have opened, or closed: `until` is 0 then."""
@@ -47,10 +47,10 @@ class Health(Protocol):
         """What is published now."""
 
     def open_from_afar(self, host: str, row: CircuitRow, seconds: float) -> None:
-        """Open a circuit as another host has, for so long from now."""
+        """Open a circuit as another host has, for this many seconds from now."""
 
     def close_from_afar(self, host: str, name: str, version: int, *, by_hand: bool) -> None:
-        """Close what that host has opened. `by_hand`: whoever has opened it."""
+        """Close what that host has opened. `by_hand`: also what another host has opened."""
 
 
 class Steering(Protocol):

@@ -24,7 +24,7 @@ class VersionTotal:
         self._kept = dict(row.kept)
         self._ceiling = ceiling
         self._statistics: dict[str, Statistics] = {}
-        self._judged, self._failed = Minutes(row.usage.judged), Minutes(row.usage.failed)
+        self._evaluated, self._failed = Minutes(row.usage.evaluated), Minutes(row.usage.failed)
 
     def add(self, report: Report, now: int) -> int:
         """Add a report; of its timeouts, how many say nothing about the provider. `now` bounds what clocks say."""
@@ -44,9 +44,9 @@ class VersionTotal:
             kinds=added_kinds(before.kinds, report.kinds, too_short),
         )
         for minutes, sign in ((report.minutes, 1), (report.uncounted, -1)):
-            self._judged.add(minutes, now, sign)
+            self._evaluated.add(minutes, now, sign)
         self._failed.add(report.failed, now)
-        for counted in (self._judged, self._failed):
+        for counted in (self._evaluated, self._failed):
             counted.take_back(too_short)
         return too_short
 
@@ -59,7 +59,7 @@ class VersionTotal:
         usage = msgspec.structs.replace(
             self._usage,
             standing=standing,
-            judged=self._judged.ring(MINUTES_KEPT),
+            evaluated=self._evaluated.ring(MINUTES_KEPT),
             failed=self._failed.ring(MINUTES_KEPT),
         )
         return VersionRow(usage, self._kept)

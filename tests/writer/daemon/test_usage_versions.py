@@ -147,7 +147,7 @@ def test_every_kind_is_counted(writer: RegistryWriter, registry: Registry) -> No
         assert usage.calls == sum(range(1, 8)), "all but the cancelled ones"
         assert usage.errors == sum(range(2, 7)), "all that failed but the caller's own"
         assert usage.errors_by_minute(NOW / 1000)[-1] == usage.errors
-    assert registry.usage(NAME, 1).judged_by_minute(NOW / 1000)[-1] == sum(range(1, 7))
+    assert registry.usage(NAME, 1).evaluated_by_minute(NOW / 1000)[-1] == sum(range(1, 7))
     assert registry.usage(NAME).calls_by_minute(NOW / 1000)[-1] == sum(range(1, 8))
     assert registry.usage(NAME).errors_by_hour(NOW / 1000)[-1] == sum(range(2, 7))
 
@@ -160,7 +160,7 @@ def test_a_limit_below_the_p90_is_the_callers_own_in_all_counts(writer: Registry
         assert (usage.calls, usage.errors, usage.errors_by_kind) == (47, 2, {"timeout": 2})
         assert usage.kinds[KINDS.index("caller")] == 5
         assert sum(usage.errors_by_minute(NOW / 1000)) == 2
-    assert sum(registry.usage(NAME, 1).judged_by_minute(NOW / 1000)) == 42
+    assert sum(registry.usage(NAME, 1).evaluated_by_minute(NOW / 1000)) == 42
     assert registry.usage(NAME, 1).standing["normal"].backoff == 600
 
 
