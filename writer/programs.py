@@ -81,8 +81,8 @@ def publish(
     """Stage a publication. Returns the version that has the program.
 
     No `pieces`: the document is stored already. `expected_version` must be in force; 0: none; None: any. A version that
-    is kept and equal is taken instead of a new one. `is_clients`: the module becomes a client's, also one that a manifest declares.
-    Raises UpgradeRequiredError, InvalidModuleError, InvalidProgramError, ConflictError.
+    is kept and equal is taken instead of a new one. `is_clients`: the module becomes a client's, also one that a
+    manifest declares. Raises UpgradeRequiredError, InvalidModuleError, InvalidProgramError, ConflictError.
     """
     draft.catalog.dbs.need_format_2("programs")
     check_publication(publication, sum(map(len, pieces)), expected_version)

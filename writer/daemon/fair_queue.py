@@ -1,8 +1,8 @@
 """The works that wait for the commit thread. Users take turns by the time that their works took, as do their clients.
 
-The client that has taken least goes first, so that a client with costly requests makes itself wait, and nobody else. Beside
-clients with quick ones it also rests: see `pace`. Works of one client stay in order. Being away saves up no turns: who
-comes back is where the others are.
+The client that has taken least goes first, so that a client with costly requests makes itself wait, and nobody else.
+Beside clients with quick ones it also rests: see `pace`. Works of one client stay in order. Being away saves up no
+turns: a client that comes back is where the others are.
 """
 
 from __future__ import annotations

@@ -214,8 +214,8 @@ class GroupCommit:
 def staging_seconds(sync: float, most: float) -> float:
     """How long a group may stage, when the last commit took `sync` seconds to become durable.
 
-    Works that arrive meanwhile wait for two groups. So a quick disk has short groups, and a slow one loses nothing by long
-    ones.
+    Works that arrive meanwhile wait for two groups. So a quick disk has short groups, and a slow one loses nothing by
+    long ones.
     """
     return min(max(_LEAST_STAGING, sync * _STAGING_OF_SYNC), most)
 
