@@ -142,7 +142,7 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
 
     @_harmless
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """Report the call, which has returned or raised."""
+        """Report the call. `outputs` None: it raised, or returned None. `exception` None: it returned."""
         self._end(call_id, outputs, exception)
 
     @_harmless
@@ -152,7 +152,7 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
 
     @_harmless
     def on_compile_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """Report that the optimizer has finished or failed."""
+        """Report that the optimizer has ended. `exception` None: it has finished. `outputs` does not count."""
         self._end(call_id, None, exception)
 
     # Language models: their cost counts for every call around them
@@ -166,7 +166,7 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
 
     @_harmless
     def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """Add tokens and cost to every call around this one."""
+        """Add tokens and cost to every call around this one. `outputs` None: it raised; only tracked tokens count."""
         call = self._open.pop(call_id, None)
         if call is None:
             return
@@ -185,7 +185,7 @@ class RegistryCallback(BaseCallback):  # type: ignore[misc]
 
     @_harmless
     def on_tool_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """Note that the tool has returned or raised."""
+        """Note that the tool has returned or raised. `outputs` and `exception` do not count."""
         self._open.pop(call_id, None)
 
     on_evaluate_start = on_tool_start
