@@ -14,7 +14,7 @@ _BEHIND: Final = 100
 def strip(facts: dict[str, Any], revision: int, committed_at: int, health: Iterable[Any]) -> dict[str, Any]:
     """The strip's fields. `facts` is what `Watched.facts` gives; `committed_at` is in milliseconds since the epoch.
 
-    The counts that only the daemon knows, of manifest errors and overrides, are None while none answers.
+    The daemon alone knows the counts of manifest errors and overrides. They are None while no daemon answers.
     """
     daemon = facts["daemon"]
     manifests = _section(daemon, "manifests")

@@ -188,10 +188,8 @@ class Router:
         characters: int | None,
         deadline_ms: float | None,
     ) -> tuple[Given, Course]:
-        if arguments is None and deadline_ms is None:
-            arguments = {}
-        else:
-            arguments = {} if arguments is None else arguments
+        arguments = {} if arguments is None else arguments
+        if deadline_ms is not None or arguments != {}:
             _check(arguments, deadline_ms)
         if characters is None:
             characters = input_characters(arguments) if arguments else 0

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dspy_registry import RegistryWriter
 from tests.support.command import run
 
 pytest.importorskip("fastapi")
@@ -18,16 +17,8 @@ pytest.importorskip("jinja2")
 pytestmark = pytest.mark.xdist_group("explorer")
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("starting") / "registry"
-    with RegistryWriter(path):
-        pass
-    return path
-
-
-def test_it_refuses_to_be_open_to_other_hosts_without_a_token(registry: Path) -> None:
-    done = run("ui", "--host", "0.0.0.0", "--path", registry, "--port", "0")
+def test_it_refuses_to_be_open_to_other_hosts_without_a_token(seeded_registry: Path) -> None:
+    done = run("ui", "--host", "0.0.0.0", "--path", seeded_registry, "--port", "0")
     assert done.returncode == 2
     assert "token" in done.stderr
 
