@@ -5,6 +5,8 @@ All of them are computed from the old and the new state of each changed module, 
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import msgspec
 
 from dspy_registry.registry_store import layout
@@ -166,7 +168,7 @@ class _Application:
         if is_kept and self._implications is None and are_indexed_alike(stored.info, entry.info):  # type: ignore[union-attr]
             return
         old_terms = terms(stored.info, self._catalog.vocabulary) if stored else ()
-        new_terms = terms(entry.info, self._new_words()) if entry else ()
+        new_terms = terms(entry.info, self._new_words) if entry else ()
         if is_kept:
             self._postings.replace(old, old_terms, new_terms)  # type: ignore[arg-type]
             return
@@ -188,6 +190,7 @@ class _Application:
             self._order[number] = self._catalog.names_in_row(number)
         return self._order[number]
 
+    @cached_property
     def _new_words(self) -> Vocabulary:
         if self._implications is None:
             return self._catalog.vocabulary
@@ -198,7 +201,7 @@ class _Application:
         if self._implications is None:
             return
         self._result.puts[layout.META][layout.META_VOCABULARY] = self._implications
-        old, new = self._catalog.vocabulary, self._new_words()
+        old, new = self._catalog.vocabulary, self._new_words
         words = [
             word
             for word in {**old.implications, **new.implications}
