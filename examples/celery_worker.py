@@ -1,12 +1,11 @@
-"""A Celery worker whose tasks call what the registry chooses. Its broker is a folder, so that nothing else has to run.
+"""A Celery worker whose tasks call what the registry chooses. Tasks and answers go through Redis.
 
-CELERY_FOLDER=/tmp/queue DSPY_REGISTRY=/tmp/registry celery --workdir examples -A celery_worker worker
+CELERY_BROKER=redis://localhost/0 DSPY_REGISTRY=/tmp/registry celery --workdir examples -A celery_worker worker
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from celery import Celery
 from programs import TARGETS
@@ -14,16 +13,8 @@ from programs import TARGETS
 from dspy_registry import Registry, Router
 from dspy_registry.integrations.celery import connect
 
-folder = Path(os.environ.get("CELERY_FOLDER", "/tmp/dspy-registry-queue"))
-for name in ("queue", "control", "results"):
-    (folder / name).mkdir(parents=True, exist_ok=True)
-
-app = Celery("celery_worker", broker="filesystem://", backend=f"file://{folder}/results")
-app.conf.broker_transport_options = {
-    "data_folder_in": f"{folder}/queue",
-    "data_folder_out": f"{folder}/queue",
-    "control_folder": f"{folder}/control",
-}
+broker = os.environ.get("CELERY_BROKER", "redis://localhost/0")
+app = Celery("celery_worker", broker=broker, backend=broker)
 connect()  # sends what a process still holds before it ends
 
 router = Router(Registry(), TARGETS)  # made once: it works in the forked processes of the pool

@@ -22,6 +22,7 @@ import httpx
 
 from dspy_registry import Registry, RegistryWriter
 from tests.support import ROOT
+from tests.support.broker import broker, needs_broker
 from tests.support.metrics import Measured, Values, measured_daemon
 from tests.support.services import free_port, serving
 
@@ -98,6 +99,7 @@ def test_the_service_answers_and_its_last_calls_are_counted(served: Path, tmp_pa
         assert counted(served) == measured(daemon.values()) == 1
 
 
+@needs_broker
 @pytest.mark.full
 def test_the_worker_answers_and_its_last_calls_are_counted(served: Path, tmp_path: Path) -> None:
     pytest.importorskip("celery")
@@ -108,10 +110,10 @@ asked = [answer.delay(f"Is it {n}?") for n in range(8)]
 print(json.dumps([each.get(timeout=90)["module"] for each in asked]))
 """
     paths = os.pathsep.join((str(EXAMPLES), str(ROOT)))
-    environment = {"CELERY_FOLDER": str(tmp_path / "celery"), "DSPY_REGISTRY": str(served)}
     command = ["celery", "--workdir", str(EXAMPLES), "-A", "celery_worker", "worker", "-l", "warning", "-c", "2"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CELERY_FOLDER", environment["CELERY_FOLDER"])
+    with pytest.MonkeyPatch.context() as patch, broker(tmp_path) as address:
+        patch.setenv("CELERY_BROKER", address)
+        patch.setenv("DSPY_REGISTRY", str(served))
         with measured_daemon(served, *manifests()) as daemon:
             wait_for_modules(served)
             with serving(command, served, tmp_path / "server.log") as server:
@@ -120,7 +122,7 @@ print(json.dumps([each.get(timeout=90)["module"] for each in asked]))
                     capture_output=True,
                     text=True,
                     timeout=100,
-                    env={**os.environ, **environment, "PYTHONPATH": paths},
+                    env={**os.environ, "PYTHONPATH": paths},
                 )
                 assert done.returncode == 0, done.stderr
                 assert set(json.loads(done.stdout)) <= set(NAMES)

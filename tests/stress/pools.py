@@ -161,30 +161,30 @@ UVICORN_WORKER = (
 
 @contextmanager
 def _celery(folder: Path) -> Iterator[Ask]:
+    from tests.support.broker import broker
     from tests.support.services import serving
 
-    place = folder.parent / "celery"
-    for name in ("queue", "results", "control"):
-        (place / name).mkdir(parents=True)
-    os.environ["CELERY_FOLDER"] = str(place)
-    from tests.stress.pool_celery import app, call
-
+    results = folder.parent / "results"
+    results.mkdir()
+    os.environ["CELERY_RESULTS"] = results.as_uri()
     lock = threading.Lock()
 
     def ask() -> list[int]:
-        with lock:  # Celery's client is not made for threads that share a folder
+        with lock:  # Celery's client is not made for threads that share a connection
             result = call.delay()
         found: list[int] = result.get(timeout=_PATIENT, interval=0.01)
         return found
 
-    # One process: with two that are recycled, Celery now and then waits for ever for one of them.
-    worker = ["-P", "prefork", "-c", "1", "--max-tasks-per-child", _RECYCLED_AFTER, "-l", "warning"]
+    worker = ["-P", "prefork", "-c", str(_WORKERS), "--max-tasks-per-child", _RECYCLED_AFTER, "-l", "warning"]
     command = ["celery", "-A", "tests.stress.pool_celery", "worker", *worker]
-    with serving(command, folder, folder.parent / "server.log") as server:
-        ask()
-        yield ask
-        server.end()
-    app.close()
+    with broker(folder.parent) as os.environ["CELERY_BROKER"]:
+        from tests.stress.pool_celery import app, call
+
+        with serving(command, folder, folder.parent / "server.log") as server:
+            ask()
+            yield ask
+            server.end()
+        app.close()
 
 
 def _multiprocessing(method: str) -> Callable[[Path], Any]:
@@ -210,13 +210,15 @@ _KINDS: dict[str, Callable[[Path], Any]] = {
     "multiprocessing forkserver": _multiprocessing("forkserver"),
     "multiprocessing spawn": _multiprocessing("spawn"),
 }
-_NEEDS = {"gunicorn": "gunicorn", "celery": "celery", "UvicornWorker": "uvicorn"}
+_NEEDS = {"gunicorn": "gunicorn", "celery": "celery", "celery prefork": "redis", "UvicornWorker": "uvicorn"}
 _SECONDS_EACH = 12.0
 
 
 def _missing(kind: str) -> str:
     needed = [package for word, package in _NEEDS.items() if word in kind]
-    return ", ".join(package for package in (*needed, "httpx") if importlib.util.find_spec(package) is None)
+    absent = [package for package in (*needed, "httpx") if importlib.util.find_spec(package) is None]
+    server = "redis-server" if "celery" in kind and shutil.which("redis-server") is None else ""
+    return ", ".join(filter(None, (*absent, server)))
 
 
 def _tries(plan: Plan) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""A Celery application whose every task is one reported call; its broker is a folder."""
+"""A Celery application whose every task is one reported call."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from celery import Celery
 from dspy_registry import UsageReporter
 from dspy_registry.integrations.celery import connect
 
-folder = os.environ["CELERY_FOLDER"]
-app = Celery("tests.support.celery_service", broker="filesystem://", backend=f"file://{folder}/results")
-app.conf.broker_transport_options = {
-    "data_folder_in": f"{folder}/queue",
-    "data_folder_out": f"{folder}/queue",
-    "control_folder": f"{folder}/control",
-}
+address = os.environ["CELERY_BROKER"]
+app = Celery("tests.support.celery_service", broker=address, backend=address)
 reporter = UsageReporter(interval=3600)  # nothing is sent until the end
 connect(flush_timeout=30)  # a busy machine must not decide what the tests count
 

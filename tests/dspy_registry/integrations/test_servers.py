@@ -22,6 +22,7 @@ pytest.importorskip("celery")
 import httpx
 
 from tests.support import ROOT
+from tests.support.broker import broker, needs_broker
 from tests.support.command import daemon
 from tests.support.reporting import calls
 from tests.support.services import Server, free_port, serving
@@ -101,6 +102,7 @@ def test_a_service_without_a_registry_does_not_start(tmp_path: Path) -> None:
         assert "RegistryNotFoundError" in server.log.read_text()
 
 
+@needs_broker
 @pytest.mark.full
 @pytest.mark.parametrize("options", [["--pool", "prefork", "-c", "2"], ["--pool", "solo"]])
 def test_a_celery_worker_sends_what_its_processes_hold(
@@ -112,6 +114,7 @@ def test_a_celery_worker_sends_what_its_processes_hold(
     assert calls(seeded_registry) == CALLS
 
 
+@needs_broker
 @pytest.mark.full
 def test_celerys_recycled_processes_send_what_they_hold(
     seeded_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,13 +131,12 @@ def celery_worker(
     options: list[str], registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """A worker that must end well when it is asked to, and a daemon beside it."""
-    for folder in ("queue", "control", "results"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.setenv("CELERY_FOLDER", str(tmp_path))
     command = ["celery", "-A", "tests.support.celery_service", "worker", "-l", "warning", *options]
-    with daemon(registry), serving(command, registry, tmp_path / "server.log") as server:
-        yield
-        assert server.end(signal.SIGTERM) == 0, server.log.read_text()
+    with broker(tmp_path) as address, daemon(registry):
+        monkeypatch.setenv("CELERY_BROKER", address)
+        with serving(command, registry, tmp_path / "server.log") as server:
+            yield
+            assert server.end(signal.SIGTERM) == 0, server.log.read_text()
 
 
 def asked_of_celery(registry: Path, count: int) -> list[int]:
