@@ -61,6 +61,7 @@ def rebuilt(found: Found, backup: Found, account: Account) -> dict[bytes, Rows]:
     labels = versions.labels(found, modules, account)
     programs = versions.programs(found, backup, modules, account)
     _lose_unsound(layout.LABELS, found, labels, account)
+    _lose_cluster(found, account)
     records, past = modules.rows()
     newest = max([state.revision, *(stored.provenance.revision for stored in modules.records.values())])
     head = State(newest, state.committed_at, modules.next_sequence)
@@ -133,6 +134,13 @@ def _rollouts(found: Found, account: Account) -> Rows:
         if database == layout.META and key.startswith(layout.META_ROLLOUT):
             account.lose(database, key, reason)
     return rows
+
+
+def _lose_cluster(found: Found, account: Account) -> None:
+    """Rows of a cluster fit only the exact state that they were written with, and a repaired one may differ from it."""
+    unsound = {key for database, key in found.unsound if database == layout.META}
+    if any(key.startswith(layout.META_CLUSTER) for key in unsound | found.rows[layout.META].keys()):
+        account.lose(layout.META, layout.META_CLUSTER, "the daemon joins the cluster again when it starts")
 
 
 def _meta(head: State, implications: dict[str, Implications], defaults: Defaults) -> Rows:
