@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import wraps
-from types import NoneType
-from typing import Any, Final, ParamSpec, TypeVar
+from types import GenericAlias, NoneType
+from typing import Any, Final, ParamSpec, TypeGuard, TypeVar
 
 from dspy_registry.registry_store.errors import InvalidArgumentError
 
@@ -133,8 +133,13 @@ def _kinds(annotation: str, known: dict[str, Any]) -> tuple[type, ...]:
         kind = known.get(word)
         if word in _PLAIN:
             kinds += _PLAIN[word]
-        elif isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
+        elif _is_class(kind) and not getattr(kind, "_is_protocol", False):
             kinds.append(kind)
         else:
             return ()
     return tuple(kinds)
+
+
+def _is_class(kind: object) -> TypeGuard[type]:
+    """Python 3.10 takes an alias such as `dict[str, int]` for a type, too."""
+    return isinstance(kind, type) and not isinstance(kind, GenericAlias)

@@ -24,7 +24,7 @@ from dspy_registry import (
     WriterClient,
 )
 from dspy_registry.readers.limits import checked_patience
-from dspy_registry.registry_store.arguments import WrongTypeError
+from dspy_registry.registry_store.arguments import WrongTypeError, typed
 from dspy_registry.registry_store.policy import Policy
 
 NAME = "dspy.ReAct"
@@ -54,6 +54,19 @@ class Liar(str):
 
     def __hash__(self) -> int:
         return hash(NAME)
+
+
+Weights = dict[str, int]
+
+
+@typed
+def of_alias(weights: Weights | None) -> Weights | None:
+    return weights
+
+
+def test_an_alias_is_no_class_and_is_not_checked() -> None:
+    """On Python 3.10 it says that it is one."""
+    assert of_alias({"a": 1}) == {"a": 1}
 
 
 VALUES: list[Any] = [Word.REASONING, Number.ONE, Decimal(1), "1", b"1", 1, 1.0, True, None, [], {}, [1], object()]
