@@ -8,7 +8,8 @@ from math import inf
 from types import NoneType, TracebackType
 from typing import Final, NamedTuple
 
-from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
+from dspy_registry.readers.lease_regions import LONGEST_WAIT, Region
+from dspy_registry.readers.leases import Lease, Leases
 from dspy_registry.registry_store.arguments import NUMBER, check_type
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError, LimitReachedError

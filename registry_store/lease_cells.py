@@ -12,6 +12,7 @@ steps leaves a cell that has its former owner or its next one. A mark that is le
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from types import ModuleType
@@ -25,6 +26,7 @@ from dspy_registry.registry_store.lease_file import (
     PROCESS,
     REGION_HEADER,
     LeaseFile,
+    LeaseFileReplacedError,
     RegionAt,
 )
 from dspy_registry.registry_store.lease_records import (
@@ -56,7 +58,9 @@ def claim_record(file: LeaseFile) -> ProcessRecord | None:
     at = next((at for at in file.regions() if _is_unclaimed(file, at)), None)
     if at is None:
         at = file.allocate(PROCESS, _RECORD_CELLS)
-    generation = (_HEAD.unpack_from(file.map, at.cells_at)[0] + 1) % GENERATIONS
+    # Never one that it had before: after a power loss the file may be older than what refers to it.
+    former: int = _HEAD.unpack_from(file.map, at.cells_at)[0]
+    generation = max(former + 1, int(time.time())) % GENERATIONS
     # first, while nobody lives in it: from here on the cells of the former generation are free
     _HEAD.pack_into(file.map, at.cells_at, generation, *own_identity())
     if not file.lock(ALIVE + at.start):
@@ -215,7 +219,11 @@ def _is_own(file: LeaseFile, start: int, owner: int) -> bool:
 def _is_mapped(file: LeaseFile, at: int) -> bool:
     """Whether there is a word at this place. A record may be younger than the mapping."""
     if at + _WORD.size > len(file.map) and at < file.end:
-        file.cover(file.end)
+        try:
+            file.cover(file.end)
+        except LeaseFileReplacedError:
+            if not file.is_retired:
+                raise
     return at + _WORD.size <= len(file.map)
 
 

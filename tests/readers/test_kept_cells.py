@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dspy_registry.readers.leases import Lease, Leases
-from dspy_registry.readers.limits import LimitedCall, all_holders
+from dspy_registry.readers.limits import LimitedCall, all_holders, holders_of
 from dspy_registry.registry_store import barriers
 from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.registry_store.lease_file import ALIVE, LeaseFile
@@ -28,7 +28,7 @@ from tests.support.pauses import paused_at
 from tests.support.processes import child
 
 PROCESS = "tests.support.limit_process"
-OURS = ("leases.py", "lease_cells.py", "lease_records.py", "byte_locks.py", "limits.py")
+OURS = ("leases.py", "lease_regions.py", "lease_cells.py", "lease_records.py", "byte_locks.py", "limits.py")
 
 pytestmark = pytest.mark.skipif(
     MEMBARRIER is None or not barriers.register(), reason="without membarrier no cell is kept"
@@ -100,6 +100,32 @@ def test_a_record_of_a_process_that_died_is_used_again(leases: Leases, tmp_path:
                 assert holder.ask(0) == "begun"
                 holder.kill()
     assert leases.file().end - end < 2 * 8192
+
+
+def test_a_record_that_is_younger_than_the_mapping(leases: Leases, tmp_path: Path) -> None:
+    region = leases.region(QA, 1)
+    many = [Leases(tmp_path) for _ in range(40)]
+    for each in many:
+        with call(each):
+            pass
+    assert region.file.end > len(region.file.map)
+    with call(many[-1]):
+        assert not began(call(leases))
+    with call(leases):
+        pass
+
+
+def test_a_file_that_was_replaced_refuses_nobody(leases: Leases, tmp_path: Path) -> None:
+    region = leases.region(QA, 1)
+    for each in [Leases(tmp_path) for _ in range(40)]:
+        with call(each):
+            pass
+    assert region.file.end > len(region.file.map)
+    assert compact_lease_file(tmp_path)
+    assert not Lease(region).begin(1)  # it was looked up before
+    assert holders_of(region) == []
+    with call(leases):
+        pass
 
 
 def test_more_cells_than_a_record_has_slots(leases: Leases, tmp_path: Path) -> None:

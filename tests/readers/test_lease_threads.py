@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dspy_registry.readers.leases import Lease, Leases, Region
+from dspy_registry.readers.lease_regions import Region
+from dspy_registry.readers.leases import Lease, Leases
 from dspy_registry.readers.limits import LimitedCall
 from dspy_registry.readers.limits_async import AsyncLimitedCall
 from dspy_registry.registry_store.boot_clock import own_identity
@@ -78,7 +79,7 @@ def test_a_call_that_two_threads_give_back_leaves_the_cell_of_its_next_holder(tm
             former.give_back()
             assert following.begin(1)
 
-        more = paused_at(line, former.give_back, give_back, "leases.py")
+        more = paused_at(line, former.give_back, give_back, "leases.py", "lease_file.py", "byte_locks.py")
         found = call_in(region.file, following.start)
         assert found is not None, f"a pause at line {line} cleared it"
         assert found[0] == own_identity()
