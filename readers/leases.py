@@ -19,6 +19,7 @@ from dspy_registry.registry_store.errors import StoreError
 from dspy_registry.registry_store.lease_cells import (
     claim_record,
     may_keep_cells,
+    owner_of,
     revoke,
     set_owner,
 )
@@ -93,20 +94,23 @@ class Lease(Hold):
         with file.giving_back:  # nor can it be closed meanwhile: then the cell would be others' to change
             if not self.take(start):
                 return False
-            if file.retired[()] or not revoke(file, start):  # retired: a call in it no longer counts
+            owner = owner_of(file, start)
+            # retired: a call in it no longer counts
+            if file.retired[()] or (owner > LOCKED and not revoke(file, start, owner)):
                 self.give_back()
                 return False
-            self._settle(start)
+            self._settle(start, owner)
         return True
 
-    def _settle(self, start: int) -> None:
+    def _settle(self, start: int, owner: int) -> None:
         """Begin the call in a cell whose lock is held, and keep the cell from now on if that is possible."""
         file, region = self.file, self.region
         record = file.record
         kept = None if record is None else record.keep(file.map, start, region.starts)
         if kept is None:
             CELL.pack_into(file.map, start, *region.identity, _gettime(_BOOTTIME))
-            set_owner(file, start, LOCKED)
+            if owner != LOCKED:
+                set_owner(file, start, LOCKED)
             region.latest = start
             return
         kept.slot[()] = _gettime(_BOOTTIME)

@@ -60,7 +60,7 @@ def claim_record(file: LeaseFile) -> ProcessRecord | None:
         at = file.allocate(PROCESS, _RECORD_CELLS)
     # Never one that it had before: after a power loss the file may be older than what refers to it.
     former: int = _HEAD.unpack_from(file.map, at.cells_at)[0]
-    generation = max(former + 1, int(time.time())) % GENERATIONS
+    generation = max(former + 1, int(time.time()) % GENERATIONS) % GENERATIONS
     # first, while nobody lives in it: from here on the cells of the former generation are free
     _HEAD.pack_into(file.map, at.cells_at, generation, *own_identity())
     if not file.lock(ALIVE + at.start):
@@ -104,10 +104,9 @@ def is_alive(file: LeaseFile, owner: int) -> bool:
     return bool(_WORD.unpack_from(file.map, start + REGION_HEADER)[0] == generation)
 
 
-def revoke(file: LeaseFile, start: int) -> bool:
-    """Take a cell from its owner, if that has no call in it. The caller holds the cell's lock, and no lease in it."""
-    owner = owner_of(file, start)
-    if owner <= LOCKED or _is_own(file, start, owner):
+def revoke(file: LeaseFile, start: int, owner: int) -> bool:
+    """Take a cell from a process that owns it, if that has no call in it. The caller holds the cell's lock."""
+    if _is_own(file, start, owner):  # no thread of this process has a lease in it: the caller is the next one
         return True
     set_owner(file, start, owner | REVOKING)
     _barriers().everywhere_surely()

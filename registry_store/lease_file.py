@@ -143,10 +143,9 @@ class LeaseFile(LockedFile):
 
     def let_go(self, start: int) -> None:
         """End the call in a cell, and remove its entry. The caller holds `giving_back`, and has seen whose it is."""
-        kept = self.record.kept.get(start) if self.record is not None else None
-        if kept is not None:
-            kept.slot[()] = IDLE
-        super().let_go(start)
+        if self.record is not None and start in self.record.kept:
+            self.record.kept[start].slot[()] = IDLE
+        LockedFile.let_go(self, start)
 
     @property
     def is_retired(self) -> bool:
