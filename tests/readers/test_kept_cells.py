@@ -16,12 +16,16 @@ from typing import Any
 
 import pytest
 
+from dspy_registry.readers.lease_regions import Region
 from dspy_registry.readers.leases import Lease, Leases
 from dspy_registry.readers.limits import LimitedCall, all_holders, holders_of
 from dspy_registry.registry_store import barriers
+from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.errors import LimitReachedError
+from dspy_registry.registry_store.lease_cells import is_in_use, owner_of, revoke
 from dspy_registry.registry_store.lease_file import ALIVE, LeaseFile
 from dspy_registry.registry_store.lease_replacing import compact_lease_file
+from dspy_registry.registry_store.policy import Limit
 from tests.support.forks import fork
 from tests.support.limit_process import MEMBARRIER, QA, all_free, call
 from tests.support.pauses import paused_at
@@ -286,6 +290,54 @@ def test_whoever_dies_at_any_line_leaves_the_cell_as_it_was(tmp_path: Path, is_b
             pass
         line += 1
     assert line > 60
+
+
+def test_whoever_dies_taking_a_cell_in_which_a_call_has_just_begun_leaves_the_call(tmp_path: Path) -> None:
+    keeps, looks = Leases(tmp_path), Leases(tmp_path)
+
+    def work() -> None:
+        file = Leases(tmp_path).file()
+        taking = Hold(file)
+        assert taking.take(start)
+        assert not revoke(file, start, owner_of(file, start))
+        taking.give_back()
+
+    line, more = 0, True
+    while more:
+        with call(keeps):
+            start = keeps.region(QA, 1).starts[0]
+            more = killed_at(line, work)
+            assert not began(call(looks)), f"a death at line {line}"
+            assert [each.pid for each in all_holders(looks)] == [os.getpid()]
+        line += 1
+    assert line > 30
+
+
+class OnceMore(LimitedCall):
+    """Its third try finds a cell no longer locked."""
+
+    locked: Hold
+    tries = 0
+
+    def try_to_begin(self) -> Region | None:
+        self.tries += 1
+        if self.tries == 3:
+            self.locked.give_back()
+        return super().try_to_begin()
+
+
+def test_a_cell_that_is_on_its_way_refuses_nobody(leases: Leases, tmp_path: Path) -> None:
+    """Another process has its lock for a moment, while fewer calls are under way than the limit allows."""
+    with call(leases, 2):
+        first, second = leases.region(QA, 2).starts[:2]
+        taking = Hold(LeaseFile(tmp_path))
+        assert not is_in_use(leases.file(), second)
+        assert is_in_use(leases.file(), first)
+        assert taking.take(second)
+        limited = OnceMore(leases, (Limit(QA, 2),), 0.0)
+        limited.locked = taking
+        with limited:
+            assert len(all_holders(leases)) == 2
 
 
 def test_a_forked_child_does_not_write_what_its_parent_keeps(leases: Leases, tmp_path: Path) -> None:
