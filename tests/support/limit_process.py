@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dspy_registry.readers.leases import Leases
 from dspy_registry.readers.limits import LimitedCall
+from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.registry_store.lease_cells import cells_of, is_in_use
 from dspy_registry.registry_store.lease_file import ALIVE, PROCESS, LeaseFile
 from dspy_registry.registry_store.policy import Limit
@@ -27,6 +28,15 @@ QA, NEURAL = "module:acme.Qa", "pool:neural"
 def call(leases: Leases, calls: int = 1, patience: float | None = 0.0, key: str = QA) -> LimitedCall:
     """A call under one limit."""
     return LimitedCall(leases, (Limit(key, calls),), patience)
+
+
+def began(limited: LimitedCall) -> bool:
+    """Whether a call could begin."""
+    try:
+        limited.__enter__()
+    except LimitReachedError:
+        return False
+    return True
 
 
 class Witness:
