@@ -8,118 +8,44 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary, ref
 
-from dspy_registry.registry_store.boot_clock import ProcessIdentity, boot_seconds, process_identity
+from dspy_registry.readers.lease_regions import Region
 from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.errors import StoreError
+from dspy_registry.registry_store.lease_cells import (
+    claim_record,
+    may_keep_cells,
+    owner_of,
+    revoke,
+    set_owner,
+)
 from dspy_registry.registry_store.lease_file import (
     ALLOCATING,
     CELL,
-    CELL_BYTES,
     MOST_CELLS,
+    PROBE,
+    PROCESS,
     REGIONS_AT,
     LeaseFile,
     LeaseFileReplacedError,
-    RegionAt,
-    open_lease_file,
 )
-
-LONGEST_WAIT: Final = 0.25
-"""Seconds after which a waiter looks again, because a holder that was killed wakes no waiter."""
+from dspy_registry.registry_store.lease_records import CLAIMING, IDLE, LOCKED, KeptCell
 
 _FEWEST_CELLS: Final = 16
 _ALLOCATION_SECONDS: Final = 5.0
 _PAUSE: Final = 0.0005
 
-_write = CELL.pack_into
 _gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME
-
-
-class Region:
-    """All cells with one key (one limit, or one probe), as this process sees them."""
-
-    def __init__(self, file: LeaseFile, first: RegionAt) -> None:
-        from dspy_registry.registry_store.futex import FutexWord  # ctypes is loaded only by those who need it
-
-        self.key = first.key
-        self.file = file
-        self.word = FutexWord(file.map, first.word_at)
-        self.starts: list[int] = []
-        self.latest = 0  # index of the cell that this process took last: most likely free
-        self.pid, self.started = own_identity()  # a forked child has regions of its own
-        self.pids: list[memoryview[int]] = []
-        """Of the cells: the pid of the holder; 0: free. Only a hint."""
-        view = memoryview(file.map)
-        self.widest = view[first.widest_at : first.widest_at + 4].cast("I", shape=[])
-        """The largest limit under which any call has begun."""
-        self.awaited_until = view[first.awaited_at : first.awaited_at + 8].cast("d", shape=[])
-        """Until when somebody may be waiting, on the boot-time clock; 0: nobody ever waited."""
-        self.add(first)
-
-    def add(self, region: RegionAt) -> None:
-        """The next cells of this key."""
-        view = memoryview(self.file.map)
-        for start in range(region.cells_at, region.cells_at + region.cells * CELL_BYTES, CELL_BYTES):
-            if not self.starts or start > self.starts[-1]:  # an exception may have interrupted an earlier call of this
-                self.pids[len(self.starts) :] = [view[start : start + 8].cast("Q", shape=[])]
-                self.starts.append(start)
-
-    def listen(self) -> None:
-        """Announce a waiter. Call this before the next try, and again after LONGEST_WAIT."""
-        # Twice the wait, so that an earlier deadline that another waiter writes later is still late enough.
-        self.awaited_until[()] = boot_seconds() + 2 * LONGEST_WAIT
-
-    def tell(self) -> None:
-        """Wake one waiter. Makes a system call only if somebody may be waiting."""
-        self.word.change()
-        if self.awaited_until[()] > boot_seconds():
-            self.word.wake_one()
-
-    def widen(self, calls: int) -> None:
-        """Note a limit, before the first call under it begins. The caller holds ALLOCATING."""
-        self.widest[()] = max(calls, self.widest[()])
-
-    def order(self, below: int) -> Iterator[int]:
-        """Indexes of cells, the likeliest to be free first. A cell may look free and be taken, or the reverse."""
-        pids = self.pids
-        yield from (index for index in range(below) if not pids[index][()])
-        yield from (index for index in range(below) if pids[index][()])
-
-    def room(self, calls: int) -> int:
-        """How many of the first cells may take a call: `calls`, or fewer if the limit was lowered during calls.
-
-        A call in cell i may begin if the cells up to i and the held cells after i are together at most `calls`. So
-        the limit is kept, even if other calls begin at the same time.
-        """
-        beyond = range(calls, min(self.widest[()], len(self.starts)))  # the next look has cells that were just added
-        first, last = self.starts[beyond[0]], self.starts[beyond[-1]]
-        ours = self.file.held
-        if not any(self.starts[i] in ours for i in beyond) and not self.file.is_locked_elsewhere(
-            first, last - first + 1
-        ):
-            return calls
-        held_beyond = sum(map(self._is_held, beyond))
-        index = calls
-        while held_beyond and index:
-            index -= 1
-            if index + 1 + held_beyond <= calls:
-                return index + 1
-            held_beyond += self._is_held(index)
-        return index
-
-    def _is_held(self, index: int) -> bool:
-        return self.file.is_held(self.starts[index])
 
 
 class Lease(Hold):
     """One call of a limit. `begin` does not wait. `give_back` may be called any number of times."""
 
-    __slots__ = ("region",)
+    __slots__ = ("_kept", "region")
 
     file: LeaseFile
 
@@ -128,56 +54,94 @@ class Lease(Hold):
         self.file = region.file
         self._me = ref(self)
         self.region = region
+        self._kept: KeptCell | None = None
 
     def begin(self, calls: int) -> bool:
         """Begin a call under a limit of `calls`, if one is free. Returns whether it has begun."""
         region = self.region
-        if region.widest[()] != calls:
-            return self._begin_in(region.order(region.room(calls)))
+        room = calls if region.widest[()] == calls else region.room(calls)
+        if region.idle:
+            try:
+                kept = region.idle.pop()
+            except IndexError:  # another thread was quicker
+                pass
+            else:
+                if kept.index < room and self._begin_again(kept):
+                    return True
         latest = region.latest
-        return (latest < calls and self._begin_at(latest)) or self._begin_in(region.order(calls))
+        if latest >= 0 and room and latest <= region.starts[room - 1] and self._begin_at(latest):
+            return True
+        return any(map(self._begin_at, region.order(room)))
 
-    def _begin_in(self, order: Iterable[int]) -> bool:
-        return any(map(self._begin_at, order))
+    def _begin_again(self, kept: KeptCell) -> bool:
+        """Begin a call in a kept cell, if nobody took the cell. `lease_cells` says why that needs no lock."""
+        held, start, me = self.file.held, kept.start, self._me
+        self.start = start  # from here on `give_back` knows what to look for
+        if held.setdefault(start, me) is me:
+            slot = kept.slot
+            slot[()] = CLAIMING
+            if kept.owner[()] == kept.mine:
+                slot[()] = _gettime(_BOOTTIME)
+                self._kept = kept
+                return True
+            slot[()] = IDLE
+            del held[start]
+        self.start = -1
+        return False
 
-    def _begin_at(self, index: int) -> bool:
-        region, file = self.region, self.file
-        start = region.starts[index]
-        if not self.take(start):
-            return False
-        if file.retired[()]:  # since it was looked up: a call in it no longer counts
-            self.give_back()
-            return False
-        region.latest = index
-        _write(file.map, start, region.pid, region.started, _gettime(_BOOTTIME))
+    def _begin_at(self, start: int) -> bool:
+        file = self.file
+        with file.giving_back:  # nor can it be closed meanwhile: then the cell would be others' to change
+            if not self.take(start):
+                return False
+            owner = owner_of(file, start)
+            # retired: a call in it no longer counts
+            if file.retired[()] or (owner > LOCKED and not revoke(file, start, owner)):
+                self.give_back()
+                return False
+            self._settle(start, owner)
         return True
+
+    def _settle(self, start: int, owner: int) -> None:
+        """Begin the call in a cell whose lock is held, and keep the cell from now on if that is possible."""
+        file, region = self.file, self.region
+        record = file.record
+        kept = None if record is None else record.keep(file.map, start, region.starts)
+        if kept is None:
+            CELL.pack_into(file.map, start, *region.identity, _gettime(_BOOTTIME))
+            if owner != LOCKED:
+                set_owner(file, start, LOCKED)
+            region.latest = start
+            return
+        kept.slot[()] = _gettime(_BOOTTIME)
+        kept.owner[()] = kept.mine
+        file.unlock(start)
+        self._kept = kept  # last: before it, `give_back` unlocks the cell too
 
     def give_back(self) -> None:
         """Let another call begin in its place."""
         start = self.start
         if start < 0:
             return
-        file = self.file
+        file, region = self.file, self.region
         if file.descriptor >= 0:  # not in a forked child: there it is the parent's
-            with file.giving_back:  # the cell too is the next holder's as soon as the byte is
+            with file.giving_back:  # the cell is the next holder's as soon as its entry is removed
                 if file.held.get(start) is self._me:
-                    file.map[start : start + 8] = _FREE
-                    file.let_go(start)
-            if self.region.awaited_until[()]:  # a waiter stored it before its try, so before the byte was free
-                self.region.tell()
+                    kept = self._kept
+                    if kept is None:
+                        file.map[start : start + 8] = _NO_PID
+                        file.let_go(start)
+                    else:
+                        kept.slot[()] = IDLE
+                        del file.held[start]
+                        region.idle.append(kept)
+            if region.awaited_until[()]:  # a waiter stored it before its try, so before the cell was free
+                region.tell()
+        self._kept = None
         self.start = -1  # last: after an exception before it, the next call goes on, and tells
 
 
-_FREE: Final = bytes(8)
-
-
-@cache
-def own_identity() -> ProcessIdentity:
-    """The identity of this process, as it is written to cells."""
-    return process_identity()
-
-
-os.register_at_fork(after_in_child=own_identity.cache_clear)
+_NO_PID: Final = bytes(8)
 
 
 class _View:
@@ -190,6 +154,7 @@ class _View:
         self.file = file
         self.regions: dict[str, Region] = {}
         self._seen_to = REGIONS_AT
+        self._may_keep: bool | None = None  # not known yet
 
     @property
     def is_current(self) -> bool:
@@ -200,6 +165,8 @@ class _View:
     def prepared(self, key: str, calls: int) -> Region:
         """The cells of a key, allocated if they do not exist yet."""
         allocating = Hold(self.file)
+        if self._may_keep is None:
+            self._may_keep = may_keep_cells()
         try:
             _await(allocating, self.file)
             self._look()
@@ -209,16 +176,27 @@ class _View:
                 self.file.allocate(key, min(max(missing, _FEWEST_CELLS), MOST_CELLS))
                 self._look()
                 region = self.regions.get(key)
+            if not key.startswith(PROBE):
+                self._claim()
             region.widen(calls)
             return region
         finally:
             allocating.give_back()
 
+    def _claim(self) -> None:
+        """Claim a record, so that cells can be kept; once. Limits do without it. The caller holds ALLOCATING."""
+        if self._may_keep and self.file.record is None:
+            with suppress(StoreError):  # the disk or the file is full
+                self.file.record = claim_record(self.file)
+            self._may_keep = False  # do not try again
+
     def _look(self) -> None:
         """Add the regions that were allocated since the last look. The caller holds ALLOCATING."""
         for at in self.file.regions(self._seen_to):
             region = self.regions.get(at.key)
-            if region is None:
+            if at.key == PROCESS:
+                pass
+            elif region is None:
                 self.regions[at.key] = Region(self.file, at)
             else:
                 region.add(at)
@@ -262,6 +240,8 @@ class Leases:
     def _current(self) -> _View:
         view = self._view
         if view is None or not view.is_current:
+            from dspy_registry.registry_store.lease_replacing import open_lease_file  # a reader seldom needs it
+
             view = self._view = _View(open_lease_file(self.folder))
         return view
 

@@ -8,11 +8,13 @@ from math import inf
 from types import NoneType, TracebackType
 from typing import Final, NamedTuple
 
-from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
+from dspy_registry.readers.lease_regions import LONGEST_WAIT, Region
+from dspy_registry.readers.leases import Lease, Leases
 from dspy_registry.registry_store.arguments import NUMBER, check_type
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.errors import InvalidArgumentError, LimitReachedError
-from dspy_registry.registry_store.lease_file import CELL_BYTES, LEASES_FILE, LeaseFile, RegionAt, cell_holder
+from dspy_registry.registry_store.lease_cells import call_in, cells_of
+from dspy_registry.registry_store.lease_file import LEASES_FILE, LeaseFile
 from dspy_registry.registry_store.policy import MODULE, POOL, Limit
 
 _EMPTY_TRIES: Final = 20
@@ -82,10 +84,17 @@ class LimitedCall:
             taken[-1].give_back()
             taken.pop()
 
+    def is_reached(self, blocked: Region) -> bool:
+        """Whether a limit has all its calls. Not always when a try failed: a cell may be on its way to another one."""
+        return len(holders_of(blocked)) >= self._limit(blocked).calls
+
     def refusal(self, blocked: Region) -> LimitReachedError:
         """The error that names a limit and who has its calls."""
-        limit = next(limit for limit in self._limits if limit.key == blocked.key)
+        limit = self._limit(blocked)
         return LimitReachedError(limit.key, limit.calls, map(str, holders_of(blocked)))
+
+    def _limit(self, region: Region) -> Limit:
+        return next(limit for limit in self._limits if limit.key == region.key)
 
     @property
     def patience(self) -> float:
@@ -124,8 +133,8 @@ class Patience:
         left = self._end - time.monotonic()
         if left > 0:
             return min(left, LONGEST_WAIT)
-        if self._empty_tries < _EMPTY_TRIES and not holders_of(blocked):  # the file is just being replaced
-            self._empty_tries += 1
+        if self._empty_tries < _EMPTY_TRIES and not self._call.is_reached(blocked):
+            self._empty_tries += 1  # the file is just being replaced, or a cell taken from who keeps it
             return _PAUSE
         raise self._call.refusal(blocked)
 
@@ -151,19 +160,11 @@ def all_holders(leases: Leases) -> list[Holder]:
     found: list[Holder] = []
     for at in file.regions():
         if at.key.startswith((MODULE, POOL)):
-            found += _holders(file, at.key, _cells(at))
+            found += _holders(file, at.key, cells_of(at))
     return found
-
-
-def _cells(at: RegionAt) -> range:
-    return range(at.cells_at, at.end, CELL_BYTES)
 
 
 def _holders(file: LeaseFile, key: str, starts: Sequence[int]) -> list[Holder]:
     now = boot_seconds()
-    found = []
-    for start in starts:
-        if file.is_held(start):
-            process, since = cell_holder(file, start)
-            found.append(Holder(key, process.pid, max(0.0, now - since) if process.pid else 0.0))
-    return found
+    calls = [call for start in starts if (call := call_in(file, start)) is not None]
+    return [Holder(key, process.pid, max(0.0, now - since) if process.pid else 0.0) for process, since in calls]

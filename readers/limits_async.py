@@ -10,7 +10,7 @@ import asyncio
 import threading
 from types import TracebackType
 
-from dspy_registry.readers.leases import LONGEST_WAIT, Region
+from dspy_registry.readers.lease_regions import LONGEST_WAIT, Region
 from dspy_registry.readers.limits import LimitedCall, Patience
 from dspy_registry.registry_store.futex import FutexWord
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from dspy_registry.readers.leases import Leases, own_identity
-from dspy_registry.registry_store.boot_clock import boot_seconds, is_running
+from dspy_registry.readers.leases import Leases
+from dspy_registry.registry_store.boot_clock import boot_seconds, is_running, own_identity
 from dspy_registry.registry_store.byte_locks import Hold
-from dspy_registry.registry_store.lease_file import CELL, CELL_BYTES, PROBE, LeaseFile, cell_holder
+from dspy_registry.registry_store.lease_cells import cell_content
+from dspy_registry.registry_store.lease_file import CELL, CELL_BYTES, PROBE, LeaseFile
 
 SETTLES: Final = 1.0
 """Seconds after a failed probe in which nobody probes. By then the daemon has heard of it and opened the circuit."""
@@ -63,7 +64,7 @@ def claim_probe(leases: Leases, name: str, version: int, seconds: float) -> Prob
 
 
 def _claimed(file: LeaseFile, start: int, claim: bytes) -> Probe | None:
-    holder, deadline = cell_holder(file, start)
+    holder, deadline = cell_content(file, start)
     if holder.pid and boot_seconds() < deadline and is_running(holder):
         return None
     file.map[start : start + len(claim)] = claim

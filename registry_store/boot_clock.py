@@ -77,6 +77,15 @@ def process_identity(pid: int | None = None) -> ProcessIdentity:
         return ProcessIdentity(number, 0)
 
 
+@cache
+def own_identity() -> ProcessIdentity:
+    """The identity of this process, read once."""
+    return process_identity()
+
+
+os.register_at_fork(after_in_child=own_identity.cache_clear)
+
+
 def is_running(process: ProcessIdentity) -> bool:
     """Whether this same process still exists, stopped or not. A hint: a pid namespace may hide it."""
     return process.pid > 0 and process_identity(process.pid) == process

@@ -68,10 +68,11 @@ class LockedFile:
 
     def close(self) -> None:
         """Close the file. This ends every lock on it."""
-        descriptor, self.descriptor = self.descriptor, -1
-        self.held.clear()
-        if descriptor >= 0:
-            os.close(descriptor)
+        with self.giving_back:
+            descriptor, self.descriptor = self.descriptor, -1
+            self.held.clear()
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def lock(self, start: int, length: int = 1) -> bool:
         """Lock these bytes. False: another open file has a lock on some of them, and nothing was locked."""

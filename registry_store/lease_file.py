@@ -8,14 +8,15 @@
     region   0     bytes of it, 4          cell  0   pid, 8 (0: free)
              4     cells, 4                      8   start time of the process, ticks since boot, 8
              8     widest limit so far, 4        16  since when, or until when, seconds since boot, 8
-             12    futex word, 4                 24  unused, 8
+             12    futex word, 4                 24  owner, 8: `lease_records` says what it means
              16    length of the key, 4
              24    until when somebody may be waiting, seconds since boot, 8
              32    key
 
 A limit of N calls is the first N cells of the regions with its key, in the order of the file. A lease is a lock on the
-first byte of a cell. Only locks decide; the content of cells is a hint. An allocated region never moves, so a process
-may keep its offset. A region is allocated under the lock on byte 0: it is written first, then the end is raised.
+first byte of a cell, or a word in the record of the cell's owner (`lease_cells`). The rest of a cell is a hint. An
+allocated region never moves, so a process may keep its offset. A region is allocated under the lock on byte 0: it is
+written first, then the end is raised.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dspy_registry.registry_store import access
-from dspy_registry.registry_store.boot_clock import ProcessIdentity
 from dspy_registry.registry_store.byte_locks import LockedFile, descriptor_identity
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError, StoreError, StorePermissionError
+from dspy_registry.registry_store.lease_records import IDLE
 from dspy_registry.registry_store.own_files import new_file, open_binary
-from dspy_registry.registry_store.paths import file_identity
+
+if TYPE_CHECKING:
+    from dspy_registry.registry_store.lease_records import ProcessRecord
 
 LEASES_FILE: Final = "leases"
 ALLOCATING: Final = 0
 """The byte whose lock is held while a region is allocated."""
+
+ALIVE: Final = 2**40
+"""Behind all cells: locks on the bytes from here on are of records. The lock on ALIVE + its start says who has one."""
 
 REGIONS_AT: Final = 4096
 REGION_HEADER: Final = 320
@@ -47,10 +53,8 @@ CELL_BYTES: Final = 32
 MOST_CELLS: Final = 4096  # of one region
 LARGEST_FILE: Final = 64 * 1024 * 1024
 _GROWTH: Final = 64 * 1024
-_OPENINGS: Final = 100
-_WORTH_COMPACTING: Final = 1024 * 1024
 
-MAGIC: Final = b"dspy-leases-1\n\0\0"
+MAGIC: Final = b"dspy-leases-2\n\0\0"
 _END_AT, _RETIRED_AT = 64, 72
 _WIDEST_AT, _WORD_AT, _AWAITED_AT, _KEY_AT = 8, 12, 24, 32
 _NUMBERS: Final = struct.Struct("=IIIII")
@@ -58,7 +62,10 @@ CELL: Final = struct.Struct("=QQd")
 _LONGEST_KEY: Final = REGION_HEADER - _KEY_AT
 
 PROBE: Final = "probe:"
-"""Begins the key of a probe's region. All other keys are of limits; `policy` makes them."""
+"""Begins the key of a probe's region. The keys of limits are made by `policy`."""
+
+PROCESS: Final = "process"
+"""The key of the regions that are records of processes."""
 
 
 class RegionAt(NamedTuple):
@@ -104,6 +111,9 @@ class LeaseFile(LockedFile):
     `map` is replaced when the file has grown. Views of the former map stay valid.
     """
 
+    record: ProcessRecord | None = None
+    """Which cells it keeps; None: nothing yet, or nothing can be kept here."""
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEASES_FILE
         try:
@@ -117,12 +127,25 @@ class LeaseFile(LockedFile):
             ) from error
         self.map = self._mapped()
         if self.map[: len(MAGIC)] != MAGIC:
-            raise _damaged(self.path, "it is not a file of leases")
+            raise damaged(self.path, "it is not a file of leases")
         self.retired = memoryview(self.map)[_RETIRED_AT : _RETIRED_AT + 8].cast("Q", shape=[])
         self._end = memoryview(self.map)[_END_AT : _END_AT + 8].cast("Q", shape=[])
 
     def __repr__(self) -> str:
         return f"LeaseFile({str(self.path)!r}, end={self.end})"
+
+    def close(self) -> None:
+        """Close the file. This ends every lock on it, and every call."""
+        with self.giving_back:
+            if self.record is not None:
+                self.record.release()
+            super().close()
+
+    def let_go(self, start: int) -> None:
+        """End the call in a cell, and remove its entry. The caller holds `giving_back`, and has seen whose it is."""
+        if self.record is not None and start in self.record.kept:
+            self.record.kept[start].slot[()] = IDLE
+        LockedFile.let_go(self, start)
 
     @property
     def is_retired(self) -> bool:
@@ -159,7 +182,7 @@ class LeaseFile(LockedFile):
         return RegionAt(key, start, cells)
 
     def retire(self) -> None:
-        """Mark the file as replaced by another one. The caller holds the lock on all its bytes."""
+        """Mark the file as replaced by another one. The caller holds the locks on all cells, and has revoked them."""
         self.retired[()] = 1
 
     def cover(self, end: int) -> None:
@@ -167,7 +190,7 @@ class LeaseFile(LockedFile):
         if end > len(self.map):
             self.map = self._mapped()
         if not REGIONS_AT <= end <= len(self.map):
-            raise _damaged(self.path, f"its regions end at {end}, it has {len(self.map)} bytes")
+            raise damaged(self.path, f"its regions end at {end}, it has {len(self.map)} bytes")
 
     def _extend(self, end: int) -> None:
         if end > os.fstat(self.descriptor).st_size:
@@ -181,25 +204,19 @@ class LeaseFile(LockedFile):
             if descriptor_identity(file.fileno()) != self.identity:
                 raise LeaseFileReplacedError(f"{self.path} has been replaced.", remedy="Try again.")
             if size < REGIONS_AT:
-                raise _damaged(self.path, f"it has {size} bytes")
+                raise damaged(self.path, f"it has {size} bytes")
             return mmap.mmap(file.fileno(), size)
 
     def _region(self, start: int, end: int) -> RegionAt:
         size, cells, widest, _, length = _NUMBERS.unpack_from(self.map, start)
         fits = start + size <= end and size == REGION_HEADER + cells * CELL_BYTES
         if not fits or not 1 <= cells <= MOST_CELLS or length > _LONGEST_KEY or widest > LARGEST_FILE:
-            raise _damaged(self.path, f"its region at {start} is malformed")
+            raise damaged(self.path, f"its region at {start} is malformed")
         key_at = start + _KEY_AT
         try:
             return RegionAt(self.map[key_at : key_at + length].decode(), start, cells)
         except UnicodeDecodeError as error:
-            raise _damaged(self.path, f"its region at {start} has no key") from error
-
-
-def cell_holder(file: LeaseFile, offset: int) -> tuple[ProcessIdentity, float]:
-    """The process in a cell, and a time in seconds on the boot-time clock. Only a hint."""
-    pid, started, moment = CELL.unpack_from(file.map, offset)
-    return ProcessIdentity(pid, started), moment
+            raise damaged(self.path, f"its region at {start} has no key") from error
 
 
 def ensure_lease_file(folder: Path, group: int | None = None) -> Path:
@@ -207,58 +224,13 @@ def ensure_lease_file(folder: Path, group: int | None = None) -> Path:
     path = folder / LEASES_FILE
     if path.exists():
         return path
-    temporary = _new_file(folder, group)
+    temporary = new_lease_file(folder, group)
     try:
         with suppress(FileExistsError):  # another process was quicker: its file counts
             os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def open_lease_file(folder: Path) -> LeaseFile:
-    """The file in use, created if it is missing. Raises StoreError, StorePermissionError."""
-    for _ in range(_OPENINGS):
-        ensure_lease_file(folder)
-        try:
-            file = LeaseFile(folder)
-        except LeaseFileReplacedError:
-            continue
-        if not file.is_retired:
-            return file
-        file.close()
-        compact_lease_file(folder)  # its retirer may have been killed before the new one was in place
-    raise _damaged(folder / LEASES_FILE, "it is replaced again and again")
-
-
-def compact_lease_file(folder: Path, group: int | None = None) -> bool:
-    """Put an empty file in the place of the present one, if nobody holds a lease in it. False: somebody does.
-
-    Every byte is locked meanwhile. A process that locks one later sees that the file is retired, and opens the new.
-    """
-    file = LeaseFile(folder)
-    try:
-        temporary = _new_file(folder, group)  # before the lock, so that it lasts only microseconds
-        try:
-            if not file.lock(0, 0) or file_identity(file.path) != file.identity:  # length 0: all, however long
-                return False
-            file.retire()  # first: leases must never be taken in both files
-            temporary.replace(file.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
-    finally:
-        file.close()
-
-
-def compact_large_lease_file(folder: Path, group: int | None = None) -> bool:
-    """`compact_lease_file` if regions take much room: they are never freed one by one. Returns whether it was done."""
-    file = LeaseFile(folder)
-    try:
-        is_large = file.end > _WORTH_COMPACTING
-    finally:
-        file.close()
-    return is_large and compact_lease_file(folder, group)
 
 
 def lease_file_problems(folder: Path) -> list[str]:
@@ -278,7 +250,8 @@ def lease_file_problems(folder: Path) -> list[str]:
     return []
 
 
-def _new_file(folder: Path, group: int | None) -> Path:
+def new_lease_file(folder: Path, group: int | None) -> Path:
+    """A file without regions, by a temporary name. Raises StorePermissionError, OSError."""
     content = bytearray(_GROWTH)
     content[: len(MAGIC)] = MAGIC
     struct.pack_into("=Q", content, _END_AT, REGIONS_AT)
@@ -299,5 +272,6 @@ def _new_file(folder: Path, group: int | None) -> Path:
     return temporary
 
 
-def _damaged(path: Path, why: str) -> StoreError:
+def damaged(path: Path, why: str) -> StoreError:
+    """The error for a file that cannot be used as it is."""
     return StoreError(f"{path} is damaged: {why}.", remedy="Stop all that use the registry, then delete this file.")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dspy_registry.registry_store.errors import RegistryNotFoundError
-from dspy_registry.registry_store.lease_file import CELL_BYTES, PROBE, LeaseFile, RegionAt
+from dspy_registry.registry_store.lease_cells import call_in, cells_of
+from dspy_registry.registry_store.lease_file import LeaseFile, RegionAt
 from dspy_registry.registry_store.policy import MODULE, POOL, Declaration, limits_of
 
 
@@ -31,7 +32,7 @@ def limits_in_use(folder: Path, keys: Iterable[str] | None = None) -> list[Limit
     counts: dict[str, int] = {}
     try:
         for region in file.regions():
-            if not region.key.startswith(PROBE) and (wanted is None or region.key in wanted):
+            if region.key.startswith((MODULE, POOL)) and (wanted is None or region.key in wanted):
                 counts[region.key] = counts.get(region.key, 0) + _held(file, region)
     finally:
         file.close()
@@ -39,11 +40,8 @@ def limits_in_use(folder: Path, keys: Iterable[str] | None = None) -> list[Limit
 
 
 def _held(file: LeaseFile, region: RegionAt) -> int:
-    """The cells of a region that are locked, by this process too: its own file is another description."""
-    if not file.is_locked_elsewhere(region.cells_at, region.cells * CELL_BYTES):
-        return 0
-    starts = range(region.cells_at, region.end, CELL_BYTES)
-    return sum(file.is_locked_elsewhere(start) for start in starts)
+    """The calls in a region, of this process too: its own file is another description."""
+    return sum(call_in(file, start) is not None for start in cells_of(region))
 
 
 def module_of(key: str) -> str:

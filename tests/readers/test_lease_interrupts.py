@@ -17,7 +17,7 @@ from dspy_registry.registry_store.lease_file import (
     LEASES_FILE,
 )
 from dspy_registry.registry_store.policy import Limit
-from tests.support.limit_process import NEURAL, QA, all_free, call
+from tests.support.limit_process import NEURAL, QA, all_free, call, keep_nothing
 from tests.support.processes import run
 
 
@@ -65,6 +65,30 @@ def interrupt_at_every_line(folder: str) -> None:
     say(["in_a_task", interrupted_everywhere(in_a_task, lambda: gc.collect() >= 0 and is_free())])
     with call(Leases(Path(folder)), 1, 0.0, key="pool:full"):
         say(["refused", interrupted_everywhere(refused, lambda: len(all_holders(kept)) == 1)])
+
+
+def interrupt_two_in_turn(folder: str, keeps: bool) -> None:
+    """As above, while two processes need the one cell in turn, which the other one keeps, or nobody does."""
+    from tests.support.interrupts import interrupted_everywhere
+    from tests.support.processes import say
+
+    if not keeps:
+        keep_nothing()
+    both = Leases(Path(folder)), Leases(Path(folder))
+
+    def in_turn() -> None:
+        for leases in both:
+            with call(leases):
+                pass
+
+    in_turn()
+    say(interrupted_everywhere(in_turn, lambda: all_free(Path(folder))))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_an_interrupt_of_two_in_turn_leaks_nothing(tmp_path: Path, keeps: bool) -> None:
+    (lines,) = run("tests.readers.test_lease_interrupts", "interrupt_two_in_turn", tmp_path, keeps)
+    assert lines > 100
 
 
 def test_an_interrupt_at_any_line_leaks_nothing(tmp_path: Path) -> None:

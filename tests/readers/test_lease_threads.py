@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
-from dspy_registry.readers.leases import Lease, Leases, Region, own_identity
+from dspy_registry.readers.lease_regions import Region
+from dspy_registry.readers.leases import Lease, Leases
 from dspy_registry.readers.limits import LimitedCall
 from dspy_registry.readers.limits_async import AsyncLimitedCall
+from dspy_registry.registry_store.boot_clock import own_identity
 from dspy_registry.registry_store.byte_locks import Hold, LockedFile
 from dspy_registry.registry_store.errors import LimitReachedError
-from dspy_registry.registry_store.lease_file import cell_holder, compact_lease_file
+from dspy_registry.registry_store.lease_cells import call_in
+from dspy_registry.registry_store.lease_replacing import compact_lease_file
 from dspy_registry.registry_store.policy import Limit
 from tests.support.limit_process import QA, all_free, call
+from tests.support.pauses import paused_at
 from tests.support.processes import run
 
 Begin = Callable[[LimitedCall], object]
@@ -41,41 +41,6 @@ FORMS = pytest.mark.parametrize("begin", [in_a_thread, in_a_task])
 # Two threads give back one byte
 
 
-def paused_at(line: int, work: Callable[[], None], meanwhile: Callable[[], None], where: str = "byte_locks.py") -> bool:
-    """Runs `work` in a thread that stops at its line with this number until `meanwhile` is over, or cannot go on.
-
-    Whether there is such a line.
-    """
-    left, stopped, goes_on = line, threading.Event(), threading.Event()
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if not frame.f_code.co_filename.endswith(where):
-            return None
-        if event == "line":
-            left -= 1
-            if left == -1:
-                stopped.set()
-                goes_on.wait(0.1)  # `meanwhile` may need what this thread holds: then it comes after
-        return trace
-
-    def traced() -> None:
-        sys.settrace(trace)
-        try:
-            work()
-        finally:
-            sys.settrace(None)
-            stopped.set()
-
-    thread = threading.Thread(target=traced)
-    thread.start()
-    stopped.wait()
-    meanwhile()
-    goes_on.set()
-    thread.join()
-    return left < 0
-
-
 @pytest.mark.parametrize("is_swept", [True, False])
 def test_a_byte_that_two_threads_give_back_stays_with_its_next_holder(tmp_path: Path, is_swept: bool) -> None:
     path = tmp_path / "bytes"
@@ -92,7 +57,7 @@ def test_a_byte_that_two_threads_give_back_stays_with_its_next_holder(tmp_path: 
             file.sweep() if is_swept else former.give_back()
             assert following.take(3)
 
-        more = paused_at(line, file.sweep if is_swept else former.give_back, give_back)
+        more = paused_at(line, file.sweep if is_swept else former.give_back, give_back, "byte_locks.py")
         assert looking.is_locked_elsewhere(3), f"a pause at line {line} unlocked the byte of another hold"
         following.give_back()
         assert not looking.is_locked_elsewhere(3)
@@ -114,8 +79,10 @@ def test_a_call_that_two_threads_give_back_leaves_the_cell_of_its_next_holder(tm
             former.give_back()
             assert following.begin(1)
 
-        more = paused_at(line, former.give_back, give_back, "leases.py")
-        assert cell_holder(region.file, following.start)[0] == own_identity(), f"a pause at line {line} cleared it"
+        more = paused_at(line, former.give_back, give_back, "leases.py", "lease_file.py", "byte_locks.py")
+        found = call_in(region.file, following.start)
+        assert found is not None, f"a pause at line {line} cleared it"
+        assert found[0] == own_identity()
         following.give_back()
         if not more:
             break

@@ -317,11 +317,16 @@ with LimitedCall(Leases(Path({str(tmp_path)!r})), (Limit({QA!r}, 1),), 0.0):
         assert await_all_free(tmp_path)
 
 
-def disturbed(folder: Path, calls: int, times: int, seed: int) -> int:
-    """How many calls eight processes made, some killed, stopped, interrupted; one too many is an error."""
+def disturbed(folder: Path, calls: int, times: int, seed: int, kept: tuple[bool, ...] = (True,) * 8) -> int:
+    """How many calls eight processes made, some killed, stopped, interrupted; one too many is an error.
+
+    `kept`: which of them keep cells.
+    """
     chance = random.Random(seed)
     made = 0
-    workers = [child(PROCESS, "call_again_and_again", folder, calls, times, number) for number in range(8)]
+    workers = [
+        child(PROCESS, "call_again_and_again", folder, calls, times, number, keeps) for number, keeps in enumerate(kept)
+    ]
     entered = [worker.__enter__() for worker in workers]
     try:
         assert {worker.hear() for worker in entered} == {"ready"}
@@ -345,14 +350,20 @@ def disturbed(folder: Path, calls: int, times: int, seed: int) -> int:
     return made
 
 
-def test_killed_stopped_and_interrupted_workers_keep_it(tmp_path: Path) -> None:
-    assert disturbed(tmp_path, 3, 200, 1) == 6 * 200
+ALL, SOME, NONE = (True,) * 8, (True, False) * 4, (False,) * 8
+KEPT = pytest.mark.parametrize("kept", [ALL, SOME, NONE], ids=["all keep cells", "some keep cells", "none keeps cells"])
+
+
+@KEPT
+def test_killed_stopped_and_interrupted_workers_keep_it(tmp_path: Path, kept: tuple[bool, ...]) -> None:
+    assert disturbed(tmp_path, 3, 200, 1, kept) == 6 * 200
     assert await_all_free(tmp_path)
 
 
+@KEPT
 @pytest.mark.stress
-def test_a_hundred_thousand_disturbed_calls(tmp_path: Path) -> None:
-    assert disturbed(tmp_path, 3, 17_000, 2) >= 100_000
+def test_a_hundred_thousand_disturbed_calls(tmp_path: Path, kept: tuple[bool, ...]) -> None:
+    assert disturbed(tmp_path, 3, 17_000, 2, kept) >= 100_000
     assert await_all_free(tmp_path)
 
 

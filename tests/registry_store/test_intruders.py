@@ -15,7 +15,8 @@ from dspy_registry import Registry, RegistryError, RegistryWriter, StoreError, S
 from dspy_registry.registry_store import access, own_files
 from dspy_registry.registry_store.health_file import HEALTH_FILE, HealthFile
 from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, REVISION_FILE, WRITER_LOCK_FILE
-from dspy_registry.registry_store.lease_file import LEASES_FILE, open_lease_file
+from dspy_registry.registry_store.lease_file import LEASES_FILE
+from dspy_registry.registry_store.lease_replacing import open_lease_file
 from dspy_registry.registry_store.opening import create_lock_file
 from dspy_registry.registry_store.revision import create_revision_file
 from tests.support.processes import run, say

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -13,17 +14,29 @@ from pathlib import Path
 
 from dspy_registry.readers.leases import Leases
 from dspy_registry.readers.limits import LimitedCall
-from dspy_registry.registry_store.byte_locks import LockedFile
-from dspy_registry.registry_store.lease_file import LEASES_FILE
+from dspy_registry.registry_store.errors import LimitReachedError
+from dspy_registry.registry_store.lease_cells import cells_of, is_in_use
+from dspy_registry.registry_store.lease_file import ALIVE, PROCESS, LeaseFile
 from dspy_registry.registry_store.policy import Limit
 from tests.support.processes import requests, say
+from tests.support.system_calls import forbid
 
+MEMBARRIER = {"x86_64": 324, "aarch64": 283}.get(os.uname().machine)
 QA, NEURAL = "module:acme.Qa", "pool:neural"
 
 
 def call(leases: Leases, calls: int = 1, patience: float | None = 0.0, key: str = QA) -> LimitedCall:
     """A call under one limit."""
     return LimitedCall(leases, (Limit(key, calls),), patience)
+
+
+def began(limited: LimitedCall) -> bool:
+    """Whether a call could begin."""
+    try:
+        limited.__enter__()
+    except LimitReachedError:
+        return False
+    return True
 
 
 class Witness:
@@ -53,10 +66,13 @@ class Witness:
 
 
 def all_free(folder: Path) -> bool:
-    """Whether no process holds any byte of the file of leases."""
-    looking = LockedFile(folder / LEASES_FILE)
+    """Whether no process has any cell of the file of leases, by its lock or by the word of its owner."""
+    looking = LeaseFile(folder)
     try:
-        return not looking.is_locked_elsewhere(0, 0)
+        limits = [at for at in looking.regions() if at.key != PROCESS]
+        return not looking.is_locked_elsewhere(0, ALIVE) and not any(
+            is_in_use(looking, start) for at in limits for start in cells_of(at)
+        )
     finally:
         looking.close()
 
@@ -70,8 +86,10 @@ def await_all_free(folder: Path, seconds: float = 1.0) -> bool:
     return True
 
 
-def hold_when_told(folder: str, calls: int) -> None:
+def hold_when_told(folder: str, calls: int, keeps: bool = True) -> None:
     """Takes a call when it is told a patience, gives it back when it is told None; says what became of it."""
+    if not keeps:
+        keep_nothing()
     leases, held = Leases(Path(folder)), []
     for patience in requests():
         if patience is None:
@@ -86,8 +104,16 @@ def hold_when_told(folder: str, calls: int) -> None:
             say(str(error))
 
 
-def call_again_and_again(folder: str, calls: int, times: int, seed: int) -> None:
+def keep_nothing() -> None:
+    """Forbid this process membarrier, without which no cell is kept."""
+    assert MEMBARRIER is not None
+    forbid(MEMBARRIER, errno.ENOSYS)
+
+
+def call_again_and_again(folder: str, calls: int, times: int, seed: int, keeps: bool = True) -> None:
     """Calls under a module's and a pool's limit; says how often there was one too many, and how many calls it made."""
+    if not keeps:
+        keep_nothing()
     chance = random.Random(seed)
     witness = Witness(Path(folder), calls)
     leases = Leases(Path(folder))
@@ -117,3 +143,26 @@ def call_again_and_again(folder: str, calls: int, times: int, seed: int) -> None
         except KeyboardInterrupt:
             continue
     say([too_many, made])
+
+
+def call_in_turn(folder: str, calls: int, times: int, seed: int) -> None:
+    """Calls without patience while it has one of as many tokens as the limit has calls; says how often it was refused.
+
+    So it must never be refused, whichever processes keep which cells.
+    """
+    chance = random.Random(seed)
+    tokens = Witness(Path(folder), calls)
+    leases = Leases(Path(folder))
+    made = refused = 0
+    while made < times:
+        with tokens.one_more() as allowed:
+            if not allowed:
+                continue
+            made += 1
+            try:
+                with LimitedCall(leases, (Limit(QA, calls),), 0.0):
+                    if chance.random() < 0.5:
+                        time.sleep(0)
+            except TimeoutError:
+                refused += 1
+    say([refused, made])

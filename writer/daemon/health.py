@@ -19,7 +19,8 @@ from dspy_registry.registry_store.circuit import CLOSED, CircuitRow, Outcome
 from dspy_registry.registry_store.circuits import Circuits, Key
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.health_file import HealthFile, ensure_health_file
-from dspy_registry.registry_store.lease_file import compact_large_lease_file, ensure_lease_file
+from dspy_registry.registry_store.lease_file import ensure_lease_file
+from dspy_registry.registry_store.lease_replacing import compact_large_lease_file
 from dspy_registry.registry_store.outcome_kinds import ERROR, KINDS
 from dspy_registry.registry_store.protocol import HealthRequest, OpenCircuit, ReportedOutcome, ReportOutcomes
 from dspy_registry.writer.daemon.health_names import Names

@@ -195,24 +195,13 @@ _FDATASYNC = {"x86_64": 75, "aarch64": 83}.get(os.uname().machine)
 
 def serve_on_a_disk_that_fails(path: str) -> None:
     """Every sync of this process fails with EIO, by a filter on its system calls."""
-    import ctypes
     import errno
-    import struct
+
+    from tests.support.system_calls import forbid
 
     def refuse_sync(_: Daemon) -> None:
-        load, equal, give = 0x20, 0x15, 0x06  # BPF: the call's number; is it fdatasync; EIO, or let it pass
-        program = [
-            (load, 0, 0, 0),
-            (equal, 0, 1, _FDATASYNC),
-            (give, 0, 0, 0x50000 | errno.EIO),
-            (give, 0, 0, 0x7FFF0000),
-        ]
-        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
-        filtered = struct.pack("@HP", len(program), ctypes.addressof(code))
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-        number = 317 if os.uname().machine == "x86_64" else 277  # seccomp, for all threads
-        assert libc.syscall(number, 1, 1, filtered) == 0, os.strerror(ctypes.get_errno())
+        assert _FDATASYNC is not None
+        forbid(_FDATASYNC, errno.EIO)
         say("ready")
 
     try:
