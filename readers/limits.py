@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from math import inf
 from types import NoneType, TracebackType
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.readers.leases import LONGEST_WAIT, Lease, Leases, Region
 from dspy_registry.registry_store.arguments import NUMBER, check_type
@@ -19,7 +21,7 @@ _EMPTY_TRIES: Final = 20
 _PAUSE: Final = 0.0005
 
 
-class Holder(NamedTuple):
+class Holder(msgspec.Struct, frozen=True, gc=False):
     """The holder of one call of a limit: its pid (0: not known), and the seconds since the call began."""
 
     limit: str

@@ -27,7 +27,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.boot_clock import ProcessIdentity
@@ -61,7 +63,7 @@ PROBE: Final = "probe:"
 """Begins the key of a probe's region. All other keys are of limits; `policy` makes them."""
 
 
-class RegionAt(NamedTuple):
+class RegionAt(msgspec.Struct, frozen=True, gc=False):
     """Where a region lies. `start` is the offset of its header, `cells` the number of its cells."""
 
     key: str
