@@ -33,6 +33,7 @@ from dspy_registry.writer.daemon.reply_cache import ReplyCache
 _PATIENCE: Final = 0.5  # of the last commit's duration
 _MOST_PATIENT: Final = 0.003  # seconds in all
 _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
+_OF_REGULARS: Final = 2  # a group that has half of them at once waits for no more: those came during a commit
 
 _LEAST_STAGING: Final = 0.002  # seconds
 _STAGING_OF_SYNC: Final = 2.0
@@ -157,11 +158,16 @@ class GroupCommit:
         group = [first]
         until = time.monotonic() + min(self._last_commit * _PATIENCE, _MOST_PATIENT)
         size = first.held_bytes
+        is_waiting = False
         while len(group) < self._bounds.group and size < self._bounds.group_bytes:
-            patience = min(until - time.monotonic(), _LONGEST_GAP) if len(group) < self._regulars else 0.0
+            is_awaited = is_waiting and len(group) < self._regulars
+            patience = min(until - time.monotonic(), _LONGEST_GAP) if is_awaited else 0.0
             work = self._inbox.get(max(patience, 0.0))
             if work is None:
-                break
+                if is_waiting or len(group) * _OF_REGULARS >= self._regulars:
+                    break
+                is_waiting = True
+                continue
             group.append(work)
             size += work.held_bytes
         self._regulars = len(group)
