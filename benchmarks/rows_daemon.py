@@ -22,7 +22,7 @@ SIZE: Final = 1_000
 ONE, MANY = "one client", f"{CLIENTS} clients"
 EMBEDDED: Final = "embedded"
 ROUND_TRIP: Final = 500
-"""Microseconds. The kernel wakes a process or thread four times on the way, and each time it decides when that runs."""
+"""Microseconds. The kernel wakes a process or thread three times on the way, and it decides when each runs."""
 
 
 def _group_commit(name: str, sync_ms: float, limit: float, bench: Bench) -> Iterator[Result]:
@@ -132,6 +132,6 @@ def _row(name: str, sync_ms: float, limit: float) -> Row:
 
 ROWS: Final = (
     _row("group_commit", 0.0, 3),
-    _row("group_commit_slow_sync", SLOW_SYNC_MS, 25),
+    _row("group_commit_slow_sync", SLOW_SYNC_MS, 16),  # at most 23, if nothing but the commit thread took time
     Row("daemon_round_trip", ("daemon_round_trip",), 4, _round_trip),
 )

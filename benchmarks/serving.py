@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.processes import slow_sync
 from benchmarks.workers import PATIENCE
-from dspy_registry import WriterClient, WriterUnavailableError
+from dspy_registry import WriterClient, WriterTimeoutError, WriterUnavailableError
 
 
 @contextmanager
@@ -39,6 +39,6 @@ def _wait_until_ready(process: subprocess.Popen[bytes], path: Path, log: Path) -
             with WriterClient(path, timeout=1) as client:
                 client.status()
                 return
-        except WriterUnavailableError:
+        except (WriterUnavailableError, WriterTimeoutError):
             time.sleep(0.02)
     raise RuntimeError(f"the daemon did not start: {log.read_text(errors='replace').strip()}")

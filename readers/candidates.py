@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.readers import observed, routing
 from dspy_registry.readers.asked import Asked
@@ -26,7 +28,7 @@ _NOTHING_SEEN: Final = Standing()
 _CALLER_AT: Final = KINDS.index(CALLER)
 
 
-class KnownModule(NamedTuple):
+class KnownModule(msgspec.Struct, frozen=True, gc=False):
     """A module as `asked`, with the usage of its version in force.
 
     `life_usd` is the mean cost of a call of the module over its life, in US dollars; None: no call told its cost.
@@ -56,7 +58,7 @@ class KnownModule(NamedTuple):
         return declared, "not known" if declared is None else "declared"
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True):
     """What the numbers of candidates depend on beside the candidates.
 
     `now` is on the boot-time clock, `minute` since the epoch.
@@ -69,7 +71,7 @@ class Terms(NamedTuple):
     minute: int
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """What a decision rests on: a revision, a usage word and a health word. `minute` is counted since the epoch."""
 
     revision: int
@@ -79,7 +81,7 @@ class Moment(NamedTuple):
     enough: int
 
 
-class Candidates(NamedTuple):
+class Candidates(msgspec.Struct, frozen=True):
     """What is ranked, and what it was made of."""
 
     field: Field

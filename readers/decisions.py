@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from math import inf, isnan, nan
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from dspy_registry.readers.asked import Asked
 from dspy_registry.readers.candidates import (
@@ -115,7 +117,7 @@ class Decisions:
         self._sets[asked.among] = candidates
 
 
-class Sources(NamedTuple):
+class Sources(msgspec.Struct, frozen=True):
     """What decisions take from the reader that makes them."""
 
     weights: Mapping[str, float]

@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from math import inf
 from types import NoneType, TracebackType
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.readers.lease_regions import LONGEST_WAIT, Region
 from dspy_registry.readers.leases import Lease, Leases
@@ -21,7 +23,7 @@ _EMPTY_TRIES: Final = 20
 _PAUSE: Final = 0.0005
 
 
-class Holder(NamedTuple):
+class Holder(msgspec.Struct, frozen=True, gc=False):
     """The holder of one call of a limit: its pid (0: not known), and the seconds since the call began."""
 
     limit: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.handles import Databases, Transaction
@@ -14,7 +16,7 @@ from dspy_registry.registry_store.revision import RETIRED
 _KEPT: Final = 8192
 
 
-class ModulePolicy(NamedTuple):
+class ModulePolicy(msgspec.Struct, frozen=True, gc=False):
     """What is decided about a module of this full name. `limits` are in the order in which to take them."""
 
     name: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from dspy_registry.readers.asked import Accept, Asked
 from dspy_registry.readers.candidates import Candidates, KnownModule, Moment
 from dspy_registry.readers.ranking import Filter, Identity, Limits, Order, Ranked, Ranking, Reason, Unit, rank
@@ -13,7 +15,7 @@ from dspy_registry.registry_store.errors import NoCandidateError
 from dspy_registry.registry_store.own_calls import Own
 
 
-class Advice(NamedTuple):
+class Advice(msgspec.Struct, frozen=True, gc=False):
     """A recommendation for one candidate, and what this process had seen itself when it was made."""
 
     own: Own

@@ -7,7 +7,7 @@ process without a daemon, and a test run the same code. Times are seconds on the
 from __future__ import annotations
 
 from bisect import insort
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -59,7 +59,7 @@ def rules_of(policy: Policy) -> CircuitRules:
     return msgspec.structs.replace(rules, window_calls=rules.minimum_failures)
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """A call that ended: when it began and ended, and how. `retry_after` in seconds; 0: the provider named none."""
 
     began: float

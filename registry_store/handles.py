@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import lmdb
+import msgspec
 
 from dspy_registry.registry_store.disk import full, is_full
 from dspy_registry.registry_store.errors import (
@@ -26,7 +27,7 @@ Transaction = Any  # lmdb.Transaction[bytes]; its stub is generic in what `buffe
 Database = Any
 
 
-class Databases(NamedTuple):
+class Databases(msgspec.Struct, frozen=True, gc=False):
     """Handles of the named databases, in the order of `layout.DATABASES`, and the format of their values.
 
     A handle is None where there is no such database: it holds nothing. `scan` reads it as empty. LMDB would read its

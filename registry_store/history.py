@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from dspy_registry.registry_store import layout, lookup
 from dspy_registry.registry_store.codec import decode_record, encode, key_text
@@ -15,7 +17,7 @@ from dspy_registry.registry_store.scan import groups_with_prefix
 from dspy_registry.registry_store.selection import decode_version, past_records, split
 
 
-class KeptVersion(NamedTuple):
+class KeptVersion(msgspec.Struct, frozen=True, gc=False):
     """One version of the module `name`: its record's bytes, not decoded yet."""
 
     name: str
@@ -27,7 +29,7 @@ class KeptVersion(NamedTuple):
         return decode_version(self.record, self.name, self.version)
 
 
-class Versions(NamedTuple):
+class Versions(msgspec.Struct, frozen=True, gc=False):
     """The versions kept of a module, newest first; at least one. `in_force` is its version; 0: it is not registered."""
 
     name: str

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from math import inf, isnan, nan
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.circuit import CLOSED, DEFAULTS, CircuitRow, CircuitRules, Outcome, State, state_at
@@ -26,7 +28,7 @@ _LOOK_AGAIN_EVERY: Final = 1.0  # seconds, where there is no usable file
 _NO_WORD: Final = private_word(nan)  # it equals nothing, so each question takes the slow path
 
 
-class ToldOutcome(NamedTuple):
+class ToldOutcome(msgspec.Struct, frozen=True, gc=False):
     """A call that ended, and the names that its module may have. `version` 0: the one in force when it began."""
 
     names: tuple[str, ...]

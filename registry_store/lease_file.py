@@ -28,7 +28,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.byte_locks import LockedFile, descriptor_identity
@@ -68,7 +70,7 @@ PROCESS: Final = "process"
 """The key of the regions that are records of processes."""
 
 
-class RegionAt(NamedTuple):
+class RegionAt(msgspec.Struct, frozen=True, gc=False):
     """Where a region lies. `start` is the offset of its header, `cells` the number of its cells."""
 
     key: str

@@ -16,7 +16,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from dspy_registry.registry_store.tree_pages import META, NO_PAGE, NUMBER, DamagedPageError, TreePages, root_of
 
@@ -34,7 +36,7 @@ _META_HEAD: Final = struct.Struct("<II")
 _META_TAIL: Final = struct.Struct("<QQ")
 
 
-class MetaPage(NamedTuple):
+class MetaPage(msgspec.Struct, frozen=True, gc=False):
     """What one meta page says: page size in bytes, last page used, transaction, roots (None: an empty tree)."""
 
     page_bytes: int

@@ -89,10 +89,14 @@ def _open_databases(env: Any, folder: Path, writable: bool) -> Databases:
     version = _format_of(env, folder) or _format_after_creation(env, folder)
     if version is None:
         found = [env.open_db(name, create=writable) for name in layout.DATABASES]
-        return Databases._make([*found, layout.FORMAT_VERSION])
+        return _named(found, layout.FORMAT_VERSION)
     first = [_database_of_complete(env, folder, name) for name in layout.DATABASES_OF_FORMAT_1]
     later = [_later_database(env, folder, name, version) for name in layout.DATABASES[len(first) :]]
-    return Databases._make([*first, *later, version])
+    return _named([*first, *later], version)
+
+
+def _named(handles: list[Any], version: int) -> Databases:
+    return Databases(**dict(zip(map(bytes.decode, layout.DATABASES), handles, strict=True)), format=version)
 
 
 def _format_after_creation(env: Any, folder: Path) -> int | None:

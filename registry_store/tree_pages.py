@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 NUMBER: Final = struct.Struct("<Q")
 NO_PAGE: Final = 2**64 - 1
@@ -32,7 +34,7 @@ class DamagedPageError(Exception):
     """A page that is not what it must be, or that lies beyond the end of the file."""
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """A key and its value. `is_tree`: the value is the record of a named database."""
 
     key: bytes

@@ -9,7 +9,7 @@ name 00 version         what advice is made of; only in format 2, and only of ve
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -126,7 +126,7 @@ def load_version_usage(txn: Transaction, dbs: Databases, name: str, version: int
     return usage
 
 
-class InForce(NamedTuple):
+class InForce(msgspec.Struct, frozen=True, gc=False):
     """A module and the usage of its version in force, or of the version that was asked for.
 
     `names` are those that its calls may have been reported by.

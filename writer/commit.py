@@ -136,8 +136,8 @@ class Committer:
         self._is_word_right = False
         if change is not None:
             self._revision_file.announce(change, operations.announcement)
-        failpoints.reach("before_commit")
         began = time.monotonic()
+        failpoints.reach("before_commit")  # a slow disk is simulated here, and counts as one
         txn.commit()
         self.last_sync = time.monotonic() - began
         failpoints.reach("before_even_word")

@@ -132,6 +132,14 @@ def _log_to_stderr(level: str, form: str) -> None:
     log = logging.getLogger("dspy_registry")
     log.addHandler(handler)
     log.setLevel(level.upper())
+    _note_only_what_is_shown()
+
+
+def _note_only_what_is_shown() -> None:
+    """A line is written for every change, and neither form shows these. Finding them out takes a third of the time."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # from 3.12 on
+    logging._srcfile = None  # as the documentation of logging advises
 
 
 def _say_ready(daemon: Daemon) -> None:

@@ -33,7 +33,7 @@ def stored_kinds() -> dict[str, Any]:
             if isinstance(each, Sealed):
                 each = each._decoded.__self__  # type: ignore[attr-defined]
             if isinstance(each, SealedAlone) and each is not MESSAGES:
-                found[f"{module.name}.{name}"] = each._decode.__self__.type  # type: ignore[attr-defined]
+                found[f"{module.name}.{name}"] = each._kind
     return found
 
 

@@ -36,7 +36,7 @@ class BatchUpload:
             size = sum(map(len, modules)) + _MODULE_BYTES * len(modules)
             self._modules += modules
             self._bytes += size
-            self._queue.held_bytes += size
+            self._queue.hold(size)
             self._refuse_excess()
 
     def take(self, count: int) -> tuple[list[bytes], int]:
@@ -51,7 +51,8 @@ class BatchUpload:
 
     def drop(self) -> None:
         """Keep nothing."""
-        self._queue.held_bytes -= self._bytes
+        if self._bytes:
+            self._queue.hold(-self._bytes)
         self._forget()
 
     def _forget(self) -> None:

@@ -6,10 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 from dspy_registry.registry_store.changes import AliasChange, Change, LabelChange, ModuleChange, shown_requester
 from dspy_registry.registry_store.labels import shown_versions
+from dspy_registry.registry_store.records import By
 
 LINES_OF_A_CHANGE: Final = 20
 """Of a larger commit the first of its changes have a line, and one more line counts the others."""
@@ -95,8 +97,15 @@ def _write(facts: dict[str, Any]) -> None:
 
 def _on_one_line(name: str, value: Any) -> str:
     """A value on one line: whatever is no plain word is quoted."""
-    text = shown_requester(value) if name == "by" else str(value)
+    if name == "by":
+        return _requester(value)
+    text = str(value)
     return text if text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
+
+
+@lru_cache(maxsize=64)
+def _requester(by: By) -> str:
+    return json.dumps(shown_requester(by))
 
 
 class JsonFormatter(logging.Formatter):

@@ -134,6 +134,8 @@ class FairQueue:
     def get(self, patience: float | None) -> Work | None:
         """The next work. None: none came within `patience` seconds (None: any time), or no more will come."""
         with self._arrived:
+            if patience == 0.0 and not self._users and not self._resting:
+                return None
             until = None if patience is None else self._clock() + patience
             while True:
                 now = self._clock()

@@ -52,6 +52,9 @@ class Work:
         """The answer to a work that had no effect. Commit thread."""
         raise NotImplementedError
 
+    def answer_at_once(self, answer: Any) -> None:
+        """Send the answer if that needs no wait. `resolve` follows in any case. Commit thread."""
+
     def resolve(self, answer: Any) -> None:
         """Hand the answer to the requester. Loop thread."""
         raise NotImplementedError

@@ -33,6 +33,7 @@ from dspy_registry.writer.daemon.reply_cache import ReplyCache
 _PATIENCE: Final = 0.5  # of the last commit's duration
 _MOST_PATIENT: Final = 0.003  # seconds in all
 _LONGEST_GAP: Final = 0.001  # seconds from one request to the next
+_OF_REGULARS: Final = 2  # a group that has half of them at once waits for no more: those came during a commit
 
 _LEAST_STAGING: Final = 0.002  # seconds
 _STAGING_OF_SYNC: Final = 2.0
@@ -68,9 +69,11 @@ class GroupCommit:
         self._failure: StoreError | None = None
         self._regulars = 1
         self._last_commit = 0.0
-        self.queued = 0
-        self.held_bytes = 0
+        self._accepted = 0
+        self._held = 0
+        self._freed = 0  # of what is held: bytes of works that have their answers
         self.requests = 0
+        self._delivered = 0  # of those requests, by the loop
         self.groups = 0
         self.revision = committer.revision
         self.observers: list[Callable[[Committed], None]] = []
@@ -82,6 +85,20 @@ class GroupCommit:
     def __repr__(self) -> str:
         return f"GroupCommit(revision={self.revision}, queued={self.queued}, groups={self.groups})"
 
+    @property
+    def queued(self) -> int:
+        """How many works wait for their commit."""
+        return self._accepted - self.requests
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that works and uploads take."""
+        return self._held - self._freed
+
+    def hold(self, size: int) -> None:
+        """Count memory of an upload; below 0: it was freed."""
+        self._held += size
+
     def refuse_if_full(self) -> None:
         """Raises BusyError when no further request fits."""
         if self.queued >= self._bounds.requests or self.held_bytes > self._bounds.held_bytes:
@@ -91,8 +108,8 @@ class GroupCommit:
 
     def put(self, work: Work) -> None:
         """Accept a work. Works of one client are answered in the order of arrival."""
-        self.queued += 1
-        self.held_bytes += work.held_bytes
+        self._accepted += 1
+        self._held += work.held_bytes
         self._inbox.put(work)
 
     async def stop(self) -> None:
@@ -109,17 +126,13 @@ class GroupCommit:
 
     # In the loop's thread again
 
-    def _deliver(self, answers: Sequence[tuple[Work, Any]], revision: int, change: Change | None = None) -> None:
-        self.revision = max(self.revision, revision)
-        self.queued -= len(answers)
-        self.requests += len(answers)
-        self.groups += 1
+    def _deliver(self, answers: Sequence[tuple[Work, Any]], change: Change | None) -> None:
         for work, answer in answers:
-            self.held_bytes -= work.held_bytes
             try:
                 work.resolve(answer)
             except Exception:
                 _log.exception("an answer could not be delivered")
+        self._delivered += len(answers)
         if change is not None:
             log_change(change)
 
@@ -145,11 +158,16 @@ class GroupCommit:
         group = [first]
         until = time.monotonic() + min(self._last_commit * _PATIENCE, _MOST_PATIENT)
         size = first.held_bytes
+        is_waiting = False
         while len(group) < self._bounds.group and size < self._bounds.group_bytes:
-            patience = min(until - time.monotonic(), _LONGEST_GAP) if len(group) < self._regulars else 0.0
+            is_awaited = is_waiting and len(group) < self._regulars
+            patience = min(until - time.monotonic(), _LONGEST_GAP) if is_awaited else 0.0
             work = self._inbox.get(max(patience, 0.0))
             if work is None:
-                break
+                if is_waiting or len(group) * _OF_REGULARS >= self._regulars:
+                    break
+                is_waiting = True
+                continue
             group.append(work)
             size += work.held_bytes
         self._regulars = len(group)
@@ -182,8 +200,7 @@ class GroupCommit:
                 observe(Committed(len(works), self._last_commit, self._committer.last_sync))
             self._inbox.put_back(group.left)
             self._regulars = len(works) - len(group.left)  # waiting for more than are staged delays all
-            change = self._committer.last_change
-            self._loop.call_soon_threadsafe(self._deliver, group.conclude(revision), revision, change)
+            self._conclude(group.conclude(revision), revision, self._committer.last_change)
 
     def _charge(self, group: Group, seconds: float) -> None:
         """Tell what each work took. What the commit took beside staging is divided as staging was."""
@@ -207,8 +224,28 @@ class GroupCommit:
         self._loop.call_soon_threadsafe(self._on_failure, error)
 
     def _fail(self, works: list[Work], error: BaseException) -> None:
-        answers = [(work, work.failure(error)) for work in works]
-        self._loop.call_soon_threadsafe(self._deliver, answers, 0)
+        self._conclude([(work, work.failure(error)) for work in works])
+
+    def _conclude(self, answers: Sequence[tuple[Work, Any]], revision: int = 0, change: Change | None = None) -> None:
+        """Count the works before anybody can know their answers, then let the loop deliver these.
+
+        A lone answer goes out here, so that its client need not wait until the loop runs; not before earlier answers,
+        which may be of the same client. Of many the loop sends the answers while the next group is staged.
+        """
+        is_lone = len(answers) == 1 and self._delivered == self.requests
+        self.revision = max(self.revision, revision)
+        self.requests += len(answers)
+        self._freed += sum(work.held_bytes for work, _ in answers)
+        self.groups += 1
+        if is_lone:
+            self._answer_at_once(*answers[0])
+        self._loop.call_soon_threadsafe(self._deliver, answers, change)
+
+    def _answer_at_once(self, work: Work, answer: Any) -> None:
+        try:
+            work.answer_at_once(answer)
+        except Exception:
+            _log.exception("an answer could not be sent")
 
 
 def staging_seconds(sync: float, most: float) -> float:

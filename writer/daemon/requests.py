@@ -47,6 +47,7 @@ from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.validation import validate_encoded
 from dspy_registry.writer import labels, overrides, policies, reconcile, rollouts
 from dspy_registry.writer.daemon.group import Work
+from dspy_registry.writer.daemon.outgoing import Outgoing
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.registry_writer import register_all
 from dspy_registry.writer.usage_reset import reset_usage
@@ -64,10 +65,13 @@ class ClientRequest(Work):
     """A change that a client asked for. `reply` hands the answer to its connection.
 
     `looked_at` of `count` modules are staged so far. The commit thread writes both, and the loop's thread reads them.
+    `outgoing` is the way to its client, which notes that it `is_answered`; None: only `reply` answers.
     """
 
     looked_at = 0
     count = 1
+    is_answered = False
+    outgoing: Outgoing | None = None
 
     def __init__(self, client: bytes, message: ChangeRequest, reply: Reply, held_bytes: int = 0) -> None:
         self.client = client
@@ -86,6 +90,11 @@ class ClientRequest(Work):
     def failure(self, error: BaseException) -> Failed:
         """The error, to be raised in the client."""
         return wire_errors.pack(self.id, error)
+
+    def answer_at_once(self, answer: Answer) -> None:
+        """Send the answer if the client can take it now."""
+        if self.outgoing is not None:
+            self.outgoing.answer_at_once(self, answer)
 
     def resolve(self, answer: Answer) -> None:
         """Send the answer."""
@@ -166,6 +175,7 @@ class UsageReport:
 
     looked_at = 0
     count = 1
+    is_answered = False
 
     def __init__(self, request: int) -> None:
         self.id = request

@@ -14,10 +14,11 @@ from typing import Final, cast
 
 from dspy_registry.registry_store import protocol, wire_errors
 from dspy_registry.registry_store.errors import BusyError, ProtocolError, RegistryError
-from dspy_registry.registry_store.protocol import Answer, FrameReader, Welcome, frame
+from dspy_registry.registry_store.protocol import FrameReader, Welcome
 from dspy_registry.writer.daemon import roles, socket_file
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.change_lines import LineBudget
+from dspy_registry.writer.daemon.outgoing import Outgoing
 from dspy_registry.writer.daemon.pace import RefusalPace
 from dspy_registry.writer.daemon.reply_cache import is_client_id
 from dspy_registry.writer.daemon.service import Requests, Service
@@ -70,7 +71,8 @@ class Connection(asyncio.BufferedProtocol):
         self._frames = FrameReader(protocol.MAX_HELLO_BYTES)
         self.user = -1
         self._client = b""
-        self._requests = Requests(service, self._send, self._resume)
+        self._outgoing = Outgoing()
+        self._requests = Requests(service, self._outgoing, self._resume)
         self._is_closing = False
         self._is_refused = False
         self._is_write_paused = False  # the client does not read its answers
@@ -91,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self._connections.open.add(self)
         self._connections.last_closed.clear()
         peer: socket.socket = transport.get_extra_info("socket")
+        self._outgoing.begin(self._transport, peer.fileno())
         by = self._requests.by = roles.process_of(peer)
         self._requests.role = roles.role_of(peer, self._service.groups)
         self._refusal = roles.refusal(peer, self._requests.role)
@@ -123,6 +126,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the connection. Its accepted requests are still carried out."""
         self._is_closing = True
+        self._outgoing.end()
         self._requests.drop_upload()
         self._connections.open.discard(self)
         if not self._connections.open:
@@ -168,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._tell_refusal(error)
 
     def _tell_refusal(self, error: RegistryError) -> None:
-        self._send(wire_errors.pack(0, error))
+        self._outgoing.send(wire_errors.pack(0, error))
         self.close()
 
     def stop_reading(self) -> None:
@@ -246,11 +250,7 @@ class Connection(asyncio.BufferedProtocol):
             raise ProtocolError(f"a client's id has {protocol.CLIENT_ID_BYTES} bytes, not {len(hello.client)}.")
         self._client = hello.client
         self._frames.limit = protocol.MAX_FRAME_BYTES
-        self._send(Welcome(protocol.VERSION, os.getpid()))
-
-    def _send(self, answer: Answer | Welcome) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(frame(answer))
+        self._outgoing.send(Welcome(protocol.VERSION, os.getpid()))
 
 
 class Server:

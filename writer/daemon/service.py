@@ -31,6 +31,7 @@ from dspy_registry.writer.daemon.batch_upload import BatchUpload
 from dspy_registry.writer.daemon.bounds import Bounds
 from dspy_registry.writer.daemon.group import Work
 from dspy_registry.writer.daemon.group_commit import GroupCommit
+from dspy_registry.writer.daemon.outgoing import Outgoing
 from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import ClientRequest, SingleRequest, UsageReport, batch_request
 from dspy_registry.writer.daemon.roles import Groups, Role, overstep
@@ -60,14 +61,15 @@ class Service:
 
 
 class Requests:
-    """One connection's requests: it accepts messages, and hands their answers to `send`.
+    """One connection's requests: it accepts messages, and hands their answers to `outgoing`.
 
     `answered` is called after an answer that came later than its message.
     """
 
-    def __init__(self, service: Service, send: Callable[[Answer], None], answered: Callable[[], None]) -> None:
+    def __init__(self, service: Service, outgoing: Outgoing, answered: Callable[[], None]) -> None:
         self._service = service
-        self._send = send
+        self._outgoing = outgoing
+        self._send = outgoing.send
         self._answered = answered
         self._upload = BatchUpload(service.queue, service.bounds)
         # For each request: when its client was last told of it, and the progress told then.
@@ -131,7 +133,7 @@ class Requests:
                 break
             if request.looked_at != looked_at or now - heard_at >= _SIGN_OF_LIFE:
                 self._unanswered[request] = (now, request.looked_at)
-                self._send(BatchProgress(request.id, request.looked_at, request.count))
+                self._outgoing.tell(request, BatchProgress(request.id, request.looked_at, request.count))
         return bool(self._unanswered)
 
     def drop_upload(self) -> None:
@@ -154,6 +156,7 @@ class Requests:
 
     def _accept(self, request: ClientRequest) -> None:
         request.by = self.by
+        request.outgoing = self._outgoing
         self._await(request)
         if not self._service.take_change(request):
             self._service.queue.put(request)
@@ -181,5 +184,5 @@ class Requests:
 
     def _reply(self, request: ClientRequest | UsageReport, answer: Answer) -> None:
         del self._unanswered[request]
-        self._send(answer)
+        self._outgoing.answer(request, answer)
         self._answered()
