@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, Final
 
+from dspy_registry.readers.program_dump import dumped
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
 from dspy_registry.readers.program_state import is_same, lost_in, unloaded
 from dspy_registry.registry_store.errors import InvalidArgumentError, ProgramRefusedError
@@ -41,7 +42,7 @@ def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
     _refuse(name, unloaded(state))
     try:
         _load(program, document, state)
-        now = program.dump_state()
+        now = dumped(program)
         _breathe()
         is_whole = is_same(state, now) or encode_json(now) == bytes(document.state)
         lost = [] if is_whole else list(lost_in(state, now))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from dspy_registry.readers.program_dump import dumped
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
 from dspy_registry.readers.program_state import state_problems, unsaved
 from dspy_registry.readers.rebuild import build, dspy_version, loaded
@@ -63,7 +64,7 @@ def document_of(program: Any, origin: str | None = None) -> ProgramDocument:
     class_path = class_path_of(program)
     origin = origin or class_path
     problems = list(_origin_problems(origin))
-    state = program.dump_state()
+    state = dumped(program)
     problems += state_problems(state)
     if problems:
         raise InvalidProgramError(class_path, problems)

@@ -101,6 +101,18 @@ def test_the_old_program_serves_until_the_new_one_is_built(
     assert (status.serving, status.wanted, status.problem) == (version, version, "")
 
 
+def test_an_edit_of_one_version_does_not_change_another(writer: RegistryWriter, programs: Programs) -> None:
+    first, second = send(writer, "one"), send(writer, "two")
+    old, new = programs[f"{NAME}@{first}"], programs[f"{NAME}@{second}"]
+    assert old.qa.demos == new.qa.demos
+    held = copy.deepcopy(new.dump_state())
+    old.qa.demos[0]["question"] = "another"
+    old.qa.demos.append({"question": "more"})
+    old.qa.signature.instructions = "edited"
+    old.qa.signature.fields["answer"].json_schema_extra["desc"] = "edited"
+    assert new.dump_state() == held
+
+
 def test_the_first_look_ups_of_many_threads_build_once(
     writer: RegistryWriter, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,66 @@
+"""The state of a DSPy program, as its `dump_state` gives it, in a fraction of the time.
+
+DSPy copies each demonstration several times. One that holds nothing but plain values comes out as these values. So it
+is taken as it is, and DSPy dumps the rest of its predictor.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any, Final
+
+_PLAIN: Final = frozenset((str, int, bool, float, type(None)))
+"""Types that DSPy dumps as they are. None of them can be changed, so two dicts may share them."""
+
+_DICTS: Final = frozenset((dict,))
+
+
+def dumped(program: Any) -> dict[str, Any]:
+    """What `program.dump_state()` gives. It may share lists and dicts with the program: do not change it.
+
+    Raises what code that is not DSPy's raises.
+    """
+    import dspy
+
+    if not _dumps_as(program, dspy.Module):
+        state: dict[str, Any] = program.dump_state()
+        return state
+    return {name: _of_predictor(parameter) for name, parameter in program.named_parameters()}
+
+
+def _of_predictor(parameter: Any) -> Any:
+    """DSPy is given a copy with fewer demonstrations: others may be using the predictor."""
+    import dspy
+
+    demos = vars(parameter).get("demos")
+    if type(parameter) is not dspy.Predict or not _dumps_as(parameter, dspy.Predict) or type(demos) is not list:
+        return parameter.dump_state()
+    rest = copy.copy(parameter)
+    if _are_plain(demos):
+        rest.demos = []
+        return {**rest.dump_state(), "demos": demos}
+    plain = [_plain(demo, dspy.Example) for demo in demos]
+    rest.demos = [demo for demo, found in zip(demos, plain, strict=True) if found is None]
+    state = rest.dump_state()
+    others = iter(state["demos"])
+    return {**state, "demos": [next(others) if found is None else found for found in plain]}
+
+
+def _dumps_as(module: Any, kind: Any) -> bool:
+    """Whether what dumps this module is that class's function, and no other."""
+    return getattr(module.dump_state, "__func__", None) is kind.dump_state
+
+
+def _are_plain(demos: list[Any]) -> bool:
+    """Whether all are dicts of plain values, as most in a state are. One by one, this takes three times as long."""
+    if not _DICTS.issuperset(map(type, demos)):
+        return False
+    return _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, demos))))
+
+
+def _plain(demo: Any, example: type[Any]) -> dict[str, Any] | None:
+    """A demonstration that holds nothing but plain values, as a dict. None: DSPy is to dump it."""
+    if type(demo) is example:
+        demo = dict(demo.items(include_dspy=True))
+    return demo if type(demo) is dict and _PLAIN.issuperset(map(type, demo.values())) else None
