@@ -35,13 +35,6 @@ from dspy_registry.writer.client.reporter import UsageReporter
 _log = logging.getLogger("dspy_registry")
 
 
-class Target(Struct, frozen=True):
-    """What is called, and which version it is."""
-
-    call: Callable[..., Any]
-    version: int
-
-
 class Given(Struct, frozen=True):
     """What a routed call is given. `characters` of input; None: not known."""
 
@@ -50,15 +43,16 @@ class Given(Struct, frozen=True):
     arguments: Mapping[str, Any]
     characters: int | None
 
-    def target(self, candidate: Candidate) -> Target | Refused:
-        """What to call for a candidate. `Programs` have a program for each version, or an older one meanwhile.
+    def target(self, candidate: Candidate) -> tuple[Callable[..., Any], int] | Refused:
+        """What to call for a candidate, and which version it is.
 
-        A program that does not fit this process says nothing about the module, so others are tried without a report.
+        `Programs` have a program for each version, or an older one meanwhile. A program that does not fit this process
+        says nothing about the module, so others are tried without a report.
         """
         if type(self.targets) is dict or not isinstance(self.targets, Programs):
-            return Target(self.targets[self.wanted.target_of(candidate.asked)], candidate.version)
+            return self.targets[self.wanted.target_of(candidate.asked)], candidate.version
         try:
-            return Target(*self.targets.serving(candidate.asked))
+            return self.targets.serving(candidate.asked)
         except (ProgramRefusedError, NoProgramError) as error:
             return Refused(error)
 
@@ -74,10 +68,11 @@ class Calling:
 
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
-        target = given.target(step.candidate)
-        if isinstance(target, Refused):
-            return target
-        if _is_async(target.call):
+        found = given.target(step.candidate)
+        if isinstance(found, Refused):
+            return found
+        target, version = found
+        if _is_async(target):
             raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
         admission = admit(self.registry, step)
         if isinstance(admission, Refused):
@@ -87,9 +82,9 @@ class Calling:
             if begun is None:
                 return _too_late(admission)
             step = begun
-        call = CallUnderWay(step.candidate.name, target.call)
-        report = _Report(self, step, given, call, target.version)
-        work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
+        call = CallUnderWay(step.candidate.name, target)
+        report = _Report(self, step, given.characters, call, version, time.monotonic())
+        work = partial(_marked(call).run, within_time, step.seconds, target, given.arguments)
         if is_streaming():
             return _in_this_thread(work, admission, report)
         return self._in_another_thread(work, step.seconds, admission, report)
@@ -112,9 +107,10 @@ class Calling:
 
     async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt: a task if the target can be awaited, else in a thread."""
-        target = given.target(step.candidate)
-        if isinstance(target, Refused):
-            return target
+        found = given.target(step.candidate)
+        if isinstance(found, Refused):
+            return found
+        target, version = found
         admission = await admit_async(self.registry, step)
         if isinstance(admission, Refused):
             return admission
@@ -122,8 +118,8 @@ class Calling:
         if begun is None:
             return _too_late(admission)
         step = begun
-        call = CallUnderWay(step.candidate.name, target.call)
-        report = _Report(self, step, given, call, target.version)
+        call = CallUnderWay(step.candidate.name, target)
+        report = _Report(self, step, given.characters, call, version, time.monotonic())
         future = _future(call, step.seconds, given.arguments, admission)
         try:
             await asyncio.wait({future}, timeout=step.seconds)
@@ -150,44 +146,41 @@ class Calling:
             future.cancel()
 
 
-class _Report:
-    """How an attempt ended: told to the reporter, to the log, and to the course."""
+class _Report(Struct, frozen=True):
+    """How an attempt ended: told to the reporter, to the log, and to the course. `began` is on the monotonic clock."""
 
-    __slots__ = ("_began", "_call", "_calling", "_characters", "_step", "_version")
-
-    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay, version: int) -> None:
-        self._calling = calling
-        self._step = step
-        self._characters = given.characters
-        self._call = call
-        self._version = version
-        self._began = time.monotonic()
+    calling: Calling
+    step: Try
+    characters: int | None
+    call: CallUnderWay
+    version: int
+    began: float
 
     def timed_out(self) -> Ended:
-        name, limit_ms = self._step.candidate.name, self._step.seconds * 1000
+        name, limit_ms = self.step.candidate.name, self.step.seconds * 1000
         return self.ended(None, TimeoutError(f"{name} did not end within {limit_ms:.0f} ms"), TIMEOUT)
 
     def ended(self, value: Any, error: BaseException | None, kind: str = "") -> Ended:
         """`kind` "": as the error says."""
-        candidate, limit_ms = self._step.candidate, self._step.seconds * 1000
-        milliseconds = (time.monotonic() - self._began) * 1000
+        milliseconds = (time.monotonic() - self.began) * 1000
+        call, limit_ms = self.call, self.step.seconds * 1000
         if type(value) is CoroutineType:  # nobody would run it, and the call would count as completed
             value.close()
-            value, kind, error = None, CALLER, _not_awaited(candidate.name)
-        kind = kind or (OK if error is None else self._calling.classify(error))
-        attempt = Attempt(candidate.name, self._version, kind, milliseconds, limit_ms, error)
-        self._calling.reporter.record(
-            candidate.name,
+            value, kind, error = None, CALLER, _not_awaited(call.name)
+        kind = kind or (OK if error is None else self.calling.classify(error))
+        attempt = Attempt(call.name, self.version, kind, milliseconds, limit_ms, error)
+        self.calling.reporter.record(
+            call.name,
             milliseconds,
             kind == OK,
-            self._characters,
-            self._call.tokens_in,
-            self._call.tokens_out,
-            self._call.cost_usd,
+            self.characters,
+            call.tokens_in,
+            call.tokens_out,
+            call.cost_usd,
             error=None if kind == OK else kind,
-            version=self._version,
+            version=self.version,
             limit_ms=limit_ms,
-            began=self._began,
+            began=self.began,
             retry_after=None if error is None else retry_after_of(error, time.time()),
         )
         if _log.isEnabledFor(logging.DEBUG):

@@ -135,10 +135,11 @@ def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step,
         if step is None:
             continue
         answer = yield step
-        if isinstance(answer, Refused):
+        if isinstance(answer, Ended):
+            if _count(answer, attempts):
+                return Result(answer.value, *answer.attempt[:2], tuple(attempts))
+        elif answer is not None:
             refused.append((step, answer))
-        elif isinstance(answer, Ended) and _count(answer, attempts):
-            return Result(answer.value, *answer.attempt[:2], tuple(attempts))
     if len(attempts) == began and refused:
         step = _last_resort(refused, span)
         answer = yield step
@@ -189,11 +190,12 @@ def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
 
 def _count(ended: Ended, attempts: list[Attempt]) -> bool:
     """Add the attempt; whether it succeeded. Raises its error if another attempt could not do better."""
-    attempts.append(ended.attempt)
-    error = ended.attempt.error
-    if error is not None and (ended.attempt.kind == CALLER or not isinstance(error, Exception)):
+    attempt = ended.attempt
+    attempts.append(attempt)
+    kind, error = attempt.kind, attempt.error
+    if error is not None and (kind == CALLER or not isinstance(error, Exception)):
         raise error
-    return ended.attempt.kind == OK
+    return kind == OK
 
 
 def _failed(why: str, attempts: list[Attempt]) -> RouteFailedError:

@@ -193,14 +193,13 @@ class Router:
             _check(arguments, deadline_ms)
         if characters is None:
             characters = input_characters(arguments) if arguments else 0
-        wanted = Wanted(self.registry, targets, names, asked.pop("label", None), asked.pop("key", None))
-        route = self.registry.route
+        wanted = Wanted(self.registry, targets)
+        if asked or names is not None:
+            wanted.narrow(names, asked.pop("label", None), asked.pop("key", None))
 
         def ask(left_ms: float | None) -> Route:
             within = None if left_ms is None or deadline_ms is None else min(deadline_ms, _rounded_up(left_ms))
-            return wanted.route(
-                lambda names: route(capabilities, names=names, input_size=characters, deadline_ms=within, **asked)
-            )
+            return wanted.route(capabilities, input_size=characters, deadline_ms=within, **asked)
 
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+from msgspec import Struct
 
 from dspy_registry.readers.asked import names_of
 from dspy_registry.readers.registry import Registry
@@ -21,30 +23,29 @@ GONE: Final = (UnknownModuleError, UnknownVersionError, UnknownLabelError)
 """What the registry says of a target whose module, version or label is not there any more."""
 
 
-class Wanted:
-    """The targets among which one call chooses. `label` and `key` are those of `Registry.route`.
+class Wanted(Struct):
+    """The targets among which one call chooses: all of them, if nothing narrows them.
 
     A service outlives the module of one target: what is not there any more is left out, as long as another is left.
-    Raises InvalidArgumentError for a name without a target, TypeError.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        targets: Mapping[str, Any],
-        names: str | Iterable[str] | None,
-        label: str | None,
-        key: str | None,
-    ) -> None:
-        self._is_plain = label is None and key is None
-        if not self._is_plain:
-            check_text("label", label)
-            check_text("key", key)
-        self._registry = registry
-        self._targets = targets
-        self._label = label
-        self._key = key
-        self._asked: dict[str, str] | None = None  # the target by the name that is asked for; None: each by its own
+    _registry: Registry
+    _targets: Mapping[str, Any]
+    _label: str | None = None
+    _key: str | None = None
+    _asked: dict[str, str] | None = None
+    """The target by the name that is asked for; None: each by its own."""
+    _chosen: dict[str, str] | None = None
+    """`_asked`, as the last route needed it."""
+
+    def narrow(self, names: str | Iterable[str] | None, label: str | None, key: str | None) -> None:
+        """Choose as these arguments of `Registry.route` say. Raises InvalidArgumentError for a name without a target.
+
+        Raises TypeError.
+        """
+        check_text("label", label)
+        check_text("key", key)
+        self._label, self._key = label, key
         if names is not None:
             self._asked = dict(self._asked_and_target(name) for name in names_of("names", names))
         self._chosen = self._asked
@@ -53,20 +54,19 @@ class Wanted:
         """The name of the target, by the name that the last route was asked for."""
         return asked if self._chosen is None else self._chosen[asked]
 
-    def route(self, ask: Callable[[tuple[str, ...]], Route]) -> Route:
-        """The route among them. `ask` gives it for `names`. Raises what `ask` raises."""
-        if not self._is_plain:
+    def route(self, capabilities: str | Iterable[str] | None, **asked: Any) -> Route:
+        """The route among them, for these arguments of `Registry.route`. Raises what that raises."""
+        if self._label is not None or self._key is not None:
             self._chosen = self._versions()
-        wanted: Iterable[str] = self._targets if self._chosen is None else self._chosen
-        names = tuple(wanted)
+        names = tuple(self._targets if self._chosen is None else self._chosen)
         try:
-            return ask(names)
+            return self._registry.route(capabilities, names=names, **asked)
         except GONE:
             known = {name: self.target_of(name) for name in names if self._resolved(name) is not None}
             if not known or len(known) == len(names):
                 raise
             self._chosen = known
-            return ask(tuple(known))
+            return self._registry.route(capabilities, names=tuple(known), **asked)
 
     def _versions(self) -> dict[str, str]:
         """Each by the version that the label or the key chooses: `name@version`."""
