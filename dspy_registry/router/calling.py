@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from types import CoroutineType, FunctionType
 from typing import Any
@@ -28,7 +28,7 @@ from dspy_registry.router.attempt import Attempt
 from dspy_registry.router.course import Ended, Refused, Try
 from dspy_registry.router.dspy_settings import is_streaming, within_time, within_time_async
 from dspy_registry.router.threads import Job, threads
-from dspy_registry.router.under_way import CallUnderWay, under_way
+from dspy_registry.router.under_way import CallUnderWay
 from dspy_registry.router.wanted import Wanted
 from dspy_registry.writer.client.reporter import UsageReporter
 
@@ -84,7 +84,8 @@ class Calling:
             step = begun
         call = CallUnderWay(step.candidate.name, target)
         report = _Report(self, step, given.characters, call, version, time.monotonic())
-        work = partial(_marked(call).run, within_time, step.seconds, target, given.arguments)
+        # A copy of this context: `dspy.context` holds in the thread too, and nobody else sees the call under way.
+        work = partial(copy_context().run, within_time, step.seconds, call, given.arguments)
         if is_streaming():
             return _in_this_thread(work, admission, report)
         return self._in_another_thread(work, step.seconds, admission, report)
@@ -277,9 +278,9 @@ class _ForTask(_Held):
             self.future.set_exception(self.error)
 
 
-def _as_task(coroutine: Any, context: Context, admission: Admission) -> asyncio.Task[Any]:
+def _as_task(coroutine: Any, admission: Admission) -> asyncio.Task[Any]:
     try:
-        task: asyncio.Task[Any] = context.run(asyncio.get_running_loop().create_task, coroutine)
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
     except BaseException:
         admission.end()
         raise
@@ -308,8 +309,8 @@ def _future(
     """What gives the value of a call: a task if the target can be awaited, else a thread."""
     awaited = awaitable(call.target)
     if awaited is not None:
-        return _as_task(within_time_async(seconds, awaited, arguments), _marked(call), admission)
-    job = _ForTask(partial(_marked(call).run, within_time, seconds, call.target, arguments), admission)
+        return _as_task(within_time_async(seconds, call, awaited, arguments), admission)
+    job = _ForTask(partial(copy_context().run, within_time, seconds, call, arguments), admission)
     job.start()
     return job.future
 
@@ -333,10 +334,3 @@ def _is_async(target: Callable[..., Any]) -> bool:
     if type(target) is FunctionType and not target.__dict__:  # six times as quick; a mark would be in the dict
         return bool(target.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
-
-
-def _marked(call: CallUnderWay) -> Context:
-    """A copy of this context, in which `call` is under way. So `dspy.context` holds in the thread too."""
-    context = copy_context()
-    context.run(under_way.set, call)
-    return context

@@ -169,9 +169,9 @@ def in_order(ranked: Sequence[Candidate], left: float | None) -> Sequence[Candid
 def _step(candidate: Candidate, span: Span) -> Try | None:
     """Its recommended limit, or what is left; None: less is left than it is expected to take."""
     seconds = candidate.recommendation.timeout_seconds
-    left = span.left
-    if left is None:
+    if span.deadline is None:
         return Try(candidate, seconds)
+    left = span.deadline - span.clock()
     if left <= 0 or left * 1000 < candidate.expected_ms:
         return None
     return Try(candidate, min(seconds, left), end=span.deadline)

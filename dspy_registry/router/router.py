@@ -188,9 +188,9 @@ class Router:
         characters: int | None,
         deadline_ms: float | None,
     ) -> tuple[Given, Course]:
-        arguments = {} if arguments is None else arguments
-        if deadline_ms is not None or arguments != {}:
+        if arguments is not None or deadline_ms is not None:
             _check(arguments, deadline_ms)
+        arguments = {} if arguments is None else arguments
         if characters is None:
             characters = input_characters(arguments) if arguments else 0
         wanted = Wanted(self.registry, targets)
@@ -237,7 +237,8 @@ def _target_problems(targets: object) -> list[str]:
 def _check(arguments: object, deadline_ms: object) -> None:
     """Raises InvalidArgumentError, before an attempt could count against a target."""
     wrong = amount_problems("deadline_ms", deadline_ms)
-    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+    is_named = isinstance(arguments, Mapping) and all(isinstance(name, str) for name in arguments)
+    if arguments is not None and not is_named:
         wrong.append("arguments must be a mapping of names to values")
     if wrong:
         raise InvalidArgumentError(f"{'; '.join(wrong)}.")
