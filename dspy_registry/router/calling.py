@@ -69,13 +69,13 @@ class Calling:
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
         found = given.target(step.candidate)
-        if isinstance(found, Refused):
+        if type(found) is Refused:
             return found
         target, version = found
         if _is_async(target):
             raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
         admission = admit(self.registry, step)
-        if isinstance(admission, Refused):
+        if type(admission) is Refused:
             return admission
         if step.end is not None:
             begun = step.begun(time.monotonic())
@@ -109,11 +109,11 @@ class Calling:
     async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt: a task if the target can be awaited, else in a thread."""
         found = given.target(step.candidate)
-        if isinstance(found, Refused):
+        if type(found) is Refused:
             return found
         target, version = found
         admission = await admit_async(self.registry, step)
-        if isinstance(admission, Refused):
+        if type(admission) is Refused:
             return admission
         begun = step.begun(time.monotonic())
         if begun is None:
@@ -236,7 +236,8 @@ class InThread(_Held):
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within this time."""
-        return self._done.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        # Not by keyword: a function of C finds its keywords slowly, which took as long as all the rest of a free lock.
+        return self._done.acquire(True, min(seconds, threading.TIMEOUT_MAX))
 
     def abandon(self) -> None:
         """Let it run on. Until it ends, it counts as abandoned."""

@@ -132,7 +132,7 @@ class Router:
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
-            if isinstance(step, Pause):
+            if type(step) is Pause:
                 time.sleep(step.seconds)
                 answer = None
             else:
@@ -156,7 +156,7 @@ class Router:
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
-            if isinstance(step, Pause):
+            if type(step) is Pause:
                 await asyncio.sleep(step.seconds)
                 answer = None
             else:
