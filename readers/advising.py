@@ -44,14 +44,14 @@ class Advising:
 
     def _advise(self, known: KnownModule, asked: Asked, last: Advice | None) -> Advice:
         """The advice for a candidate of a route, from what was read for the decision. `last` is of the same one."""
-        found, size = known.found, asked.size
-        if asked.basis == DECLARED:
-            own = NOTHING
-        else:
-            own = self._own.seen(found.names, found.usage.version, size, in_force=found.is_in_force)
-        if last is not None and last.own == own:
+        changes = 0 if asked.basis == DECLARED else self._own.changes()
+        if last is not None and last.changes == changes:
             return last
+        found, size = known.found, asked.size
+        own = NOTHING if asked.basis == DECLARED else self._seen(found, size)
+        if last is not None and last.own == own:
+            return Advice(changes, own, last.recommendation)
         declared = routing.recommend(found.info, LARGEST_OF[size], False, self._weights, known.life_usd)
         if asked.basis == DECLARED:
-            return Advice(own, declared)
-        return Advice(own, self._observed(found, declared, size, asked.basis, known.max_timeout, own))
+            return Advice(changes, own, declared)
+        return Advice(changes, own, self._observed(found, declared, size, asked.basis, known.max_timeout, own))

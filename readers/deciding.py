@@ -200,10 +200,10 @@ class Deciding(HostReads):
     ) -> Recommendation:
         name = plain_name(name)
         words = self._word[()], self._usage_word[()]
-        told = (self._own.told(),) if basis != DECLARED and self._own.tellers else ()
+        seen = (self._own.changes(),) if basis != DECLARED and self._own.tellers else ()
         advised = super().routing_recommendation(name, input_size, optimize_latency, basis)
         if self._may_keep(words):
-            key = (name, input_size, optimize_latency, basis, *told)
+            key = (name, input_size, optimize_latency, basis, *seen)
             self._advice_at(words).recommendations[key] = advised
         return advised
 

@@ -165,7 +165,7 @@ class Registry(Deciding):
             try:
                 if basis == DECLARED or not own.tellers:
                     return kept.recommendations[name, input_size, optimize_latency, basis]
-                return kept.recommendations[name, input_size, optimize_latency, basis, own.told()]
+                return kept.recommendations[name, input_size, optimize_latency, basis, own.changes()]
             except (KeyError, TypeError):
                 pass
         return self._recommend_and_keep(name, input_size, optimize_latency, basis)

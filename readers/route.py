@@ -16,8 +16,12 @@ from dspy_registry.registry_store.own_calls import Own
 
 
 class Advice(msgspec.Struct, frozen=True, gc=False):
-    """A recommendation for one candidate, and what this process had seen itself when it was made."""
+    """A recommendation for one candidate, and what this process had seen itself when it was made.
 
+    `changes` is what `OwnPlace.changes` said then; 0: the basis is what is declared.
+    """
+
+    changes: int
     own: Own
     recommendation: Recommendation
 
@@ -40,15 +44,29 @@ class Candidate:
 
     A lower `score` is better. `expected_ms` is in milliseconds. `cost` is per call, in `cost_unit`: "usd" if every
     candidate has a cost in US dollars, else "compute_seconds". `failure_rate` is from 0 to 0.9. `is_probe`: its circuit
-    is half-open, so call it only with `Registry.probe`. `asked` is the name by which it was asked for.
+    is half-open, so call it only with `Registry.probe`. `asked` is the name by which it was asked for: the name in
+    `names`, or the full name; with a label or a key `name@version`.
     """
 
-    __slots__ = ("_advice", "_advise", "_asked", "_known", "_ranked", "cost_unit", "name", "version")
+    __slots__ = (
+        "_advice",
+        "_advise",
+        "_asked",
+        "_known",
+        "_ranked",
+        "asked",
+        "cost_unit",
+        "is_probe",
+        "name",
+        "version",
+    )
 
     def __init__(self, ranked: Ranked, unit: Unit, known: KnownModule, asked: Asked, advise: Advise) -> None:
         self.name = ranked.facts.name
         self.version = ranked.facts.version
         self.cost_unit: Unit = unit
+        self.is_probe = ranked.is_probe
+        self.asked = known.asked
         self._ranked = ranked
         self._known = known
         self._asked = asked
@@ -58,11 +76,6 @@ class Candidate:
     def __repr__(self) -> str:
         probe = ", is_probe=True" if self.is_probe else ""
         return f"Candidate({self.name!r}, version={self.version}, score={self.score:.4g}{probe})"
-
-    @property
-    def asked(self) -> str:
-        """The name in `names`, or the full name; with a label or a key `name@version`."""
-        return self._known.asked
 
     @property
     def score(self) -> float:
@@ -83,11 +96,6 @@ class Candidate:
     def failure_rate(self) -> float:
         """The share of calls that is expected to fail."""
         return self._ranked.failure_rate
-
-    @property
-    def is_probe(self) -> bool:
-        """Whether its circuit is half-open."""
-        return self._ranked.is_probe
 
     @property
     def recommendation(self) -> Recommendation:

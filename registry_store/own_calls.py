@@ -37,10 +37,15 @@ class OwnCalls:
         self._in_force: dict[str, int] = {}
         self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
         self._unversioned = 0  # how many entries of `_recent` are of calls under 0
+        self.changes = 0
+        """Rises before whatever may give `seen` another answer. Most calls do not."""
 
     def completed(self, name: str, version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed."""
         recent = self._recent.get((name, version, size))
+        if recent is not None and recent.completed_as_usual(milliseconds):
+            return
+        self.changes += 1
         (self._of(name, version, size) if recent is None else recent).completed(milliseconds)
 
     def timed_out(self, name: str, version: int, size: str, limit: float) -> None:
@@ -48,6 +53,7 @@ class OwnCalls:
 
         The backoff has no ceiling here. The module's ceiling cuts the limit that is made from it.
         """
+        self.changes += 1
         self._of(name, version, size).timed_out(limit, math.inf)
 
     def seen_by_names(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
@@ -87,6 +93,7 @@ class OwnCalls:
         return recent
 
     def _forget(self, key: tuple[str, int, str]) -> None:
+        self.changes += 1
         if self._recent.pop(key, None) is not None:
             self._names[key[0]] -= 1
             self._unversioned -= key[1] == IN_FORCE
@@ -102,12 +109,14 @@ class OwnCalls:
             if any((name, IN_FORCE, size) in self._recent for size in SIZES):
                 self._adopt(name, version)
             return True
+        self.changes += 1
         del self._in_force[name]
         for size in SIZES:
             self._forget((name, IN_FORCE, size))
         return False
 
     def _adopt(self, name: str, version: int) -> None:
+        self.changes += 1
         if len(self._in_force) >= MOST_KEPT:
             self._in_force.clear()  # the next question assigns them again
         self._in_force[name] = version

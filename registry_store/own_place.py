@@ -27,13 +27,12 @@ class Teller(Protocol):
 class OwnPlace:
     """What this process saw itself of one registry's modules. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_calls", "_count", "_lock", "health", "tellers")
+    __slots__ = ("__weakref__", "_calls", "_lock", "health", "tellers")
 
     def __init__(self, folder: Path) -> None:
         self.health = HostHealth(folder)
         """Which of its modules are not healthy on this host."""
         self._calls = OwnCalls()
-        self._count = 0
         self.tellers: tuple[ReferenceType[Teller], ...] = ()
         """Who may have calls to tell: the reporters of this process, or those that it had."""
         self._begin()
@@ -50,35 +49,33 @@ class OwnPlace:
     def completed(self, names: Iterable[str], version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed, under every name that its module may be asked for by."""
         with self._lock:
-            self._count += 1
             for name in names:
                 self._calls.completed(name, version, size, milliseconds)
 
     def timed_out(self, names: Iterable[str], version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds, as `completed` does."""
         with self._lock:
-            self._count += 1
             for name in names:
                 self._calls.timed_out(name, version, size, limit)
 
-    def told(self) -> int:
-        """How many calls were counted so far, those that reporters have queued included."""
-        self._tell()
-        return self._count
+    def changes(self) -> int:
+        """A number that rises with whatever may give `seen` another answer, calls that are queued included.
+
+        Ask for it before `seen`: as long as it stays, so does that answer.
+        """
+        for reference in self.tellers:
+            teller = reference()
+            if teller is not None:
+                teller.tell()
+        return self._calls.changes
 
     def seen(self, names: Iterable[str], version: int, size: str, *, in_force: bool) -> Own:
         """What was seen of a version under any of these names; `in_force`: calls without a version are of it."""
         if not self.tellers:
             return NOTHING
-        self._tell()
+        self.changes()  # tells what is queued
         with self._lock:
             return self._calls.seen_by_names(names, version, size, in_force=in_force)
-
-    def _tell(self) -> None:
-        for reference in self.tellers:
-            teller = reference()
-            if teller is not None:
-                teller.tell()
 
 
 _places: Final[WeakValueDictionary[str, OwnPlace]] = WeakValueDictionary()

@@ -30,6 +30,13 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
         """The longest completed call of the last 16 to 32, in milliseconds; 0.0 before the first."""
         return max(self.longest_of_block, self.longest_before)
 
+    def completed_as_usual(self, milliseconds: float) -> bool:
+        """Count a call that completed if `longest` and `backoff` stay for sure. Returns whether it was counted."""
+        if self.in_block >= BLOCK or milliseconds > self.longest_of_block or self.in_row:
+            return False
+        self.in_block += 1
+        return True
+
     def completed(self, milliseconds: float, calls: int = 1) -> None:
         """Count calls that completed; the longest of them took `milliseconds`."""
         if self.in_block >= BLOCK:

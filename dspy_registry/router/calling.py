@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from types import CoroutineType, FunctionType
 from typing import Any
@@ -28,18 +28,11 @@ from dspy_registry.router.attempt import Attempt
 from dspy_registry.router.course import Ended, Refused, Try
 from dspy_registry.router.dspy_settings import is_streaming, within_time, within_time_async
 from dspy_registry.router.threads import Job, threads
-from dspy_registry.router.under_way import CallUnderWay, under_way
+from dspy_registry.router.under_way import CallUnderWay
 from dspy_registry.router.wanted import Wanted
 from dspy_registry.writer.client.reporter import UsageReporter
 
 _log = logging.getLogger("dspy_registry")
-
-
-class Target(Struct, frozen=True):
-    """What is called, and which version it is."""
-
-    call: Callable[..., Any]
-    version: int
 
 
 class Given(Struct, frozen=True):
@@ -50,15 +43,16 @@ class Given(Struct, frozen=True):
     arguments: Mapping[str, Any]
     characters: int | None
 
-    def target(self, candidate: Candidate) -> Target | Refused:
-        """What to call for a candidate. `Programs` have a program for each version, or an older one meanwhile.
+    def target(self, candidate: Candidate) -> tuple[Callable[..., Any], int] | Refused:
+        """What to call for a candidate, and which version it is.
 
-        A program that does not fit this process says nothing about the module, so others are tried without a report.
+        `Programs` have a program for each version, or an older one meanwhile. A program that does not fit this process
+        says nothing about the module, so others are tried without a report.
         """
         if type(self.targets) is dict or not isinstance(self.targets, Programs):
-            return Target(self.targets[self.wanted.target_of(candidate.asked)], candidate.version)
+            return self.targets[self.wanted.target_of(candidate.asked)], candidate.version
         try:
-            return Target(*self.targets.serving(candidate.asked))
+            return self.targets.serving(candidate.asked)
         except (ProgramRefusedError, NoProgramError) as error:
             return Refused(error)
 
@@ -74,22 +68,24 @@ class Calling:
 
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
-        target = given.target(step.candidate)
-        if isinstance(target, Refused):
-            return target
-        if _is_async(target.call):
+        found = given.target(step.candidate)
+        if type(found) is Refused:
+            return found
+        target, version = found
+        if _is_async(target):
             raise InvalidArgumentError(f"the target of {step.candidate.asked} must be awaited.", remedy="Use `acall`.")
         admission = admit(self.registry, step)
-        if isinstance(admission, Refused):
+        if type(admission) is Refused:
             return admission
         if step.end is not None:
             begun = step.begun(time.monotonic())
             if begun is None:
                 return _too_late(admission)
             step = begun
-        call = CallUnderWay(step.candidate.name, target.call)
-        report = _Report(self, step, given, call, target.version)
-        work = partial(_marked(call).run, within_time, step.seconds, call.target, given.arguments)
+        call = CallUnderWay(step.candidate.name, target)
+        report = _Report(self, step, given.characters, call, version, time.monotonic())
+        # A copy of this context: `dspy.context` holds in the thread too, and nobody else sees the call under way.
+        work = partial(copy_context().run, within_time, step.seconds, call, given.arguments)
         if is_streaming():
             return _in_this_thread(work, admission, report)
         return self._in_another_thread(work, step.seconds, admission, report)
@@ -112,18 +108,19 @@ class Calling:
 
     async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt: a task if the target can be awaited, else in a thread."""
-        target = given.target(step.candidate)
-        if isinstance(target, Refused):
-            return target
+        found = given.target(step.candidate)
+        if type(found) is Refused:
+            return found
+        target, version = found
         admission = await admit_async(self.registry, step)
-        if isinstance(admission, Refused):
+        if type(admission) is Refused:
             return admission
         begun = step.begun(time.monotonic())
         if begun is None:
             return _too_late(admission)
         step = begun
-        call = CallUnderWay(step.candidate.name, target.call)
-        report = _Report(self, step, given, call, target.version)
+        call = CallUnderWay(step.candidate.name, target)
+        report = _Report(self, step, given.characters, call, version, time.monotonic())
         future = _future(call, step.seconds, given.arguments, admission)
         try:
             await asyncio.wait({future}, timeout=step.seconds)
@@ -150,44 +147,41 @@ class Calling:
             future.cancel()
 
 
-class _Report:
-    """How an attempt ended: told to the reporter, to the log, and to the course."""
+class _Report(Struct, frozen=True):
+    """How an attempt ended: told to the reporter, to the log, and to the course. `began` is on the monotonic clock."""
 
-    __slots__ = ("_began", "_call", "_calling", "_characters", "_step", "_version")
-
-    def __init__(self, calling: Calling, step: Try, given: Given, call: CallUnderWay, version: int) -> None:
-        self._calling = calling
-        self._step = step
-        self._characters = given.characters
-        self._call = call
-        self._version = version
-        self._began = time.monotonic()
+    calling: Calling
+    step: Try
+    characters: int | None
+    call: CallUnderWay
+    version: int
+    began: float
 
     def timed_out(self) -> Ended:
-        name, limit_ms = self._step.candidate.name, self._step.seconds * 1000
+        name, limit_ms = self.step.candidate.name, self.step.seconds * 1000
         return self.ended(None, TimeoutError(f"{name} did not end within {limit_ms:.0f} ms"), TIMEOUT)
 
     def ended(self, value: Any, error: BaseException | None, kind: str = "") -> Ended:
         """`kind` "": as the error says."""
-        candidate, limit_ms = self._step.candidate, self._step.seconds * 1000
-        milliseconds = (time.monotonic() - self._began) * 1000
+        milliseconds = (time.monotonic() - self.began) * 1000
+        call, limit_ms = self.call, self.step.seconds * 1000
         if type(value) is CoroutineType:  # nobody would run it, and the call would count as completed
             value.close()
-            value, kind, error = None, CALLER, _not_awaited(candidate.name)
-        kind = kind or (OK if error is None else self._calling.classify(error))
-        attempt = Attempt(candidate.name, self._version, kind, milliseconds, limit_ms, error)
-        self._calling.reporter.record(
-            candidate.name,
+            value, kind, error = None, CALLER, _not_awaited(call.name)
+        kind = kind or (OK if error is None else self.calling.classify(error))
+        attempt = Attempt(call.name, self.version, kind, milliseconds, limit_ms, error)
+        self.calling.reporter.record(
+            call.name,
             milliseconds,
             kind == OK,
-            self._characters,
-            self._call.tokens_in,
-            self._call.tokens_out,
-            self._call.cost_usd,
+            self.characters,
+            call.tokens_in,
+            call.tokens_out,
+            call.cost_usd,
             error=None if kind == OK else kind,
-            version=self._version,
+            version=self.version,
             limit_ms=limit_ms,
-            began=self._began,
+            began=self.began,
             retry_after=None if error is None else retry_after_of(error, time.time()),
         )
         if _log.isEnabledFor(logging.DEBUG):
@@ -242,7 +236,8 @@ class InThread(_Held):
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within this time."""
-        return self._done.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        # Not by keyword: a function of C finds its keywords slowly, which took as long as all the rest of a free lock.
+        return self._done.acquire(True, min(seconds, threading.TIMEOUT_MAX))
 
     def abandon(self) -> None:
         """Let it run on. Until it ends, it counts as abandoned."""
@@ -284,9 +279,9 @@ class _ForTask(_Held):
             self.future.set_exception(self.error)
 
 
-def _as_task(coroutine: Any, context: Context, admission: Admission) -> asyncio.Task[Any]:
+def _as_task(coroutine: Any, admission: Admission) -> asyncio.Task[Any]:
     try:
-        task: asyncio.Task[Any] = context.run(asyncio.get_running_loop().create_task, coroutine)
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
     except BaseException:
         admission.end()
         raise
@@ -315,8 +310,8 @@ def _future(
     """What gives the value of a call: a task if the target can be awaited, else a thread."""
     awaited = awaitable(call.target)
     if awaited is not None:
-        return _as_task(within_time_async(seconds, awaited, arguments), _marked(call), admission)
-    job = _ForTask(partial(_marked(call).run, within_time, seconds, call.target, arguments), admission)
+        return _as_task(within_time_async(seconds, call, awaited, arguments), admission)
+    job = _ForTask(partial(copy_context().run, within_time, seconds, call, arguments), admission)
     job.start()
     return job.future
 
@@ -340,10 +335,3 @@ def _is_async(target: Callable[..., Any]) -> bool:
     if type(target) is FunctionType and not target.__dict__:  # six times as quick; a mark would be in the dict
         return bool(target.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
-
-
-def _marked(call: CallUnderWay) -> Context:
-    """A copy of this context, in which `call` is under way. So `dspy.context` holds in the thread too."""
-    context = copy_context()
-    context.run(under_way.set, call)
-    return context

@@ -1,13 +1,14 @@
 """The course of a routed call: which module to try next, and when to wait. It does nothing itself, and takes no time.
 
 `course` yields what is to be done and is sent what came of it. So one course serves threads, asyncio and tests. Steps
-and answers are structs, which are made in a fifth of the time of a named tuple.
+and answers are structs, which are made in a fifth of the time of a named tuple. They are final, so `type(step) is
+Pause` is enough: it takes a quarter of the time of `isinstance`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,6 +32,7 @@ ROUNDS: Final = 3
 """How often all candidates are tried when there is no deadline."""
 
 
+@final
 class Try(Struct, frozen=True):
     """Call this candidate, for at most `seconds`. `patience` is how many seconds to wait for a limit of calls.
 
@@ -52,12 +54,14 @@ class Try(Struct, frozen=True):
         return replace(self, seconds=min(self.seconds, left)) if left > 0 else None
 
 
+@final
 class Pause(Struct, frozen=True):
     """Wait."""
 
     seconds: float
 
 
+@final
 class Ended(Struct, frozen=True):
     """An attempt ended."""
 
@@ -65,6 +69,7 @@ class Ended(Struct, frozen=True):
     value: Any = None
 
 
+@final
 class Refused(Struct, frozen=True):
     """No attempt was made. `error`: the limit that was reached, or why this process has no such program.
 
@@ -135,18 +140,23 @@ def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step,
         if step is None:
             continue
         answer = yield step
-        if isinstance(answer, Refused):
+        if type(answer) is Ended:
+            if _count(answer, attempts):
+                return _result(answer, attempts)
+        elif answer is not None:
             refused.append((step, answer))
-        elif isinstance(answer, Ended) and _count(answer, attempts):
-            return Result(answer.value, *answer.attempt[:2], tuple(attempts))
     if len(attempts) == began and refused:
         step = _last_resort(refused, span)
         answer = yield step
         if isinstance(answer, Refused) and answer.error is not None:
             raise answer.error
         if isinstance(answer, Ended) and _count(answer, attempts):
-            return Result(answer.value, *answer.attempt[:2], tuple(attempts))
+            return _result(answer, attempts)
     return None
+
+
+def _result(last: Ended, attempts: list[Attempt]) -> Result:
+    return Result(last.value, last.attempt.name, last.attempt.version, tuple(attempts))
 
 
 def in_order(ranked: Sequence[Candidate], left: float | None) -> Sequence[Candidate]:
@@ -168,9 +178,9 @@ def in_order(ranked: Sequence[Candidate], left: float | None) -> Sequence[Candid
 def _step(candidate: Candidate, span: Span) -> Try | None:
     """Its recommended limit, or what is left; None: less is left than it is expected to take."""
     seconds = candidate.recommendation.timeout_seconds
-    left = span.left
-    if left is None:
+    if span.deadline is None:
         return Try(candidate, seconds)
+    left = span.deadline - span.clock()
     if left <= 0 or left * 1000 < candidate.expected_ms:
         return None
     return Try(candidate, min(seconds, left), end=span.deadline)
@@ -189,11 +199,12 @@ def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
 
 def _count(ended: Ended, attempts: list[Attempt]) -> bool:
     """Add the attempt; whether it succeeded. Raises its error if another attempt could not do better."""
-    attempts.append(ended.attempt)
-    error = ended.attempt.error
-    if error is not None and (ended.attempt.kind == CALLER or not isinstance(error, Exception)):
+    attempt = ended.attempt
+    attempts.append(attempt)
+    kind, error = attempt.kind, attempt.error
+    if error is not None and (kind == CALLER or not isinstance(error, Exception)):
         raise error
-    return ended.attempt.kind == OK
+    return kind == OK
 
 
 def _failed(why: str, attempts: list[Attempt]) -> RouteFailedError:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from dspy_registry.router.under_way import CallUnderWay, under_way
+
 _STEPS: Final = tuple(2.0**power for power in range(-2, 10))
 """Seconds, a quarter of one to 512."""
 
@@ -27,22 +29,29 @@ def is_streaming() -> bool:
     return settings is not None and settings.get("send_stream") is not None
 
 
-def within_time(seconds: float, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Call the target. The language model in force gets the time left as its timeout, where DSPy lets it."""
+def within_time(seconds: float, call: CallUnderWay, arguments: Mapping[str, Any]) -> Any:
+    """Make the call, which is then under way in this context.
+
+    The language model in force gets the time left as its timeout, where DSPy lets it.
+    """
+    under_way.set(call)
     limited = limited_lm(seconds) if "dspy" in sys.modules else None
     if limited is None:
-        return target(**arguments)
+        return call.target(**arguments)
     with sys.modules["dspy"].context(lm=limited):
-        return target(**arguments)
+        return call.target(**arguments)
 
 
-async def within_time_async(seconds: float, target: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """`within_time` for a target that is awaited."""
+async def within_time_async(
+    seconds: float, call: CallUnderWay, awaited: Callable[..., Any], arguments: Mapping[str, Any]
+) -> Any:
+    """`within_time` for a target that is awaited: `awaited` of it is called."""
+    under_way.set(call)
     limited = limited_lm(seconds)
     if limited is None:
-        return await target(**arguments)
+        return await awaited(**arguments)
     with sys.modules["dspy"].context(lm=limited):
-        return await target(**arguments)
+        return await awaited(**arguments)
 
 
 def limited_lm(seconds: float) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import _thread
 import os
-import sys
 from queue import SimpleQueue
 from types import BuiltinFunctionType
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
-_RING: Final = (1).to_bytes(8, sys.byteorder)
+_COUNTER_BYTES: Final = 8
 
 
 class Inbox(Generic[T]):
@@ -35,11 +34,11 @@ class Inbox(Generic[T]):
     def put(self, given: T | None) -> None:
         """Give an item to the thread. The thread must have taken the item before it."""
         self._given = given
-        os.write(self._bell, _RING)
+        os.eventfd_write(self._bell, 1)
 
     def get(self) -> T | None:
         """Wait for an item, and take it."""
-        os.read(self._bell, len(_RING))
+        os.read(self._bell, _COUNTER_BYTES)  # unlike `eventfd_read` it goes on after a signal
         given, self._given = self._given, None
         return given
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from dspy_registry.integrations.input_size import input_characters
 from dspy_registry.readers.asked import amount_problems
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
-from dspy_registry.readers.route import Route
 from dspy_registry.registry_store.classify import kind_of
 from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.router.attempt import Result
@@ -29,10 +27,6 @@ Targets: TypeAlias = "Mapping[str, Any]"
 def kept(targets: Targets) -> Targets:
     """A copy, but of `Programs` the object itself: it gives each program as it is at the time of a call."""
     return targets if isinstance(targets, Programs) else dict(targets)
-
-
-_DEADLINE_STEP_MS: Final = 50
-"""Deadlines of routes are rounded up to it, so that decisions made within a call are kept too."""
 
 
 class Router:
@@ -100,7 +94,8 @@ class Router:
         what `Registry.route` raises, and InvalidArgumentError for a name without a target or a target that must be
         awaited.
         """
-        return self._made(*self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms))
+        given, steps = self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms)
+        return self._made(given, steps)
 
     async def acall(
         self,
@@ -116,9 +111,8 @@ class Router:
 
         A target that can be awaited becomes a task, which is cancelled when its time is over.
         """
-        return await self._made_async(
-            *self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms)
-        )
+        given, steps = self._begin(self.targets, capabilities, arguments, asked, names, input_size, deadline_ms)
+        return await self._made_async(given, steps)
 
     def call_any(
         self,
@@ -138,7 +132,7 @@ class Router:
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
-            if isinstance(step, Pause):
+            if type(step) is Pause:
                 time.sleep(step.seconds)
                 answer = None
             else:
@@ -162,7 +156,7 @@ class Router:
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
-            if isinstance(step, Pause):
+            if type(step) is Pause:
                 await asyncio.sleep(step.seconds)
                 answer = None
             else:
@@ -188,22 +182,17 @@ class Router:
         characters: int | None,
         deadline_ms: float | None,
     ) -> tuple[Given, Course]:
-        arguments = {} if arguments is None else arguments
-        if deadline_ms is not None or arguments != {}:
+        if arguments is not None or deadline_ms is not None:
             _check(arguments, deadline_ms)
+        arguments = {} if arguments is None else arguments
         if characters is None:
             characters = input_characters(arguments) if arguments else 0
-        wanted = Wanted(self.registry, targets, names, asked.pop("label", None), asked.pop("key", None))
-        route = self.registry.route
-
-        def ask(left_ms: float | None) -> Route:
-            within = None if left_ms is None or deadline_ms is None else min(deadline_ms, _rounded_up(left_ms))
-            return wanted.route(
-                lambda names: route(capabilities, names=names, input_size=characters, deadline_ms=within, **asked)
-            )
-
+        wanted = Wanted(self.registry, targets, asked, deadline_ms)
+        if asked or names is not None:
+            wanted.narrow(names, asked.pop("label", None), asked.pop("key", None))
+        asked["capabilities"], asked["input_size"] = capabilities, characters
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
-        steps = course(ask, Span(time.monotonic, deadline, self._rounds), self._chance.random)
+        steps = course(wanted.route, Span(time.monotonic, deadline, self._rounds), self._chance.random)
         return Given(targets, wanted, arguments, characters), steps
 
     # A program of DSPy that holds a router is copied and pickled together with it.
@@ -238,13 +227,8 @@ def _target_problems(targets: object) -> list[str]:
 def _check(arguments: object, deadline_ms: object) -> None:
     """Raises InvalidArgumentError, before an attempt could count against a target."""
     wrong = amount_problems("deadline_ms", deadline_ms)
-    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+    is_named = isinstance(arguments, Mapping) and all(isinstance(name, str) for name in arguments)
+    if arguments is not None and not is_named:
         wrong.append("arguments must be a mapping of names to values")
     if wrong:
         raise InvalidArgumentError(f"{'; '.join(wrong)}.")
-
-
-def _rounded_up(milliseconds: float) -> float:
-    if milliseconds == math.inf:
-        return milliseconds
-    return math.ceil(milliseconds / _DEADLINE_STEP_MS) * _DEADLINE_STEP_MS

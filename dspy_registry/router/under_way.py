@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
+from msgspec import Struct
 
-class CallUnderWay:
+
+class CallUnderWay(Struct, eq=False):
     """An attempt. A callback that sees the target begin claims it, and tells what it used in place of reporting it.
 
     `cost_usd` None: not known.
     """
 
-    __slots__ = ("_is_claimed", "cost_usd", "name", "target", "tokens_in", "tokens_out")
-
-    def __init__(self, name: str, target: Any) -> None:
-        self.name = name
-        self.target = target
-        self._is_claimed = False
-        self.tokens_in = 0
-        self.tokens_out = 0
-        self.cost_usd: float | None = None
+    name: str
+    target: Any
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float | None = None
+    _is_claimed: bool = False
 
     def claim(self, instance: Any, names: Sequence[str]) -> bool:
         """Whether the call of `instance`, known by these names, is this attempt. At most one call is."""

@@ -1,9 +1,12 @@
-"""Which targets a call may choose, and by which name the registry is asked for each."""
+"""What a call asks the registry for: which targets it may choose, by which name each, and within which time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+from msgspec import Struct
 
 from dspy_registry.readers.asked import names_of
 from dspy_registry.readers.registry import Registry
@@ -19,60 +22,66 @@ from dspy_registry.registry_store.selection import Resolved
 
 GONE: Final = (UnknownModuleError, UnknownVersionError, UnknownLabelError)
 """What the registry says of a target whose module, version or label is not there any more."""
+_DEADLINE_STEP_MS: Final = 50
+"""Deadlines of routes are rounded up to it, so that decisions made within a call are kept too."""
 
 
-class Wanted:
-    """The targets among which one call chooses. `label` and `key` are those of `Registry.route`.
+class Wanted(Struct):
+    """The targets among which one call chooses: all of them, if nothing narrows them.
 
+    `asked` are the other arguments of `Registry.route`. `deadline_ms` is for the whole call; None: it has none.
     A service outlives the module of one target: what is not there any more is left out, as long as another is left.
-    Raises InvalidArgumentError for a name without a target, TypeError.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        targets: Mapping[str, Any],
-        names: str | Iterable[str] | None,
-        label: str | None,
-        key: str | None,
-    ) -> None:
-        self._is_plain = label is None and key is None
-        if not self._is_plain:
-            check_text("label", label)
-            check_text("key", key)
-        self._registry = registry
-        self._targets = targets
-        self._label = label
-        self._key = key
-        self._asked: dict[str, str] | None = None  # the target by the name that is asked for; None: each by its own
+    _registry: Registry
+    _targets: Mapping[str, Any]
+    _asked: dict[str, Any]
+    _deadline_ms: float | None = None
+    _label: str | None = None
+    _key: str | None = None
+    _named: dict[str, str] | None = None
+    """The target by the name that is asked for; None: each by its own."""
+    _chosen: dict[str, str] | None = None
+    """`_named`, as the last route needed it."""
+
+    def narrow(self, names: str | Iterable[str] | None, label: str | None, key: str | None) -> None:
+        """Choose as these arguments of `Registry.route` say. Raises InvalidArgumentError for a name without a target.
+
+        Raises TypeError.
+        """
+        check_text("label", label)
+        check_text("key", key)
+        self._label, self._key = label, key
         if names is not None:
-            self._asked = dict(self._asked_and_target(name) for name in names_of("names", names))
-        self._chosen = self._asked
+            self._named = dict(self._asked_and_target(name) for name in names_of("names", names))
+        self._chosen = self._named
 
     def target_of(self, asked: str) -> str:
         """The name of the target, by the name that the last route was asked for."""
         return asked if self._chosen is None else self._chosen[asked]
 
-    def route(self, ask: Callable[[tuple[str, ...]], Route]) -> Route:
-        """The route among them. `ask` gives it for `names`. Raises what `ask` raises."""
-        if not self._is_plain:
+    def route(self, left_ms: float | None) -> Route:
+        """The route among them, for the milliseconds that are left. Raises what `Registry.route` raises."""
+        deadline_ms = self._deadline_ms
+        if deadline_ms is not None and left_ms is not None:
+            deadline_ms = min(deadline_ms, _rounded_up(left_ms))
+        if self._label is not None or self._key is not None:
             self._chosen = self._versions()
-        wanted: Iterable[str] = self._targets if self._chosen is None else self._chosen
-        names = tuple(wanted)
+        names = tuple(self._targets if self._chosen is None else self._chosen)
         try:
-            return ask(names)
+            return self._registry.route(names=names, deadline_ms=deadline_ms, **self._asked)
         except GONE:
             known = {name: self.target_of(name) for name in names if self._resolved(name) is not None}
             if not known or len(known) == len(names):
                 raise
             self._chosen = known
-            return ask(tuple(known))
+            return self._registry.route(names=tuple(known), deadline_ms=deadline_ms, **self._asked)
 
     def _versions(self) -> dict[str, str]:
         """Each by the version that the label or the key chooses: `name@version`."""
         found: dict[str, str] = {}
         last: Exception | None = None
-        asked = zip(self._targets, self._targets, strict=True) if self._asked is None else self._asked.items()
+        asked = zip(self._targets, self._targets, strict=True) if self._named is None else self._named.items()
         for name, target in asked:
             labelled = name if self._label is None or "@" in name else f"{name}@{self._label}"
             try:
@@ -110,3 +119,9 @@ class Wanted:
             return self._registry.resolve(name)
         except GONE:
             return None
+
+
+def _rounded_up(milliseconds: float) -> float:
+    if milliseconds == math.inf:
+        return milliseconds
+    return math.ceil(milliseconds / _DEADLINE_STEP_MS) * _DEADLINE_STEP_MS

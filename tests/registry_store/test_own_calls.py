@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from dspy_registry.registry_store.own_calls import IN_FORCE, MOST_KEPT, Own, OwnCalls
 
 NAME, SIZE = "acme.Qa", "normal"
@@ -66,3 +68,35 @@ def test_it_is_bounded() -> None:
     assert max(len(own._recent), len(own._in_force)) <= MOST_KEPT
     assert own.seen("acme.M0", 1, SIZE, in_force=True) == (0, 0)
     assert own.seen(f"acme.M{MOST_KEPT}", 1, SIZE, in_force=True) == (100, 0)
+
+
+def test_an_answer_holds_as_long_as_nothing_is_said_to_have_changed() -> None:
+    chance, own = Random(14), OwnCalls()
+    asked = [(version, in_force) for version in (1, 2) for in_force in (True, False)]
+    kept: dict[tuple[int, bool], tuple[int, Own]] = {}
+    held = 0
+    for _ in range(5_000):
+        version = chance.choice((IN_FORCE, 1, 2))
+        if chance.random() < 0.02:
+            own.timed_out(NAME, version, SIZE, chance.choice((100, 1000)))
+        else:
+            own.completed(NAME, version, SIZE, chance.choice((0, 50, 60, 300)))
+        question = chance.choice(asked)
+        changes = own.changes  # before the answer, which may assign or drop calls
+        answer = seen(own, question[0], in_force=question[1])
+        if kept.get(question, (-1,))[0] == changes:
+            assert kept[question][1] == answer
+            held += 1
+        kept[question] = changes, answer
+    assert held > 500
+
+
+def test_a_usual_call_changes_nothing() -> None:
+    own = OwnCalls()
+    own.completed(NAME, 1, SIZE, 100)
+    changes = own.changes
+    for _ in range(10):
+        own.completed(NAME, 1, SIZE, 90)
+    assert own.changes == changes
+    own.completed(NAME, 1, SIZE, 110)
+    assert own.changes > changes
