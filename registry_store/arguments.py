@@ -110,17 +110,20 @@ def typed(function: Callable[P, T]) -> Callable[P, T]:
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     rules = {name: _kinds(function.__annotations__.get(name, ""), function.__globals__) for name in names}
-    in_order = tuple(rules.items())
+    in_order = tuple((at, name, rules[name]) for at, name in enumerate(names) if rules[name])
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        for (name, kinds), value in zip(in_order, args, strict=False):
-            if kinds and type(value) not in kinds:
-                raise wrong_type(name, _named(kinds), value)
-        for name, value in kwargs.items():
+        given = len(args)
+        for at, name, kinds in in_order:
+            if at >= given:
+                break
+            if type(args[at]) not in kinds:
+                raise wrong_type(name, _named(kinds), args[at])
+        for name in kwargs:
             kinds = rules.get(name, ())
-            if kinds and type(value) not in kinds:
-                raise wrong_type(name, _named(kinds), value)
+            if kinds and type(kwargs[name]) not in kinds:
+                raise wrong_type(name, _named(kinds), kwargs[name])
         return function(*args, **kwargs)
 
     return checked

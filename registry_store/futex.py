@@ -22,6 +22,7 @@ LONGEST_WAIT: Final = 1.0
 
 WORD_BYTES: Final = 4
 _WORDS: Final = 2**32
+_LARGEST: Final = _WORDS - 1
 _ALL: Final = 2**31 - 1
 
 _FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_REQUEUE = 0, 1, 3  # not the private ones: the word is in memory of several processes
@@ -85,6 +86,11 @@ class FutexWord:
         call = _system_call()
         if call is None or not _waited(call, self._address, seen, remaining):
             _poll(self._view, seen, remaining)
+
+    def advance(self) -> None:
+        """Store the next number, in a word that one process changes: 1 follows the last. Wakes nobody."""
+        view = self._view
+        view[()] = view[()] % _LARGEST + 1
 
     def change(self) -> None:
         """Store a random number, in a word that several processes change. Wakes nobody.

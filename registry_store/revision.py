@@ -77,8 +77,6 @@ def private_words(word: float, usage_word: float) -> memoryview[float]:
     return memoryview(bytearray(_DOUBLE.pack(word) + _DOUBLE.pack(usage_word))).cast("d")
 
 
-_LARGEST_BELL: Final = 2**32 - 1
-
 NO_DATA_FILE: Final = (0, 0)
 """Stands for no data file. A revision file that names it makes the next writer give the registry a new identity."""
 
@@ -227,7 +225,7 @@ class RevisionFile:
 
     def ring(self) -> None:
         """Wake all who sleep until something changes. Each of them takes some microseconds."""
-        self._raise_bell()
+        self.bell.advance()
         self.bell.wake_all()
 
     def raise_bell(self) -> bool:
@@ -236,11 +234,9 @@ class RevisionFile:
         A process that goes to sleep after this knows the new number, and then looks at the word. So the bell need not
         be raised again. Another thread must not raise it: one of two raises could be lost.
         """
-        self._raise_bell()
-        return self.bell.set_aside()
-
-    def _raise_bell(self) -> None:
-        self.bell.store(self.bell.value % _LARGEST_BELL + 1)
+        bell = self.bell
+        bell.advance()
+        return bell.set_aside()
 
 
 def create_revision_file(
