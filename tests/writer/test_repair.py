@@ -21,11 +21,9 @@ from dspy_registry import (
 )
 from dspy_registry.registry_store import layout, meta_pages
 from dspy_registry.registry_store.backup import backup
-from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.codec import database_seal, key_seal, seal
 from dspy_registry.registry_store.layout import versioned_key
 from dspy_registry.registry_store.rollout_rows import rollout_key
-from dspy_registry.writer.cluster.following import set_position
 from dspy_registry.writer.repair.repair import Repaired, repair
 from dspy_registry.writer.restore import restore
 from dspy_registry.writer.rollouts import RolloutRequest, steer
@@ -388,14 +386,6 @@ def test_a_damaged_rollout_is_named(labelled: Path, tmp_path: Path) -> None:
     done = repair(labelled, tmp_path / "new")
     assert list(lost(done)) == [f"meta/{key.decode()}".replace("\0", "/")]
     assert key not in rows_of(tmp_path / "new", "meta")
-
-
-def test_a_host_of_a_cluster_is_told_that_it_joins_again(labelled: Path, tmp_path: Path) -> None:
-    with RegistryWriter(labelled) as writer:
-        writer.store.committer.commit(lambda draft: set_position(draft, Position("c1", "h1", revision=7)))
-    done = repair(labelled, tmp_path / "new")
-    assert lost(done) == {"meta/cluster": "the daemon joins the cluster again when it starts"}
-    assert violations(tmp_path / "new") == []
 
 
 def overwrite_pages(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Rows that are gone from pages which can be read: the database still counts them."""
+"""What a repair cannot take over: rows that are gone from pages which can be read, and the place in a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 from dspy_registry import Policy, RegistryWriter
 from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.backup import backup
+from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.writer.cluster.following import set_position
+from dspy_registry.writer.repair.account import Lost
 from dspy_registry.writer.repair.repair import repair
 from tests.conftest import violations
 
@@ -45,4 +48,12 @@ def test_a_row_that_is_gone_is_missed(registry_folder: Path, tmp_path: Path, dat
     done = repair(damaged, tmp_path / "new", backups=tmp_path / "backup" if has_backup else None)
     assert {each.where for each in done.lost} == (set() if has_backup else {database})
     assert has_backup == any(each.where.startswith(f"{database}/") for each in done.taken)
+    assert violations(tmp_path / "new") == []
+
+
+def test_a_host_of_a_cluster_is_told_that_it_joins_again(seeded_registry: Path, tmp_path: Path) -> None:
+    with RegistryWriter(seeded_registry) as writer:
+        writer.store.committer.commit(lambda draft: set_position(draft, Position("c1", "h1", revision=7)))
+    done = repair(seeded_registry, tmp_path / "new")
+    assert done.lost == (Lost("meta/cluster", "the daemon joins the cluster again when it starts"),)
     assert violations(tmp_path / "new") == []
