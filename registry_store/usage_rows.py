@@ -1,7 +1,7 @@
 """The rows of the database `usage`: lifetime totals of each module, statistics of each version, reporters.
 
 name                    lifetime totals of the module
-name 00 version         what advice is made of; only in format 2, and only of versions that are kept
+name 00 version         what advice is made of, and durations; only in format 2, and only of versions that are kept
 00 'r' reporter         the last batch that was merged of it
 00 'lost'               how many calls no statistics hold
 """
@@ -18,6 +18,7 @@ from dspy_registry.registry_store.codec import Sealed
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import USAGE, versioned_key, versioned_prefix
+from dspy_registry.registry_store.lifetime_durations import LifetimeDurations
 from dspy_registry.registry_store.names import lookup_keys
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.scan import items_from, items_with_prefix
@@ -34,10 +35,11 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class VersionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Of a version: what readers get, ready, and the state it comes from, by size class."""
+    """Of a version: what readers get, ready, and the state it comes from, by size class; and its life's durations."""
 
     usage: VersionUsage
     kept: dict[str, Kept]
+    durations: LifetimeDurations = LifetimeDurations()
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -46,6 +48,14 @@ class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 class _VersionHead(msgspec.Struct, array_like=True, frozen=True, gc=False):
     usage: VersionUsage
+
+
+class VersionFigures(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Of a version, what metrics show of it. The state between is passed over, not decoded."""
+
+    usage: VersionUsage
+    kept: msgspec.Raw
+    durations: LifetimeDurations = LifetimeDurations()
 
 
 class Ledger(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -73,6 +83,7 @@ ledger_codec = Sealed(Ledger, "a usage reporter's row", USAGE)
 lost_codec = Sealed(int, "the count of calls lost", USAGE)
 _head_codec = Sealed(_Head, "a usage row", USAGE)
 _version_head_codec = Sealed(_VersionHead, "a usage row of a version", USAGE)
+_figures_codec = Sealed(VersionFigures, "a usage row of a version", USAGE)
 
 # No name holds a control character, so these sort before every name.
 LEDGER_PREFIX: Final = b"\0r"
@@ -162,8 +173,8 @@ def load_row(txn: Transaction, dbs: Databases, name: str) -> Row | None:
     return None if value is None else row_codec.load(value, key, dbs.format)
 
 
-def load_versions_of(txn: Transaction, dbs: Databases, name: str, most: int) -> list[VersionUsage]:
-    """The usage of the newest `most` versions of a module that have some, oldest first. A damaged one is left out."""
+def load_versions_of(txn: Transaction, dbs: Databases, name: str, most: int) -> list[VersionFigures]:
+    """The newest `most` versions of a module that were called, oldest first. A damaged one is left out."""
     if not has_versions(dbs):
         return []
     prefix = versioned_prefix(name)
@@ -171,7 +182,7 @@ def load_versions_of(txn: Transaction, dbs: Databases, name: str, most: int) -> 
     found = []
     for key in keys[-most:]:
         with contextlib.suppress(CorruptRecordError):
-            found.append(_version_head_codec.load(txn.get(key, None, dbs.usage), key, dbs.format).usage)
+            found.append(_figures_codec.load(txn.get(key, None, dbs.usage), key, dbs.format))
     return found
 
 

@@ -15,6 +15,7 @@ from dspy_registry.explorer import access
 from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.changes import SHOWN
 from dspy_registry.explorer.filters import AskedQuery
+from dspy_registry.explorer.heads import is_head
 from dspy_registry.explorer.number_fields import WHOLE
 from dspy_registry.explorer.refusals import error
 from dspy_registry.explorer.reported_calls import ReportedCalls, record
@@ -120,11 +121,13 @@ def _revision(text: str) -> int | None:
 
 def _live(router: APIRouter, site: Site) -> None:
     @router.get("/events", summary="Changes and health, as they happen", response_class=StreamingResponse)
-    async def events(last_event_id: Annotated[str, Header()] = "") -> StreamingResponse:
+    async def events(request: Request, last_event_id: Annotated[str, Header()] = "") -> Response:
         """Server-sent events: `hello`, `change`, `health`, and `reload` for a listener that was too slow.
 
         The id of a change is its revision. A listener that connects again with `Last-Event-ID` gets what it missed.
         """
+        if is_head(request.scope):
+            return Response(media_type="text/event-stream")
         return StreamingResponse(site.events.stream(_revision(last_event_id)), media_type="text/event-stream")
 
 

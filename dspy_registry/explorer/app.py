@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from dspy_registry.explorer import access
 from dspy_registry.explorer.api import PREFIX, api, refusal
 from dspy_registry.explorer.body_limit import BodyLimit
+from dspy_registry.explorer.heads import HeadAsGet, allowed
 from dspy_registry.explorer.pages import pages, templates
 from dspy_registry.explorer.refusals import is_for_programs
 from dspy_registry.explorer.site import Site
@@ -80,7 +81,8 @@ def create_app(site: Site, names: Collection[str] = ()) -> Any:
     @app.exception_handler(HTTPException)
     async def plain_problem(request: Request, error: HTTPException) -> Response:
         answer = told(request, error.status_code, "HTTPError", str(error.detail))
-        answer.headers.update(error.headers or {})
+        for name, value in (error.headers or {}).items():
+            answer.headers[name] = allowed(value) if name.lower() == "allow" else value
         return answer
 
     @app.exception_handler(Exception)
@@ -89,16 +91,19 @@ def create_app(site: Site, names: Collection[str] = ()) -> Any:
         message = "the explorer failed to answer this request."
         return told(request, 500, "InternalError", message, "The explorer's log tells where. Please report it.")
 
-    return access.Guard(BodyLimit(app), site.token, names)
+    return HeadAsGet(access.Guard(BodyLimit(app), site.token, names))
 
 
 def _all_that_is_wrong(error: RequestValidationError) -> str:
-    return "; ".join(
+    found = error.errors()
+    told = [
         f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg'].removeprefix(_PYDANTICS)}"
-        for each in error.errors()[:50]
-    )
+        for each in found[:_MOST_TOLD]
+    ]
+    return "; ".join([*told, *([f"and {len(found) - _MOST_TOLD} more"] if len(found) > _MOST_TOLD else [])])
 
 
+_MOST_TOLD: Final = 50
 _PYDANTICS: Final = "Value error, "
 
 

@@ -73,14 +73,17 @@ async def get_registry(request: Request) -> Registry:
 def health_routes(prefix: str = "") -> APIRouter:
     """`/healthz`: the process answers. `/readyz`: its registry can be read, 503 with the reason when it cannot.
 
-    Both answer with JSON. The writer daemon need not run for a service to be ready: readers go on without it.
+    Both answer with JSON, and to HEAD without it. The writer daemon need not run for a service to be ready: readers go
+    on without it.
     """
     router = APIRouter(prefix=prefix, tags=["health"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @router.head("/readyz", response_model=None, include_in_schema=False)
     @router.get("/readyz", response_model=None)
     async def readyz(request: Request) -> JSONResponse:
         return await run_in_threadpool(_readiness, request.app.state)

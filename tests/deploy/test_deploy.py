@@ -92,9 +92,8 @@ def test_the_compose_file_keeps_its_schema(name: str) -> None:
 
 def test_all_who_share_the_registry_share_its_volume_and_one_pid_namespace() -> None:
     services = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())["services"]
-    sharing = {
-        name for name, service in services.items() if "registry:/var/lib/dspy-registry" in service.get("volumes", [])
-    }
+    volume = "registry:/var/lib/dspy-registry"
+    sharing = {name for name, service in services.items() if volume in service.get("volumes", ())}
     assert sharing == {"daemon", "explorer", "answers", "tasks"}
     assert {services[name].get("pid") for name in sharing - {"daemon"}} == {"service:daemon"}
     *_, daemon_set = yaml.safe_load_all((DEPLOY / "kubernetes" / "daemonset.yaml").read_text())

@@ -22,6 +22,7 @@ class VersionTotal:
     def __init__(self, row: VersionRow, ceiling: Ceiling) -> None:
         self._usage = row.usage
         self._kept = dict(row.kept)
+        self._durations = row.durations
         self._ceiling = ceiling
         self._statistics: dict[str, Statistics] = {}
         self._evaluated, self._failed = Minutes(row.usage.evaluated), Minutes(row.usage.failed)
@@ -62,7 +63,7 @@ class VersionTotal:
             evaluated=self._evaluated.ring(MINUTES_KEPT),
             failed=self._failed.ring(MINUTES_KEPT),
         )
-        return VersionRow(usage, self._kept)
+        return VersionRow(usage, self._kept, self._durations)
 
     def _merge_evidence(self, report: Report) -> int:
         too_short = 0
@@ -71,4 +72,5 @@ class VersionTotal:
                 if size not in self._statistics:
                     self._statistics[size] = Statistics(self._kept.get(size))
                 too_short += self._statistics[size].merge(evidence, self._ceiling(size))
+                self._durations = self._durations.with_calls(evidence.completed)
         return too_short

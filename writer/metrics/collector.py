@@ -25,8 +25,14 @@ from dspy_registry.registry_store.limits_in_use import limit_of, limits_in_use, 
 from dspy_registry.registry_store.policy_rows import load_policies
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.registry_store.rollout_rows import load_rollouts
-from dspy_registry.registry_store.usage import VersionUsage
-from dspy_registry.registry_store.usage_rows import Row, calls_lost, load_all, load_row, load_versions_of
+from dspy_registry.registry_store.usage_rows import (
+    Row,
+    VersionFigures,
+    calls_lost,
+    load_all,
+    load_row,
+    load_versions_of,
+)
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.metrics import health_families, rollout_families, usage_families
 from dspy_registry.writer.metrics.daemon_families import StoreFigures, build, status_families, store_families
@@ -113,9 +119,9 @@ class Figures(Collector):
         yield from usage_families.version_families(versions)
         yield GaugeMetricFamily("dspy_registry_modules_shown", "Modules whose usage has series.", len(rows))
 
-    def _rows(self, txn: Transaction, dbs: Databases) -> tuple[list[Row], list[VersionUsage]]:
+    def _rows(self, txn: Transaction, dbs: Databases) -> tuple[list[Row], list[VersionFigures]]:
         rows: list[Row] = []
-        versions: list[VersionUsage] = []
+        versions: list[VersionFigures] = []
         for name in self._choice(txn, dbs):
             try:
                 row = load_row(txn, dbs, name)

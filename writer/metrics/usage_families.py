@@ -7,17 +7,18 @@ merged is counted in them exactly once, so no call is missing between a scrape a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from dspy_registry.registry_store.duration_buckets import by_key, value_of
+from dspy_registry.registry_store.lifetime_durations import BOUNDS, LifetimeDurations
 from dspy_registry.registry_store.outcome_kinds import FAILED, KINDS
 from dspy_registry.registry_store.usage import Buckets, ModuleUsage, VersionUsage
-from dspy_registry.registry_store.usage_rows import Row
+from dspy_registry.registry_store.usage_rows import Row, VersionFigures
 
-BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
-"""Seconds."""
+_BOUND_LABELS: Final = (*(str(float(bound)) for bound in BOUNDS), "+Inf")
 _QUANTILES: Final = ("p50", "p90", "p99")
 
 
@@ -25,16 +26,21 @@ def module_families(rows: Iterable[Row]) -> Iterator[Metric]:
     """Of modules, over all their versions."""
     found = list(rows)
     yield from _counted("dspy_registry", ("module",), [((row.usage.name,), row.usage) for row in found])
-    yield _durations(found)
+    durations = [((row.usage.name,), together(row.durations)) for row in found]
+    yield _durations("dspy_registry_call_duration_seconds", "a module", ("module",), durations)
     yield _last_use(found)
 
 
-def version_families(versions: Iterable[VersionUsage]) -> Iterator[Metric]:
-    """Of versions: those calls whose reports told their version."""
+def version_families(versions: Iterable[VersionFigures]) -> Iterator[Metric]:
+    """Of versions: those calls whose version is known."""
     found = list(versions)
-    labelled = [((usage.name, str(usage.version)), usage) for usage in found]
-    yield from _counted("dspy_registry_version", ("module", "version"), labelled)
-    yield _window(found)
+    labels = ("module", "version")
+    values = [(each.usage.name, str(each.usage.version)) for each in found]
+    usages = [each.usage for each in found]
+    yield from _counted("dspy_registry_version", labels, zip(values, usages, strict=True))
+    durations = zip(values, (each.durations for each in found), strict=True)
+    yield _durations("dspy_registry_version_call_duration_seconds", "a version", labels, durations)
+    yield _window(usages)
 
 
 _Labelled = Iterable[tuple[tuple[str, ...], ModuleUsage | VersionUsage]]
@@ -59,32 +65,26 @@ def _counted(prefix: str, labels: tuple[str, ...], usages: _Labelled) -> Iterato
     yield from (calls, failures, tokens, cost, priced)
 
 
-def _durations(rows: Iterable[Row]) -> HistogramMetricFamily:
+def _durations(
+    name: str, of: str, labels: tuple[str, ...], found: Iterable[tuple[tuple[str, ...], LifetimeDurations]]
+) -> HistogramMetricFamily:
     family = HistogramMetricFamily(
-        "dspy_registry_call_duration_seconds",
-        "Durations of the calls that completed, each to 1 %; so is their sum.",
-        labels=("module",),
+        name, f"Durations of the calls of {of} that completed, each to 1 %; so is their sum.", labels=labels
     )
-    for row in rows:
-        counts, total = histogram(row.durations)
-        family.add_metric((row.usage.name,), counts, total)
+    for values, durations in found:
+        family.add_metric(values, up_to_bounds(durations), durations.seconds)
     return family
 
 
-def histogram(durations: Mapping[str, Buckets]) -> tuple[list[tuple[str, float]], float]:
-    """Calls up to each of BOUNDS and in all, over all sizes of input, and the sum of all durations in seconds."""
-    per_bound = [0] * (len(BOUNDS) + 1)
-    total = 0.0
-    for buckets in durations.values():
-        for key, count in by_key(buckets).items():
-            seconds = value_of(key) / 1000
-            total += seconds * count
-            per_bound[next((at for at, bound in enumerate(BOUNDS) if seconds <= bound), len(BOUNDS))] += count
-    counts, running = [], 0
-    for bound, count in zip((*BOUNDS, float("inf")), per_bound, strict=True):
-        running += count
-        counts.append(("+Inf" if bound == float("inf") else str(float(bound)), float(running)))
-    return counts, total
+def together(by_size: Mapping[str, Buckets]) -> LifetimeDurations:
+    """Over all sizes of input."""
+    return reduce(LifetimeDurations.with_calls, by_size.values(), LifetimeDurations())
+
+
+def up_to_bounds(durations: LifetimeDurations) -> list[tuple[str, float]]:
+    """Calls up to each of BOUNDS, and in all."""
+    totals = accumulate(durations.counts or (0,) * len(_BOUND_LABELS))
+    return list(zip(_BOUND_LABELS, map(float, totals), strict=True))
 
 
 def _last_use(rows: Iterable[Row]) -> GaugeMetricFamily:

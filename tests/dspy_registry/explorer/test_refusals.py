@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ pytest.importorskip("jinja2")
 
 import httpx
 
-from dspy_registry import RegistryWriter
+from dspy_registry import Registry, RegistryWriter
 from dspy_registry.explorer.app import create_app
 from dspy_registry.explorer.body_limit import BodyLimit
 from dspy_registry.explorer.site import Site
-from tests.support.command import run
+from tests.support.command import daemon, run
 from tests.support.explorer import Explorer, explorer
 
 pytestmark = pytest.mark.xdist_group("explorer")
@@ -153,6 +155,76 @@ def test_a_reported_number_is_a_number(site: Explorer, field: str, value: str) -
     body = f'{{"calls": [{{"name": "dspy.Predict", "duration_ms": 5, "{field}": {value}}}]}}'
     answer = site.post("/api/v1/usage", content=body, headers={**BEARER, "content-type": "application/json"})
     assert field in told(answer, 422)["message"]
+
+
+NO_NAMES = ("n" * 256, "\u00e9" * 128, "a\0b", "a\nb", "\x7f", "", "\ud800", 5, None, True, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("name", name) for name in NO_NAMES),
+        *(("name", ["dspy.Predict", name]) for name in NO_NAMES),
+        *(("name", []), ("name", ["dspy.Predict"] * 9), ("name", [["dspy.Predict"]])),
+        *((count, value) for count in ("input_chars", "tokens_in", "tokens_out") for value in (-1, 2**53, 10**400)),
+        *(("version", -1), ("version", 2**32), ("cost_usd", -0.1), ("cost_usd", 2e9)),
+        *(("duration_ms", -1), ("duration_ms", 1e12), ("limit_ms", 0), ("limit_ms", 1e12)),
+        *(("began_at", 0), ("began_at", 1.8e12), ("retry_after", -1), ("retry_after", 86_401)),
+        *(("error", "luck"), ("error", ""), ("ok", None), ("ok", 1)),
+    ],
+)
+def test_a_call_that_would_be_lost_or_changed_later_is_refused(site: Explorer, field: str, value: Any) -> None:
+    call = {"name": "dspy.Predict", "duration_ms": 5, field: value}
+    headers = {**BEARER, "content-type": "application/json"}
+    answer = site.post("/api/v1/usage", content=json.dumps({"calls": [call]}), headers=headers)
+    message = told(answer, 422)["message"]
+    assert message.startswith(f"calls.0.{field}"), message
+    assert field == "error" or message.count(f"calls.0.{field}") == 1, "each problem once"
+
+
+def test_all_that_is_wrong_with_a_request_is_named_at_once(site: Explorer) -> None:
+    wrong = {"name": ["a\0b", "n" * 256], "duration_ms": -1, "tokens_in": 2**53, "version": 2**32}
+    message = told(site.post("/api/v1/usage", json={"calls": [wrong, wrong]}, headers=BEARER), 422)["message"]
+    for call in (0, 1):
+        for field in wrong:
+            assert f"calls.{call}.{field}: " in message
+    assert message.count("control character") == message.count("256 bytes, allowed are 1 to 255") == 2
+    many = {"calls": [wrong] * 20}
+    assert told(site.post("/api/v1/usage", json=many, headers=BEARER), 422)["message"].endswith("; and 30 more")
+
+
+def test_more_names_than_a_reporter_keeps_are_refused(site: Explorer) -> None:
+    calls = [{"name": f"acme.M{number}", "duration_ms": 5} for number in range(513)]
+    message = told(site.post("/api/v1/usage", json={"calls": calls}, headers=BEARER), 422)["message"]
+    assert message == "calls: 513 different modules and versions, allowed are 512 in one request"
+
+
+def test_what_is_taken_is_counted_to_the_last_digit(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder):
+        pass
+    largest = {
+        "name": ["\u00e9" * 127, "n" * 255, *["x"] * 5, "dspy.Predict"],
+        "duration_ms": 30 * 24 * 3600 * 1000,
+        "input_chars": 2**53 - 1,
+        "tokens_in": 2**53 - 1,
+        "tokens_out": 2**53 - 1,
+        "cost_usd": 1e9,
+        "version": 2**32 - 1,
+        "limit_ms": 30 * 24 * 3600 * 1000,
+        "began_at": time.time() + 3600,
+        "retry_after": 86_400,
+    }
+    others = [{"name": f"acme.M{number}", "duration_ms": 0} for number in range(511)]
+    with daemon(registry_folder):
+        with explorer(registry_folder, DSPY_REGISTRY_UI_TOKEN=TOKEN) as site:
+            taken = site.post("/api/v1/usage", json={"calls": [largest, *others]}, headers=BEARER)
+            assert (taken.status_code, taken.json()) == (202, {"recorded": 512})
+        with Registry(registry_folder) as registry, registry.snapshot() as snapshot:
+            usage = registry.usage("dspy.Predict")
+            assert (usage.calls, usage.tokens_in, usage.tokens_out, usage.cost_usd) == (1, 2**53 - 1, 2**53 - 1, 1e9)
+            assert usage.durations["very_large"].calls == 1
+            assert snapshot.calls_lost() == 0
+            assert sum(each.calls for each in registry.usages()) == 512
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "9" * 20, "9" * 5000, "\u00b2"])

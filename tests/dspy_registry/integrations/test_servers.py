@@ -88,10 +88,14 @@ def test_the_health_routes_tell_what_is_there(seeded_registry: Path, tmp_path: P
         server.wait_until_up()
         assert server.get("/healthz").json() == {"status": "ok"}
         assert server.get("/readyz").json() == {"status": "ok", "revision": 1, "modules": 6}
+        for path in ("/healthz", "/readyz"):
+            head = httpx.head(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
+            assert (head.status_code, head.content) == (200, b"")
         (seeded_registry / "data.mdb").unlink()
         (seeded_registry / "revision").unlink()
         ready = server.get("/readyz")
         assert ready.status_code == 503
+        assert httpx.head(f"http://127.0.0.1:{port}/readyz", timeout=60, trust_env=False).status_code == 503
         assert ready.json()["error"]["type"] == "RegistryNotFoundError"
 
 

@@ -12,10 +12,11 @@ from dspy_registry import InvalidArgumentError, ModuleInfo, Registry, RegistryWr
 from dspy_registry.registry_store.advice import Standing
 from dspy_registry.registry_store.boot_clock import Clocks
 from dspy_registry.registry_store.layout import HISTORY_VERSIONS
+from dspy_registry.registry_store.lifetime_durations import BOUNDS
 from dspy_registry.registry_store.outcome_kinds import KINDS
 from dspy_registry.registry_store.reports import Batch, read_batch
 from dspy_registry.registry_store.usage import VersionUsage
-from dspy_registry.registry_store.usage_rows import version_of_key
+from dspy_registry.registry_store.usage_rows import load_versions_of, version_of_key
 from dspy_registry.writer.client.pending_calls import Pending
 from dspy_registry.writer.client.recorded_call import Moment, moment_at
 from dspy_registry.writer.daemon.usage_merge import UsageMerger
@@ -190,6 +191,20 @@ def test_a_damaged_row_of_a_version_begins_again(writer: RegistryWriter, registr
     merge(writer, batches([(NAME, 100.0)] * 2))
     assert counted(registry, 1) == [2]
     assert registry.usage(NAME).calls == 3
+
+
+def test_durations_of_the_whole_life_stay_when_the_window_forgets_them(writer: RegistryWriter) -> None:
+    for milliseconds in (4_000.0, 80.0, 80.0, 80.0, 80.0):
+        merge(writer, batches([(NAME, milliseconds)] * 1500, version=1))
+    merge(writer, batches([(NAME, 100.0, False)] * 5, error="timeout", version=1))
+
+    environment = writer.store.environment
+    with environment.reading() as txn:
+        (found,) = load_versions_of(txn, environment.dbs, NAME, 4)
+    counts = dict(zip(BOUNDS, found.durations.counts, strict=False))
+    assert (counts[0.1], counts[5]) == (6000, 1500)
+    assert sum(found.durations.counts) == 7500, "completed calls only"
+    assert found.usage.standing["normal"].p99 < 4_000, "the window has forgotten"
 
 
 # When they go

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 pytest.importorskip("prometheus_client")
@@ -9,12 +10,13 @@ pytest.importorskip("prometheus_client")
 from dspy_registry.registry_store.advice import Standing
 from dspy_registry.registry_store.duration_buckets import as_buckets, key_of
 from dspy_registry.registry_store.errors import InvalidArgumentError
+from dspy_registry.registry_store.lifetime_durations import BOUNDS, LifetimeDurations
 from dspy_registry.registry_store.protocol import DaemonStatus
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
-from dspy_registry.registry_store.usage_rows import Row
+from dspy_registry.registry_store.usage_rows import Row, VersionFigures
 from dspy_registry.writer.metrics.attach import Address, parse_address
 from dspy_registry.writer.metrics.daemon_families import status_families
-from dspy_registry.writer.metrics.usage_families import BOUNDS, histogram, module_families, version_families
+from dspy_registry.writer.metrics.usage_families import module_families, together, up_to_bounds, version_families
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -44,7 +46,8 @@ def test_counters_are_the_totals_that_are_stored() -> None:
 
 def test_a_histogram_counts_every_duration_once_over_all_sizes() -> None:
     short, long = as_buckets({key_of(80.0): 3, key_of(0.0): 1}), as_buckets({key_of(4_000.0): 2, key_of(9e6): 1})
-    counts, total = histogram({"small": short, "large": long})
+    durations = together({"small": short, "large": long})
+    counts = up_to_bounds(durations)
     by_bound = dict(counts)
     assert by_bound["0.01"] == 1
     assert by_bound["0.1"] == 4
@@ -53,15 +56,28 @@ def test_a_histogram_counts_every_duration_once_over_all_sizes() -> None:
     assert by_bound["+Inf"] == 7
     assert len(counts) == len(BOUNDS) + 1
     assert [count for _, count in counts] == sorted(count for _, count in counts)
-    assert total == pytest.approx(3 * 0.08 + 2 * 4 + 9_000, rel=0.01)
-    assert histogram({})[0][-1] == ("+Inf", 0.0)
+    assert durations.seconds == pytest.approx(3 * 0.08 + 2 * 4 + 9_000, rel=0.01)
+    assert up_to_bounds(together({}))[-1] == ("+Inf", 0.0)
 
 
 def test_versions_have_percentiles_in_seconds() -> None:
     usage = VersionUsage("acme.Qa", 3, 5, standing={"normal": Standing(5, 1000.0, 2000.0, 3000.0)})
-    found = samples(version_families([usage]))
+    found = samples(version_families([VersionFigures(usage, msgspec.Raw())]))
     assert found["dspy_registry_version_calls_total", ("acme.Qa", "3")] == 5
     assert found["dspy_registry_version_duration_seconds", ("acme.Qa", "3", "normal", "99")] == 3.0
+    assert found["dspy_registry_version_call_duration_seconds_count", ("acme.Qa", "3")] == 0
+
+
+def test_versions_have_the_histogram_of_their_whole_life() -> None:
+    durations = LifetimeDurations().with_calls(as_buckets({key_of(80.0): 3, key_of(9e6): 1}))
+    versions = [VersionFigures(VersionUsage("acme.Qa", 3, 4), msgspec.Raw(), durations)]
+    found = samples(version_families(versions))
+    name = "dspy_registry_version_call_duration_seconds"
+    assert found[f"{name}_bucket", ("acme.Qa", "3", "0.05")] == 0
+    assert found[f"{name}_bucket", ("acme.Qa", "3", "0.1")] == 3
+    assert found[f"{name}_bucket", ("acme.Qa", "3", "600.0")] == 3
+    assert found[f"{name}_bucket", ("acme.Qa", "3", "+Inf")] == found[f"{name}_count", ("acme.Qa", "3")] == 4
+    assert found[f"{name}_sum", ("acme.Qa", "3")] == pytest.approx(3 * 0.08 + 9_000, rel=0.01)
 
 
 def status(**sections: object) -> DaemonStatus:

@@ -68,6 +68,10 @@ def test_calls_tokens_cost_and_durations_are_those_that_were_reported(measured: 
     assert value("call_duration_seconds_bucket", le="0.5") == 36
     assert value("call_duration_seconds_sum") == pytest.approx(36 * 0.3, rel=0.01)
     assert value("version_calls_total", version="1") == 40
+    assert value("version_call_duration_seconds_count", version="1") == 36
+    assert value("version_call_duration_seconds_bucket", version="1", le="0.25") == 0
+    assert value("version_call_duration_seconds_bucket", version="1", le="0.5") == 36
+    assert value("version_call_duration_seconds_sum", version="1") == pytest.approx(36 * 0.3, rel=0.01)
 
 
 def test_the_daemon_and_its_files_are_measured(measured: Measured, registry: Path) -> None:
@@ -114,6 +118,32 @@ def test_totals_go_on_after_a_daemon_was_killed(registry_folder: Path) -> None:
                 assert reporter.flush(60)
                 assert found.value("dspy_registry_calls_total", module="dspy.Predict") == expected
                 found.kill()
+
+
+def test_a_versions_histogram_rises_and_begins_again_as_a_whole_after_a_reset(registry_folder: Path) -> None:
+    name = "dspy_registry_version_call_duration_seconds"
+
+    def counted(found: Measured, calls: int) -> dict[str, float]:
+        for _ in range(calls):
+            reporter.record("acme.Qa", 80.0, version=1)
+        assert reporter.flush(60)
+        shown = {(metric, dict(labels).get("le", "")): value for (metric, labels), value in found.values().items()}
+        return {
+            "0.05": shown.get((f"{name}_bucket", "0.05"), -1),
+            "0.1": shown.get((f"{name}_bucket", "0.1"), -1),
+            "count": shown.get((f"{name}_count", ""), -1),
+            "sum": round(shown.get((f"{name}_sum", ""), -1), 1),
+        }
+
+    with RegistryWriter(registry_folder) as writer:
+        writer.register_module(ModuleInfo("acme.Qa"))
+    with measured_daemon(registry_folder) as found, UsageReporter(registry_folder) as reporter:
+        assert counted(found, 20) == {"0.05": 0, "0.1": 20, "count": 20, "sum": 1.6}
+        assert counted(found, 10) == {"0.05": 0, "0.1": 30, "count": 30, "sum": 2.4}
+        with WriterClient(registry_folder) as client:
+            client.reset_usage("acme.Qa", 1)
+        assert counted(found, 0) == {"0.05": -1, "0.1": -1, "count": -1, "sum": -1}, "the series ends"
+        assert counted(found, 5) == {"0.05": 0, "0.1": 5, "count": 5, "sum": 0.4}
 
 
 def serve_few(path: str, port_file: str) -> None:
