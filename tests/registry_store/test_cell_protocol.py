@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 
@@ -207,7 +208,14 @@ def beginning(*calls: int) -> State:
     return State((0, False), (IDLE,) * len(calls), processes)
 
 
-MANY = pytest.mark.parametrize("calls", [(3, 2), (1, 1, 1), pytest.param((2, 1, 1), marks=pytest.mark.full)])
+LONG = (pytest.mark.full, pytest.mark.timeout(900))
+MANY = pytest.mark.parametrize("calls", [(3, 2), (1, 1, 1), pytest.param((2, 1, 1), marks=LONG)])
+
+
+@cache
+def states_of(calls: tuple[int, ...], way: Way) -> set[State]:
+    """Kept: two tests look at the same states, and there are many."""
+    return all_states(beginning(*calls), way)
 
 
 def most_in_call(states: set[State]) -> int:
@@ -226,7 +234,7 @@ def is_begun_by(state: State, who: int) -> bool:
 
 @MANY
 def test_never_two_calls_in_one_cell(calls: tuple[int, ...]) -> None:
-    states = all_states(beginning(*calls), Way())
+    states = states_of(calls, Way())
     assert len(states) > 500
     assert most_in_call(states) == 1
 
@@ -235,7 +243,7 @@ def test_never_two_calls_in_one_cell(calls: tuple[int, ...]) -> None:
 def test_a_cell_without_a_call_can_be_begun_in_by_everybody_who_lives(calls: tuple[int, ...]) -> None:
     """Nothing leaks, wherever the others died; and a cell that is only kept refuses nobody."""
     quiet = 0
-    for state in all_states(beginning(*calls), Way()):
+    for state in states_of(calls, Way()):
         if all(process.at == "end" or not process.is_alive for process in state.processes):
             quiet += 1
             for who, process in enumerate(state.processes):
@@ -253,4 +261,4 @@ def test_a_cell_without_a_call_can_be_begun_in_by_everybody_who_lives(calls: tup
     ids=["no barrier", "no second look", "no mark"],
 )
 def test_it_fails_in_any_other_way(way: Way, calls: tuple[int, ...]) -> None:
-    assert most_in_call(all_states(beginning(*calls), way)) > 1
+    assert most_in_call(states_of(calls, way)) > 1
