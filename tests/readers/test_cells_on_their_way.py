@@ -121,6 +121,7 @@ def killed_at(line: int, work: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(fork(traced), 0)[1]) == -signal.SIGKILL
 
 
+@pytest.mark.timeout(600)  # hundreds of processes, one after another
 @pytest.mark.parametrize("is_busy", [pytest.param(False, marks=pytest.mark.full), True])
 def test_whoever_dies_at_any_line_leaves_the_cell_as_it_was(tmp_path: Path, is_busy: bool) -> None:
     """It needs a cell that another process keeps, with a call in it or without."""
