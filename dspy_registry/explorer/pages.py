@@ -22,6 +22,7 @@ from dspy_registry.explorer.ask import QuestionQuery
 from dspy_registry.explorer.filters import Asked, AskedQuery
 from dspy_registry.explorer.rows import alarm
 from dspy_registry.explorer.site import Site
+from dspy_registry.readers.ranking import PRIOR_RATE
 from dspy_registry.registry_store.changes import shown_requester
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.registry_store.usage import SIZES
@@ -60,7 +61,11 @@ def templates() -> Environment:
         query=urlencode,
     )
     environment.globals.update(
-        zone=zone, sparkline=charts.sparkline, chart_width=charts.WIDTH, chart_height=charts.HEIGHT
+        zone=zone,
+        sparkline=charts.sparkline,
+        chart_width=charts.WIDTH,
+        chart_height=charts.HEIGHT,
+        assumed_rate=PRIOR_RATE,
     )
     return environment
 
@@ -92,7 +97,7 @@ def iso(milliseconds: float) -> str:
 
 def share(rate: float | None) -> str:
     """A share as a percentage."""
-    return "–" if rate is None else f"{rate:.1%}"
+    return "–" if rate is None else f"{rate * 100:.1f}\N{NO-BREAK SPACE}%"
 
 
 def named(shares: dict[str, float]) -> str:

@@ -42,6 +42,14 @@ function replace(page) {
     next.dataset.seen = seen;
     offerCopies(next);
   }
+  hintAtMore();
+}
+
+// A table or chart that goes on beyond its right edge has a shadow there.
+function hintAtMore() {
+  for (const area of document.querySelectorAll(".scroll")) {
+    area.classList.toggle("more", area.scrollWidth - area.clientWidth - area.scrollLeft > 1);
+  }
 }
 
 function soon() {
@@ -81,6 +89,9 @@ function listen() {
 }
 
 offerCopies(document);
+hintAtMore();
+addEventListener("resize", hintAtMore);
+document.addEventListener("scroll", hintAtMore, { capture: true, passive: true });
 if (live && document.querySelector("[data-refresh]")) {
   listen();
   setInterval(() => { if (!document.hidden) soon(); }, REGULARLY);

@@ -156,6 +156,19 @@ def test_no_page_is_wider_than_its_window(chromium: Any, site: Explorer, path: s
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("width", SIZES)
+def test_what_goes_on_beyond_an_edge_is_hinted_at(chromium: Any, site: Explorer, width: int) -> None:
+    looked = Looked(chromium, site, viewport={"width": width, "height": 900})
+    page = looked.go("/")
+    hidden = page.evaluate("(area => area.scrollWidth - area.clientWidth)(document.querySelector('.scroll'))")
+    assert (hidden > 1) is (width == 400)
+    assert page.locator(".scroll.more").count() == (width == 400)
+    page.evaluate("document.querySelector('.scroll').scrollLeft = 10000")
+    page.wait_for_function("document.querySelector('.scroll.more') === null")
+    looked.close()
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_can_be_read_without_javascript(chromium: Any, site: Explorer, path: str) -> None:
     context = chromium.new_context(java_script_enabled=False)

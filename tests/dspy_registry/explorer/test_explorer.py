@@ -108,7 +108,7 @@ def test_modules_come_by_use_with_what_calls_have_shown(site: Explorer) -> None:
     assert sum(row["calls_by_minute"]) == 50
     assert row["p50_ms"] == pytest.approx(900, rel=0.01)
     page = site.get("/").text
-    assert 'class="number alarming">20.0%' in page
+    assert 'class="number alarming">20.0\xa0%' in page
     assert page.index("acme.Qa") < page.index("dspy.Predict")
 
 
