@@ -86,10 +86,10 @@ def test_the_thread_wakes_them_and_where_there_can_be_none_the_commit_does(
     assert rung == []
     ringer.ring()
     ringer.end()
-    assert rung == ["registry ringer"]
+    assert set(rung) == {"registry ringer"}  # the end wakes once more where the thread was quicker than it
     monkeypatch.setattr(threading.Thread, "start", _refuse)
     ringer.ring()
-    assert rung == ["registry ringer", "MainThread"]
+    assert rung[-1] == "MainThread"
 
 
 def _refuse(thread: threading.Thread) -> None:
