@@ -8,34 +8,27 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from dspy_registry.readers.lease_regions import Region
 from dspy_registry.readers.leases import Leases
 from dspy_registry.readers.limits import LimitedCall, all_holders
-from dspy_registry.registry_store import barriers
 from dspy_registry.registry_store.byte_locks import Hold
 from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.registry_store.lease_cells import is_in_use, owner_of, revoke
 from dspy_registry.registry_store.lease_file import LeaseFile
 from dspy_registry.registry_store.policy import Limit
 from tests.support.forks import fork
-from tests.support.limit_process import MEMBARRIER, QA, all_free, began, call
-from tests.support.pauses import paused_at
+from tests.support.kept_cells import leases, needs_membarrier
+from tests.support.limit_process import QA, all_free, began, call
+from tests.support.pauses import acting_at, paused_at
 
 OURS = ("leases.py", "lease_regions.py", "lease_cells.py", "lease_records.py", "byte_locks.py", "limits.py")
 
-pytestmark = pytest.mark.skipif(
-    MEMBARRIER is None or not barriers.register(), reason="without membarrier no cell is kept"
-)
+__all__ = ["leases"]
 
-
-@pytest.fixture
-def leases(tmp_path: Path) -> Leases:
-    return Leases(tmp_path)
+pytestmark = needs_membarrier
 
 
 def steals(one: Leases, other: Leases) -> None:
@@ -102,20 +95,9 @@ def test_a_call_is_not_lost_wherever_another_begins_and_ends(
 
 def killed_at(line: int, work: Callable[[], object]) -> bool:
     """Does some work in a forked child that kills itself at its line with this number. Whether there is such a line."""
-    left = line
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if not frame.f_code.co_filename.endswith(OURS):
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
 
     def traced() -> None:
-        sys.settrace(trace)
+        sys.settrace(acting_at(line, lambda: os.kill(os.getpid(), signal.SIGKILL), OURS))
         work()
 
     return os.waitstatus_to_exitcode(os.waitpid(fork(traced), 0)[1]) == -signal.SIGKILL

@@ -13,24 +13,19 @@ import pytest
 
 from dspy_registry.readers.leases import Lease, Leases
 from dspy_registry.readers.limits import LimitedCall, all_holders, holders_of
-from dspy_registry.registry_store import barriers
 from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.registry_store.lease_file import ALIVE, LeaseFile
 from dspy_registry.registry_store.lease_replacing import compact_lease_file
 from tests.support.forks import fork
-from tests.support.limit_process import MEMBARRIER, QA, all_free, began, call
+from tests.support.kept_cells import leases, needs_membarrier
+from tests.support.limit_process import QA, all_free, began, call
 from tests.support.processes import child
 
 PROCESS = "tests.support.limit_process"
 
-pytestmark = pytest.mark.skipif(
-    MEMBARRIER is None or not barriers.register(), reason="without membarrier no cell is kept"
-)
+__all__ = ["leases"]
 
-
-@pytest.fixture
-def leases(tmp_path: Path) -> Leases:
-    return Leases(tmp_path)
+pytestmark = needs_membarrier
 
 
 def test_a_call_in_a_kept_cell_takes_no_lock(leases: Leases, tmp_path: Path) -> None:

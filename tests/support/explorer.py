@@ -15,11 +15,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from dspy_registry import RegistryWriter
 from tests.support import fork_server
 from tests.support.fork_server import Forked
 
 _IMPORTS = (*fork_server.WHAT_MOST_NEED, "dspy_registry.explorer.app", "uvicorn", "tests.support.command")
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+
+TOKEN = "a-token-of-some-length"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 class Explorer:
@@ -68,6 +72,15 @@ def explorer(registry: Path, *options: str, **environment: str) -> Iterator[Expl
         process.kill()
         process.wait()
         process.close()
+
+
+@contextmanager
+def empty_site(folder: Path) -> Iterator[Explorer]:
+    """The explorer of a new registry, which asks for TOKEN."""
+    with RegistryWriter(folder):
+        pass
+    with explorer(folder, DSPY_REGISTRY_UI_TOKEN=TOKEN) as running:
+        yield running
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One thread that stops at each line of ours in turn, while another one does something."""
+"""Something that happens at each line of ours in turn: a pause while another thread goes on, or a death."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from types import FrameType
 from typing import Any
 
 
-def paused_at(line: int, work: Callable[[], object], meanwhile: Callable[[], object], *files: str) -> bool:
-    """Runs `work` in a thread that stops at its line with this number until `meanwhile` is over, or cannot go on.
-
-    Lines of these files count. Returns whether there is such a line.
-    """
-    left, stopped, goes_on = line, threading.Event(), threading.Event()
+def acting_at(line: int, act: Callable[[], object], files: tuple[str, ...]) -> Callable[[FrameType, str, Any], Any]:
+    """A function for `sys.settrace` that calls `act` at the line with this number. Lines of these files count."""
+    left = line
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
@@ -23,12 +20,26 @@ def paused_at(line: int, work: Callable[[], object], meanwhile: Callable[[], obj
         if event == "line":
             left -= 1
             if left == -1:
-                stopped.set()
-                goes_on.wait(0.1)  # `meanwhile` may need what this thread holds: then it comes after
+                act()
         return trace
 
+    return trace
+
+
+def paused_at(line: int, work: Callable[[], object], meanwhile: Callable[[], object], *files: str) -> bool:
+    """Runs `work` in a thread that stops at its line with this number until `meanwhile` is over, or cannot go on.
+
+    Lines of these files count. Returns whether there is such a line.
+    """
+    was_reached, stopped, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    def pause() -> None:
+        was_reached.set()
+        stopped.set()
+        goes_on.wait(0.1)  # `meanwhile` may need what this thread holds: then it comes after
+
     def traced() -> None:
-        sys.settrace(trace)
+        sys.settrace(acting_at(line, pause, files))
         try:
             work()
         finally:
@@ -41,4 +52,4 @@ def paused_at(line: int, work: Callable[[], object], meanwhile: Callable[[], obj
     meanwhile()
     goes_on.set()
     thread.join()
-    return left < 0
+    return was_reached.is_set()

@@ -25,14 +25,13 @@ import httpx
 from dspy_registry import ModuleInfo, Policy, Registry, RegistryWriter, Requirements, UsageReporter, WriterClient
 from dspy_registry.explorer.access import POLICY
 from tests.support.command import daemon, run
-from tests.support.explorer import Explorer, explorer
+from tests.support.explorer import TOKEN, Explorer, explorer
 from tests.support.metrics import measured_daemon
 from tests.support.reporting import calls
 from tests.support.usage_helpers import wait_until
 
 pytestmark = pytest.mark.xdist_group("explorer")
 
-TOKEN = "a-token-of-some-length"
 LARGEST_PAGE = 200_000
 STRANGE = "acme.<script>alert(1)</script>"
 ODD = "acme.a/b?c#d%20e"

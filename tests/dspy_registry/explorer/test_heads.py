@@ -12,21 +12,14 @@ pytest.importorskip("jinja2")
 
 import httpx
 
-from dspy_registry import RegistryWriter
-from tests.support.explorer import Explorer, explorer
+from tests.support.explorer import BEARER, Explorer, empty_site
 
 pytestmark = pytest.mark.xdist_group("explorer")
-
-TOKEN = "a-token-of-some-length"
-BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
-    path = tmp_path_factory.mktemp("heads") / "registry"
-    with RegistryWriter(path):
-        pass
-    with explorer(path, DSPY_REGISTRY_UI_TOKEN=TOKEN) as running:
+    with empty_site(tmp_path_factory.mktemp("heads") / "registry") as running:
         yield running
 
 

@@ -15,23 +15,18 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 pytest.importorskip("jinja2")
 
-from dspy_registry import RegistryWriter
 from tests.support import ROOT
-from tests.support.explorer import Explorer, explorer
+from tests.support.explorer import TOKEN, Explorer, empty_site
 
 pytestmark = pytest.mark.xdist_group("explorer")
 
-TOKEN = "a-token-of-some-length"
 PAGE = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^\$ (curl .*)$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
-    path = tmp_path_factory.mktemp("page") / "registry"
-    with RegistryWriter(path):
-        pass
-    with explorer(path, DSPY_REGISTRY_UI_TOKEN=TOKEN) as running:
+    with empty_site(tmp_path_factory.mktemp("page") / "registry") as running:
         yield running
 
 

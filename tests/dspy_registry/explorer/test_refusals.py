@@ -25,12 +25,10 @@ from dspy_registry.explorer.app import create_app
 from dspy_registry.explorer.body_limit import BodyLimit
 from dspy_registry.explorer.site import Site
 from tests.support.command import daemon, run
-from tests.support.explorer import Explorer, explorer
+from tests.support.explorer import BEARER, TOKEN, Explorer, explorer
 
 pytestmark = pytest.mark.xdist_group("explorer")
 
-TOKEN = "a-token-of-some-length"
-BEARER = {"authorization": f"Bearer {TOKEN}"}
 STRANGE = ("\u0661\u0662", "1_0", " 7", "nan", "inf", "1e999", "9" * 5000)
 
 
