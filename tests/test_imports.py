@@ -199,6 +199,12 @@ def naming_an_index(files: list[Path]) -> list[Path]:
     return [path for path in files if any(host in path.read_bytes() for host in INDEX_HOSTS)]
 
 
+def with_an_unfinished_merge(files: list[Path]) -> list[Path]:
+    """The files in which git left both sides of a conflict."""
+    marks = (b"<" * 7 + b" ", b">" * 7 + b" ")
+    return [path for path in files if any(line.startswith(marks) for line in path.read_bytes().splitlines())]
+
+
 def loaded_by(code: str, cwd: Path) -> set[str]:
     """The top-level modules of a fresh process after `code`."""
     report = "import json, sys; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
@@ -264,6 +270,10 @@ def test_committed_files_name_no_package_index() -> None:
     files = committed_files(ROOT)
     assert files
     assert naming_an_index(files) == []
+
+
+def test_committed_files_hold_no_unfinished_merge() -> None:
+    assert with_an_unfinished_merge(committed_files(ROOT)) == []
 
 
 def test_importing_the_face_loads_nothing(tmp_path: Path) -> None:
@@ -356,6 +366,13 @@ def test_a_named_index_is_found(tmp_path: Path, host: bytes) -> None:
     named.write_bytes(b'index-url = "https://' + host + b'/simple"')
     subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
     assert naming_an_index(committed_files(tmp_path)) == [named]
+
+
+def test_an_unfinished_merge_is_found(tmp_path: Path) -> None:
+    merged, unmerged = tmp_path / "merged.md", tmp_path / "unmerged.md"
+    merged.write_text("<<< not a mark >>>\n=======\n")
+    unmerged.write_text(f"{'<' * 7} HEAD\nours\n=======\ntheirs\n{'>' * 7} branch\n")
+    assert with_an_unfinished_merge([merged, unmerged]) == [unmerged]
 
 
 def test_a_loaded_module_is_seen(tmp_path: Path) -> None:
