@@ -251,17 +251,15 @@ def test_usage_of_a_version_without_the_usage_in_all_is_told(tmp_path: Path) -> 
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(600)  # half of the usual limit goes into making the modules
 def test_a_million_modules_are_checked_in_bounded_memory(tmp_path: Path) -> None:
-    """The address space beyond the map and the interpreter stays below 256 MiB."""
+    """The memory of its own stays below 256 MiB; the map is not counted."""
     count = 1_000_000
     with RegistryWriter(tmp_path) as writer:
         writer.register_modules([ModuleInfo(f"a.M{i}", capabilities=(f"c{i % 100}",)) for i in range(count)])
     script = (
-        "import resource, sys; from dspy_registry.registry_store.check.checker import check; "
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
-        "from dspy_registry.registry_store.sharing import attach; "
-        "assert list(check(sys.argv[1])) == []; "
-        "import re; status = open('/proc/self/status').read(); "
+        "import re, sys; from dspy_registry.registry_store.check.checker import check; "
+        "assert list(check(sys.argv[1])) == []; status = open('/proc/self/status').read(); "
         "print(int(re.search(r'RssAnon:\\s+(\\d+)', status)[1]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=True)
