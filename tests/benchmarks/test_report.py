@@ -15,7 +15,8 @@ from benchmarks.charts import CHARTS
 from benchmarks.rows import Result
 from tests.benchmarks.test_measuring import SIZE
 
-pytestmark = pytest.mark.timeout(300)  # one of the fixtures measures every row
+# One of the fixtures measures every row, so one process makes it, once.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("bench report")]
 
 
 @pytest.fixture(scope="module")
