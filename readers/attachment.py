@@ -58,6 +58,7 @@ class Attachment(Queries):
         "_by_category",
         "_cache",
         "_environment",
+        "_every_word",
         "_file",
         "_followed",
         "_freshness",
@@ -82,6 +83,7 @@ class Attachment(Queries):
     path: Path
     _word: memoryview[float]
     _words: memoryview[float]
+    _every_word: memoryview[float]
     _valid: memoryview[float]
     _followed: float
     _records: dict[str, ModuleInfo]
@@ -228,6 +230,7 @@ class Attachment(Queries):
         self._valid[()] = self._followed = RETIRED
         self._word = file.word
         self._words = file.words
+        self._every_word = file.every_word
         self._usage = UsageCache()
         self._policies = PolicyCache()
         self._usage_word = file.usage_word

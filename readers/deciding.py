@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
 from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
-from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, begun
+from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, Words, begun
 from dspy_registry.readers.host import HostReads
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
@@ -116,9 +116,8 @@ class Deciding(HostReads):
                 others = (category, pool_type, native, gpu, max_memory, max_compute, *words)
                 arguments = (*arguments, *others)
             if (
-                self._words == kept.words
+                self._every_word == kept.words  # that is the health published, too
                 and health.known is kept.health
-                and (kept.is_without_file or health.word == kept.health.seen)
                 and _clock(_BOOT_TIME) < kept.ends
             ):
                 return kept.routes[arguments]
@@ -160,7 +159,7 @@ class Deciding(HostReads):
     def _are_valid(self, decisions: Decisions) -> bool:
         """Whether what they rest on is unchanged."""
         return (
-            self._words == decisions.words
+            self._every_word == decisions.words
             and self._health.current() is decisions.health
             and boot_seconds() < decisions.ends
         )
@@ -169,23 +168,24 @@ class Deciding(HostReads):
         """Decisions that hold what `asked` needs, all read in one transaction. Call it inside the gate."""
         environment = self._live()
         while True:
+            words: Words = tuple(self._every_word)  # first: it may not say more than the health that is read
             health = self._health.current()
-            words = self._word[()], self._usage_word[()]
             with environment.reading() as txn:
-                if (self._word[()], self._usage_word[()]) != words and not is_retired(words[0]):
+                if (self._word[()], self._usage_word[()]) != (words[0], words[2]) and not is_retired(words[0]):
                     continue
                 decisions = self._decisions
                 if not self._are_valid(decisions) or health is not decisions.health:
                     revision = lookup.load_state(txn, environment.dbs).revision
                     decisions = self._new_decisions(words, health, revision)
                 decisions.load(txn, environment.dbs, asked)
-            if words[0] % 2 == 0 and self._cache.size:  # while it is odd, a commit may land at any moment
+            # While word or count is odd, a commit may land, or another list of health be in force, at any moment.
+            if words[0] % 2 == words[3] % 2 == 0 and self._cache.size:
                 self._decisions = decisions
             return decisions
 
-    def _new_decisions(self, words: tuple[float, float], health: Known, revision: int) -> Decisions:
+    def _new_decisions(self, words: Words, health: Known, revision: int) -> Decisions:
         sources = Sources(self._weights, self._min_observed_calls, self._advise)
-        return begun(*words, revision, health, sources, self._decisions)
+        return begun(words, revision, health, sources, self._decisions)
 
     def _estimate_and_keep(self, name: str, input_size: str, basis: str) -> int:
         name = plain_name(name)

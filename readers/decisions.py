@@ -32,6 +32,10 @@ from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.policy import Declaration
 from dspy_registry.registry_store.revision import RETIRED, private_words
 
+Words = tuple[float, ...]
+"""As `RevisionFile.every_word` has them: word, nothing, usage word, health count."""
+
+_OF_RECORDS: Final = 3  # the words that say whether records and usage are unchanged
 _MOST_ROUTES: Final = 4096
 _MOST_FACTS: Final = 65_536
 _SECONDS_A_MINUTE: Final = 60
@@ -42,7 +46,9 @@ _LOOK_FOR_HEALTH_EVERY: Final = 1.0
 class Decisions:
     """What was decided while the shared words are `words` and health is `health`, and until `ends`.
 
-    `ends` is on the boot-time clock. Change it only inside the gate, except for adding a route.
+    `words` has every word of the revision file: the published health is unchanged while they are. `health` is compared
+    beside it for what this process counts itself. `ends` is on the boot-time clock. Change it only inside the gate,
+    except for adding a route.
     """
 
     __slots__ = (
@@ -56,15 +62,13 @@ class Decisions:
         "_terms",
         "ends",
         "health",
-        "is_without_file",
         "routes",
         "words",
     )
 
-    def __init__(self, word: float, usage_word: float, health: Health, ends: float) -> None:
-        self.words = private_words(word, usage_word)
+    def __init__(self, words: Words, health: Health, ends: float) -> None:
+        self.words = private_words(*words)
         self.health = health
-        self.is_without_file = isnan(health.word)
         self.ends = ends
         self.routes: dict[Any, Route] = {}
         self._known: dict[str, KnownModule] = {}
@@ -79,7 +83,7 @@ class Decisions:
     def begin(self, terms: Terms, moment: Moment, advise: Advise, former: Decisions) -> None:
         """Take over what was read at the same words, if only the minute or the health has changed."""
         self._terms, self._moment, self._advise = terms, moment, advise
-        if former.words == self.words:
+        if tuple(former.words)[:_OF_RECORDS] == tuple(self.words)[:_OF_RECORDS]:
             self._known, self._excluded, self._policies = former._known, former._excluded, former._policies
 
     def load(self, txn: Transaction, dbs: Databases, asked: Asked) -> None:
@@ -125,15 +129,13 @@ class Sources(msgspec.Struct, frozen=True):
     advise: Advise
 
 
-def begun(
-    word: float, usage_word: float, revision: int, health: Health, sources: Sources, former: Decisions
-) -> Decisions:
+def begun(words: Words, revision: int, health: Health, sources: Sources, former: Decisions) -> Decisions:
     """New decisions at these words, and the present time."""
     now, unix = boot_seconds(), time.time()
-    decisions = Decisions(word, usage_word, health, ends_at(now, unix, health))
+    decisions = Decisions(words, health, ends_at(now, unix, health))
     terms = Terms(sources.weights, sources.enough, health, now, int(unix // _SECONDS_A_MINUTE))
     health_word = 0 if isnan(health.word) else int(health.word)
-    moment = Moment(revision, int(usage_word), health_word, terms.minute, sources.enough)
+    moment = Moment(revision, int(words[2]), health_word, terms.minute, sources.enough)
     decisions.begin(terms, moment, sources.advise, former)
     return decisions
 
@@ -145,4 +147,4 @@ def ends_at(now: float, unix: float, health: Health) -> float:
     return min(minute_ends, look_again, health.next_change(now))
 
 
-NOTHING_DECIDED: Final = Decisions(RETIRED, RETIRED, Health(nan), 0.0)
+NOTHING_DECIDED: Final = Decisions((RETIRED, 0.0, RETIRED, RETIRED), Health(nan), 0.0)

@@ -72,6 +72,6 @@ class DecidingSnapshot(Queries):
         health, decisions = self._own.health.current(), self._decisions
         if health is not decisions.health or boot_seconds() >= decisions.ends:
             sources = Sources(self._weights, self._min_observed_calls, self._advise)
-            word = committed(self.revision)
-            decisions = self._decisions = begun(word, self._usage_word, self.revision, health, sources, decisions)
+            words = (committed(self.revision), 0.0, self._usage_word, 0.0)  # nobody compares a snapshot's
+            decisions = self._decisions = begun(words, self.revision, health, sources, decisions)
         return decisions

@@ -8,6 +8,8 @@
 A list is written into the place that the list in force does not use, then its number becomes the word. A reader that
 sees the same word before and after it copies a list has a whole list. A daemon that is killed while it writes changes
 nothing. Nothing is synced. A list of another boot is ignored, because its times mean nothing now.
+
+The file `revision` counts what is put in force, and says so before it is: see `RevisionFile.changing_health`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +32,7 @@ from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.disk import explained
 from dspy_registry.registry_store.errors import (
     CorruptRecordError,
+    DamagedStoreError,
     RegistryError,
     RegistryNotFoundError,
     StoreError,
@@ -36,7 +40,7 @@ from dspy_registry.registry_store.errors import (
 )
 from dspy_registry.registry_store.own_files import new_file, not_regular, open_binary
 from dspy_registry.registry_store.paths import file_identity
-from dspy_registry.registry_store.revision import RETIRED, is_retired
+from dspy_registry.registry_store.revision import RETIRED, RevisionFile, is_retired
 
 if TYPE_CHECKING:
     from dspy_registry.registry_store.futex import FutexWord
@@ -107,6 +111,7 @@ class HealthFile:
         if self._map[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:
             raise _unknown(self.path)
         self.identity = (status.st_dev, status.st_ino)
+        self._revision: RevisionFile | None = None
         self.word = memoryview(self._map)[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
 
     @cached_property
@@ -148,15 +153,28 @@ class HealthFile:
         # Readers do not use this place before the word names it: it held the list before the one in force.
         _LENGTH.pack_into(self._map, place, len(value))
         self._map[place + _LENGTH.size : place + _LENGTH.size + len(value)] = value
-        self.word[()] = word
-        self.futex.store(self.futex.value + 1)
+        self._put_in_force(word)
         return word
 
     def retire(self) -> None:
         """Tell every process that maps this file to open it again."""
-        self.word[()] = RETIRED
-        self.futex.store(self.futex.value + 1)
+        self._put_in_force(RETIRED)
         self.futex.wake_all()
+
+    def _put_in_force(self, word: float) -> None:
+        with self._counted():
+            self.word[()] = word
+        self.futex.store(self.futex.value + 1)
+
+    def _counted(self) -> AbstractContextManager[None]:
+        """The file `revision` of the folder counts what is done meanwhile. Without one, nobody keeps an answer."""
+        try:
+            if self._revision is None or not self._revision.is_current():
+                self._revision = RevisionFile(self.path.parent, writable=True)
+        except (RegistryNotFoundError, DamagedStoreError):
+            self._revision = None
+            return nullcontext()
+        return self._revision.changing_health()
 
     def _value(self, word: float) -> bytes:
         place = _place(word)

@@ -10,7 +10,10 @@ comparison with it fails. On the supported 64-bit processors an aligned 8-byte c
 
 The usage word beside it counts the commits that make no revision. So each commit moves one of the two.
 
-The bell is a third number, for those who sleep until something changes: the writer raises it after a commit, and wakes
+The health count moves with each list that the file `health` puts in force: it is odd while that happens. So whoever
+keeps what rests on that list has to look at this file only.
+
+The bell is one more number, for those who sleep until something changes: the writer raises it after a commit, and wakes
 them. 0 means that the writer is of release 0.1.0, which rings no bell.
 
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
@@ -23,6 +26,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -50,8 +55,9 @@ FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16
 
 _MAGIC: Final = b"dspy-registry-1\n"
-# The word has a cache line to itself: a write to the same line would slow its readers.
-_WORD_AT, _USAGE_AT, _MAGIC_AT, _BELL_AT, _ANNOUNCEMENT_AT = 0, 64, 128, 192, 4096
+# The word has a cache line to itself: a write to the same line would slow its readers. Word, nothing, usage word and
+# health count are equally far apart, so that one view shows them all. Nothing is 0 and stays so.
+_WORD_AT, _USAGE_AT, _HEALTH_AT, _MAGIC_AT, _BELL_AT, _ANNOUNCEMENT_AT = 0, 64, 96, 128, 192, 4096
 _ID_AT: Final = _MAGIC_AT + len(_MAGIC)
 _DATA_AT: Final = _ID_AT + 16
 _DOUBLE: Final = struct.Struct("d")
@@ -72,9 +78,9 @@ def private_word(word: float) -> memoryview[float]:
     return memoryview(bytearray(_DOUBLE.pack(word))).cast("d", shape=[])
 
 
-def private_words(word: float, usage_word: float) -> memoryview[float]:
-    """Two numbers of this process, to compare with `words`. `[0]` and `[1]` read and set them."""
-    return memoryview(bytearray(_DOUBLE.pack(word) + _DOUBLE.pack(usage_word))).cast("d")
+def private_words(*words: float) -> memoryview[float]:
+    """Numbers of this process, to compare with `words` or `every_word`. `[0]`, `[1]` and so on read and set them."""
+    return memoryview(bytearray(b"".join(map(_DOUBLE.pack, words)))).cast("d")
 
 
 NO_DATA_FILE: Final = (0, 0)
@@ -123,7 +129,8 @@ def missing_commits(folder: Path, word: float, revision: int) -> str | None:
 class RevisionFile:
     """A mapping of the revision file. Readers map it read-only.
 
-    `word` and `usage_word` are views of the shared numbers: `word[()]` is the word now. `words` is a view of both.
+    `word`, `usage_word` and `health_count` are views of the shared numbers: `word[()]` is the word now. `words` is a
+    view of word and usage word, `every_word` of word, nothing, usage word and health count.
     `registry_id` is the identity of the registry. `identity` is (device, inode) of this file, `data_identity` that of
     data.mdb: a copied or compacted data.mdb may hold the same registry and revision, but live readers have not mapped
     it.
@@ -151,7 +158,9 @@ class RevisionFile:
         view = memoryview(self._map)
         self.word = view[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
         self.usage_word = view[_USAGE_AT : _USAGE_AT + 8].cast("d", shape=[])
+        self.health_count = view[_HEALTH_AT : _HEALTH_AT + 8].cast("d", shape=[])
         self.words = view[_WORD_AT : _USAGE_AT + 8].cast("d")[:: (_USAGE_AT - _WORD_AT) // 8]
+        self.every_word = view[_WORD_AT : _HEALTH_AT + 8].cast("d")[:: (_HEALTH_AT - _USAGE_AT) // 8]
 
     def _open(self, writable: bool) -> None:
         descriptor = open_file(self.path, os.O_RDWR if writable else os.O_RDONLY)
@@ -213,6 +222,17 @@ class RevisionFile:
     def count_silent_commit(self) -> None:
         """Raise the usage word: a commit made no revision. No other commit may begin before this was called."""
         self.usage_word[()] += 1.0
+
+    @contextmanager
+    def changing_health(self) -> Iterator[None]:
+        """The health count is odd meanwhile, and even after it. An exception or a death leaves it odd.
+
+        While it is odd, readers keep nothing that rests on health: another list may be in force at any moment.
+        """
+        count = self.health_count[()] // 2 * 2
+        self.health_count[()] = count + 1.0
+        yield
+        self.health_count[()] = count + 2.0
 
     def conclude(self, revision: int) -> None:
         """Store the even word of a revision that has been committed."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,10 +17,9 @@ from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.registry_store.lease_cells import is_in_use, owner_of, revoke
 from dspy_registry.registry_store.lease_file import LeaseFile
 from dspy_registry.registry_store.policy import Limit
-from tests.support.forks import fork
 from tests.support.kept_cells import leases, needs_membarrier
 from tests.support.limit_process import QA, all_free, began, call
-from tests.support.pauses import acting_at, paused_at
+from tests.support.pauses import killed_at, paused_at
 
 OURS = ("leases.py", "lease_regions.py", "lease_cells.py", "lease_records.py", "byte_locks.py", "limits.py")
 
@@ -93,16 +90,6 @@ def test_a_call_is_not_lost_wherever_another_begins_and_ends(
     assert line > 20
 
 
-def killed_at(line: int, work: Callable[[], object]) -> bool:
-    """Does some work in a forked child that kills itself at its line with this number. Whether there is such a line."""
-
-    def traced() -> None:
-        sys.settrace(acting_at(line, lambda: os.kill(os.getpid(), signal.SIGKILL), OURS))
-        work()
-
-    return os.waitstatus_to_exitcode(os.waitpid(fork(traced), 0)[1]) == -signal.SIGKILL
-
-
 @pytest.mark.timeout(600)  # hundreds of processes, one after another
 @pytest.mark.parametrize(
     ("is_busy", "step"),
@@ -122,11 +109,11 @@ def test_whoever_dies_at_any_line_leaves_the_cell_as_it_was(tmp_path: Path, is_b
     while more:
         with call(keeps):
             if is_busy:
-                more = killed_at(line, work)
+                more = killed_at(line, work, *OURS)
                 assert not began(call(looks)), f"a death at line {line}"
                 assert len(all_holders(looks)) == 1
         if not is_busy:
-            more = killed_at(line, work)
+            more = killed_at(line, work, *OURS)
         assert all_free(tmp_path)
         with call(looks if line % 2 else keeps):
             pass
@@ -148,7 +135,7 @@ def test_whoever_dies_taking_a_cell_in_which_a_call_has_just_begun_leaves_the_ca
     while more:
         with call(keeps):
             start = keeps.region(QA, 1).starts[0]
-            more = killed_at(line, work)
+            more = killed_at(line, work, *OURS)
             assert not began(call(looks)), f"a death at line {line}"
             assert [each.pid for each in all_holders(looks)] == [os.getpid()]
         line += 1

@@ -66,6 +66,17 @@ def test_views_are_equal_while_the_numbers_are(writer: RegistryWriter, registry_
     assert file.word == word
 
 
+def test_one_view_shows_word_usage_word_and_health_count(writer: RegistryWriter, registry_folder: Path) -> None:
+    file = RevisionFile(registry_folder, writable=True)
+    assert tuple(file.every_word) == (file.word[()], 0.0, file.usage_word[()], file.health_count[()])
+    for each in (file.word, file.usage_word, file.health_count):
+        seen = private_words(*file.every_word)
+        assert file.every_word == seen
+        each[()] += 2
+        assert file.every_word != seen
+        each[()] -= 2
+
+
 def test_a_retired_word_equals_nothing(writer: RegistryWriter, registry_folder: Path) -> None:
     file = RevisionFile(registry_folder, writable=True)
     usage = file.usage_word[()]

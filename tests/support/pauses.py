@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from tests.support.forks import fork
 
 
 def acting_at(line: int, act: Callable[[], object], files: tuple[str, ...]) -> Callable[[FrameType, str, Any], Any]:
@@ -53,3 +57,16 @@ def paused_at(line: int, work: Callable[[], object], meanwhile: Callable[[], obj
     goes_on.set()
     thread.join()
     return was_reached.is_set()
+
+
+def killed_at(line: int, work: Callable[[], object], *files: str) -> bool:
+    """Does some work in a forked child that kills itself at its line with this number. Lines of these files count.
+
+    Returns whether there is such a line.
+    """
+
+    def traced() -> None:
+        sys.settrace(acting_at(line, lambda: os.kill(os.getpid(), signal.SIGKILL), files))
+        work()
+
+    return os.waitstatus_to_exitcode(os.waitpid(fork(traced), 0)[1]) == -signal.SIGKILL
