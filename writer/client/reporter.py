@@ -28,7 +28,7 @@ from dspy_registry.writer.client.health_teller import HealthTeller, Pace
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Pending
 from dspy_registry.writer.client.recorded_call import Call, Names, moment_at, plain_name
 from dspy_registry.writer.client.report_link import ReportLink
-from dspy_registry.writer.client.told_calls import ToldCalls
+from dspy_registry.writer.client.told_calls import NO_ROOM, ToldCalls
 
 QUEUE_LENGTH: Final = 32_768
 """The most calls kept with their values between two rounds of the thread. Further calls are only counted."""
@@ -134,29 +134,29 @@ class UsageReporter:
         None: its duration ago. `retry_after` is how many seconds the provider asked to wait, None: it did not.
         """
         try:
-            if self._room.pop():
-                self._queue.append(
-                    (  # flat: a second tuple within it would take as long again
-                        name,
-                        duration_ms,
-                        ok,
-                        input_chars,
-                        tokens_in,
-                        tokens_out,
-                        cost_usd,
-                        error,
-                        version,
-                        limit_ms,
-                        began,
-                        retry_after,
-                    )
+            refused = self._room.pop()(
+                (  # flat: a second tuple within it would take as long again
+                    name,
+                    duration_ms,
+                    ok,
+                    input_chars,
+                    tokens_in,
+                    tokens_out,
+                    cost_usd,
+                    error,
+                    version,
+                    limit_ms,
+                    began,
+                    retry_after,
                 )
+            )
+            if refused is None:
                 if error is not None or ok is not True:
                     self._hurry()
                 return
-            self._room.append(False)
+            self._room.append(NO_ROOM)
         except IndexError:
-            self._room.append(False)  # to be found by the next call of a flood: an exception takes longer
+            self._room.append(NO_ROOM)  # to be found by the next call of a flood: an exception takes longer
         try:
             with self._lock:
                 if ok is True and error is None:

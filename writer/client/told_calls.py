@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from itertools import repeat
 from typing import Final
 
@@ -19,16 +20,21 @@ MOST_AT_ONCE: Final = 256
 """Calls that one question has told. A process that asks before each call has never more than its threads make."""
 
 
+NO_ROOM: Final = len
+"""Stands in `room` where there is none. It keeps nothing, and returns a number where `append` returns None."""
+
+
 class ToldCalls:
     """The queue is filled by any thread, and emptied only here.
 
-    Who puts a call on `queue` first takes a True from `room`, which has one for each further call that may be kept. A
-    list, and a deque instead of a comparison of lengths: of all that was measured, this takes the least time.
+    Who has a call gives it to what it takes from `room`: the queue's `append` for each further call that may be kept,
+    or `NO_ROOM`. Of all that was measured, this takes the least time.
     """
 
     def __init__(self, place: OwnPlace) -> None:
         self.queue: list[Call] = []
-        self.room: deque[bool] = deque()
+        self._put = self.queue.append
+        self.room: deque[Callable[[Call], int | None]] = deque()
         self._place = place
         self.begin()
         place.add_teller(self)
@@ -46,7 +52,7 @@ class ToldCalls:
     def open(self, places: int) -> None:
         """Give the queue room for this number of calls."""
         self.is_open = True
-        self.room.extend(repeat(True, places))
+        self.room.extend(repeat(self._put, places))
 
     def close(self) -> None:
         """Let the queue take no further call."""
@@ -74,7 +80,7 @@ class ToldCalls:
                 self._take()
             call = self._taken.popleft()
             if self.is_open:
-                self.room.append(True)
+                self.room.append(self._put)
             return call
 
     def _take(self) -> None:
