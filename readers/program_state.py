@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 from dspy_registry.registry_store.program_document import MAX_DEPTH, encode_json
@@ -15,6 +16,8 @@ _UNSAFE_LM_KEYS: Final = ("api_base", "base_url", "model_list")
 _EXACT: Final = (str, int, bool)
 """Types whose equal values have equal JSON: 0.0 equals -0.0."""
 _PLAIN: Final = (str, int, bool, float, type(None))
+_DICTS: Final = frozenset((dict,))
+_TEXTS: Final = frozenset((str,))
 
 
 def state_problems(state: dict[str, Any]) -> Iterator[str]:
@@ -47,18 +50,31 @@ def json_problems(value: Any, where: str, depth: int = 0) -> Iterator[str]:
             elif not _is_plain_text(item):
                 yield from json_problems(item, f"{where}.{key}", depth + 1)
     elif type(value) is list:
-        for index, item in enumerate(value):
-            if not _is_plain_text(item):
-                yield from json_problems(item, f"{where}[{index}]", depth + 1)
+        if depth == MAX_DEPTH or not _are_dicts_of_plain_text(value):
+            yield from _list_problems(value, where, depth)
     else:
         problem = _scalar_problem(value)
         if problem:
             yield f"{where}: {problem}"
 
 
+def _list_problems(values: list[Any], where: str, depth: int) -> Iterator[str]:
+    for index, item in enumerate(values):
+        if not _is_plain_text(item):
+            yield from json_problems(item, f"{where}[{index}]", depth + 1)
+
+
 def _is_plain_text(value: Any) -> bool:
     """Nothing is wrong with it. Most of a state is such text, and looking for more takes three times as long."""
     return type(value) is str and value.isascii()
+
+
+def _are_dicts_of_plain_text(values: list[Any]) -> bool:
+    """Nothing is wrong with them. Most of a state is such demonstrations; one by one takes ten times as long."""
+    if not _DICTS.issuperset(map(type, values)):
+        return False
+    texts = [*chain.from_iterable(values), *chain.from_iterable(map(dict.values, values))]
+    return _TEXTS.issuperset(map(type, texts)) and all(map(str.isascii, texts))
 
 
 def _scalar_problem(value: Any) -> str:

@@ -52,7 +52,16 @@ def test_a_demonstration_comes_out_as_dspy_dumps_it(demo: Any) -> None:
     assert dumped(program) == program.dump_state()
 
 
-@pytest.mark.parametrize("demos", [[*DEMOS, *reversed(DEMOS)], [{"question": "q"}, {"answer": "a"}], []])
+@pytest.mark.parametrize(
+    "demos",
+    [
+        [*DEMOS, *reversed(DEMOS)],
+        [{"question": "q"}, {"answer": "a"}],
+        [dspy.Example(question="q", dspy_uuid="1"), dspy.Example(answer="a", score=0.5)],
+        [dspy.Example(question="q"), dspy.Example(answer=Note(text="n"))],
+        [],
+    ],
+)
 def test_demonstrations_keep_their_order(demos: list[Any]) -> None:
     program = with_demos(demos)
     assert dumped(program) == program.dump_state()
