@@ -7,6 +7,7 @@ published. The state is loaded only then, and compared afterwards with what was 
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -72,7 +73,8 @@ def _load(program: Any, document: ProgramDocument, state: dict[str, Any]) -> Non
 
 def _breathe() -> None:
     """Let the threads that answer requests run: by itself the interpreter changes threads every 5 ms only."""
-    time.sleep(_BREATH)
+    if threading.active_count() > 1:  # a publisher often has one thread only
+        time.sleep(_BREATH)
 
 
 def build(origin: str, name: str) -> Any:
