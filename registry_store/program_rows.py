@@ -107,7 +107,7 @@ def document_in(row_at: Callable[[bytes], bytes | None], digest: bytes, format: 
         value = row_at(key)
         if value is None:
             raise CorruptRecordError(f"{what}: piece {number} of {head.pieces} is missing.")
-        pieces.append(unseal(value, f"{what}, piece {number}", key_seal(_SEAL, key, format)))
+        pieces.append(unseal(memoryview(value), f"{what}, piece {number}", key_seal(_SEAL, key, format)))
     document = b"".join(pieces)
     if digest_of(document) != digest:
         raise CorruptRecordError(f"{what}: its pieces are not what was published.")
