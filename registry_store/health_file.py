@@ -18,7 +18,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -112,6 +112,8 @@ class HealthFile:
             raise _unknown(self.path)
         self.identity = (status.st_dev, status.st_ino)
         self._revision: RevisionFile | None = None
+        if writable:
+            self._find_revision()  # now: a daemon that cannot open it says so when it starts
         self.word = memoryview(self._map)[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
 
     @cached_property
@@ -168,13 +170,14 @@ class HealthFile:
 
     def _counted(self) -> AbstractContextManager[None]:
         """The file `revision` of the folder counts what is done meanwhile. Without one, nobody keeps an answer."""
-        try:
-            if self._revision is None or not self._revision.is_current():
+        self._find_revision()
+        return nullcontext() if self._revision is None else self._revision.changing_health()
+
+    def _find_revision(self) -> None:
+        """Each writer that opens makes another one. While there is no sound one, readers go by the one before."""
+        if self._revision is None or not self._revision.is_current():
+            with suppress(RegistryNotFoundError, DamagedStoreError):
                 self._revision = RevisionFile(self.path.parent, writable=True)
-        except (RegistryNotFoundError, DamagedStoreError):
-            self._revision = None
-            return nullcontext()
-        return self._revision.changing_health()
 
     def _value(self, word: float) -> bytes:
         place = _place(word)

@@ -12,6 +12,7 @@ from dspy_registry.readers.decisions import NOTHING_DECIDED
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.circuit import CircuitRow
 from dspy_registry.registry_store.health_file import HealthFile, ensure_health_file
+from dspy_registry.registry_store.layout import REVISION_FILE
 from dspy_registry.registry_store.revision import RevisionFile
 from tests.support.pauses import killed_at, paused_at
 
@@ -135,6 +136,18 @@ def test_a_daemon_counts_in_the_revision_file_that_is_there_now(registry: Regist
     daemon.publish([CircuitRow(FIRST, 1, now, now + 600, 1, 1, 5, "error")])
     assert count(registry) == before + 2
     assert chosen(registry) == SECOND
+
+
+def test_a_daemon_counts_where_readers_look_though_the_file_was_deleted(registry: Registry) -> None:
+    daemon = HealthFile(registry.path, writable=True)
+    mapped = RevisionFile(registry.path)
+    assert chosen(registry) == FIRST
+    held = (registry.path / REVISION_FILE).read_bytes()
+    (registry.path / REVISION_FILE).unlink()
+    before = mapped.health_count[()]
+    daemon.publish([])
+    assert mapped.health_count[()] == before + 2
+    (registry.path / REVISION_FILE).write_bytes(held)
 
 
 def test_without_a_registry_there_is_nothing_to_count(tmp_path: Path) -> None:
