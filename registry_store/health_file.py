@@ -87,7 +87,8 @@ _codec: Final = SealedAlone(HealthList, "the list of what is not healthy")
 class HealthFile:
     """A mapping of the file. Readers map it read-only. `word[()]` is the word now.
 
-    Raises RegistryNotFoundError, StorePermissionError, StoreError.
+    Raises RegistryNotFoundError, StorePermissionError, StoreError for what is no such file, and OSError where the
+    system refuses to open or map it.
     """
 
     def __init__(self, folder: Path, *, writable: bool = False) -> None:
@@ -113,7 +114,8 @@ class HealthFile:
         self.identity = (status.st_dev, status.st_ino)
         self._revision: RevisionFile | None = None
         if writable:
-            self._find_revision()  # now: a daemon that cannot open it says so when it starts
+            with suppress(StoreError):  # an error from here would say that the file `health` is not usable
+                self.find_revision()
         self.word = memoryview(self._map)[_WORD_AT : _WORD_AT + 8].cast("d", shape=[])
 
     @cached_property
@@ -170,14 +172,23 @@ class HealthFile:
 
     def _counted(self) -> AbstractContextManager[None]:
         """The file `revision` of the folder counts what is done meanwhile. Without one, nobody keeps an answer."""
-        self._find_revision()
+        self.find_revision()
         return nullcontext() if self._revision is None else self._revision.changing_health()
 
-    def _find_revision(self) -> None:
-        """Each writer that opens makes another one. While there is no sound one, readers go by the one before."""
+    def find_revision(self) -> None:
+        """Look for the file `revision`: each writer that opens makes another one. Raises StoreError.
+
+        While there is no sound one, readers go by the one before. If another cannot be opened, a list is not held back
+        for that: what readers keep ends with the minute.
+        """
         if self._revision is None or not self._revision.is_current():
-            with suppress(RegistryNotFoundError, DamagedStoreError):
+            try:
                 self._revision = RevisionFile(self.path.parent, writable=True)
+            except (RegistryNotFoundError, DamagedStoreError):
+                pass
+            except StoreError:
+                if self._revision is None:
+                    raise
 
     def _value(self, word: float) -> bytes:
         place = _place(word)
@@ -198,20 +209,38 @@ def entries(rows: Iterable[CircuitRow]) -> list[HealthEntry]:
 
 
 def ensure_health_file(folder: Path, group: int | None = None) -> HealthFile:
-    """The file, opened writable. A missing or unusable one is replaced. Only for the daemon with the writer lock."""
+    """The file, opened writable. A missing or unusable one is replaced. Only for the daemon with the writer lock.
+
+    Raises StorePermissionError, StoreError: then nothing was replaced that readers may use.
+    """
+    with explained(folder):
+        file = _usable(folder)
+        if file is None:
+            _create(folder, group)
+            file = HealthFile(folder, writable=True)
+        file.find_revision()  # now: a daemon that cannot open it says so when it starts
+        return file
+
+
+def _usable(folder: Path) -> HealthFile | None:
+    """The file in the folder. None: there is none, or none to go on with. Raises StorePermissionError, OSError."""
+    file = _found(folder)
     try:
-        file = HealthFile(folder, writable=True)
-        file.read()
-        if not is_retired(file.word[()]):
-            return file
-    except (RegistryNotFoundError, CorruptRecordError):
-        pass
+        if file is None or is_retired(file.read()[0]):
+            return None
+    except CorruptRecordError:
+        return None
+    return file
+
+
+def _found(folder: Path) -> HealthFile | None:
+    """None: it is missing, or of another release, so no reader uses it. Raises StorePermissionError, OSError."""
+    try:
+        return HealthFile(folder, writable=True)
     except StorePermissionError:
         raise
-    except StoreError:  # of another release
-        pass
-    _create(folder, group)
-    return HealthFile(folder, writable=True)
+    except StoreError:
+        return None
 
 
 def health_file_problems(folder: Path) -> list[str]:
@@ -233,25 +262,16 @@ def _create(folder: Path, group: int | None) -> None:
     _LENGTH.pack_into(content, _LISTS_AT, len(value))
     content[_LISTS_AT + _LENGTH.size : _LISTS_AT + _LENGTH.size + len(value)] = value
     temporary = folder / f".{HEALTH_FILE}.{os.getpid()}"
-    with explained(folder):
-        try:
-            with new_file(temporary) as file:
-                os.fchmod(file.fileno(), access.mode_for_umask(access.DATA))
-                file.write(content)  # all of it: a store into a hole causes SIGBUS on a full disk
-            access.admit(temporary, group, access.DATA)
-            _retire(folder)
-            temporary.replace(folder / HEALTH_FILE)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _retire(folder: Path) -> None:
     try:
-        HealthFile(folder, writable=True).retire()
-    except StorePermissionError:
-        raise
-    except StoreError:  # it is missing or unusable, so no reader uses it
-        return
+        with new_file(temporary) as file:
+            os.fchmod(file.fileno(), access.mode_for_umask(access.DATA))
+            file.write(content)  # all of it: a store into a hole causes SIGBUS on a full disk
+        access.admit(temporary, group, access.DATA)
+        if (former := _found(folder)) is not None:
+            former.retire()
+        temporary.replace(folder / HEALTH_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _encoded(rows: tuple[CircuitRow, ...]) -> bytes:

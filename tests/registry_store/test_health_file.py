@@ -21,8 +21,11 @@ from dspy_registry.registry_store.health_file import (
     entries,
     health_file_problems,
 )
+from dspy_registry.registry_store.layout import REVISION_FILE
 from dspy_registry.registry_store.revision import is_retired
-from tests.support.processes import child, say
+from dspy_registry.writer.registry_writer import RegistryWriter
+from tests.support.few_files import few_files
+from tests.support.processes import child, run, say
 
 
 def row(name: str, until: float = 0.0, openings: int = 1) -> CircuitRow:
@@ -126,6 +129,46 @@ def test_a_damaged_or_foreign_file_is_made_again_and_the_former_retired(tmp_path
     with pytest.raises(StoreError):
         HealthFile(tmp_path)
     assert ensure_health_file(tmp_path).read()[1] == ()
+
+
+def open_with_few_files(path: str) -> None:
+    """As a daemon that starts with one file more each time, beside a reader that has mapped what is there."""
+    folder = Path(path)
+    rows = (row("a.B", 1e9),)
+    ensure_health_file(folder).publish(rows)
+    for more in range(20):
+        reader = HealthFile(folder)
+        try:
+            with few_files(more):
+                daemon = ensure_health_file(folder)
+        except StoreError:
+            say(reader.is_current() and reader.read()[1] == rows)
+            continue
+        assert daemon.read() == reader.read()
+        return
+
+
+def test_i23_too_many_open_files_take_no_list_from_readers(registry_folder: Path) -> None:
+    RegistryWriter(registry_folder).close()
+    said = run(__name__, "open_with_few_files", registry_folder)
+    assert len(said) > 2
+    assert all(said)
+
+
+def test_a_revision_file_that_cannot_be_opened_takes_no_list_from_readers(registry_folder: Path) -> None:
+    RegistryWriter(registry_folder).close()
+    daemon = ensure_health_file(registry_folder)
+    rows = (row("a.B", 1e9),)
+    word = daemon.publish(rows)
+    reader = HealthFile(registry_folder)
+    (registry_folder / REVISION_FILE).rename(registry_folder / "former")
+    (registry_folder / REVISION_FILE).symlink_to("former")
+    with pytest.raises(StoreError, match=REVISION_FILE):
+        ensure_health_file(registry_folder)
+    assert reader.is_current()
+    assert reader.read() == (word, rows)
+    assert daemon.publish([]) == word + 1 == reader.read()[0]  # the daemon that runs goes on
+    (registry_folder / "former").replace(registry_folder / REVISION_FILE)
 
 
 def test_it_is_for_user_and_group_to_read(tmp_path: Path) -> None:

@@ -162,8 +162,8 @@ class HealthKeeper:
     def look(self, *, sweeps: bool) -> None:
         """Replace a file that was removed, and forget versions that are gone. `sweeps`: and what says nothing more."""
         if not self._file.is_current():
-            self._file.retire()
-            self._file = self._opened()
+            former, self._file = self._file, self._opened()  # if it cannot be opened, the former stays in force
+            former.retire()
             self._publish()
         if self._looked_at != self._host.revision:
             self._looked_at = self._host.revision

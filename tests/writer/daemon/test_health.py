@@ -10,7 +10,15 @@ from typing import cast
 import msgspec
 import pytest
 
-from dspy_registry import InvalidArgumentError, Policy, Registry, RegistryWriter, UnknownModuleError, UsageReporter
+from dspy_registry import (
+    InvalidArgumentError,
+    Policy,
+    Registry,
+    RegistryWriter,
+    StoreError,
+    UnknownModuleError,
+    UsageReporter,
+)
 from dspy_registry.registry_store import health_file
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.circuit import CircuitRow
@@ -21,9 +29,10 @@ from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.store import Store
 from tests.support.client_kinds import Opened, either
 from tests.support.daemon_process import daemon, module
+from tests.support.few_files import few_files
 from tests.support.forks import await_all, fork
 from tests.support.health_helpers import ENOUGH, NAME, fail, states, unhealthy, until
-from tests.support.processes import child, requests, say
+from tests.support.processes import child, requests, run, say
 from tests.support.reporting import SELDOM
 
 
@@ -263,3 +272,31 @@ def test_a_circuit_of_a_module_that_is_gone_can_be_reset(seeded_registry: Path) 
         keeper.look(sweeps=False)
     finally:
         store.close()
+
+
+def replace_with_few_files(path: str) -> None:
+    """A daemon finds its file gone, may open one file more each time, and goes on opening circuits."""
+    store = Store(Path(path))
+    host = SimpleNamespace(environment=store.environment, files_group=None, revision=store.committer.revision)
+    keeper = HealthKeeper(cast("Host", host))
+    registry = Registry(path)
+    registry.health()
+    (Path(path) / HEALTH_FILE).unlink()
+    for more in range(20):
+        try:
+            with few_files(more):
+                keeper.look(sweeps=False)
+        except StoreError:
+            keeper.take(OpenCircuit(more, NAME, 600.0 + more))
+            say(registry.host_health.current().state(NAME, 1))
+            keeper.take(ResetCircuit(more, NAME))
+            continue
+        keeper.take(OpenCircuit(more, NAME, 600.0))
+        say([registry.host_health.current().state(NAME, 1), *states(Path(path)).values()])
+        return
+
+
+def test_a_file_that_cannot_be_replaced_yet_stays_in_force(seeded_registry: Path) -> None:
+    *meanwhile, at_last = run(__name__, "replace_with_few_files", seeded_registry)
+    assert meanwhile == ["open"] * len(meanwhile) != []
+    assert at_last == ["open", "open"]
