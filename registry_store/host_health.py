@@ -175,7 +175,7 @@ class HostHealth:
             if self._file is None or is_retired(self._file.word[()]):
                 self._file = HealthFile(self._folder)
             word, rows = self._file.read()
-        except RegistryError as error:
+        except (RegistryError, OSError) as error:  # OSError: this process may have too many files open
             self._tell(error)
             word, rows = nan, ()
         self._published = rows
@@ -185,7 +185,7 @@ class HostHealth:
         self.word = _NO_WORD if self._file is None else self._file.word
         return word
 
-    def _tell(self, error: RegistryError) -> None:
+    def _tell(self, error: Exception) -> None:
         """Once. Calls go on where health is not known, because it only advises."""
         if not self._has_told and not isinstance(error, RegistryNotFoundError):
             self._has_told = True

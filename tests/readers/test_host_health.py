@@ -13,6 +13,8 @@ from dspy_registry.registry_store.circuit import CircuitRow, Outcome
 from dspy_registry.registry_store.health_file import FILE_BYTES, HEALTH_FILE, ensure_health_file
 from dspy_registry.registry_store.host_health import ToldOutcome
 from dspy_registry.writer.registry_writer import RegistryWriter
+from tests.support.few_files import few_files
+from tests.support.processes import run, say
 
 NAME = "dspy.Predict"
 
@@ -69,6 +71,23 @@ def test_a_replaced_file_is_found(folder: Path, registry: Registry) -> None:
     first.retire()
     ensure_health_file(folder).publish([row()])
     assert registry.host_health.current().state(NAME, 1) == "open"
+
+
+def ask_with_few_files(path: str) -> None:
+    folder = Path(path)
+    file = ensure_health_file(folder)
+    with Registry(folder) as registry:
+        file.publish([row()])
+        say(registry.host_health.current().state(NAME, 1))
+        file.retire()
+        with few_files(0):
+            say([registry.host_health.current().state(NAME, 1), registry.route(names=(NAME,)).name])
+        ensure_health_file(folder).publish([row()])
+        say([entry.state for entry in registry.health()])
+
+
+def test_too_many_open_files_make_nothing_unhealthy(folder: Path) -> None:
+    assert run(__name__, "ask_with_few_files", folder) == ["open", ["closed", NAME], ["open"]]
 
 
 def test_a_deleted_file_is_no_longer_read(folder: Path, registry: Registry) -> None:
