@@ -32,7 +32,7 @@ class ToldCalls:
     """
 
     def __init__(self, place: OwnPlace) -> None:
-        self.queue: list[Call] = []
+        self.queue: deque[Call] = deque()
         self._put = self.queue.append
         self.room: deque[Callable[[Call], int | None]] = deque()
         self._place = place
@@ -42,8 +42,7 @@ class ToldCalls:
     def begin(self) -> None:
         """The queue is empty and has no room, and nobody else is at work here: at first, and in a forked child."""
         self._lock = threading.RLock()  # re-entered by a signal's handler that asks
-        self._told = 0
-        self._taken: deque[Call] = deque()
+        self._told = 0  # how many of the oldest calls in the queue
         self.is_open = False
         """Whether there is room, except for calls that wait."""
         self.queue.clear()
@@ -61,7 +60,7 @@ class ToldCalls:
             self.room.clear()
 
     def __len__(self) -> int:
-        return len(self._taken) + len(self.queue)
+        return len(self.queue)
 
     def tell(self) -> None:
         """Tell what is queued and was not told yet."""
@@ -76,21 +75,13 @@ class ToldCalls:
     def pop(self) -> Call:
         """The oldest call, taken from the queue and told. Raises IndexError when there is none."""
         with self._lock:
-            if not self._taken:
-                self._take()
-            call = self._taken.popleft()
+            if not self._told:
+                self._tell_next()
+            call = self.queue.popleft()
+            self._told -= 1
             if self.is_open:
                 self.room.append(self._put)
             return call
-
-    def _take(self) -> None:
-        """Take some calls at once: each time, the list moves all those behind."""
-        calls = self.queue[:MOST_AT_ONCE]
-        while self._told < len(calls):
-            self._tell_next()
-        del self.queue[: len(calls)]
-        self._told -= len(calls)
-        self._taken.extend(calls)
 
     def _tell_next(self) -> None:
         call = self.queue[self._told]
