@@ -223,7 +223,7 @@ def ensure_health_file(folder: Path, group: int | None = None) -> HealthFile:
 
 
 def _usable(folder: Path) -> HealthFile | None:
-    """The file in the folder. None: there is none, or none to go on with. Raises StorePermissionError, OSError."""
+    """The file in the folder. None: it is missing, damaged or retired. Raises StorePermissionError, OSError."""
     file = _found(folder)
     try:
         if file is None or is_retired(file.read()[0]):

@@ -87,8 +87,8 @@ class Known:
 class HostHealth:
     """The health of one registry's modules. Threads may share it.
 
-    A hot path compares `word == known.seen`; where they are equal, `known` is what is in force. Otherwise, and
-    always while there is no file, `current` finds out.
+    While `word == known.seen`, `known` is what is in force. Otherwise, and always while there is no file, `current`
+    finds out. A kept route looks at the health count of the file `revision` in place of the word.
     """
 
     def __init__(self, folder: Path) -> None:

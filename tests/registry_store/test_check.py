@@ -253,7 +253,7 @@ def test_usage_of_a_version_without_the_usage_in_all_is_told(tmp_path: Path) -> 
 @pytest.mark.stress
 @pytest.mark.timeout(600)  # half of the usual limit goes into making the modules
 def test_a_million_modules_are_checked_in_bounded_memory(tmp_path: Path) -> None:
-    """The memory of its own stays below 256 MiB; the map is not counted."""
+    """Its memory stays below 256 MiB, the mapped file aside."""
     count = 1_000_000
     with RegistryWriter(tmp_path) as writer:
         writer.register_modules([ModuleInfo(f"a.M{i}", capabilities=(f"c{i % 100}",)) for i in range(count)])
