@@ -196,7 +196,11 @@ def _run(on: Round, watchers: list[Watcher], stack: ExitStack) -> None:
     for name in on.chance.sample(list(FAULTS), on.chance.randint(*_FAULTS)):
         FAULTS[name](on)
         on.done.append(name)
-    _settle(on)
+    try:
+        _settle(on)
+    except AssertionError as error:
+        told = "; ".join(f"{host.folder.name} says {host.says()}" for host in on.hosts)
+        raise AssertionError(f"{error}: {told}") from error
     for thread in (*on.clients, *watchers):
         thread.end()
 

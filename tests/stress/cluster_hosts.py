@@ -59,6 +59,13 @@ class Behind:
             proxy.lose.clear()
             proxy.mend()
 
+    def says(self) -> str:
+        """What its daemon says of the cluster, or why it says nothing."""
+        try:
+            return repr(section(self.served))
+        except Exception as error:
+            return repr(error)
+
     def has_applied(self, changes: int) -> bool:
         """Whether it shows so many changes of the cluster, and nothing is wrong or waits."""
         with suppress(Exception):

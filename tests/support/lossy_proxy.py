@@ -14,7 +14,8 @@ class LossyProxy:
     """Forwards connections.
 
     `lose` says of how many requests that hold a text the reply is lost, with the connection. While it `is_mute`, no
-    reply gets through, and no connection ends: replies are held back.
+    reply gets through, and no connection ends: replies are held back. `hold` is a text: of connections on which a
+    request holds it, replies are held back until this proxy is cut; `held` counts these connections.
     """
 
     def __init__(self, target: str) -> None:
@@ -26,6 +27,8 @@ class LossyProxy:
         self.lost = 0
         self.is_cut = False
         self.is_mute = False
+        self.hold = b""
+        self.held = 0
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -55,27 +58,41 @@ class LossyProxy:
                     _end(client)
                     continue
                 self._open |= {client, server}
-                ends = threading.Event()
+                fate = _Fate()
                 for source, target, is_request in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pump, args=(source, target, is_request, ends), daemon=True).start()
+                    threading.Thread(target=self._pump, args=(source, target, is_request, fate), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, is_request: bool, loses: threading.Event) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, is_request: bool, fate: _Fate) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 if is_request:
-                    for text, left in self.lose.items():
-                        if left and text in data:
-                            self.lose[text] = left - 1
-                            loses.set()
-                elif loses.is_set():
+                    self._decide(data, fate)
+                elif fate.loses.is_set():
                     self.lost += 1
                     break
-                while self.is_mute and not is_request and not self.is_cut:
+                while (self.is_mute or fate.waits.is_set()) and not is_request and not self.is_cut:
                     time.sleep(0.005)  # no connection loses what is in between
                 target.sendall(data)
         for one in (source, target):
             self._open.discard(one)
             _end(one)
+
+    def _decide(self, request: bytes, fate: _Fate) -> None:
+        for text, left in self.lose.items():
+            if left and text in request:
+                self.lose[text] = left - 1
+                fate.loses.set()
+        if self.hold and self.hold in request:
+            self.held += 1
+            fate.waits.set()
+
+
+class _Fate:
+    """What becomes of a connection's replies."""
+
+    def __init__(self) -> None:
+        self.loses = threading.Event()
+        self.waits = threading.Event()
 
 
 def _end(one: socket.socket) -> None:

@@ -143,14 +143,16 @@ class Mirror:
         queue: asyncio.Queue[Events] = asyncio.Queue(_STEPS_WAITING)
         applying = asyncio.ensure_future(self._apply_from(queue))
         reading = asyncio.ensure_future(self._read_into(queue))
+        tasks = [reading, applying]
         try:
-            await asyncio.wait((applying, reading), return_when=asyncio.FIRST_COMPLETED)
-            if not applying.done():
-                await queue.join()  # what was read is applied before the watch begins again behind it
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not applying.done():  # what was read is applied before the watch begins again behind it
+                tasks.append(asyncio.ensure_future(queue.join()))
+                await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)  # a step may fail: none follows it
         finally:
-            for task in (reading, applying):
+            for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(reading, applying, return_exceptions=True)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result

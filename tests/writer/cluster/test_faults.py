@@ -68,6 +68,33 @@ def test_a_host_that_is_cut_off_reads_on_and_its_writes_fail_by_name(tmp_path: P
         assert list(shown(a.path)) == ["acme.One", "acme.Three", "acme.Two"]
 
 
+def test_a_host_goes_on_when_its_watch_ended_before_a_step_that_cannot_be_applied(tmp_path: Path) -> None:
+    """A batch cannot be read, steps wait behind it, and the watch has ended: all is read again from the batch on."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(etcd(tmp_path / "etcd"))
+        proxies = [stack.enter_context(lossy(cluster.urls[0])) for _ in range(2)]
+        a = stack.enter_context(served_at(tmp_path / "a", *(proxy.url for proxy in proxies)))
+        b = stack.enter_context(host(tmp_path / "b", cluster))
+        in_step(a, b)
+        for proxy in proxies:
+            proxy.hold = b'"limit":"4"'  # a batch's pieces are read so
+        client = stack.enter_context(b.client())
+        client.register_modules([module(f"acme.Batch{number}") for number in range(110)])
+        patient(lambda: any(proxy.held for proxy in proxies))
+        for number in range(3):
+            client.register_module(module(f"acme.Later{number}"))
+        patient(lambda: section(a)["newest"] >= section(b)["applied"])
+        for proxy in proxies:
+            proxy.hold = b""
+            proxy.cut()
+        patient(lambda: section(a)["error"])
+        for proxy in proxies:
+            proxy.mend()
+        in_step(b, a)
+        assert shown(a.path) == shown(b.path)
+        assert list(shown(a.path)) == list(shown(b.path))
+
+
 def test_a_daemon_that_was_killed_between_transaction_and_apply_answers_as_before(tmp_path: Path) -> None:
     """The transaction goes through, and its reply is held back until the daemon is killed."""
     with etcd(tmp_path / "etcd") as cluster, lossy(cluster.urls[0]) as proxy:
