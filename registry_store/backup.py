@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from dspy_registry.registry_store import layout, lookup
+from dspy_registry.registry_store import access, layout, lookup
 from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.disk import make_folder_durably, sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
@@ -103,7 +103,7 @@ def partial_folder(target: Path) -> Iterator[Path]:
     try:
         if is_new:
             with suppress(FileExistsError):  # another process was quicker
-                make_folder_durably(target)
+                make_folder_durably(target, access.mode_for_umask(access.FOLDER))
         with _made(target / PARTIAL) as partial:
             _refuse_other_content(target)
             yield partial

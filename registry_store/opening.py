@@ -18,7 +18,6 @@ from dspy_registry.registry_store.own_files import new_file, refuse_others
 
 _SPARE_TRANSACTIONS: Final = 4
 _READER_SLOT_BYTES: Final = 64
-_DATA_MODE: Final = 0o644
 _LONGEST_FORMAT: Final = 9  # digits
 _LOCK_FILE_REMEDY: Final = (
     "Stop every process that uses this registry, delete lock.mdb, then start the writer. data.mdb is not affected."
@@ -43,7 +42,7 @@ def open_lmdb(folder: Path, *, writable: bool, create: bool = False) -> Any:
                 map_size=size,
                 readonly=not writable,
                 create=create,
-                mode=_DATA_MODE if create else access.LOCK,  # reduced by umask; access.LOCK: a missing lock.mdb
+                mode=access.mode_for_umask(access.DATA) if create else access.LOCK,  # access.LOCK: a missing lock.mdb
                 max_readers=layout.MAX_READERS,
                 max_dbs=len(layout.DATABASES) + 8,
                 max_spare_txns=_SPARE_TRANSACTIONS,

@@ -106,12 +106,12 @@ def make(folder: str, umask: int) -> None:
 @pytest.mark.parametrize(
     ("umask", "modes"),
     [
-        (0o022, [0o700, 0o600, 0o600, 0o644]),
+        (0o022, [0o700, 0o600, 0o600, 0o600]),
         (0o077, [0o700, 0o600, 0o600, 0o600]),
-        (0o027, [0o700, 0o600, 0o600, 0o640]),
+        (0o027, [0o700, 0o600, 0o600, 0o600]),
         (0o007, [0o750, 0o640, 0o660, 0o640]),
-        (0o002, [0o750, 0o640, 0o660, 0o644]),
-        (0o000, [0o750, 0o640, 0o660, 0o644]),
+        (0o002, [0o750, 0o640, 0o660, 0o640]),
+        (0o000, [0o750, 0o640, 0o660, 0o640]),
     ],
 )
 def test_what_is_made_is_for_its_user_and_for_the_group_that_the_umask_admits(

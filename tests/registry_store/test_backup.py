@@ -28,6 +28,7 @@ from dspy_registry.registry_store import backup as module
 from dspy_registry.registry_store import layout, opening
 from dspy_registry.registry_store.backup import PARTIAL, Backup, backup
 from dspy_registry.registry_store.revision import NO_DATA_FILE, RevisionFile, data_identity
+from dspy_registry.writer.repair.repair import repair
 from tests.conftest import violations
 from tests.stress.recording import can_record
 from tests.support import fork_server
@@ -141,6 +142,20 @@ def test_the_files_are_as_a_writer_makes_them(busy: Path, tmp_path: Path) -> Non
         made, live = (tmp_path / "copy" / name).stat(), (busy / name).stat()
         assert (made.st_size, made.st_blocks) == (live.st_size, live.st_blocks)
     assert modes["lock.mdb"] == (busy / "lock.mdb").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o700), (0o007, 0o750)])
+def test_others_may_not_enter_the_folder(busy: Path, tmp_path: Path, umask: int, mode: int) -> None:
+    """A copy is not for more users than the registry."""
+    before = os.umask(umask)
+    try:
+        backup(tmp_path / "new", busy)
+        repair(tmp_path / "new", into=tmp_path / "repaired")
+    finally:
+        os.umask(before)
+    for name in ("new", "repaired"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+        assert (tmp_path / name / "data.mdb").stat().st_mode & 0o007 == 0
 
 
 # Where it goes

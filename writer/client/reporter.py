@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dspy_registry.registry_store.boot_clock import clocks
+from dspy_registry.registry_store.data_file import has_revision_file
 from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
@@ -37,6 +38,7 @@ FLUSH_AT_EXIT: Final = 1.0
 _ANSWER_TIMEOUT: Final = 5.0
 _AT_ONCE: Final = 256
 _BREATH: Final = 0.0002
+NO_REGISTRY: Final = "There is no registry in it. Name another folder, or start its daemon: until then calls are kept."
 MAY_NOT_REPORT: Final = "Report as the daemon's user, or let the daemon admit a group (`serve --report-group NAME`)."
 _NO_NAME: Final = ""
 """Calls recorded under it are counted as lost."""
@@ -100,7 +102,7 @@ class UsageReporter:
         self._link = ReportLink(self.path)
         self._teller = HealthTeller(self.path, self._place.health)
         self._delivered = True
-        self._has_told_of_rights = False
+        self._has_told = False
         self._gathered_at = _milliseconds()
 
     # The request path
@@ -303,10 +305,13 @@ class UsageReporter:
         return True
 
     def _tell(self, error: RegistryError) -> None:
-        """That a worker may not report is told once: it will not change by waiting, as a daemon that is away does."""
-        if isinstance(error, StorePermissionError) and not self._has_told_of_rights:
-            self._has_told_of_rights = True
-            _log.warning("usage statistics are not taken: %s %s", error.message, MAY_NOT_REPORT)
+        """What may never change by waiting is told once. A daemon that is away comes back."""
+        remedy = MAY_NOT_REPORT if isinstance(error, StorePermissionError) else ""
+        if not remedy and not has_revision_file(self.path):
+            remedy = NO_REGISTRY
+        if remedy and not self._has_told:
+            self._has_told = True
+            _log.warning("usage statistics are not taken: %s %s", error.message, remedy)
         else:
             _log.debug("usage statistics wait for the writer daemon: %s", error)
 

@@ -11,7 +11,7 @@ import pytest
 
 from dspy_registry import Registry, UsageReporter
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT
-from dspy_registry.writer.client.reporter import QUEUE_LENGTH
+from dspy_registry.writer.client.reporter import NO_REGISTRY, QUEUE_LENGTH
 from tests.support import reporting
 from tests.support.command import daemon
 from tests.support.reporting import calls, lost, worker
@@ -76,6 +76,24 @@ def test_calls_wait_for_a_daemon_that_is_away(seeded_registry: Path, reporter: U
     with daemon(seeded_registry):
         wait_until(reporter.flush, "the daemon")
     assert calls(seeded_registry) == 3
+
+
+def test_a_folder_without_a_registry_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A reporter of a wrong folder would lose all in silence."""
+    with UsageReporter(tmp_path / "wrong", interval=0.05) as reporter:
+        for _ in range(2):
+            reporter.record("dspy.Predict", 1.0)
+            assert not reporter.flush(30)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(tmp_path / "wrong") in told
+    assert NO_REGISTRY in told
+
+
+def test_a_daemon_that_is_away_is_no_reason_to_warn(seeded_registry: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with UsageReporter(seeded_registry, interval=0.05) as reporter:
+        reporter.record("dspy.Predict", 1.0)
+        assert not reporter.flush(30)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_one_round_sends_what_waited_and_what_came_since(seeded_registry: Path, reporter: UsageReporter) -> None:

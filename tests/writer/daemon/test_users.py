@@ -89,6 +89,7 @@ def test_a_status_that_the_daemon_may_not_be_asked_for_shows_the_registry_and_sa
     with daemon(open_folder):
         open_folder.chmod(0o755)
         (open_folder / layout.LOCK_FILE).chmod(0o666)
+        (open_folder / layout.DATA_FILE).chmod(0o644)
         ((status, shown),) = run(__name__, "status_as", open_folder)
         assert status == 1
         assert "modules              6\n" in shown
