@@ -49,6 +49,7 @@ _SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accep
 _MOST_WAITING: Final = 4096  # requests
 _MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
 _MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its commit take
+_WHILE_OTHERS_GO: Final = 0.02  # seconds, while it is another host's turn in any case
 _GROUP: Final = 48  # requests that are tried in one transaction
 _SMALL_GROUP: Final = 2
 _SMALL_BYTES: Final = 16 * 1024  # of requests
@@ -130,10 +131,16 @@ class Origin:
         self._answer_all([self._waiting.popleft() for _ in range(len(self._waiting))], error)
 
     async def _gather(self) -> None:
-        """Wait a moment for a group to become as large as the last one: clients answered together send together."""
-        until = time.monotonic() + _MOST_PATIENT
-        while len(self._waiting) < self._regulars and time.monotonic() < until:
-            await asyncio.sleep(_MOST_PATIENT / 8)
+        """Wait a moment for a group to become as large as the last one: clients answered together send together.
+
+        The moment is longer while other hosts have their turns: a change with fewer requests costs as much.
+        """
+        began = time.monotonic()
+        while len(self._waiting) < self._regulars:
+            seconds = time.monotonic() - began
+            if seconds > (_MOST_PATIENT if self._mirror.turns.left == 0 else _WHILE_OTHERS_GO):
+                return
+            await asyncio.sleep(_MOST_PATIENT / 4)
 
     async def _carry_out_some(self) -> None:
         await self._gather()
