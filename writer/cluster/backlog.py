@@ -73,6 +73,11 @@ class Backlog:
         for _ in steps:
             self._queue.task_done()
 
-    async def empty(self) -> None:
-        """Wait until everything is done."""
-        await self._queue.join()
+    async def empty(self, taking: asyncio.Future[None]) -> None:
+        """Wait until everything is done, or until the task that takes it has ended: then the rest never is."""
+        joined = asyncio.ensure_future(self._queue.join())
+        try:
+            await asyncio.wait((joined, taking), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            joined.cancel()
+            await asyncio.gather(joined, return_exceptions=True)

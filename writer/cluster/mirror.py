@@ -148,8 +148,7 @@ class Mirror:
         reading = asyncio.ensure_future(self._read_steps())
         try:
             await asyncio.wait((applying, reading), return_when=asyncio.FIRST_COMPLETED)
-            if not applying.done():
-                await self.backlog.empty()  # what was read is applied before the watch begins again behind it
+            await self.backlog.empty(applying)  # what was read is applied before the watch begins again behind it
         finally:
             for task in (reading, applying):
                 task.cancel()

@@ -144,6 +144,33 @@ def test_steps_wait_for_an_own_change_alone_and_not_for_long() -> None:
     asyncio.run(all_of_them())
 
 
+def test_nobody_waits_for_steps_that_are_taken_no_more() -> None:
+    """The watch has ended with steps that wait, and the step before them cannot be applied: the mirror begins again."""
+
+    async def failing(backlog: Backlog) -> None:
+        steps = await backlog.take()
+        await asyncio.sleep(0)
+        backlog.done(steps)
+        raise errors.ClusterUnavailableError("a program cannot be fetched now.")
+
+    async def ended() -> None:
+        backlog = Backlog(lambda revision: True, lambda one: False)
+        await backlog.put(step(1))
+        taking = asyncio.ensure_future(failing(backlog))
+        await asyncio.sleep(0)
+        await backlog.put(step(2))
+        await asyncio.wait_for(backlog.empty(taking), 60)
+        with pytest.raises(errors.ClusterUnavailableError):
+            await taking
+        backlog.clear()
+        await backlog.put(step(3))
+        taking = asyncio.ensure_future(failing(backlog))
+        await backlog.empty(taking)
+        await asyncio.gather(taking, return_exceptions=True)
+
+    asyncio.run(ended())
+
+
 @needs_etcd
 def test_a_host_whose_disk_is_slow_changes_other_modules_without_waiting_for_it(
     tmp_path: Path, cluster: EtcdCluster
