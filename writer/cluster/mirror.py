@@ -162,9 +162,12 @@ class Mirror:
             self.heard_at = time.monotonic()
             self.newest = max(self.newest, events.newest)
             if events.changes:
-                for head in self.ahead.saw(events.changes):
-                    self.turns.saw(head.host)
+                hosts = [head.host for head in self.ahead.saw(events.changes)]
+                for host in hosts:
+                    self.turns.saw(host)
                 await self.backlog.put(events)
+                if self.position.host in hosts:  # often before the reply to its transaction
+                    self.backlog.expect(False)
 
     async def _apply_steps(self) -> None:
         while True:
