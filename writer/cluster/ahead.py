@@ -56,10 +56,14 @@ class Ahead:
         self._whole_behind, self.head = position.revision, position.head
         self._moved.set()
 
-    def begin(self, revision: int) -> None:
-        """The watch begins, again perhaps, at this revision."""
+    def begin(self, revision: int, head: int) -> None:
+        """The watch begins at this revision, again perhaps: it brings again what this host does not show yet.
+
+        `head` is the head of what it shows. Nobody takes for seen what is to come.
+        """
         while self._seen and self._seen[-1].revision >= revision:
             self._seen.pop()
+        self.head = head
 
     def saw(self, changes: Iterable[KeyValue]) -> list[Head]:
         """The watch has brought whole transactions, in order. Returns their heads."""

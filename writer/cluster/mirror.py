@@ -142,7 +142,7 @@ class Mirror:
 
     async def _watch(self) -> None:
         await self._list_observed()
-        self.ahead.begin(self._next)
+        self.ahead.begin(self._next, self.position.head)
         self.backlog.clear()
         applying = asyncio.ensure_future(self._apply_steps())
         reading = asyncio.ensure_future(self._read_steps())

@@ -108,7 +108,8 @@ def test_a_group_is_staged_again_where_not_all_is_known_that_came_since() -> Non
 def test_what_the_watch_brings_again_counts_once() -> None:
     ahead = Ahead(_KEYS, _START)
     for _ in range(2):
-        ahead.begin(11)
+        ahead.begin(11, 10)
+        assert ahead.head == 10
         ahead.saw([KeyValue(_KEYS.hosts + b"other", b"", 11), *transaction(12, 4, of_module("acme.Other"))])
     moved = ahead.moved(group("acme.One"))
     assert moved is not None
