@@ -23,9 +23,13 @@ class Backlog:
     """Of one host. Belongs to the daemon's loop.
 
     `is_due` tells whether steps up to a global revision are waited for, `is_urgent` whether a step may not wait.
+    None waits for more than `longest` seconds.
     """
 
-    def __init__(self, is_due: Callable[[int], bool], is_urgent: Callable[[Events], bool]) -> None:
+    def __init__(
+        self, is_due: Callable[[int], bool], is_urgent: Callable[[Events], bool], longest: float = _LONGEST_WAIT
+    ) -> None:
+        self._longest = longest
         self._is_due = is_due
         self._is_urgent = is_urgent
         self._is_expecting = False
@@ -53,7 +57,7 @@ class Backlog:
     async def take(self) -> list[Events]:
         """What is to be put in force next, in one commit: at least one step. Tell by `done` when it is."""
         steps = [await self._queue.get()]
-        until = time.monotonic() + _LONGEST_WAIT
+        until = time.monotonic() + self._longest
         while True:
             while not self._queue.empty():
                 steps.append(self._queue.get_nowait())

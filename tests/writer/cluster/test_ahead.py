@@ -121,8 +121,8 @@ def step(revision: int) -> Events:
 
 
 def test_steps_wait_for_an_own_change_alone_and_not_for_long() -> None:
-    async def taken(expecting: bool, *steps: Events, due: int = 0, urgent: int = 0) -> list[int]:
-        backlog = Backlog(lambda revision: 0 < due <= revision, lambda one: one.newest == urgent)
+    async def taken(expecting: bool, *steps: Events, due: int = 0, urgent: int = 0, longest: float = 60.0) -> list[int]:
+        backlog = Backlog(lambda revision: 0 < due <= revision, lambda one: one.newest == urgent, longest)
         backlog.expect(expecting)
         await backlog.put(steps[0])
         taking = asyncio.ensure_future(backlog.take())
@@ -134,7 +134,7 @@ def test_steps_wait_for_an_own_change_alone_and_not_for_long() -> None:
         return [one.newest for one in found]
 
     async def all_of_them() -> None:
-        assert await taken(True, step(1)) == [1]  # nothing else ever comes
+        assert await taken(True, step(1), longest=0.01) == [1]  # nothing else ever comes
         assert await taken(True, step(1), step(2), step(3), due=3) == [1, 2, 3]
         assert await taken(True, step(1), step(2), due=1) == [1]
         assert await taken(True, step(1), step(2), urgent=1) == [1]
