@@ -55,6 +55,14 @@ def placed(value: bytes, number: int, revision: int) -> bytes:
     return KINDS[MODULES].codec.dump(msgspec.structs.replace(module, order=order, revision=revision))
 
 
+def placed_puts(keys: Keys, number: int, records: Mapping[tuple[bytes, bytes], bytes]) -> dict[bytes, bytes]:
+    """What the change of a number puts, by key: these records, each module with its place in the cluster's order."""
+    return {
+        keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
+        for (kind, key), value in records.items()
+    }
+
+
 def shown_in(kind: bytes, value: bytes, number: int, revision: int) -> bytes:
     """A record as its batch has it: with the revision that showed it, where it does not say one itself."""
     if kind == MODULES:

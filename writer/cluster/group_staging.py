@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dspy_registry.registry_store.cluster_rows import Position
-from dspy_registry.registry_store.layout import MODULES
 from dspy_registry.registry_store.protocol import (
     Register,
     RegisterMany,
@@ -22,11 +21,11 @@ from dspy_registry.registry_store.protocol import (
     Unregister,
 )
 from dspy_registry.writer.catalog import Catalog
-from dspy_registry.writer.cluster.batches import placed
+from dspy_registry.writer.cluster.batches import placed_puts
 from dspy_registry.writer.cluster.following import load_position
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.staged import Staged
-from dspy_registry.writer.cluster.staging import global_changes, removed_prefixes
+from dspy_registry.writer.cluster.staging import GlobalRequest, global_changes, removed_prefixes
 from dspy_registry.writer.daemon.group import Group, Work
 from dspy_registry.writer.daemon.publication import PublicationRequest
 from dspy_registry.writer.daemon.requests import BatchRequest, DiscoveryRequest, SingleRequest
@@ -55,6 +54,19 @@ def is_global(request: Work) -> bool:
     return is_batch or isinstance(request, PublicationRequest)
 
 
+def may_move(works: Iterable[GlobalRequest]) -> bool:
+    """Whether a group may be staged before its turn: it reads nothing but what it is to write. See `ahead`."""
+    return all(isinstance(work.request, SingleRequest) and type(work.request.message) is Register for work in works)
+
+
+def names_read(works: Iterable[GlobalRequest], staged: Staged) -> frozenset[bytes] | None:
+    """The modules that a group has read the records of, once it is staged; None: it may have read anything."""
+    names = {work.reads for work in works}
+    if None in names or staged.held or staged.removed or staged.programs or staged.is_too_large:
+        return None
+    return frozenset(name for name in names if name is not None)
+
+
 def staged_group(catalog: Catalog, keys: Keys, unlisted: Position, group: Group, held: Mapping[bytes, int]) -> Staged:
     """Stage a group on what this host shows; `unlisted` is its position while it has stored none.
 
@@ -65,15 +77,11 @@ def staged_group(catalog: Catalog, keys: Keys, unlisted: Position, group: Group,
     group.stage(draft)
     found = global_changes(draft)
     number = position.number + 1
-    puts = {
-        keys.record(kind, key): placed(value, number, 0) if kind == MODULES else value
-        for (kind, key), value in found.puts.items()
-    }
     return Staged(
         position,
         group,
         os.urandom(16),
-        puts,
+        placed_puts(keys, number, found.puts),
         {client: dump(number) for client, dump in draft.requests.items() if dump is not None},
         found.is_repeated,
         found.puts,

@@ -9,7 +9,6 @@ kill -9.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
 import time
@@ -24,8 +23,10 @@ from dspy_registry.registry_store.layout import META_CLUSTER
 from dspy_registry.registry_store.scan import value_at
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.catalog import Catalog
+from dspy_registry.writer.cluster.ahead import Ahead
+from dspy_registry.writer.cluster.backlog import Backlog
 from dspy_registry.writer.cluster.batches import expanded, newest
-from dspy_registry.writer.cluster.engine import CompactedError, Engine, Events, KeyValue
+from dspy_registry.writer.cluster.engine import CompactedError, Engine, KeyValue
 from dspy_registry.writer.cluster.following import (
     Applied,
     adopt_all,
@@ -44,8 +45,6 @@ from dspy_registry.writer.cluster.turns import Turns
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.draft import Draft
 
-_STEPS_WAITING: Final = 64
-"""Steps of the watch that wait to be applied. While as many wait, nothing more is read."""
 _PAUSE: Final = 0.2  # seconds before the next node is asked
 _PAGE: Final = 2000  # keys that a list reads at once
 _LOOK_PAUSE: Final = 0.25
@@ -68,6 +67,8 @@ class Mirror:
         self.heard_at: float | None = None  # on the monotonic clock, when the watch last said anything. None: never
         self._began = time.monotonic()
         self.turns = Turns(keys.host.decode())
+        self.ahead = Ahead(keys, position)
+        self.backlog = Backlog(self._is_awaited, lambda step: any(map(self._is_observed, step.changes)))
         self.hosts = Hosts(keys)
         self.observers: list[Observer] = [self.hosts]
         """Told of the keys that are kept in memory alone, behind the commit of what they came with."""
@@ -101,6 +102,7 @@ class Mirror:
             return self._host.revision
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (revision, id(future), future))
+        self.backlog.stir()
         return await future
 
     async def run(self) -> None:
@@ -140,41 +142,41 @@ class Mirror:
 
     async def _watch(self) -> None:
         await self._list_observed()
-        queue: asyncio.Queue[Events] = asyncio.Queue(_STEPS_WAITING)
-        applying = asyncio.ensure_future(self._apply_from(queue))
-        reading = asyncio.ensure_future(self._read_into(queue))
-        tasks = [reading, applying]
+        self.ahead.begin(self._next, self.position.head)
+        self.backlog.clear()
+        applying = asyncio.ensure_future(self._apply_steps())
+        reading = asyncio.ensure_future(self._read_steps())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not applying.done():  # what was read is applied before the watch begins again behind it
-                tasks.append(asyncio.ensure_future(queue.join()))
-                await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)  # a step may fail: none follows it
+            await asyncio.wait((applying, reading), return_when=asyncio.FIRST_COMPLETED)
+            await self.backlog.empty(applying)  # what was read is applied before the watch begins again behind it
         finally:
-            for task in tasks:
+            for task in (reading, applying):
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
+            results = await asyncio.gather(reading, applying, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
-    async def _read_into(self, queue: asyncio.Queue[Events]) -> None:
+    async def _read_steps(self) -> None:
         async for events in self._engine.watch_from(self._keys.watched, self._next):
             self.heard_at = time.monotonic()
             self.newest = max(self.newest, events.newest)
             if events.changes:
-                await queue.put(events)
+                hosts = [head.host for head in self.ahead.saw(events.changes)]
+                for host in hosts:
+                    self.turns.saw(host)
+                await self.backlog.put(events)
+                if self.position.host in hosts:  # often before the reply to its transaction
+                    self.backlog.expect(False)
 
-    async def _apply_from(self, queue: asyncio.Queue[Events]) -> None:
+    async def _apply_steps(self) -> None:
         while True:
-            steps = [await queue.get()]
-            while not queue.empty():
-                steps.append(queue.get_nowait())
+            steps = await self.backlog.take()
             try:
                 await self._apply([change for step in steps for change in step.changes])
                 self.error = ""  # not before: a step that cannot be applied is read again and again
             finally:
-                for _ in steps:
-                    queue.task_done()
+                self.backlog.done(steps)
 
     async def _apply(self, changes: list[KeyValue]) -> None:
         if not changes:
@@ -186,16 +188,12 @@ class Mirror:
             keys, start, lost = self._keys, self.position, self._programs.lost
             await self._commit(lambda draft: follow(draft, keys, start, records, until, lost))
         self._tell(changes)
-        for change in records:
-            if change.key == self._keys.head and change.value is not None:
-                self._note_head(change.value)
         if self._looked_at != self._host.revision and time.monotonic() >= self._look_after:
             await self._look_again()
         self._next = until + 1
 
-    def _note_head(self, value: bytes) -> None:
-        with contextlib.suppress(CorruptRecordError):  # of another release
-            self.turns.saw(head_codec.load(value).host)
+    def _is_awaited(self, revision: int) -> bool:
+        return bool(self._waiting) and self._waiting[0][0] <= revision
 
     def _is_observed(self, change: KeyValue) -> bool:
         return any(change.key.startswith(observer.prefix) for observer in self.observers)
@@ -278,6 +276,7 @@ class Mirror:
         keys, lost = self._keys, self._programs.lost
         await self._commit(lambda draft: adopt_all(draft, keys, position, different, gone, lost))
         self._next = revision + 1
+        self.ahead.listed(self.position)
 
     def _listed(self, revision: int, head: KeyValue | None) -> Position:
         if head is None or head.value is None:

@@ -3,7 +3,8 @@
     queue -> stage on what this host has applied -> compare `head` and put -> the mirror passes it -> answer
 
 A transaction goes through only if nothing has changed since the revision that it was staged on. Otherwise it is staged
-again, behind what came first. So every change is decided on the newest state of the cluster.
+again, behind what came first. So every change is decided on the newest state of the cluster. Registrations need not be
+staged again behind changes of other modules, nor wait until this host shows those: see `ahead`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dspy_registry.writer.cluster.answers import stored_answers, visible
 from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, in_pieces, tidy, upload
 from dspy_registry.writer.cluster.decision import UNAVAILABLE_SECONDS, Decision
 from dspy_registry.writer.cluster.engine import Engine, KeyValue, Outcome
-from dspy_registry.writer.cluster.group_staging import is_global, staged_group
+from dspy_registry.writer.cluster.group_staging import is_global, may_move, names_read, staged_group
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.mirror import Mirror
 from dspy_registry.writer.cluster.program_collector import ProgramCollector
@@ -48,9 +49,11 @@ _SHOWN_SECONDS: Final = 10.0  # for this host to show what the cluster has accep
 _MOST_WAITING: Final = 4096  # requests
 _MOST_HELD: Final = 192 * 1024 * 1024  # bytes of requests
 _MOST_PATIENT: Final = 0.004  # seconds, of some ten that a transaction and its commit take
+_WHILE_OTHERS_GO: Final = 0.02  # seconds, while it is another host's turn in any case
 _GROUP: Final = 48  # requests that are tried in one transaction
 _SMALL_GROUP: Final = 2
 _SMALL_BYTES: Final = 16 * 1024  # of requests
+_UNSEEN: Final = "this host has not seen the cluster's newest change yet. Nothing was changed."
 T = TypeVar("T")
 _log = logging.getLogger("dspy_registry")
 
@@ -128,10 +131,16 @@ class Origin:
         self._answer_all([self._waiting.popleft() for _ in range(len(self._waiting))], error)
 
     async def _gather(self) -> None:
-        """Wait a moment for a group to become as large as the last one: clients answered together send together."""
-        until = time.monotonic() + _MOST_PATIENT
-        while len(self._waiting) < self._regulars and time.monotonic() < until:
-            await asyncio.sleep(_MOST_PATIENT / 8)
+        """Wait a moment for a group to become as large as the last one: clients answered together send together.
+
+        The moment is longer while other hosts have their turns: a change with fewer requests costs as much.
+        """
+        began = time.monotonic()
+        while len(self._waiting) < self._regulars:
+            seconds = time.monotonic() - began
+            if seconds > (_MOST_PATIENT if self._mirror.turns.left == 0 else _WHILE_OTHERS_GO):
+                return
+            await asyncio.sleep(_MOST_PATIENT / 4)
 
     async def _carry_out_some(self) -> None:
         await self._gather()
@@ -151,6 +160,8 @@ class Origin:
         except Exception as error:
             _log.exception("the cluster's origin failed")
             self._answer_all(works, error)
+        finally:
+            self._mirror.backlog.expect(False)
 
     def _answer_all(self, works: Sequence[GlobalRequest], error: BaseException) -> None:
         for work in works:
@@ -194,12 +205,12 @@ class Origin:
 
     async def _carry_out(self, works: Sequence[GlobalRequest]) -> None:
         began, tries, turns = time.monotonic(), 0, self._mirror.turns
+        staged: Staged | None = None
         while True:
             tries += 1
             await self._make_ready()  # another part of the group may have failed meanwhile
-            await turns.wait()
+            staged = await self._staged_in_turn(works, staged)
             asked_at = time.monotonic()
-            staged = await self._staged(works)
             if len(works) > 1 and staged.is_for_one_alone:
                 await self._carry_out(works[: len(works) // 2])
                 await self._carry_out(works[len(works) // 2 :])
@@ -223,7 +234,25 @@ class Origin:
             turns.refused()
             if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
-            await self._shown(outcome.revision)
+            await _within(self._mirror.ahead.reached(outcome.revision), _SHOWN_SECONDS, _UNSEEN)
+
+    async def _staged_in_turn(self, works: Sequence[GlobalRequest], staged: Staged | None) -> Staged:
+        """A group staged on the newest state that is known, once it is this host's turn.
+
+        Registrations are staged while it waits, and move behind what comes meanwhile, if that is of other modules.
+        `staged` is the same group for an earlier try; None: this is the first.
+        """
+        ahead = self._mirror.ahead
+        if staged is None and may_move(works):
+            staged = await self._staged(works)
+            self._mirror.backlog.expect(staged.names is not None)
+        await self._mirror.turns.wait()
+        moved = ahead.moved(staged) if staged is not None else None
+        if moved is None:
+            await self._shown(ahead.head)
+            staged = await self._staged(works)
+            moved = ahead.moved(staged) or staged
+        return moved
 
     async def _staged(self, works: Sequence[GlobalRequest]) -> Staged:
         """Stage a group, in a thread unless it takes less than changing threads does."""
@@ -236,7 +265,10 @@ class Origin:
         environment = self._host.environment
         with environment.long_read() as txn:
             catalog = Catalog(txn, environment.dbs, self._aliases)
-            return staged_group(catalog, self._keys, self._mirror.position, Group(works, self._replies), works[0].held)
+            group = Group(works, self._replies)
+            staged = staged_group(catalog, self._keys, self._mirror.position, group, works[0].held)
+        staged.names = names_read(works, staged)
+        return staged
 
     async def _put_programs(self, staged: Staged) -> None:
         for digest, pieces in staged.programs.items():
@@ -280,6 +312,7 @@ class Origin:
             raise
 
     def _conclude(self, staged: Staged, revision: int) -> None:
+        self._mirror.backlog.expect(False)
         self.changes += bool(staged.puts)
         for work, answer in staged.group.conclude(revision):
             assert isinstance(work, GlobalRequest)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -22,6 +23,7 @@ _TOLD_AFTER: Final = 3  # beats that fail one after the other
 _log = logging.getLogger("dspy_registry")
 
 
+@cache
 def own_release() -> str:
     """The release of this package; "": it is not installed."""
     try:

@@ -52,10 +52,12 @@ class GlobalRequest(Work):
     """A request that the cluster has to accept: a client's, or the leader's.
 
     `held` are revisions of keys that must not have changed when it is accepted. With them it is no group's member.
+    `reads`, once it is staged, is the module of which it has read the records; None: it may have read anything.
     """
 
     is_answered = False
     held: Mapping[bytes, int] = {}
+    reads: bytes | None = None
 
     def __init__(self, request: Work) -> None:
         self.request = request
@@ -67,7 +69,10 @@ class GlobalRequest(Work):
         refuse_unread_batch(draft)
         draft.version_floor = partial(_last_version, draft)
         message = self.request.message if isinstance(self.request, SingleRequest) else None
-        stage_globally(draft, message, self.request)
+        if isinstance(message, Register):
+            self._register(draft, message)
+        else:
+            stage_globally(draft, message, self.request)
         refuse_rollouts(draft)
         for name, entry in draft.modules.items():
             row = module_row(draft, name)
@@ -81,6 +86,12 @@ class GlobalRequest(Work):
             if row.is_live and (entry is None or entry.source != CLIENT):
                 drop_global_labels(draft, name)
         refuse_what_is_local(draft)
+
+    def _register(self, draft: Draft, message: Register) -> None:
+        info = decode_module(message.module)
+        self.reads = info.name.encode()
+        _check_expected(draft, info.name, message.expected_version)
+        draft.register(info)
 
     def is_in_force(self, draft: Draft, error: RegistryError) -> bool:
         """See `Work.is_in_force`."""
@@ -117,10 +128,6 @@ def _last_version(draft: Draft, name: str) -> int:
 def stage_globally(draft: Draft, message: Any, request: Work) -> None:
     """Stage a request. What only this host declares stays: it is not the cluster's to remove."""
     match message:
-        case Register():
-            info = decode_module(message.module)
-            _check_expected(draft, info.name, message.expected_version)
-            draft.register(info)
         case Unregister():
             current = draft.module(message.name)
             if current is None:
