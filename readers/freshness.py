@@ -69,7 +69,9 @@ class Freshness:
 
     def _follow(self, word: float, revision: int, is_under_way: bool) -> bool:
         landed = revision - 1 if is_under_way else revision
-        announced = self._file.announcement(revision)
+        # A new reader needs none: its cache is empty, and to make the decoder would take longer than all else.
+        is_of_use = is_under_way or landed == self._followed_to + 1
+        announced = self._file.announcement(revision) if is_of_use else None
         if self._file.word[()] != word:
             return False
         if revision < self._followed_to:  # older files were copied over these, so the numbers now mean other commits

@@ -32,8 +32,8 @@ Look = Callable[[], bool]
 
 
 def can_sleep(file: RevisionFile) -> bool:
-    """Whether somebody rings this file's bell, and this system can wait for it."""
-    return futex.is_available() and file.bell.value != 0
+    """Whether somebody rings this file's bell for this process, and this system can wait for it."""
+    return futex.is_available() and file.wakes_sleepers
 
 
 @contextmanager
@@ -80,7 +80,7 @@ class _Waiter:
     def _run(self) -> None:
         bell = self._file.bell
         while True:
-            bell.wait(self._seen, LONGEST_SLEEP)
+            self._file.sleep(self._seen, LONGEST_SLEEP)
             rung = bell.value
             with self._lock:
                 is_over = self._is_ending or (rung == self._seen and not self._sleepers)

@@ -13,8 +13,8 @@ The usage word beside it counts the commits that make no revision. So each commi
 The health count moves with each list that the file `health` puts in force: it is odd while that happens. So whoever
 keeps what rests on that list has to look at this file only.
 
-The bell is one more number, for those who sleep until something changes: the writer raises it after a commit, and wakes
-them. 0 means that the writer is of release 0.1.0, which rings no bell.
+The bell (`bell.py`) is one more number, for those who sleep until something changes: the writer raises it after a
+commit, and wakes them. 0 means that the writer is of release 0.1.0, which rings no bell.
 
 Beside the word lies the announcement: the Change of the commit under way, written before the odd word is stored.
 The word never takes an earlier value again, and no two commits use the same odd word. So a reader that sees the same
@@ -23,6 +23,7 @@ word before and after it reads the announcement has read the announcement of tha
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -44,12 +45,12 @@ from dspy_registry.registry_store.errors import (
     StoreError,
     StorePermissionError,
 )
-from dspy_registry.registry_store.layout import DATA_FILE, REVISION_FILE
+from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, REVISION_FILE
 from dspy_registry.registry_store.own_files import new_file, open_file
 from dspy_registry.registry_store.paths import FileIdentity, file_identity
 
 if TYPE_CHECKING:
-    from dspy_registry.registry_store.futex import FutexWord
+    from dspy_registry.registry_store.bell import Bell
 
 FILE_BYTES: Final = 64 * 1024
 ID_BYTES: Final = 16
@@ -58,6 +59,7 @@ _MAGIC: Final = b"dspy-registry-1\n"
 # The word has a cache line to itself: a write to the same line would slow its readers. Word, nothing, usage word and
 # health count are equally far apart, so that one view shows them all. Nothing is 0 and stays so.
 _WORD_AT, _USAGE_AT, _HEALTH_AT, _MAGIC_AT, _BELL_AT, _ANNOUNCEMENT_AT = 0, 64, 96, 128, 192, 4096
+_ASLEEP_UNTIL_AT: Final = _BELL_AT + 8
 _ID_AT: Final = _MAGIC_AT + len(_MAGIC)
 _DATA_AT: Final = _ID_AT + 16
 _DOUBLE: Final = struct.Struct("d")
@@ -174,11 +176,31 @@ class RevisionFile:
         self.identity = (status.st_dev, status.st_ino)
 
     @cached_property
-    def bell(self) -> FutexWord:
+    def bell(self) -> Bell:
         """The number that changes after each commit, to sleep on. ctypes is loaded only by those who need it."""
-        from dspy_registry.registry_store.futex import FutexWord
+        from dspy_registry.registry_store.bell import Bell
 
-        return FutexWord(self._map, _BELL_AT)
+        return Bell(self._map, _BELL_AT)
+
+    @cached_property
+    def _writable(self) -> RevisionFile | None:
+        """This file, mapped for writing. None: this process may not, or another file is in its place."""
+        try:
+            file = RevisionFile(self.path.parent, writable=True)
+        except StoreError:
+            return None
+        return file if file.identity == self.identity else None
+
+    @property
+    def wakes_sleepers(self) -> bool:
+        """Whether the writer wakes who sleeps here. False: it rings no bell, or this process cannot announce it."""
+        return self.bell.value != 0 and (self.bell.is_always_rung or self._writable is not None)
+
+    def sleep(self, seen: int, seconds: float) -> None:
+        """Sleep until the bell is no longer `seen`, or for these seconds. As `bell.wait`, it may return earlier."""
+        if not self.bell.is_always_rung and self._writable is not None:
+            self._writable.bell.announce()
+        self.bell.wait(seen, seconds)
 
     def __repr__(self) -> str:
         return f"RevisionFile({str(self.path)!r}, word={self.word[()]})"
@@ -251,12 +273,13 @@ class RevisionFile:
     def raise_bell(self) -> bool:
         """As `ring`, but wake nobody. Returns whether anybody sleeps: `bell.wake_aside` wakes them.
 
+        Mostly nobody has announced that he sleeps, and the system need not be asked.
         A process that goes to sleep after this knows the new number, and then looks at the word. So the bell need not
         be raised again. Another thread must not raise it: one of two raises could be lost.
         """
         bell = self.bell
         bell.advance()
-        return bell.set_aside()
+        return bell.is_awaited() and bell.set_aside()
 
 
 def create_revision_file(
@@ -271,6 +294,7 @@ def create_revision_file(
     content = bytearray(FILE_BYTES)
     struct.pack_into("=d", content, _WORD_AT, committed(revision))
     struct.pack_into("=I", content, _BELL_AT, 1)
+    struct.pack_into("=d", content, _ASLEEP_UNTIL_AT, 0.0 if _is_for_one_user(folder) else math.inf)
     content[_MAGIC_AT:_ID_AT] = _MAGIC
     content[_ID_AT : _ID_AT + ID_BYTES] = registry_id
     _DATA.pack_into(content, _DATA_AT, *(data_identity(folder) if data is None else data))
@@ -287,6 +311,15 @@ def create_revision_file(
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_for_one_user(folder: Path) -> bool:
+    """Whether only this user can read the registry: a reader has to write to lock.mdb."""
+    try:
+        status = os.stat(f"{folder}/{LOCK_FILE}")  # noqa: PTH116 - as in `data_identity`
+    except OSError:
+        return False
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def data_identity(folder: Path) -> FileIdentity:

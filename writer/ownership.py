@@ -33,7 +33,8 @@ class Ownership:
 
     def recover(self) -> None:
         """After a commit that failed: make the word right, and go on from there."""
-        self._verify_lock()
+        if not self._lock.has_stayed():
+            raise self._without_lock()
         if not recover_word(self._environment, self._revision_file):
             raise self._replaced(f"{self._revision_file.path.name} was changed by another process")
         self.confirm()
@@ -46,7 +47,8 @@ class Ownership:
 
     def verify(self, txn: Transaction) -> int:
         """Look at everything. `txn` is the write transaction: no other writer commits meanwhile. Returns its number."""
-        self._verify_lock()
+        if not self._lock.has_stayed():
+            raise self._without_lock()
         if self._revision_file.word[()] != self._word:
             raise self._replaced(f"{self._revision_file.path.name} was changed by another process")
         number: int = txn.id()
@@ -56,13 +58,12 @@ class Ownership:
 
     def confirm(self) -> None:
         """Before an acknowledgement. Where a second writer has retired the file, this one may have stored over that."""
-        if not self._lock.is_in_place():
+        if not self._lock.has_stayed():
             self._revision_file.retire()
-            self._verify_lock()
+            raise self._without_lock()
 
-    def _verify_lock(self) -> None:
-        if not self._lock.is_in_place():
-            raise self._replaced(f"{self._lock.path.name} was deleted or replaced")
+    def _without_lock(self) -> StoreError:
+        return self._replaced(f"{self._lock.path.name} was deleted or replaced")
 
     def _replaced(self, how: str) -> StoreError:
         self.lost = StoreError(

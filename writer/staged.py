@@ -99,9 +99,10 @@ class Staged:
 
     def module(self, name: str) -> Entry | None:
         """The module of this full name, or None. Raises CorruptRecordError."""
-        for draft in self._with_parents():
-            if name in draft.modules:
-                return draft.modules[name]
+        if name in self.modules:
+            return self.modules[name]
+        if self._parent is not None:
+            return self._parent.module(name)
         stored = self.catalog.module(name)
         if stored is None:
             return None
@@ -226,7 +227,7 @@ class Staged:
 
     def is_staged(self, name: str) -> bool:
         """Whether this draft, or one below it, changes the module."""
-        return any(name in draft.modules for draft in self._with_parents())
+        return name in self.modules or (self._parent is not None and self._parent.is_staged(name))
 
     def _dropped(self, name: str) -> tuple[Entry, ...]:
         return next((draft.dropped[name] for draft in self._with_parents() if draft.dropped.get(name)), ())

@@ -13,6 +13,7 @@ import os
 import time
 import weakref
 from pathlib import Path
+from typing import Final
 
 from dspy_registry.registry_store import access
 from dspy_registry.registry_store.errors import StorePermissionError, WriterLockedError
@@ -20,6 +21,10 @@ from dspy_registry.registry_store.layout import WRITER_LOCK_FILE
 from dspy_registry.registry_store.own_files import open_file
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.writer.lock_holder import holder_of
+
+_TICK: Final = 20_000_000
+"""Nanoseconds. Changes of a file that are further apart have different change times: a tick is 10 ms at most."""
+_LOOK_SECONDS: Final = 1.0
 
 
 class WriterLock:
@@ -31,7 +36,9 @@ class WriterLock:
     def __init__(self, folder: Path, group: int | None = None) -> None:
         self.path = folder / WRITER_LOCK_FILE
         file = _open(self.path, group)
-        self._place = str(self.path)  # looked at twice in each commit
+        self._place = str(self.path)
+        self._mark: tuple[int, int] | None = None  # of the file when it was last seen in place
+        self._look_at = 0.0
         self._descriptor = _Descriptor(file)
         status = os.fstat(file)
         self._identity = (status.st_dev, status.st_ino)
@@ -54,9 +61,21 @@ class WriterLock:
         """False after `release`, and in a process forked from the holder's."""
         return self._descriptor in _open_descriptors
 
-    def is_in_place(self) -> bool:
-        """Whether the path still names the file that is locked: else a second writer may lock another one."""
-        return file_identity(self._place) == self._identity
+    def has_stayed(self) -> bool:
+        """Whether the path still names the file that is locked: else a second writer may lock another one.
+
+        The path is looked at once a second. In between the locked file is, in half the time: moving, replacing or
+        deleting it changes the number of its links or its change time. A folder that is moved takes it along, and a
+        second writer of that folder is refused.
+        """
+        status = os.fstat(self._descriptor.number)
+        mark = status.st_nlink, status.st_ctime_ns
+        if mark == self._mark and time.monotonic() < self._look_at:
+            return True
+        has_stayed = file_identity(self._place) == self._identity
+        if has_stayed and time.time_ns() - status.st_ctime_ns > _TICK:
+            self._mark, self._look_at = mark, time.monotonic() + _LOOK_SECONDS
+        return has_stayed
 
     def release(self) -> None:
         """Give the writer lock up. The file stays: unlinking it would let two writers lock two files."""

@@ -10,6 +10,7 @@ import pytest
 
 from dspy_registry import Change, ModuleInfo, Registry, RegistryWriter, StoreError
 from dspy_registry.registry_store.changes import LARGEST_LISTED_CHANGE
+from dspy_registry.registry_store.codec import SealedAlone
 from dspy_registry.registry_store.layout import REVISION_FILE
 from dspy_registry.registry_store.revision import (
     FILE_BYTES,
@@ -220,6 +221,21 @@ def test_i1_a_commit_too_large_to_announce_lets_nothing_be_served(
     assert not is_cached(registry, "dspy.ReAct")
     assert registry.find_by_capability("tool_use") is not registry.find_by_capability("tool_use")
     file.conclude(revision - 1)
+
+
+def test_a_reader_that_attaches_decodes_no_announcement(
+    writer: RegistryWriter, registry_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache is empty, and in a fresh process the decoder would take longer to make than all else of the attach."""
+    codec = SealedAlone(Change, "an announcement")
+    monkeypatch.setattr("dspy_registry.registry_store.revision.announcement_codec", codec)
+    update(writer, "dspy.ReAct", 1)
+    with Registry(registry_folder) as reader:
+        assert reader.get_module("dspy.ReAct").estimated_duration == 1
+        assert codec._decode is None
+        update(writer, "dspy.ReAct", 2)
+        assert reader.get_module("dspy.ReAct").estimated_duration == 2
+        assert codec._decode is not None
 
 
 def test_i1_a_commit_of_very_many_modules_drops_everything(writer: RegistryWriter, registry: Registry) -> None:

@@ -7,14 +7,16 @@ import logging
 import os
 import shutil
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError
+from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, WriterLockedError
 from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.writer import writer_lock
 from tests.conftest import violations
 from tests.support.command import run
 from tests.support.processes import child
@@ -54,21 +56,73 @@ def test_i22_a_writer_whose_lease_file_is_gone_stops_before_a_second_one_commits
             assert second.close() == 0
 
 
-def test_i22_a_lease_lost_during_a_commit_is_seen_before_it_is_acknowledged(registry_folder: Path) -> None:
+@pytest.mark.parametrize("how", ["deleted", "moved away", "moved away and linked", "replaced"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["in the first commit", "later"])
+def test_i22_a_lease_lost_during_a_commit_is_seen_before_it_is_acknowledged(
+    registry_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, is_first: bool
+) -> None:
     """The second writer has retired the revision file, and the first has stored its word over that."""
+    path, elsewhere = registry_folder / WRITER_LOCK_FILE, tmp_path / "elsewhere"
+
+    def lose(draft: object) -> None:
+        draft.register(ModuleInfo(NAME))  # type: ignore[attr-defined]
+        if how == "deleted":
+            path.unlink()
+        elif how == "replaced":
+            elsewhere.touch()
+            elsewhere.rename(path)
+        else:
+            path.rename(elsewhere)
+        if how == "moved away and linked":
+            (tmp_path / "link").hardlink_to(elsewhere)
+
     with RegistryWriter(registry_folder) as writer:
         file = RevisionFile(registry_folder)
-
-        def lose(draft: object) -> None:
-            draft.register(ModuleInfo(NAME))  # type: ignore[attr-defined]
-            (registry_folder / WRITER_LOCK_FILE).unlink()
-
+        if not is_first:
+            monkeypatch.setattr(writer_lock, "_TICK", 0)
+            time.sleep(0.02)  # longer than a tick of an old kernel's clock
+            for duration in (1, 2):  # from then on it looks at the path once a second
+                update(writer, duration)
         with pytest.raises(StoreError, match=WRITER_LOCK_FILE):
             writer.store.committer.commit(lose)
         assert file.word[()] != file.word[()]
         stops(writer, WRITER_LOCK_FILE)
+    path.unlink(missing_ok=True)
     with RegistryWriter(registry_folder) as writer:
         assert update(writer, 1) == writer.revision
+
+
+def test_i22_what_is_done_to_the_lock_file_in_its_place_stops_nobody(
+    registry_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_lock, "_TICK", 0)
+    path = registry_folder / WRITER_LOCK_FILE
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 1)
+        path.chmod(0o640)
+        update(writer, 2)
+        (tmp_path / "link").hardlink_to(path)
+        update(writer, 3)
+        path.unlink()
+        stops(writer, WRITER_LOCK_FILE)
+
+
+def test_i22_the_writer_of_a_folder_that_was_moved_stops_within_a_second(
+    registry_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 1)
+        time.sleep(0.02)
+        update(writer, 2)
+        registry_folder.rename(tmp_path / "moved")
+        with pytest.raises(WriterLockedError):
+            RegistryWriter(tmp_path / "moved")
+        with RegistryWriter(registry_folder) as other:  # another registry
+            update(other, 3)
+            monkeypatch.setattr(time, "monotonic", lambda: float("inf"))
+            stops(writer, WRITER_LOCK_FILE)
+            monkeypatch.undo()
+            update(other, 4)
 
 
 def test_i22_a_retired_revision_file_stops_the_writer(registry_folder: Path) -> None:

@@ -41,7 +41,7 @@ def sleepers(folder: Path, count: int) -> Iterator[list[bool]]:
         seen = file.bell.value
         asleep.wait()
         while file.bell.value == seen:
-            file.bell.wait(seen, 1.0)
+            file.sleep(seen, 1.0)
         woken.append(True)
 
     threads = [threading.Thread(target=sleep, args=(file,)) for file in files]
@@ -77,6 +77,7 @@ def test_the_thread_wakes_them_and_where_there_can_be_none_the_commit_does(
     created: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = RevisionFile(created, writable=True)
+    file.bell.announce()
     rung: list[str] = []
     answers = iter([False, True, True])
     monkeypatch.setattr(file.bell, "set_aside", lambda: next(answers))
@@ -115,7 +116,7 @@ def test_sleepers_of_other_processes_are_woken(created: Path) -> None:
         mine = RevisionFile(created)
         os.write(began, b"x")
         while mine.bell.value == seen:
-            mine.bell.wait(seen, 1.0)
+            mine.sleep(seen, 1.0)
 
     children = [fork(sleep) for _ in range(8)]
     for _ in children:
