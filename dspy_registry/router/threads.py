@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from dspy_registry.router.admission import NOTHING_HELD, Admission
 from dspy_registry.router.inbox import Inbox, new_inbox
 
 _IDLE_SECONDS: Final = 60.0
@@ -23,42 +24,49 @@ _clock = time.monotonic
 
 
 class Job(ABC):
-    """A call in a thread. `tell` is called in that thread when it has ended; then `value` or `error` is set.
+    """A call in a thread, and what it holds: that is given back when the call ends, or at once if it cannot begin.
 
-    `tell` is a method: as an attribute it would make a reference cycle. So what a job holds is given back at once
-    when the job is dropped before it begins.
+    `tell` is called in that thread when the call has ended; then `value` or `error` is set. It is a method: as an
+    attribute it would make a reference cycle. So what a job holds is given back at once when the job is dropped before
+    it begins.
     """
 
-    __slots__ = ("_turn", "_work", "error", "value")
+    value: Any = None
+    error: BaseException | None = None
 
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-        self._turn = [True]  # the thread that takes it decides whether the call is made
-        self.value: Any = None
-        self.error: BaseException | None = None
+    def __init__(self, work: Callable[[], Any], admission: Admission = NOTHING_HELD) -> None:
+        self._work = [work]  # whoever takes it out decides whether the call is made
+        self._admission = admission
 
     @abstractmethod
     def tell(self) -> None:
         """The call has ended."""
 
     def run(self) -> None:
-        """Call it, if it was not withdrawn."""
+        """Make the call, if it was not withdrawn."""
         try:
-            self._turn.pop()  # as `withdraw` does, but without a call
+            work = self._work.pop()
         except IndexError:
             return
         try:
-            self.value = self._work()
+            self.value = work()
         except BaseException as error:
             self.error = error
+        if self._admission is not NOTHING_HELD:
+            self._admission.end(self.error is None)
         self.tell()
 
     def withdraw(self) -> bool:
-        """Keep the call from being made. Returns False if it has begun, or was withdrawn before; else True."""
+        """Keep the call from being made. Returns False if it has begun, or was withdrawn before; else True.
+
+        An interrupt may come when the call has begun already: then it keeps what it holds.
+        """
         try:
-            return self._turn.pop()
+            self._work.pop()
         except IndexError:
             return False
+        self._admission.end()
+        return True
 
 
 class Threads:
