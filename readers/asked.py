@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from dspy_registry.readers.observed import BASES
 from dspy_registry.readers.plan import Plan, plan_find
@@ -20,7 +22,7 @@ Accept: TypeAlias = "Callable[[Any], object]"
 """A function of a candidate: whether it may be chosen."""
 
 
-class Asked(NamedTuple):
+class Asked(Struct, frozen=True):
     """`conditions` are those of `find`, in its order; None: all that `names` has. `names` None: all that meet them.
 
     `size` is a size class.
@@ -39,7 +41,7 @@ class Asked(NamedTuple):
     @property
     def among(self) -> tuple[object, ...]:
         """What decides which modules are candidates, and the numbers of each."""
-        return self[:4]
+        return self.conditions, self.names, self.size, self.basis
 
     @property
     def plan(self) -> Plan | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import sqrt
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from dspy_registry.registry_store.circuit import HALF_OPEN, OPEN, State
 from dspy_registry.registry_store.errors import InvalidArgumentError
@@ -34,7 +36,7 @@ LARGEST_RATE: Final = 0.9
 """Above it 1 / (1 - f) would let one number outweigh all others."""
 
 
-class Facts(NamedTuple):
+class Facts(Struct, frozen=True, gc=False):
     """What is known of one candidate. Durations in milliseconds; `usd` per call, None: not known.
 
     `failed` of `counted` calls in the last 60 minutes; `prior` is what `prior_rate` says. `until` is the deadline of
@@ -58,7 +60,7 @@ class Facts(NamedTuple):
         return self.name, self.version
 
 
-class Ranked(NamedTuple):
+class Ranked(Struct, frozen=True, gc=False):
     """A candidate that may be called. A lower `score` is better; `cost` is in the unit of the ranking."""
 
     facts: Facts
@@ -68,7 +70,7 @@ class Ranked(NamedTuple):
     is_probe: bool
 
 
-class Excluded(NamedTuple):
+class Excluded(Struct, frozen=True):
     """A candidate that is left out. `detail` says more for a person."""
 
     facts: Facts
@@ -76,7 +78,7 @@ class Excluded(NamedTuple):
     detail: str
 
 
-class Ranking(NamedTuple):
+class Ranking(Struct, frozen=True):
     """`ranked` best first; empty: nothing can be called. `degraded`: only candidates with open circuits were left."""
 
     ranked: tuple[Ranked, ...]
@@ -89,7 +91,7 @@ Order = Callable[[tuple[Ranked, ...], Unit], Iterable[Ranked]]
 Filter = Callable[[Ranked, Unit], bool]
 
 
-class Limits(NamedTuple):
+class Limits(Struct, frozen=True):
     """What the caller asks. None: no limit, no filter. `exclude` has full names of modules, and single versions."""
 
     deadline_ms: float | None = None
@@ -145,7 +147,7 @@ def rank(field: Field, prefer: str | Order, asked: Limits) -> Ranking:
     Raises InvalidArgumentError for a preference that is unknown, or that returns what is no candidate.
     """
     excluded: list[Excluded] = []
-    left = field.facts if asked[:3] == _ANY else _within_limits(field.facts, asked, excluded)
+    left = _within_limits(field.facts, asked, excluded)
     unit: Unit = USD
     for facts in left:
         if facts.usd is None:
@@ -154,7 +156,7 @@ def rank(field: Field, prefer: str | Order, asked: Limits) -> Ranking:
     ordered = field.ordered(prefer, unit)
     if len(left) < len(ordered):
         within = set(map(id, left))  # the field's own objects
-        ordered = tuple(each for each in ordered if id(each[0]) in within)
+        ordered = tuple(each for each in ordered if id(each.facts) in within)
     if asked.accept is not None:
         ordered = _accepted(ordered, asked.accept, unit, excluded)
     if field.is_any_open:
@@ -177,10 +179,9 @@ def _degraded(field: Field, ended: Sequence[Ranked], excluded: list[Excluded], u
     return Ranking((last,), tuple(excluded), unit, True)
 
 
-_ANY: Final = (None, None, ())
-
-
-def _within_limits(candidates: Sequence[Facts], asked: Limits, excluded: list[Excluded]) -> list[Facts]:
+def _within_limits(candidates: Sequence[Facts], asked: Limits, excluded: list[Excluded]) -> Sequence[Facts]:
+    if asked.deadline_ms is None and asked.max_cost_usd is None and not asked.exclude:
+        return candidates
     left = []
     for facts in candidates:
         problem = _problem(facts, asked)
@@ -192,7 +193,7 @@ def _within_limits(candidates: Sequence[Facts], asked: Limits, excluded: list[Ex
 
 
 def _problem(facts: Facts, asked: Limits) -> tuple[Reason, str] | None:
-    if asked.exclude and (facts.name in asked.exclude or facts[:2] in asked.exclude):
+    if asked.exclude and (facts.name in asked.exclude or facts.identity in asked.exclude):
         return "exclude", "the caller excludes it"
     if asked.deadline_ms is not None and facts.expected_ms > asked.deadline_ms:
         return "deadline", f"it takes about {facts.expected_ms:.0f} ms, the deadline is {asked.deadline_ms:g} ms"
@@ -215,19 +216,19 @@ def _scored(left: Sequence[Facts], prefer: str | Order, unit: Unit) -> list[Rank
     is_usd = unit == USD
     scored = []
     for facts in left:
-        _, _, duration, compute_seconds, usd, failed, counted, prior, state, _ = facts
-        rate = (failed + PRIOR_CALLS * prior) / (counted + PRIOR_CALLS)
+        rate = (facts.failed + PRIOR_CALLS * facts.prior) / (facts.counted + PRIOR_CALLS)
         if rate > LARGEST_RATE:
             rate = LARGEST_RATE
-        cost = usd if is_usd and usd is not None else compute_seconds
+        cost = facts.usd if is_usd and facts.usd is not None else facts.compute_seconds
         weight = max(LEAST_COST, cost)
+        duration = facts.expected_ms
         if duration < LEAST_MS:
             duration = LEAST_MS
         if by_latency:
             score = (sqrt(duration) * sqrt(weight) if by_cost else duration) / (1.0 - rate)
         else:
             score = weight / (1.0 - rate) if by_cost else rate
-        scored.append(Ranked(facts, score, cost, rate, state == HALF_OPEN))
+        scored.append(Ranked(facts, score, cost, rate, facts.state == HALF_OPEN))
     return scored
 
 
@@ -268,11 +269,11 @@ def _preferred(closed: tuple[Ranked, ...], order: Order, unit: Unit, excluded: l
 
 
 def _score(each: Ranked) -> tuple[bool, float]:
-    return each[4], each[1]
+    return each.is_probe, each.score
 
 
 def _reliability(each: Ranked) -> tuple[bool, float, float]:
-    return each[4], each[3], each[0][2]
+    return each.is_probe, each.failure_rate, each.facts.expected_ms
 
 
 def _unhealthy(each: Ranked) -> Excluded:

@@ -22,7 +22,6 @@ from dspy_registry.readers.deciding import Deciding
 from dspy_registry.readers.observed import DECLARED, DEFAULT_MIN_OBSERVED_CALLS
 from dspy_registry.readers.plan import plan_find, plan_term
 from dspy_registry.readers.routing import CostWeights, Recommendation
-from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.arguments import check_text, plain_name, typed, words_of
 from dspy_registry.registry_store.changes import Change
@@ -36,6 +35,7 @@ from dspy_registry.registry_store.selection import Resolved
 from dspy_registry.registry_store.sharing import defer, detach, shared_lock
 
 if TYPE_CHECKING:
+    from dspy_registry.readers.snapshot import Snapshot
     from dspy_registry.readers.watched import ChangeWithRecords
 
 DEFAULT_CACHE_SIZE: Final = 8192
@@ -242,6 +242,8 @@ class Registry(Deciding):
 
         Raises StoreError when no reader slot is free; a snapshot takes up to two.
         """
+        from dspy_registry.readers.snapshot import Snapshot  # most workers take none
+
         let_fork_pass(self._live().holders)
         self._look_now()
         with shared_lock:  # nobody lets go of the environment before the snapshot has it

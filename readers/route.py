@@ -182,7 +182,7 @@ class Route:
 
 def exclusions(ranking: Ranking) -> tuple[Exclusion, ...]:
     """The candidates that a ranking leaves out."""
-    return tuple(Exclusion(facts.name, facts.version, reason, detail) for facts, reason, detail in ranking.excluded)
+    return tuple(Exclusion(each.facts.name, each.facts.version, each.reason, each.detail) for each in ranking.excluded)
 
 
 def decide(

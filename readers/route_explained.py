@@ -46,8 +46,8 @@ def _lines(ranking: Ranking, candidates: Candidates, asked: Asked, moment: Momen
     yield f"ordered by {prefer or 'prefer'}: {formula}; lower is better; c in {UNITS[ranking.unit]}"
     for place, ranked in enumerate(ranking.ranked, 1):
         yield from _candidate(place, ranked, ranking, candidates.known[ranked.facts.identity], asked, moment)
-    for facts, reason, detail in ranking.excluded:
-        yield f"-  {facts.name}, version {facts.version}: excluded ({reason}): {detail}"
+    for each in ranking.excluded:
+        yield f"-  {each.facts.name}, version {each.facts.version}: excluded ({each.reason}): {each.detail}"
 
 
 def _candidate(

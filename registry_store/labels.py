@@ -30,7 +30,7 @@ MAX_LABELS_OF_MODULE: Final = 64
 MAX_UPDATES: Final = 128
 """Labels that change in one call. More would not fit into one message, if each names as many versions as it may."""
 
-_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
+_WORD: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z"  # compiled at its first use: most workers set no label
 
 Weights: TypeAlias = Mapping[int, float]
 """Weights by version. Only their proportions count."""
@@ -124,7 +124,7 @@ def names_the_same(label: Label | None, versions: int | Weights) -> bool:
 
 def label_problems(label: object) -> tuple[str, ...]:
     """What is wrong with a name for a label; empty when nothing is."""
-    if not isinstance(label, str) or type(label) is not str or not _WORD.match(label):
+    if not isinstance(label, str) or type(label) is not str or not re.match(_WORD, label):
         return ("a label is a letter, then at most 63 letters, digits, '_', '.' or '-'",)
     return (f"{LATEST} always means the version in force",) if label == LATEST else ()
 

@@ -25,7 +25,7 @@ _SURELY_SHORT: Final = MAX_NAME_BYTES // 4  # characters
 
 # A word begins at a capital after a lower-case letter or digit, and at the last capital of a run of
 # them; but the v of a version (MIPROv2, ColBERTv2) belongs to the run before it.
-_WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z](?!v\d)[a-z])")
+_WORD_START: Final = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z](?!v\d)[a-z])"
 
 
 def last_part(name: str) -> str:
@@ -36,7 +36,7 @@ def last_part(name: str) -> str:
 @lru_cache(maxsize=4096)
 def snake_case(word: str) -> str:
     """`chain_of_thought` of `ChainOfThought`; `miprov2` of `MIPROv2`. Snake case itself stays as it is."""
-    return _WORD_START.sub("_", word).lower()
+    return re.sub(_WORD_START, "_", word).lower()
 
 
 def is_directly_in_dspy(name: str) -> bool:

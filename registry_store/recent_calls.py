@@ -32,9 +32,14 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
 
     def completed_as_usual(self, milliseconds: float) -> bool:
         """Count a call that completed if `longest` and `backoff` stay for sure. Returns whether it was counted."""
-        if self.in_block >= BLOCK or milliseconds > self.longest_of_block or self.in_row:
+        if self.in_row:
             return False
-        self.in_block += 1
+        if self.in_block < BLOCK and milliseconds <= self.longest_of_block:  # the usual call
+            self.in_block += 1
+            return True
+        if milliseconds > self.longest or (self.in_block >= BLOCK and self.longest_of_block < self.longest_before):
+            return False
+        self.completed(milliseconds)
         return True
 
     def completed(self, milliseconds: float, calls: int = 1) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +17,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
-from dspy_registry.readers.route import Candidate
-from dspy_registry.registry_store.errors import InvalidArgumentError, NoProgramError, ProgramRefusedError
+from dspy_registry.registry_store.errors import InvalidArgumentError
 from dspy_registry.registry_store.outcome_kinds import CALLER, CANCELLED, OK, TIMEOUT
 from dspy_registry.registry_store.retry_after import retry_after_of
 from dspy_registry.router.abandoned import Abandoned
@@ -38,23 +37,9 @@ _log = logging.getLogger("dspy_registry")
 class Given(Struct, frozen=True):
     """What a routed call is given. `characters` of input; None: not known."""
 
-    targets: Mapping[str, Callable[..., Any]]
     wanted: Wanted
     arguments: Mapping[str, Any]
     characters: int | None
-
-    def target(self, candidate: Candidate) -> tuple[Callable[..., Any], int] | Refused:
-        """What to call for a candidate, and which version it is.
-
-        `Programs` have a program for each version, or an older one meanwhile. A program that does not fit this process
-        says nothing about the module, so others are tried without a report.
-        """
-        if type(self.targets) is dict or not isinstance(self.targets, Programs):
-            return self.targets[self.wanted.target_of(candidate.asked)], candidate.version
-        try:
-            return self.targets.serving(candidate.asked)
-        except (ProgramRefusedError, NoProgramError) as error:
-            return Refused(error)
 
 
 class Calling:
@@ -68,7 +53,7 @@ class Calling:
 
     def attempt(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt, in a thread unless DSPy streams from this one."""
-        found = given.target(step.candidate)
+        found = given.wanted.target(step.candidate)
         if type(found) is Refused:
             return found
         target, version = found
@@ -86,29 +71,26 @@ class Calling:
         report = _Report(self, step, given.characters, call, version, time.monotonic())
         # A copy of this context: `dspy.context` holds in the thread too, and nobody else sees the call under way.
         work = partial(copy_context().run, within_time, step.seconds, call, given.arguments)
-        if is_streaming():
+        if "dspy" in sys.modules and is_streaming():
             return _in_this_thread(work, admission, report)
-        return self._in_another_thread(work, step.seconds, admission, report)
+        return self._in_another_thread(InThread(work, admission), step.seconds, report)
 
-    def _in_another_thread(
-        self, work: Callable[[], Any], seconds: float, admission: Admission, report: _Report
-    ) -> Ended | Refused:
-        thread = InThread(work, admission, self.abandoned)
-        thread.start()
+    def _in_another_thread(self, call: InThread, seconds: float, report: _Report) -> Ended | Refused:
         try:
-            is_done = thread.wait(seconds)
-        except BaseException as error:  # KeyboardInterrupt, or what a signal's handler raises
-            thread.abandon()
-            report.ended(None, error, CANCELLED)
+            is_done = call.is_made_within(seconds)
+        except BaseException as error:  # KeyboardInterrupt, what a signal's handler raises, or there is no thread
+            if not call.withdraw():
+                call.abandon(self.abandoned)
+                report.ended(None, error, CANCELLED)
             raise
         if is_done:
-            return report.ended(thread.value, thread.error)
-        thread.abandon()
+            return report.ended(call.value, call.error)
+        call.abandon(self.abandoned)
         return report.timed_out()
 
     async def attempt_async(self, step: Try, given: Given) -> Ended | Refused:
         """An attempt: a task if the target can be awaited, else in a thread."""
-        found = given.target(step.candidate)
+        found = given.wanted.target(step.candidate)
         if type(found) is Refused:
             return found
         target, version = found
@@ -204,67 +186,52 @@ def _not_awaited(name: str) -> InvalidArgumentError:
     )
 
 
-class _Held(Job):
-    """A call in another thread. What it holds is given back when the call ends, or at once if it cannot begin."""
-
-    __slots__ = ("_admission",)
-
-    _admission: Admission
-
-    def start(self) -> None:
-        """Begin. An interrupt may come when the call has begun already: then it keeps what it holds."""
-        try:
-            threads.start(self)
-        except BaseException:
-            if self.withdraw():
-                self._admission.end()
-            raise
-
-
-class InThread(_Held):
+class InThread(Job):
     """A call for which a thread waits."""
 
-    __slots__ = ("_abandoned", "_done", "_has_ended")
+    _done: threading.Lock
+    _abandoned: Abandoned | None = None
+    _has_ended = False
 
-    def __init__(self, work: Callable[[], Any], admission: Admission, abandoned: Abandoned) -> None:
-        super().__init__(work)
-        self._admission = admission
-        self._done = threading.Lock()
-        self._done.acquire()
-        self._abandoned = abandoned
-        self._has_ended = False
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it ended within this time."""
+    def is_made_within(self, seconds: float) -> bool:
+        """Make the call in another thread. Returns whether it ended within this time."""
+        done = self._done = threading.Lock()
+        done.acquire()
+        threads.start(self)
         # Not by keyword: a function of C finds its keywords slowly, which took as long as all the rest of a free lock.
-        return self._done.acquire(True, min(seconds, threading.TIMEOUT_MAX))
+        return done.acquire(True, min(seconds, threading.TIMEOUT_MAX))
 
-    def abandon(self) -> None:
-        """Let it run on. Until it ends, it counts as abandoned."""
-        self._abandoned.add(self)  # first: whichever of the two threads is later takes it out again
+    def abandon(self, among: Abandoned) -> None:
+        """Let it run on. Until it ends, it counts among the abandoned ones."""
+        self._abandoned = among  # first: whichever of the two threads is later takes it out again
+        among.add(self)
         if self._has_ended:
-            self._abandoned.ended(self)
+            among.ended(self)
 
     def tell(self) -> None:
-        self._admission.end(self.error is None)
         self._has_ended = True
-        self._abandoned.ended(self)
+        if self._abandoned is not None:
+            self._abandoned.ended(self)
         self._done.release()
 
 
-class _ForTask(_Held):
+class _ForTask(Job):
     """A call for which a task waits. Cancelling `future` does not end the call."""
 
-    __slots__ = ("_loop", "future")
-
     def __init__(self, work: Callable[[], Any], admission: Admission) -> None:
-        super().__init__(work)
-        self._admission = admission
+        super().__init__(work, admission)
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self._loop.create_future()
 
+    def start(self) -> None:
+        """Make the call in another thread."""
+        try:
+            threads.start(self)
+        except BaseException:
+            self.withdraw()
+            raise
+
     def tell(self) -> None:
-        self._admission.end(self.error is None)
         with suppress(RuntimeError):  # the loop was closed
             self._loop.call_soon_threadsafe(self._settle)
 

@@ -106,23 +106,47 @@ def course(ask: Callable[[float | None], Route], span: Span, chance: Callable[[]
     attempts: list[Attempt] = []
     number = 0
     while True:
-        left = span.left
-        try:
-            route = ask(None if left is None else max(0.0, left * 1000))
-        except NoCandidateError:
-            if attempts:
-                raise _failed("nothing else may be called in the time left", attempts) from attempts[-1].error
-            raise
-        result = yield from _round(route, span, attempts)
-        if result is not None:
-            return result
+        refused: list[tuple[Try, Refused]] = []
+        began = len(attempts)
+        for candidate in _ranked(ask, span, attempts):
+            step = _step(candidate, span)
+            if step is None:
+                continue
+            answer = yield step
+            if type(answer) is Ended:
+                result = _counted(answer, attempts)
+                if result is not None:
+                    return result
+            elif answer is not None:
+                refused.append((step, answer))
+        if refused and len(attempts) == began:  # none could begin
+            result = yield from _tried_with_patience(refused, span, attempts)
+            if result is not None:
+                return result
         number += 1
-        pause = backoff(number, chance())
-        if span.deadline is None and number >= span.rounds:
-            raise _failed(f"all candidates were tried {number} times", attempts) from _last_error(attempts)
-        if span.left is not None and span.left <= pause:
-            raise _failed("the deadline is near", attempts) from _last_error(attempts)
-        yield Pause(pause)
+        yield Pause(_pause(number, span, chance(), attempts))
+
+
+def _ranked(ask: Callable[[float | None], Route], span: Span, attempts: Sequence[Attempt]) -> Sequence[Candidate]:
+    """What to try in this round, in order. Raises NoCandidateError, or RouteFailedError after the first attempt."""
+    left = None if span.deadline is None else span.left
+    try:
+        ranked = ask(None if left is None else max(0.0, left * 1000)).alternatives
+    except NoCandidateError:
+        if attempts:
+            raise _failed("nothing else may be called in the time left", attempts) from attempts[-1].error
+        raise
+    return in_order(ranked, span.left) if ranked[-1].is_probe else ranked
+
+
+def _pause(number: int, span: Span, chance: float, attempts: Sequence[Attempt]) -> float:
+    """Seconds to wait after this many rounds. Raises RouteFailedError if no further round may follow."""
+    pause = backoff(number, chance)
+    if span.deadline is None and number >= span.rounds:
+        raise _failed(f"all candidates were tried {number} times", attempts) from _last_error(attempts)
+    if span.left is not None and span.left <= pause:
+        raise _failed("the deadline is near", attempts) from _last_error(attempts)
+    return pause
 
 
 def backoff(number: int, chance: float) -> float:
@@ -130,33 +154,14 @@ def backoff(number: int, chance: float) -> float:
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(number - 1, 16)) * (1 - JITTER + 2 * JITTER * chance)
 
 
-def _round(route: Route, span: Span, attempts: list[Attempt]) -> Generator[Step, Answer, Result | None]:
-    """Each candidate once, in order. If none of them could begin, the first is tried once more, with patience."""
-    refused: list[tuple[Try, Refused]] = []
-    began = len(attempts)
-    ranked = route.alternatives
-    for candidate in in_order(ranked, span.left) if ranked[-1].is_probe else ranked:
-        step = _step(candidate, span)
-        if step is None:
-            continue
-        answer = yield step
-        if type(answer) is Ended:
-            if _count(answer, attempts):
-                return _result(answer, attempts)
-        elif answer is not None:
-            refused.append((step, answer))
-    if len(attempts) == began and refused:
-        step = _last_resort(refused, span)
-        answer = yield step
-        if isinstance(answer, Refused) and answer.error is not None:
-            raise answer.error
-        if isinstance(answer, Ended) and _count(answer, attempts):
-            return _result(answer, attempts)
-    return None
-
-
-def _result(last: Ended, attempts: list[Attempt]) -> Result:
-    return Result(last.value, last.attempt.name, last.attempt.version, tuple(attempts))
+def _tried_with_patience(
+    refused: Sequence[tuple[Try, Refused]], span: Span, attempts: list[Attempt]
+) -> Generator[Step, Answer, Result | None]:
+    """One of those that could not begin once more, with patience."""
+    answer = yield _last_resort(refused, span)
+    if isinstance(answer, Refused) and answer.error is not None:
+        raise answer.error
+    return _counted(answer, attempts) if isinstance(answer, Ended) else None
 
 
 def in_order(ranked: Sequence[Candidate], left: float | None) -> Sequence[Candidate]:
@@ -186,7 +191,7 @@ def _step(candidate: Candidate, span: Span) -> Try | None:
     return Try(candidate, min(seconds, left), end=span.deadline)
 
 
-def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
+def _last_resort(refused: Sequence[tuple[Try, Refused]], span: Span) -> Try:
     """The best candidate that is at its limit, for which one can wait; else the best one, although it is probed."""
     limited = [step for step, refusal in refused if isinstance(refusal.error, LimitReachedError)]
     if not limited:
@@ -197,17 +202,17 @@ def _last_resort(refused: list[tuple[Try, Refused]], span: Span) -> Try:
     return replace(step, patience=max(0.0, left - step.candidate.expected_ms / 1000))
 
 
-def _count(ended: Ended, attempts: list[Attempt]) -> bool:
-    """Add the attempt; whether it succeeded. Raises its error if another attempt could not do better."""
+def _counted(ended: Ended, attempts: list[Attempt]) -> Result | None:
+    """Add the attempt. Returns the result if it succeeded. Raises its error if another attempt could not do better."""
     attempt = ended.attempt
     attempts.append(attempt)
     kind, error = attempt.kind, attempt.error
     if error is not None and (kind == CALLER or not isinstance(error, Exception)):
         raise error
-    return kind == OK
+    return Result(ended.value, attempt.name, attempt.version, tuple(attempts)) if kind == OK else None
 
 
-def _failed(why: str, attempts: list[Attempt]) -> RouteFailedError:
+def _failed(why: str, attempts: Sequence[Attempt]) -> RouteFailedError:
     tried = "; ".join(
         f"{each.name} {each.kind} after {each.duration_ms:.0f} ms" + (f" ({each.error!r})" if each.error else "")
         for each in attempts
@@ -215,5 +220,5 @@ def _failed(why: str, attempts: list[Attempt]) -> RouteFailedError:
     return RouteFailedError(f"no attempt succeeded, and {why}: {tried or 'none could begin'}.", attempts)
 
 
-def _last_error(attempts: list[Attempt]) -> BaseException | None:
+def _last_error(attempts: Sequence[Attempt]) -> BaseException | None:
     return attempts[-1].error if attempts else None

@@ -193,7 +193,7 @@ class Router:
         asked["capabilities"], asked["input_size"] = capabilities, characters
         deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
         steps = course(wanted.route, Span(time.monotonic, deadline, self._rounds), self._chance.random)
-        return Given(targets, wanted, arguments, characters), steps
+        return Given(wanted, arguments, characters), steps
 
     # A program of DSPy that holds a router is copied and pickled together with it.
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from dspy_registry.router.admission import NOTHING_HELD, Admission
 from dspy_registry.router.inbox import Inbox, new_inbox
 
 _IDLE_SECONDS: Final = 60.0
@@ -23,42 +24,49 @@ _clock = time.monotonic
 
 
 class Job(ABC):
-    """A call in a thread. `tell` is called in that thread when it has ended; then `value` or `error` is set.
+    """A call in a thread, and what it holds: that is given back when the call ends, or at once if it cannot begin.
 
-    `tell` is a method: as an attribute it would make a reference cycle. So what a job holds is given back at once
-    when the job is dropped before it begins.
+    `tell` is called in that thread when the call has ended; then `value` or `error` is set. The thread may have its
+    next job by then, so `tell` must not wait. It is a method: as an attribute it would make a reference cycle. So what
+    a job holds is given back at once when the job is dropped before it begins.
     """
 
-    __slots__ = ("_turn", "_work", "error", "value")
+    value: Any = None
+    error: BaseException | None = None
 
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-        self._turn = [True]  # the thread that takes it decides whether the call is made
-        self.value: Any = None
-        self.error: BaseException | None = None
+    def __init__(self, work: Callable[[], Any], admission: Admission = NOTHING_HELD) -> None:
+        self._work = [work]  # whoever takes it out decides whether the call is made
+        self._admission = admission
 
     @abstractmethod
     def tell(self) -> None:
         """The call has ended."""
 
-    def run(self) -> None:
-        """Call it, if it was not withdrawn."""
+    def run(self) -> bool:
+        """Make the call, if it was not withdrawn. Returns whether it was made; then `tell`."""
         try:
-            self._turn.pop()  # as `withdraw` does, but without a call
-        except IndexError:
-            return
-        try:
-            self.value = self._work()
-        except BaseException as error:
-            self.error = error
-        self.tell()
-
-    def withdraw(self) -> bool:
-        """Keep the call from being made. Returns False if it has begun, or was withdrawn before; else True."""
-        try:
-            return self._turn.pop()
+            work = self._work.pop()
         except IndexError:
             return False
+        try:
+            self.value = work()
+        except BaseException as error:
+            self.error = error
+        if self._admission is not NOTHING_HELD:
+            self._admission.end(self.error is None)
+        return True
+
+    def withdraw(self) -> bool:
+        """Keep the call from being made. Returns False if it has begun, or was withdrawn before; else True.
+
+        An interrupt may come when the call has begun already: then it keeps what it holds.
+        """
+        try:
+            self._work.pop()
+        except IndexError:
+            return False
+        self._admission.end()
+        return True
 
 
 class Threads:
@@ -88,14 +96,18 @@ class Threads:
 
     def _serve(self, inbox: Inbox[Job], idle: deque[Inbox[Job]]) -> None:
         while (job := inbox.get()) is not None:
-            job.run()
+            is_made = job.run()
+            is_parent = self._idle is idle  # else the call forked, and the parent's thread waits at the inbox
+            if is_parent:
+                inbox.idle_since = _clock()
+                if idle:
+                    _end_one(idle, inbox.idle_since)
+                idle.append(inbox)
+            if is_made:
+                job.tell()  # last: whom it wakes needs the interpreter's lock, and the next `get` lets go of it
             del job  # the values of a call may be large
-            if self._idle is not idle:  # the call forked, and this is the child: the parent's thread waits at the inbox
+            if not is_parent:
                 break
-            inbox.idle_since = _clock()
-            if idle:
-                _end_one(idle, inbox.idle_since)
-            idle.append(inbox)
         inbox.close()
 
 

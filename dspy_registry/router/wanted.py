@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 
 from dspy_registry.readers.asked import names_of
+from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.registry import Registry
-from dspy_registry.readers.route import Route
+from dspy_registry.readers.route import Candidate, Route
 from dspy_registry.registry_store.arguments import check_text
 from dspy_registry.registry_store.errors import (
     InvalidArgumentError,
+    NoProgramError,
+    ProgramRefusedError,
     UnknownLabelError,
     UnknownModuleError,
     UnknownVersionError,
 )
 from dspy_registry.registry_store.selection import Resolved
+from dspy_registry.router.course import Refused
 
 GONE: Final = (UnknownModuleError, UnknownVersionError, UnknownLabelError)
 """What the registry says of a target whose module, version or label is not there any more."""
@@ -56,9 +60,19 @@ class Wanted(Struct):
             self._named = dict(self._asked_and_target(name) for name in names_of("names", names))
         self._chosen = self._named
 
-    def target_of(self, asked: str) -> str:
-        """The name of the target, by the name that the last route was asked for."""
-        return asked if self._chosen is None else self._chosen[asked]
+    def target(self, candidate: Candidate) -> tuple[Callable[..., Any], int] | Refused:
+        """What to call for a candidate of the last route, and which version it is.
+
+        `Programs` have a program for each version, or an older one meanwhile. A program that does not fit this process
+        says nothing about the module, so others are tried without a report.
+        """
+        asked = candidate.asked
+        if type(self._targets) is dict or not isinstance(self._targets, Programs):
+            return self._targets[asked if self._chosen is None else self._chosen[asked]], candidate.version
+        try:
+            return self._targets.serving(asked)
+        except (ProgramRefusedError, NoProgramError) as error:
+            return Refused(error)
 
     def route(self, left_ms: float | None) -> Route:
         """The route among them, for the milliseconds that are left. Raises what `Registry.route` raises."""
@@ -71,7 +85,8 @@ class Wanted(Struct):
         try:
             return self._registry.route(names=names, deadline_ms=deadline_ms, **self._asked)
         except GONE:
-            known = {name: self.target_of(name) for name in names if self._resolved(name) is not None}
+            asked = zip(names, names, strict=True) if self._chosen is None else self._chosen.items()
+            known = {name: target for name, target in asked if self._resolved(name) is not None}
             if not known or len(known) == len(names):
                 raise
             self._chosen = known

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dspy_registry import InvalidArgumentError
 from dspy_registry.readers.ranking import Facts, Field, Limits, Ranked, Ranking, failure_rate, prior_rate
@@ -143,7 +144,7 @@ def test_no_candidate_is_lost(found: list[Facts], asked: Limits) -> None:
 
 
 def made(name: str, **changes: Any) -> Facts:
-    return Facts(name, 1, 100.0, 1.0, None, 0, 0, 0.02, "closed", 0.0)._replace(**changes)
+    return replace(Facts(name, 1, 100.0, 1.0, None, 0, 0, 0.02, "closed", 0.0), **changes)
 
 
 def test_ties_keep_the_order_given() -> None:

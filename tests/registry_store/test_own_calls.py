@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from dspy_registry.registry_store.own_calls import IN_FORCE, MOST_KEPT, Own, OwnCalls
+from dspy_registry.registry_store.recent_calls import BLOCK
 
 NAME, SIZE = "acme.Qa", "normal"
 
@@ -100,3 +101,21 @@ def test_a_usual_call_changes_nothing() -> None:
     assert own.changes == changes
     own.completed(NAME, 1, SIZE, 110)
     assert own.changes > changes
+
+
+def test_a_block_that_ends_changes_nothing_where_the_longest_call_stays() -> None:
+    own = OwnCalls()
+    own.completed(NAME, 1, SIZE, 100)
+    changes = own.changes
+    for _ in range(BLOCK - 1):
+        own.completed(NAME, 1, SIZE, 90)
+    for milliseconds in (80, 95, 100):  # the first begins a block, the others are the longest in it
+        own.completed(NAME, 1, SIZE, milliseconds)
+        assert (own.changes, seen(own, 1).longest) == (changes, 100)
+    for _ in range(BLOCK):
+        own.completed(NAME, 1, SIZE, 90)
+    assert (own.changes, seen(own, 1).longest) == (changes, 100)
+    for _ in range(BLOCK):
+        own.completed(NAME, 1, SIZE, 90)
+    assert own.changes > changes
+    assert seen(own, 1).longest == 90

@@ -87,20 +87,18 @@ def measured(call: Call) -> tuple[str, int, str, float | None]:
     Who asks before each call needs only these. May raise what the values raise.
     """
     _, duration, ok, input_chars, _, _, _, error, version, limit, _, _ = call
-    kind = OK if ok is True and error is None else kind_told(ok, error)
+    if type(version) is not int or not 0 < version <= LAST_VERSION:
+        version = int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0
+    size = size_class(int(input_chars) if isinstance(input_chars, int) else None)
+    if ok is True and error is None and type(duration) is float and abs(duration) < LARGEST_COUNT:  # the usual call
+        return OK, version, size, duration
+    kind = kind_told(ok, error)
     milliseconds = None
-    if kind == OK and type(duration) is float and abs(duration) < LARGEST_COUNT:  # the usual call
-        milliseconds = duration
-    elif kind == TIMEOUT and _is_number(limit) and limit > 0:
+    if kind == TIMEOUT and _is_number(limit) and limit > 0:
         milliseconds = float(limit)
     elif kind in _TIMED and _is_number(duration):
         milliseconds = float(duration)
-    return (
-        kind,
-        int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0,
-        size_class(int(input_chars) if isinstance(input_chars, int) else None),
-        milliseconds,
-    )
+    return kind, version, size, milliseconds
 
 
 def _ago(began: Any, took: float, moment: Moment) -> tuple[float, float]:

@@ -64,13 +64,11 @@ class ToldCalls:
 
     def tell(self) -> None:
         """Tell what is queued and was not told yet."""
-        if len(self.queue) <= self._told:
-            return
-        with self._lock:
-            for _ in range(MOST_AT_ONCE):
-                if len(self.queue) <= self._told:
-                    return
-                self._tell_next()
+        if len(self.queue) > self._told:
+            with self._lock:
+                enough = min(len(self.queue), self._told + MOST_AT_ONCE)
+                while self._told < enough:  # a signal's handler that asks has told some meanwhile
+                    self._tell_next()
 
     def pop(self) -> Call:
         """The oldest call, taken from the queue and told. Raises IndexError when there is none."""
@@ -88,12 +86,11 @@ class ToldCalls:
         self._told += 1  # first: whatever interrupts the rest, no call is told twice
         try:
             kind, version, size, milliseconds = measured(call)
-            if milliseconds is None:
-                return
-            name = call[0]
-            names = (name,) if type(name) is str else _several(name)
-            tell = self._place.timed_out if kind == TIMEOUT else self._place.completed
-            tell(names, version, size, milliseconds)
+            if milliseconds is not None:
+                name = call[0]
+                names = (name,) if type(name) is str else _several(name)
+                tell = self._place.timed_out if kind == TIMEOUT else self._place.completed
+                tell(names, version, size, milliseconds)
         except (Exception, SystemExit, GeneratorExit):  # values are objects of the program, and may raise anything
             return
 

@@ -66,7 +66,7 @@ def test_the_time_that_a_call_waited_for_its_limit_takes_from_the_deadline(
 def test_an_attempt_that_waited_until_its_deadline_does_not_begin(registry: Registry, registry_folder: Path) -> None:
     began: list[str] = []
     targets = {NAME: lambda: began.append("too late")}
-    given = Given(targets, Wanted(registry, targets, {}), {}, None)
+    given = Given(Wanted(registry, targets, {}), {}, None)
     with NotingReporter(registry_folder) as reporter:
         calling = Calling(registry, reporter, kind_of)
         step = Try(registry.route(names=(NAME,)).alternatives[0], 60.0, end=time.monotonic() - 1)
