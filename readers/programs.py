@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.readers.published import names_with_programs, read_program
+from dspy_registry.readers.published import names_with_programs, read_document
 from dspy_registry.readers.rebuild import checked_packages, rebuild
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import NoProgramError, ProgramRefusedError, RegistryError
@@ -230,8 +230,8 @@ class Programs(Mapping[str, Any]):
 
     def _load(self, name: str, resolved: Resolved) -> Any:
         with self._registry.snapshot() as snapshot:
-            stored = read_program(snapshot, str(resolved))
-        return rebuild(stored.document, name, self.allow)
+            document = read_document(snapshot, str(resolved))
+        return rebuild(document, name, self.allow)
 
     def _keep(self, name: str, resolved: Resolved, program: Any) -> None:
         self._ready[resolved] = program

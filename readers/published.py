@@ -38,6 +38,11 @@ def read_program(snapshot: Snapshot, asked: str, key: str | None = None) -> Stor
     return StoredProgram(name, version, digest.hex(), len(document), decode_document(document))
 
 
+def read_document(snapshot: Snapshot, asked: str) -> bytes:
+    """The bytes of a version's document. `asked` and errors are as for `read_program`."""
+    return snapshot._in_view(load_program, snapshot._in_transaction(_choose, asked, None)[2])
+
+
 def names_with_programs(snapshot: Snapshot) -> tuple[str, ...]:
     """The full names of the modules whose version in force has a program, in key order. Reads every record."""
     return snapshot._in_transaction(_named)
