@@ -13,10 +13,13 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
+from dspy_registry.readers.cache import Cache
+from dspy_registry.readers.program_bell import Follower
 from dspy_registry.readers.published import names_with_programs, read_document
 from dspy_registry.readers.rebuild import checked_packages, rebuild
 from dspy_registry.readers.registry import Registry
@@ -86,11 +89,13 @@ class Programs(Mapping[str, Any]):
         self.allow = checked_packages(allow)
         self._names = None if names is None else tuple(names)
         self._found: tuple[int, tuple[str, ...]] = -1, ()  # the revision, and what iteration gives there
+        self._follower = Follower(self)
         self._forget()
         _all.add(self)
 
     def _forget(self) -> None:
-        self._begun_on = self._registry._cache  # another one: the registry was restored, and numbers begin again
+        self._begun_on: Cache | None = self._registry._cache  # another one: it was restored, and numbers begin again
+        self._inherited: Cache | None = None  # in a forked child that has not looked up anything: the parent's
         self._ready: dict[Resolved, Any] = {}
         self._serving: dict[str, Resolved | None] = {}  # by name asked for; None: nothing yet
         self._failed: dict[Resolved, _Failure] = {}
@@ -99,6 +104,13 @@ class Programs(Mapping[str, Any]):
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._builds: dict[Resolved, _Build] = {}
+
+    def _begin_in_child(self) -> None:
+        """The threads that built and listened are the parent's. The next look-up goes to `_find`, and listens again."""
+        self._begin()
+        self._follower.forget()
+        if self._begun_on is not None:
+            self._begun_on, self._inherited = None, self._begun_on
 
     def __repr__(self) -> str:
         return f"Programs({self._registry!r}, allow={self.allow!r}, built={len(self._ready)})"
@@ -178,8 +190,11 @@ class Programs(Mapping[str, Any]):
     # What a look-up does when its version is not built
 
     def _find(self, name: str, resolved: Resolved) -> Any:
+        if self._begun_on is None:
+            self._begun_on = self._inherited
         if self._registry._cache is not self._begun_on:
             self._forget()
+        self._follower.follow(self._registry)
         with self._lock:
             if resolved in self._ready:
                 self._serving[name] = resolved
@@ -201,6 +216,15 @@ class Programs(Mapping[str, Any]):
         if build.error is not None:
             raise build.error.with_traceback(None)
         return self._find(name, resolved)
+
+    def _look(self) -> None:
+        """Begin to build what the names that were asked for mean now. The thread that hears the bell calls it."""
+        for name, held in list(self._serving.items()):
+            with suppress(Exception):  # whatever is wrong, a look-up says so
+                wanted = self._resolve(name)
+                is_known = held is None or wanted in self._ready
+                if not is_known and self._registry._cache is self._begun_on:
+                    self._find(name, wanted)
 
     def _build_of(self, resolved: Resolved, failure: _Failure | None) -> tuple[_Build | None, bool]:
         """The build to wait for, and whether the caller runs it. None: it has failed, and is not tried again yet."""
@@ -270,9 +294,8 @@ _all: weakref.WeakSet[Programs] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """The threads that were building are the parent's."""
     for programs in list(_all):
-        programs._begin()
+        programs._begin_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
