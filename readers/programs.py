@@ -2,7 +2,7 @@
 
 A look-up resolves the name, as `Registry.resolve` does, and finds the program of that version in a dict. A version that
 is not there yet is built once, by one thread, however many ask. A process that has served this name before goes on
-with the program that it has.
+with the program that it has, and begins to build the next one when it is committed, or at the latest when it is asked.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Programs(Mapping[str, Any]):
     `allow` are the packages whose code may be imported to build a program; nothing else is imported. `names` are what
     iteration gives, and so what a Router chooses from, as ("acme.Fast@live", "acme.Deep@live"). None: the full names of
     modules whose version in force has a program; finding them reads every record after each change. The first look-up
-    of a name builds its program and waits for it. When the version moves, the next look-up starts a thread that builds
-    the new one, and gives the old program until it is ready. A program that cannot be built leaves the old one in
-    service, and `status` and the log say so. All who ask get the same object: do not change it.
+    of a name builds its program and waits for it. When the version moves, a thread builds the new one at once, and the
+    old program is given until it is ready. A program that cannot be built leaves the old one in service, and `status`
+    and the log say so. All who ask get the same object: do not change it.
 
     Threads may share it, and it works in a forked child, which has all that was built before. `[]` and `get` raise
     UnknownModuleError, UnknownVersionError, UnknownLabelError and NoProgramError, which are KeyErrors, and
