@@ -208,7 +208,7 @@ class Programs(Mapping[str, Any]):
             raise failure.error.with_traceback(None)
         if old is not None:
             if is_first:
-                threading.Thread(target=self._run, args=(name, resolved, build), daemon=True).start()
+                self._start(name, resolved, build)
             return old
         if is_first:
             self._run(name, resolved, build)
@@ -236,6 +236,17 @@ class Programs(Mapping[str, Any]):
         build = self._builds[resolved] = _Build()
         return build, True
 
+    def _start(self, name: str, resolved: Resolved, build: _Build) -> None:
+        try:
+            threading.Thread(target=self._run, args=(name, resolved, build), daemon=True).start()
+        except RuntimeError:  # the process has too many threads, or ends: the next look-up tries again
+            self._end(resolved, build)
+
+    def _end(self, resolved: Resolved, build: _Build) -> None:
+        with self._lock:
+            self._builds.pop(resolved, None)
+        build.done.set()
+
     def _run(self, name: str, resolved: Resolved, build: _Build) -> None:
         begun_on = self._begun_on
         try:
@@ -248,9 +259,7 @@ class Programs(Mapping[str, Any]):
                 if self._begun_on is begun_on:
                     self._keep(name, resolved, program)
         finally:
-            with self._lock:
-                self._builds.pop(resolved, None)
-            build.done.set()
+            self._end(resolved, build)
 
     def _load(self, name: str, resolved: Resolved) -> Any:
         with self._registry.snapshot() as snapshot:
