@@ -90,16 +90,14 @@ class Waiter:
             bell.wait(self._seen, LONGEST_SLEEP)
             rung = bell.value
             with self._lock:
-                is_over = self._is_ending or (rung == self._seen and not self._sleepers)
-                if is_over:
-                    self._thread = None
                 is_rung = rung != self._seen
+                if self._is_ending or not (is_rung or self._sleepers):
+                    self._thread = None  # after a fork the next one hears what has rung
+                    return
                 wakes = self._to_wake(is_rung=is_rung)
                 self._seen = rung
             for wake in wakes:
                 wake()
-            if is_over:
-                return
             if is_rung and self._rest:
                 self._until_ending.acquire(timeout=self._rest)
 
