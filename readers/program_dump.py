@@ -1,35 +1,39 @@
 """The state of a DSPy program, as its `dump_state` gives it, in a fraction of the time.
 
 DSPy copies each demonstration several times. One that holds nothing but plain values comes out as these values. So it
-is taken as it is, and DSPy dumps the rest of its predictor.
+is taken as it is, and DSPy dumps the rest of its predictor. So is one that was just loaded from JSON.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, Final
 
 _PLAIN: Final = frozenset((str, int, bool, float, type(None)))
 """Types that DSPy dumps as they are. None of them can be changed, so two dicts may share them."""
 
 _DICTS: Final = frozenset((dict,))
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-def dumped(program: Any) -> dict[str, Any]:
+def dumped(program: Any, loaded: Mapping[str, Any] = _NOTHING) -> dict[str, Any]:
     """What `program.dump_state()` gives. It may share lists and dicts with the program: do not change it.
 
-    Raises what code that is not DSPy's raises.
+    `loaded` is the state, decoded from JSON, that was just loaded into the program; empty: none was. Raises what code
+    that is not DSPy's raises.
     """
     import dspy
 
     if not _dumps_as(program, dspy.Module):
         state: dict[str, Any] = program.dump_state()
         return state
-    return {name: _of_predictor(parameter) for name, parameter in program.named_parameters()}
+    return {name: _of_predictor(parameter, loaded.get(name)) for name, parameter in program.named_parameters()}
 
 
-def _of_predictor(parameter: Any) -> Any:
+def _of_predictor(parameter: Any, loaded: Any) -> Any:
     """DSPy is given a copy with fewer demonstrations: others may be using the predictor."""
     import dspy
 
@@ -37,7 +41,7 @@ def _of_predictor(parameter: Any) -> Any:
     if type(parameter) is not dspy.Predict or not _dumps_as(parameter, dspy.Predict) or type(demos) is not list:
         return parameter.dump_state()
     rest = copy.copy(parameter)
-    all_plain = _all_plain(demos, dspy.Example)
+    all_plain = demos if _are_loaded(demos, loaded) else _all_plain(demos, dspy.Example)
     if all_plain is not None:
         rest.demos = []
         return {**rest.dump_state(), "demos": all_plain}
@@ -46,6 +50,11 @@ def _of_predictor(parameter: Any) -> Any:
     state = rest.dump_state()
     others = iter(state["demos"])
     return {**state, "demos": [next(others) if found is None else found for found in plain]}
+
+
+def _are_loaded(demos: list[Any], loaded: Any) -> bool:
+    """Whether DSPy dumps them as they are, because they are the very dicts that came from JSON."""
+    return type(loaded) is dict and demos is loaded.get("demos") and _DICTS.issuperset(map(type, demos))
 
 
 def _dumps_as(module: Any, kind: Any) -> bool:

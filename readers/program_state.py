@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Final
 
 from dspy_registry.registry_store.program_document import MAX_DEPTH, encode_json
-
-_LEARNED: Final = frozenset(("traces", "train", "demos", "signature", "fields", "lm", "stage", "history", "callbacks"))
-"""Attributes of a predictor that its state holds, or that differ in each object and mean nothing."""
 
 _UNSAFE_LM_KEYS: Final = ("api_base", "base_url", "model_list")
 _EXACT: Final = (str, int, bool)
@@ -93,10 +90,14 @@ def lost_in(published: dict[str, Any], loaded: dict[str, Any]) -> Iterator[str]:
         now = loaded.get(name)
         if isinstance(held, dict) and isinstance(now, dict):
             for key, value in held.items():
-                if key not in now or encode_json(now[key]) != encode_json(value):
+                if key not in now or not _has_same_json(now[key], value):
                     yield f"{name}.{key}: is not what was published once DSPy has loaded it"
         elif encode_json(now) != encode_json(held):
             yield f"{name}: is not what was published once DSPy has loaded it"
+
+
+def _has_same_json(one: Any, other: Any) -> bool:
+    return is_same(one, other) or encode_json(one) == encode_json(other)
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -121,29 +122,6 @@ def _has_same_items(one: dict[str, Any], other: dict[str, Any]) -> bool:
         if value is not now and not is_same(value, now):  # most are the very same text
             return False
     return True
-
-
-def unsaved(program: Any, fresh: Any) -> Iterator[str]:
-    """What a program has that neither its code nor its state gives: it would be lost."""
-    built = dict(fresh.named_sub_modules())
-    for name, module in program.named_sub_modules():
-        path = name.removeprefix("self").lstrip(".") or "the program"
-        if callable(vars(module).get("forward")):
-            yield f"{path}: its forward was replaced, as KNNFewShot does, and a state cannot hold that"
-        if module is not program and getattr(module, "_compiled", False):
-            yield f"{path}: is frozen (_compiled), so DSPy leaves it out of the state"
-        if name in built:
-            yield from _other_settings(path, vars(module), vars(built[name]))
-
-
-def _other_settings(path: str, held: Mapping[str, Any], built: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in held.items():
-        if key in _LEARNED or key.startswith("_") or any(json_problems(value, key)):
-            continue
-        if key not in built:
-            yield f"{path}: {key} was set after it was made, and is not in the state"
-        elif not any(json_problems(built[key], key)) and encode_json(built[key]) != encode_json(value):
-            yield f"{path}: {key} is {value!r}, its code makes {built[key]!r}, and it is not in the state"
 
 
 def _encodes(value: str) -> bool:

@@ -2,7 +2,7 @@
 
 A look-up resolves the name, as `Registry.resolve` does, and finds the program of that version in a dict. A version that
 is not there yet is built once, by one thread, however many ask. A process that has served this name before goes on
-with the program that it has.
+with the program that it has, and begins to build the next one when it is committed, or at the latest when it is asked.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.readers.published import names_with_programs, read_program
+from dspy_registry.readers.cache import Cache
+from dspy_registry.readers.program_bell import Follower
+from dspy_registry.readers.published import names_with_programs, read_document
 from dspy_registry.readers.rebuild import checked_packages, rebuild
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import NoProgramError, ProgramRefusedError, RegistryError
@@ -71,9 +74,9 @@ class Programs(Mapping[str, Any]):
     `allow` are the packages whose code may be imported to build a program; nothing else is imported. `names` are what
     iteration gives, and so what a Router chooses from, as ("acme.Fast@live", "acme.Deep@live"). None: the full names of
     modules whose version in force has a program; finding them reads every record after each change. The first look-up
-    of a name builds its program and waits for it. When the version moves, the next look-up starts a thread that builds
-    the new one, and gives the old program until it is ready. A program that cannot be built leaves the old one in
-    service, and `status` and the log say so. All who ask get the same object: do not change it.
+    of a name builds its program and waits for it. When the version moves, a thread builds the new one at once, and the
+    old program is given until it is ready. A program that cannot be built leaves the old one in service, and `status`
+    and the log say so. All who ask get the same object: do not change it.
 
     Threads may share it, and it works in a forked child, which has all that was built before. `[]` and `get` raise
     UnknownModuleError, UnknownVersionError, UnknownLabelError and NoProgramError, which are KeyErrors, and
@@ -86,11 +89,13 @@ class Programs(Mapping[str, Any]):
         self.allow = checked_packages(allow)
         self._names = None if names is None else tuple(names)
         self._found: tuple[int, tuple[str, ...]] = -1, ()  # the revision, and what iteration gives there
+        self._follower = Follower(self)
         self._forget()
         _all.add(self)
 
     def _forget(self) -> None:
-        self._begun_on = self._registry._cache  # another one: the registry was restored, and numbers begin again
+        self._begun_on: Cache | None = self._registry._cache  # another one: it was restored, and numbers begin again
+        self._inherited: Cache | None = None  # in a forked child that has not looked up anything: the parent's
         self._ready: dict[Resolved, Any] = {}
         self._serving: dict[str, Resolved | None] = {}  # by name asked for; None: nothing yet
         self._failed: dict[Resolved, _Failure] = {}
@@ -99,6 +104,13 @@ class Programs(Mapping[str, Any]):
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._builds: dict[Resolved, _Build] = {}
+
+    def _begin_in_child(self) -> None:
+        """The threads that built and listened are the parent's. The next look-up goes to `_find`, and listens again."""
+        self._begin()
+        self._follower.forget()
+        if self._begun_on is not None:
+            self._begun_on, self._inherited = None, self._begun_on
 
     def __repr__(self) -> str:
         return f"Programs({self._registry!r}, allow={self.allow!r}, built={len(self._ready)})"
@@ -178,8 +190,11 @@ class Programs(Mapping[str, Any]):
     # What a look-up does when its version is not built
 
     def _find(self, name: str, resolved: Resolved) -> Any:
+        if self._begun_on is None:
+            self._begun_on = self._inherited
         if self._registry._cache is not self._begun_on:
             self._forget()
+        self._follower.follow(self._registry)
         with self._lock:
             if resolved in self._ready:
                 self._serving[name] = resolved
@@ -193,7 +208,7 @@ class Programs(Mapping[str, Any]):
             raise failure.error.with_traceback(None)
         if old is not None:
             if is_first:
-                threading.Thread(target=self._run, args=(name, resolved, build), daemon=True).start()
+                self._start(name, resolved, build)
             return old
         if is_first:
             self._run(name, resolved, build)
@@ -201,6 +216,15 @@ class Programs(Mapping[str, Any]):
         if build.error is not None:
             raise build.error.with_traceback(None)
         return self._find(name, resolved)
+
+    def _look(self) -> None:
+        """Begin to build what the names that were asked for mean now. The thread that hears the bell calls it."""
+        for name, held in list(self._serving.items()):
+            with suppress(Exception):  # whatever is wrong, a look-up says so
+                wanted = self._resolve(name)
+                is_known = held is None or wanted in self._ready
+                if not is_known and self._registry._cache is self._begun_on:
+                    self._find(name, wanted)
 
     def _build_of(self, resolved: Resolved, failure: _Failure | None) -> tuple[_Build | None, bool]:
         """The build to wait for, and whether the caller runs it. None: it has failed, and is not tried again yet."""
@@ -211,6 +235,17 @@ class Programs(Mapping[str, Any]):
             return build, False
         build = self._builds[resolved] = _Build()
         return build, True
+
+    def _start(self, name: str, resolved: Resolved, build: _Build) -> None:
+        try:
+            threading.Thread(target=self._run, args=(name, resolved, build), daemon=True).start()
+        except RuntimeError:  # the process has too many threads, or ends: the next look-up tries again
+            self._end(resolved, build)
+
+    def _end(self, resolved: Resolved, build: _Build) -> None:
+        with self._lock:
+            self._builds.pop(resolved, None)
+        build.done.set()
 
     def _run(self, name: str, resolved: Resolved, build: _Build) -> None:
         begun_on = self._begun_on
@@ -224,14 +259,12 @@ class Programs(Mapping[str, Any]):
                 if self._begun_on is begun_on:
                     self._keep(name, resolved, program)
         finally:
-            with self._lock:
-                self._builds.pop(resolved, None)
-            build.done.set()
+            self._end(resolved, build)
 
     def _load(self, name: str, resolved: Resolved) -> Any:
         with self._registry.snapshot() as snapshot:
-            stored = read_program(snapshot, str(resolved))
-        return rebuild(stored.document, name, self.allow)
+            document = read_document(snapshot, str(resolved))
+        return rebuild(document, name, self.allow)
 
     def _keep(self, name: str, resolved: Resolved, program: Any) -> None:
         self._ready[resolved] = program
@@ -270,9 +303,8 @@ _all: weakref.WeakSet[Programs] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """The threads that were building are the parent's."""
     for programs in list(_all):
-        programs._begin()
+        programs._begin_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -33,8 +33,14 @@ def read_program(snapshot: Snapshot, asked: str, key: str | None = None) -> Stor
     Raises NoProgramError when the version has none, UnknownModuleError, UnknownVersionError, UnknownLabelError,
     AmbiguousNameError, CorruptRecordError.
     """
-    name, version, digest, document = snapshot._in_transaction(_load, asked, key)
+    name, version, digest = snapshot._in_transaction(_choose, asked, key)
+    document = snapshot._in_view(load_program, digest)
     return StoredProgram(name, version, digest.hex(), len(document), decode_document(document))
+
+
+def read_document(snapshot: Snapshot, asked: str) -> bytes:
+    """The bytes of a version's document. `asked` and errors are as for `read_program`."""
+    return snapshot._in_view(load_program, snapshot._in_transaction(_choose, asked, None)[2])
 
 
 def names_with_programs(snapshot: Snapshot) -> tuple[str, ...]:
@@ -53,7 +59,7 @@ def program_differences(snapshot: Snapshot, old: bytes, new: bytes) -> list[Diff
     if not old or not new or old == new:
         return []
     try:
-        documents = [snapshot._in_transaction(load_program, digest) for digest in (old, new)]
+        documents = [snapshot._in_view(load_program, digest) for digest in (old, new)]
         if max(map(len, documents)) > MOST_COMPARED:
             return []
         return list(compared(*map(decode_document, documents)))
@@ -61,9 +67,10 @@ def program_differences(snapshot: Snapshot, old: bytes, new: bytes) -> list[Diff
         return []
 
 
-def _load(txn: Transaction, dbs: Databases, asked: str, key: str | None) -> tuple[str, int, bytes, bytes]:
+def _choose(txn: Transaction, dbs: Databases, asked: str, key: str | None) -> tuple[str, int, bytes]:
+    """The name, the version, and the digest of its program."""
     chosen = lookup.select(txn, dbs, asked).choose(key)
     digest = load_version(txn, dbs, chosen.name, chosen.version).provenance.program
     if not digest:
         raise NoProgramError(asked, chosen.version)
-    return chosen.name, chosen.version, digest, load_program(txn, dbs, digest)
+    return chosen.name, chosen.version, digest

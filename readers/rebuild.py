@@ -6,6 +6,7 @@ published. The state is loaded only then, and compared afterwards with what was 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import threading
 import time
@@ -17,7 +18,7 @@ from dspy_registry.readers.program_dump import dumped
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
 from dspy_registry.readers.program_state import is_same, lost_in, unloaded
 from dspy_registry.registry_store.errors import InvalidArgumentError, ProgramRefusedError
-from dspy_registry.registry_store.program_document import ProgramDocument, encode_json
+from dspy_registry.registry_store.program_document import ProgramForm, WholeProgram, decode_whole
 from dspy_registry.registry_store.program_drift import drift
 
 _BREATH: Final = 0.0002
@@ -25,35 +26,35 @@ _FAILURES: Final = (Exception, SystemExit)
 """What code raises that cannot make its program: some ends its process if a setting is missing."""
 
 
-def rebuild(document: ProgramDocument, name: str, allow: Sequence[str]) -> Any:
+def rebuild(encoded: bytes, name: str, allow: Sequence[str]) -> Any:
     """The program of a document. `name` is what to call it in an error.
 
     Raises ProgramRefusedError naming every reason, CorruptRecordError.
     """
-    _refuse(name, code_problems(document, allow))
+    published = decode_whole(encoded)
+    _refuse(name, code_problems(published, allow))
     _breathe()
-    return loaded(document, build(document.origin, name), name)
+    return loaded(published, build(published.origin, name), name)
 
 
-def loaded(document: ProgramDocument, program: Any, name: str) -> Any:
-    """A program that `build` has just made, with the state of a document. Raises as `rebuild`."""
-    _refuse(name, _form_problems(document, program))
+def loaded(published: WholeProgram, program: Any, name: str) -> Any:
+    """A program that `build` has just made, with the state that was published. Raises as `rebuild`."""
+    _refuse(name, _form_problems(published, program))
     _breathe()
-    state = document.load_state()
+    state = published.state
     _refuse(name, unloaded(state))
     try:
-        _load(program, document, state)
-        now = dumped(program)
+        _load(program, state)
+        now = dumped(program, state)
         _breathe()
-        is_whole = is_same(state, now) or encode_json(now) == bytes(document.state)
-        lost = [] if is_whole else list(lost_in(state, now))
+        lost = [] if is_same(state, now) else list(lost_in(state, now))
     except _FAILURES as error:
         raise ProgramRefusedError(name, (f"DSPy does not load its state: {type(error).__name__}: {error}",)) from error
     _refuse(name, lost)
     return program
 
 
-def _load(program: Any, document: ProgramDocument, state: dict[str, Any]) -> None:
+def _load(program: Any, state: dict[str, Any]) -> None:
     """As DSPy loads a state, but without its trial on a copy: nobody has this program yet if it fails half loaded.
 
     What is loaded is compared with `state` afterwards. So code that is not DSPy's gets another one: it may change it.
@@ -61,11 +62,11 @@ def _load(program: Any, document: ProgramDocument, state: dict[str, Any]) -> Non
     import dspy
 
     if type(program).load_state is not dspy.Module.load_state:
-        program.load_state(document.load_state())
+        program.load_state(copy.deepcopy(state))
         return
     parameters = program.named_parameters()
     if not all(type(parameter).__module__.startswith("dspy.") for _, parameter in parameters):
-        state = document.load_state()
+        state = copy.deepcopy(state)
     for name, parameter in parameters:
         parameter.load_state(state[name])
         _breathe()
@@ -98,7 +99,7 @@ def build(origin: str, name: str) -> Any:
     return program
 
 
-def code_problems(document: ProgramDocument, allow: Sequence[str]) -> Iterator[str]:
+def code_problems(document: ProgramForm, allow: Sequence[str]) -> Iterator[str]:
     """Why its code may not be imported, or its state not be loaded by the DSPy that is here."""
     module = document.origin.partition(":")[0]
     if not any(module == package or module.startswith(f"{package}.") for package in allow):
@@ -125,7 +126,7 @@ def dspy_version() -> str:
     return version("dspy")
 
 
-def _form_problems(document: ProgramDocument, program: Any) -> Iterator[str]:
+def _form_problems(document: ProgramForm, program: Any) -> Iterator[str]:
     found = class_path_of(program)
     if found != document.class_path:
         yield f"{document.origin} makes a {found} here, and a {document.class_path} was published"

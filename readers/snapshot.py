@@ -283,6 +283,16 @@ class Snapshot(DecidingSnapshot):
         except lmdb.Error as error:
             raise translated(error, self._environment.folder) from error
 
+    def _in_view(
+        self, read: Callable[Concatenate[Transaction, Databases, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`_in_transaction`, but values are views into the map, as of `raw`: `read` must not return any."""
+        try:
+            self._live()
+            return read(self._view, self._dbs, *args, **kwargs)
+        except lmdb.Error as error:
+            raise translated(error, self._environment.folder) from error
+
     def _fetch(self, name: str) -> ModuleInfo | None:
         txn = self._live()
         if type(name) is not str:

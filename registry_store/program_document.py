@@ -5,8 +5,9 @@ A document is what is hashed, stored and loaded. Two publications with equal doc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -19,6 +20,8 @@ MAX_DEPTH: Final = 64
 """How deep a state may nest. A decoder recurses once for each level."""
 
 Role = Literal["input", "output"]
+
+T = TypeVar("T")
 
 
 class FieldShape(msgspec.Struct, frozen=True):
@@ -37,24 +40,34 @@ class PredictorShape(msgspec.Struct, frozen=True):
     fields: tuple[FieldShape, ...] = ()
 
 
-class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A compiled program.
+class ProgramForm(msgspec.Struct, frozen=True, kw_only=True):
+    """A compiled program without its state.
 
     `class_path` is the class of the program, `origin` what a worker imports and builds it from: both are
-    `package.module:Name`. `dspy_version` wrote the state. `predictors` are in the order of the state, which is what
-    DSPy's `dump_state` gives, as JSON.
+    `package.module:Name`. `dspy_version` wrote the state. `predictors` are in the order of the state.
     """
 
     class_path: str
     origin: str
     dspy_version: str
     predictors: tuple[PredictorShape, ...]
-    state: msgspec.Raw
 
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the predictors, in hexadecimal: equal where a state fits as it is."""
         return sha256(_encoder.encode(self.predictors)).hexdigest()
+
+
+class WholeProgram(ProgramForm, frozen=True, kw_only=True):
+    """A compiled program with its state decoded: what DSPy's `dump_state` gives."""
+
+    state: dict[str, Any]
+
+
+class ProgramDocument(ProgramForm, frozen=True, kw_only=True):
+    """A compiled program. `state` is what DSPy's `dump_state` gives, as JSON."""
+
+    state: msgspec.Raw
 
     def load_state(self) -> dict[str, Any]:
         """The state, decoded; a new dict. Raises CorruptRecordError."""
@@ -63,9 +76,15 @@ class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True):
         except _UNREADABLE as error:
             raise CorruptRecordError(f"the state of a program cannot be decoded ({error}).") from error
 
+    def whole(self) -> WholeProgram:
+        """It with its state decoded. Raises CorruptRecordError."""
+        form = {field: getattr(self, field) for field in ProgramForm.__struct_fields__}
+        return WholeProgram(**form, state=self.load_state())
+
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decode = msgspec.json.Decoder(ProgramDocument).decode
+_decode_whole = msgspec.json.Decoder(WholeProgram).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -90,8 +109,17 @@ def refuse_size(subject: str, size: int) -> None:
 
 def decode_document(encoded: bytes) -> ProgramDocument:
     """The document in these bytes. Raises CorruptRecordError."""
+    return _decoded(_decode, encoded)
+
+
+def decode_whole(encoded: bytes) -> WholeProgram:
+    """The document in these bytes and its state, in one pass over them. Raises CorruptRecordError."""
+    return _decoded(_decode_whole, encoded)
+
+
+def _decoded(decode: Callable[[bytes], T], encoded: bytes) -> T:
     try:
-        return _decode(encoded)
+        return decode(encoded)
     except _UNREADABLE as error:
         raise CorruptRecordError(f"a program cannot be decoded ({error}).") from error
 

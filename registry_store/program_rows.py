@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.registry_store.codec import INTACT, Sealed, crc32, database_seal, key_seal, seal, unseal
+from dspy_registry.registry_store.codec import INTACT, Buffer, Sealed, crc32, database_seal, key_seal, seal, unseal
 from dspy_registry.registry_store.errors import CorruptRecordError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.layout import PROGRAMS
@@ -97,7 +97,7 @@ def load_program(txn: Transaction, dbs: Databases, digest: bytes) -> bytes:
     return document_in(lambda key: value_at(txn, dbs.programs, key), digest, dbs.format)
 
 
-def document_in(row_at: Callable[[bytes], bytes | None], digest: bytes, format: int) -> bytes:
+def document_in(row_at: Callable[[bytes], Buffer | None], digest: bytes, format: int) -> bytes:
     """The document of this digest, from rows that `row_at` gives by key. Raises as `load_program`."""
     what = f"the program {digest.hex()[:12]}"
     head: ProgramHead = head_codec.load(row_at(digest), digest, format)

@@ -9,7 +9,8 @@ import msgspec
 
 from dspy_registry.readers.program_dump import dumped
 from dspy_registry.readers.program_shapes import class_path_of, shapes_of
-from dspy_registry.readers.program_state import state_problems, unsaved
+from dspy_registry.readers.program_state import state_problems
+from dspy_registry.readers.program_unsaved import unsaved
 from dspy_registry.readers.rebuild import build, dspy_version, loaded
 from dspy_registry.registry_store.errors import InvalidProgramError, ProgramRefusedError
 from dspy_registry.registry_store.program_document import ProgramDocument, digest_of, encode_document, encode_json
@@ -79,7 +80,7 @@ def document_of(program: Any, origin: str | None = None) -> ProgramDocument:
         state=msgspec.Raw(encode_json(state)),
     )
     try:
-        loaded(document, fresh, class_path)
+        loaded(document.whole(), fresh, class_path)
     except ProgramRefusedError as error:
         raise InvalidProgramError(class_path, error.problems) from error
     return document

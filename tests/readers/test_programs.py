@@ -101,6 +101,25 @@ def test_the_old_program_serves_until_the_new_one_is_built(
     assert (status.serving, status.wanted, status.problem) == (version, version, "")
 
 
+def test_a_build_that_got_no_thread_is_begun_at_the_next_look_up(
+    writer: RegistryWriter, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(writer, "old")
+    old = programs[LIVE]
+
+    def no_thread(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        send(writer, "new")
+        assert programs[LIVE] is old
+        assert not programs.status()[0].is_building
+    programs[LIVE]
+    wait_for_builds(programs)
+    assert instructions_of(programs[LIVE]) == "new"
+
+
 def test_an_edit_of_one_version_does_not_change_another(writer: RegistryWriter, programs: Programs) -> None:
     first, second = send(writer, "one"), send(writer, "two")
     old, new = programs[f"{NAME}@{first}"], programs[f"{NAME}@{second}"]

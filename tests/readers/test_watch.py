@@ -196,7 +196,7 @@ def test_without_a_bell_it_looks_every_now_and_then(
 
 def is_asleep(registry: Registry) -> bool:
     """Whether somebody watches it, and is about to sleep at least."""
-    return bool(waiting._waiter_of(registry._file)._sleepers)
+    return bool(waiting.waiter_of(registry._file)._sleepers)
 
 
 @pytest.fixture
@@ -267,8 +267,8 @@ def test_a_watcher_that_cannot_begin_to_sleep_is_forgotten(registry: Registry, m
     def no_thread(self: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    waiter = waiting._waiter_of(registry._file)
-    monkeypatch.setattr(waiting._Waiter, "_start", no_thread)
+    waiter = waiting.waiter_of(registry._file)
+    monkeypatch.setattr(waiting.Waiter, "_start", no_thread)
     with pytest.raises(RuntimeError):
         next(registry.watch(timeout=PATIENCE))
     assert waiter._sleepers == {}

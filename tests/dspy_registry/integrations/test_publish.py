@@ -22,7 +22,7 @@ from dspy_registry.readers.program_shapes import type_text
 from dspy_registry.readers.program_state import is_same
 from dspy_registry.readers.programs import Programs
 from dspy_registry.readers.rebuild import rebuild
-from dspy_registry.registry_store.program_document import ProgramDocument, encode_json
+from dspy_registry.registry_store.program_document import ProgramDocument, encode_document, encode_json
 from tests.support.compiled_programs import (
     ALLOW,
     EXAMPLES,
@@ -48,7 +48,7 @@ def writer(registry_folder: Path) -> Iterator[RegistryWriter]:
 
 def refused_as(document: ProgramDocument, **changed: Any) -> tuple[str, ...]:
     with pytest.raises(ProgramRefusedError) as caught:
-        rebuild(msgspec.structs.replace(document, **changed), NAME, ALLOW)
+        rebuild(encode_document(msgspec.structs.replace(document, **changed)), NAME, ALLOW)
     return caught.value.problems
 
 
