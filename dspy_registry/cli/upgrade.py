@@ -26,11 +26,12 @@ def upgrade(backup: Path | None, yes: bool, path: Path | None, as_json: bool) ->
     import msgspec
 
     from dspy_registry.registry_store.paths import registry_path
+    from dspy_registry.writer.upgrade import is_needed
     from dspy_registry.writer.upgrade import upgrade as carry_out
 
     folder = registry_path(path)
-    if not yes:
-        click.confirm(f"Upgrade {folder}? Earlier releases cannot read it afterwards.", abort=True, err=True)
+    if not yes and is_needed(folder):
+        console.confirm(f"Upgrade {folder}? Earlier releases cannot read it afterwards.")
     with console.spinner(f"upgrading {folder}", quiet=as_json):
         done = carry_out(folder, backup)
     if as_json:
