@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.registry_store.wording import counted
 
 
 @click.command("restore", short_help="Replace the registry by a backup.")
@@ -38,4 +39,4 @@ def restore(backup: Path, yes: bool, path: Path | None, as_json: bool) -> None:
     if as_json:
         console.print_json(msgspec.structs.asdict(done))
     else:
-        click.echo(f"{done.path} is at revision {done.revision} of {backup}: {done.modules:,} modules")
+        click.echo(f"{done.path} is at revision {done.revision} of {backup}: {counted(done.modules, 'module')}")

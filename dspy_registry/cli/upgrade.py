@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.registry_store.wording import counted
 
 
 @click.command("upgrade", short_help="Give the registry this release's format.")
@@ -39,5 +40,5 @@ def upgrade(backup: Path | None, yes: bool, path: Path | None, as_json: bool) ->
     elif done.backup is None:
         click.echo(f"{done.path} has format {done.format} already")
     else:
-        click.echo(f"{done.path} has format {done.format}: revision {done.revision}, {done.modules:,} modules")
+        click.echo(f"{done.path} has format {done.format}: revision {done.revision}, {counted(done.modules, 'module')}")
         click.echo(f"as it was, with format {done.former_format}, it is in {done.backup}")
