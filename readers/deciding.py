@@ -11,7 +11,7 @@ from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
 from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
 from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, Words, begun
 from dspy_registry.readers.host import HostReads
-from dspy_registry.readers.near_words import with_near_capabilities
+from dspy_registry.readers.near_words import tell_near_capabilities
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
@@ -152,7 +152,9 @@ class Deciding(HostReads):
             try:
                 route = decisions.decide(asked)  # outside the gate: it calls functions of the program
             except NoCandidateError as error:
-                raise self._in_transaction(with_near_capabilities, error, asked) from error.__cause__
+                if not error.excluded:
+                    self._in_transaction(tell_near_capabilities, error, asked)
+                raise
             if route is None:
                 decisions = self._in_gate(partial(self._load_decision, asked))
             else:

@@ -35,12 +35,11 @@ def near_capabilities(asked: Iterable[str], in_use: WordsInUse) -> list[str]:
     ]
 
 
-def with_near_capabilities(txn: Transaction, dbs: Databases, error: NoCandidateError, asked: Asked) -> NoCandidateError:
-    """The error, whose remedy tells what no module has where that is why there is no candidate."""
-    if error.excluded or asked.conditions is None:
-        return error
+def tell_near_capabilities(txn: Transaction, dbs: Databases, error: NoCandidateError, asked: Asked) -> None:
+    """Let the error's remedy tell which wanted capabilities no module has, if there are such."""
+    if asked.conditions is None:
+        return
     wanted = (*words_of("a capability", asked.conditions[0]), *words_of("a capability", asked.conditions[_ANY]))
     told = near_capabilities(wanted, partial(words_in_use, txn, dbs, "capability"))
     if told:
         error.remedy = " ".join(f"N{each[1:]}" for each in told)
-    return error

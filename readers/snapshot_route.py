@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from dspy_registry.readers.asked import Accept, Preference, asked_for
 from dspy_registry.readers.decisions import Decisions, Sources, begun
-from dspy_registry.readers.near_words import with_near_capabilities
+from dspy_registry.readers.near_words import tell_near_capabilities
 from dspy_registry.readers.observed import AUTO
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.route import Route
@@ -69,7 +69,9 @@ class DecidingSnapshot(Queries):
             try:
                 route = decisions.decide(asked)
             except NoCandidateError as error:
-                raise self._in_transaction(with_near_capabilities, error, asked) from error.__cause__
+                if not error.excluded:
+                    self._in_transaction(tell_near_capabilities, error, asked)
+                raise
             if route is not None:
                 return route
 
