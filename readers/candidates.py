@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -15,7 +16,12 @@ from dspy_registry.readers.ranking import Facts, Field, Identity, prior_rate
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.advice import Standing
 from dspy_registry.registry_store.circuit import state_at
-from dspy_registry.registry_store.errors import UnknownLabelError, UnknownVersionError
+from dspy_registry.registry_store.errors import (
+    AmbiguousNameError,
+    UnknownLabelError,
+    UnknownModuleError,
+    UnknownVersionError,
+)
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.host_health import Known as Health
 from dspy_registry.registry_store.outcome_kinds import CALLER, KINDS
@@ -97,11 +103,29 @@ def load_candidates(
     """
     plan = asked.plan
     found = None if plan is None else execute(txn, dbs, plan)
-    known = [_load(txn, dbs, name, seen, declared) for name in (found or () if asked.names is None else asked.names)]
+    names = found or () if asked.names is None else asked.names
+    try:
+        known = [_load(txn, dbs, name, seen, declared) for name in names]
+    except UnknownModuleError as error:
+        raise _unknown(txn, dbs, names, error) from None
     if found is not None and asked.names is not None:
         wanted = frozenset(found)
         known = [each for each in known if each.found.info.name in wanted]
     return list({each.identity: each for each in reversed(known)}.values())[::-1]
+
+
+def _unknown(txn: Transaction, dbs: Databases, names: Iterable[str], first: UnknownModuleError) -> UnknownModuleError:
+    """The error for all of these names that no module has. `first` is that of the first one."""
+    missing = [first]
+    for name in names:
+        with suppress(AmbiguousNameError):
+            if name != first.name and lookup.resolve_selector(txn, dbs, name) is None:
+                missing.append(lookup.unknown(txn, dbs, name))
+    if len(missing) == 1:
+        return first
+    told = UnknownModuleError(first.name, dict.fromkeys(each for error in missing for each in error.closest[:1]))
+    told.message = f"no modules are registered as {', '.join(repr(error.name) for error in missing)}."
+    return told
 
 
 def _load(

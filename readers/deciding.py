@@ -11,12 +11,14 @@ from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
 from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
 from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, Words, begun
 from dspy_registry.readers.host import HostReads
+from dspy_registry.readers.near_words import tell_near_capabilities
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.arguments import plain_name
 from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.errors import NoCandidateError
 from dspy_registry.registry_store.host_health import HostHealth, Known
 from dspy_registry.registry_store.revision import is_retired
 from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
@@ -147,7 +149,12 @@ class Deciding(HostReads):
         if not self._are_valid(decisions):
             decisions = self._in_gate(partial(self._load_decision, asked))
         while True:
-            route = decisions.decide(asked)  # outside the gate: it calls functions of the program
+            try:
+                route = decisions.decide(asked)  # outside the gate: it calls functions of the program
+            except NoCandidateError as error:
+                if not error.excluded:
+                    self._in_transaction(tell_near_capabilities, error, asked)
+                raise
             if route is None:
                 decisions = self._in_gate(partial(self._load_decision, asked))
             else:

@@ -263,7 +263,10 @@ class Programs(Mapping[str, Any]):
 
     def _load(self, name: str, resolved: Resolved) -> Any:
         with self._registry.snapshot() as snapshot:
-            document = read_document(snapshot, str(resolved))
+            try:
+                document = read_document(snapshot, str(resolved))
+            except NoProgramError as error:
+                raise NoProgramError(name, error.version) from None  # what was asked for, not its version
         return rebuild(document, name, self.allow)
 
     def _keep(self, name: str, resolved: Resolved, program: Any) -> None:
@@ -283,8 +286,10 @@ class Programs(Mapping[str, Any]):
             serving = self._serving.get(name)
         if not was_told:
             goes_on = f"; version {serving.version} goes on serving" if serving else ""
-            told = error if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
-            _log.error("%s cannot become version %s%s: %s", name, resolved.version, goes_on, told)
+            told = str(error) if isinstance(error, RegistryError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, NoProgramError):
+                told = f"it has no program. {error.remedy}"
+            _log.error("version %s cannot serve %s%s: %s", resolved.version, name, goes_on, told)
 
     def _status(self, name: str) -> ProgramStatus:
         serving = self._serving.get(name)

@@ -8,10 +8,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from dspy_registry.readers.asked import Accept, Preference, asked_for
 from dspy_registry.readers.decisions import Decisions, Sources, begun
+from dspy_registry.readers.near_words import tell_near_capabilities
 from dspy_registry.readers.observed import AUTO
 from dspy_registry.readers.queries import Queries
 from dspy_registry.readers.route import Route
 from dspy_registry.registry_store.boot_clock import boot_seconds
+from dspy_registry.registry_store.errors import NoCandidateError
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.revision import committed
 
@@ -64,7 +66,12 @@ class DecidingSnapshot(Queries):
         while True:
             decisions = self._decisions_now()
             self._in_transaction(decisions.load, asked)
-            route = decisions.decide(asked)
+            try:
+                route = decisions.decide(asked)
+            except NoCandidateError as error:
+                if not error.excluded:
+                    self._in_transaction(tell_near_capabilities, error, asked)
+                raise
             if route is not None:
                 return route
 

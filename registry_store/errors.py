@@ -35,6 +35,10 @@ class RegistryError(Exception):
         return f"{self.message} {self.remedy}".rstrip()
 
 
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
 # What was asked for
 
 
@@ -48,8 +52,9 @@ class UnknownModuleError(RegistryError, KeyError):
     def __init__(self, name: str, closest: Iterable[str] = ()) -> None:
         self.name = name
         self.closest = tuple(closest)
-        hint = f"Did you mean {', '.join(self.closest)}?" if self.closest else ""
-        super().__init__(self._MESSAGE.format(name), remedy=hint or self._REMEDY)
+        hint = f"Did you mean {', '.join(self.closest)}?" if self.closest else self._REMEDY
+        is_short = any(_plain(each).endswith(f".{_plain(name)}") for each in self.closest)
+        super().__init__(self._MESSAGE.format(name), remedy=f"{hint} Give the full name." if is_short else hint)
 
 
 class UnknownAliasError(UnknownModuleError):
@@ -175,16 +180,16 @@ class VocabularyError(RegistryError, ValueError):
 class ConflictError(RegistryError, ValueError):
     """`expected_version` is not the module's version. `current_version` is its version (0: not registered)."""
 
+    remedy = "Read the module again, then repeat the change."
+    _ABSENT = "Look at its name. To register it, expect version 0, or none."
     _arguments = ("name", "expected_version", "current_version")
 
     def __init__(self, name: str, expected_version: int, current_version: int) -> None:
         self.name = name
         self.expected_version = expected_version
         self.current_version = current_version
-        super().__init__(
-            f"{name} is at version {current_version}, not {expected_version}.",
-            remedy="Read the module again, then repeat the change.",
-        )
+        found = f"at version {current_version}, not" if current_version else "not registered, so it is not at version"
+        super().__init__(f"{name} is {found} {expected_version}.", remedy=None if current_version else self._ABSENT)
 
 
 class LabelConflictError(RegistryError, ValueError):
@@ -193,6 +198,7 @@ class LabelConflictError(RegistryError, ValueError):
     `expected` and `current` are as `label list` shows them; "-": the label is not set.
     """
 
+    remedy = "Read the label again, then repeat the change."
     _arguments = ("name", "label", "expected", "current")
 
     def __init__(self, name: str, label: str, expected: str, current: str) -> None:
@@ -200,10 +206,7 @@ class LabelConflictError(RegistryError, ValueError):
         self.label = label
         self.expected = expected
         self.current = current
-        super().__init__(
-            f"the label {label} of {name} names {current}, not {expected}.",
-            remedy="Read the label again, then repeat the change.",
-        )
+        super().__init__(f"the label {label} of {name} names {current}, not {expected}.")
 
 
 class NoCandidateError(RegistryError, LookupError):
@@ -343,16 +346,13 @@ class DiscoveryError(RegistryError, RuntimeError):
 class WriterLockedError(RegistryError, BlockingIOError):
     """Another writer has the writer lock. `pid` is its process; None: unknown."""
 
+    remedy = "Send changes to that writer with WriterClient or the command line, or stop it first."
     _arguments = ("path", "pid")
 
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path
         self.pid = pid
-        holder = f"process {pid}" if pid else "another process"
-        super().__init__(
-            f"{path} already has a writer: {holder}.",
-            remedy="Send changes to that writer with WriterClient or the command line, or stop it first.",
-        )
+        super().__init__(f"{path} already has a writer: {f'process {pid}' if pid else 'another process'}.")
 
 
 class WriterUnavailableError(RegistryError, ConnectionError):

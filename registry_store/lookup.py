@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -26,6 +26,7 @@ from dspy_registry.registry_store.vocabulary import Vocabulary
 _CANDIDATES_SHOWN = 8
 _CANDIDATES_EXAMINED = 10_000
 _NEIGHBOURS = 200
+_MUCH_FARTHER = 0.15  # of the likeness of two names, which is 1 of equal ones
 
 
 def load_state(txn: Transaction, dbs: Databases) -> State:
@@ -201,10 +202,16 @@ def unknown(txn: Transaction, dbs: Databases, asked: object) -> UnknownModuleErr
     part = split(asked)[0] or asked
     known = dict.fromkeys((*_names_from(txn, dbs, part), *_names_from(txn, dbs, DSPY_PREFIX)))
     forms = {form: name for name in known for form in (last_part(name).lower(), name.lower())}
-    from difflib import get_close_matches  # readers seldom need it
+    return UnknownModuleError(asked, tuple(dict.fromkeys(forms[form] for form in _close(part.lower(), forms)))[:3])
 
-    close = get_close_matches(part.lower(), forms, n=6, cutoff=0.6)
-    return UnknownModuleError(asked, tuple(dict.fromkeys(forms[form] for form in close))[:3])
+
+def _close(part: str, forms: Iterable[str]) -> list[str]:
+    """The nearest forms, best first. What is much farther than the best one is not what was meant."""
+    from difflib import SequenceMatcher, get_close_matches  # readers seldom need it
+
+    found = get_close_matches(part, forms, n=6, cutoff=0.6)
+    near = {form: SequenceMatcher(None, form, part).ratio() for form in found}
+    return [form for form in found if near[form] > near[found[0]] - _MUCH_FARTHER]
 
 
 def _names_from(txn: Transaction, dbs: Databases, start: str) -> Iterator[str]:

@@ -24,6 +24,11 @@ def listed(items: Sequence[str], shown: int, separator: str = ", ") -> str:
     return f"{text} and {more} more" if more > 0 else text
 
 
+def counted(count: int, noun: str, several: str = "") -> str:
+    """A number of things: "1 file", "2,000 files". `several` is the plural of a noun that takes no s."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
+
+
 def shown_value(value: object) -> str:
     """A short text of a refused value, made without recursion: the value may have any size and depth."""
     try:

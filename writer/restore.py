@@ -19,17 +19,26 @@ from dspy_registry.registry_store import layout
 from dspy_registry.registry_store.check.checker import check_apart
 from dspy_registry.registry_store.disk import sync, write_refusals
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import DamagedStoreError, InvalidArgumentError, StoreError, WriterLockedError
+from dspy_registry.registry_store.errors import (
+    DamagedStoreError,
+    InvalidArgumentError,
+    RegistryNotFoundError,
+    StoreError,
+    WriterLockedError,
+)
 from dspy_registry.registry_store.own_files import new_file, open_binary
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.registry_store.wording import listed
 from dspy_registry.writer.leftovers import INCOMING
 from dspy_registry.writer.registry_writer import RegistryWriter
 from dspy_registry.writer.store import make_folder, refuse_intruders
-from dspy_registry.writer.writer_lock import WriterLock
+from dspy_registry.writer.writer_lock import WriterLock, lock_holder
 
 _SHOWN: Final = 3
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
+_STOP_IT: Final = (
+    "Nothing was changed. Stop that writer (`systemctl stop dspy-registry`), restore, then start it again."
+)
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -46,14 +55,13 @@ def restore(backup: Path, folder: Path) -> Restored:
     Raises WriterLockedError while a writer is open, RegistryNotFoundError where there is no backup, StoreError for
     a damaged backup and when the disk refuses, StorePermissionError, InvalidArgumentError.
     """
-    if file_identity(backup) == file_identity(folder) is not None:
-        raise InvalidArgumentError(f"{backup} is the registry itself.", remedy="Name the folder of a backup.")
+    check_restorable(backup, folder)
     refuse_unsound(backup)
     make_folder(folder)
     with open_binary(backup / layout.DATA_FILE) as data, as_owner(folder):
         _refuse_intruders(folder)
         with write_refusals(folder, not_permitted="Restore as the daemon's user.", no_room=_NO_ROOM):
-            lock = _locked(folder)
+            lock = locked_alone(folder, _STOP_IT)
             try:
                 put_in_place(data, folder)
             finally:
@@ -62,14 +70,36 @@ def restore(backup: Path, folder: Path) -> Restored:
             return Restored(str(folder), writer.revision, _modules(writer.store.environment))
 
 
-def _locked(folder: Path) -> WriterLock:
+def check_restorable(backup: Path, folder: Path) -> None:
+    """What can be said before the backup is read. Raises as `restore` does."""
+    if file_identity(backup) == file_identity(folder) is not None:
+        raise InvalidArgumentError(f"{backup} is the registry itself.", remedy="Name the folder of a backup.")
+    if not (backup / layout.DATA_FILE).exists():
+        raise RegistryNotFoundError(
+            f"{backup} is no backup: it has no {layout.DATA_FILE}.",
+            remedy="Name a folder that `dspy-registry backup` made.",
+        )
+    refuse_writer(folder, _STOP_IT)
+
+
+def refuse_writer(folder: Path, remedy: str) -> None:
+    """Raises WriterLockedError, with this remedy, while a writer is open. The lock stays free."""
+    holder = lock_holder(folder)
+    if holder is not None:
+        raise _with_remedy(WriterLockedError(str(folder), holder or None), remedy)
+
+
+def locked_alone(folder: Path, remedy: str) -> WriterLock:
+    """The writer lock. Raises WriterLockedError, with this remedy, while a writer is open."""
     try:
         return WriterLock(folder)
     except WriterLockedError as error:
-        error.remedy = (
-            "Nothing was changed. Stop that writer (`systemctl stop dspy-registry`), restore, then start it again."
-        )
-        raise
+        raise _with_remedy(error, remedy) from None
+
+
+def _with_remedy(error: WriterLockedError, remedy: str) -> WriterLockedError:
+    error.remedy = remedy
+    return error
 
 
 @contextmanager

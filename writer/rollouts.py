@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from dspy_registry.registry_store.comparison import Block
 from dspy_registry.registry_store.errors import CorruptRecordError, InvalidArgumentError, NotPossibleError
-from dspy_registry.registry_store.labels import LabelUpdate, label_problems, names_the_same
+from dspy_registry.registry_store.labels import LabelUpdate, label_problems, names_the_same, shown_versions
 from dspy_registry.registry_store.rollout import (
     ABORTED,
     DONE,
@@ -124,10 +125,7 @@ def _begin(draft: Draft, request: RolloutRequest, now: int) -> None:
     named = draft.labels_of(name).get(label)
     versions = {} if named is None else named.versions
     if len(versions) != 1 or new in versions:
-        raise NotPossibleError(
-            f"{name}@{label} must name one version, and another than {new}.",
-            remedy="Set it first to the version that the rollout is to begin from: dspy-registry label set.",
-        )
+        raise _no_beginning(draft, request, versions)
     old = next(iter(versions))
     begun = Rollout(name, label, old, new, plan, now, now, by=draft.by)
     _make_room(draft)
@@ -135,6 +133,20 @@ def _begin(draft: Draft, request: RolloutRequest, now: int) -> None:
         begun = ended(begun, DONE, "", now)
     set_labels(draft, (LabelUpdate(name, label, begun.weights, old),))
     _keep(draft, begun)
+
+
+def _no_beginning(draft: Draft, request: RolloutRequest, versions: Mapping[int, int]) -> NotPossibleError:
+    """What to say of a label that does not name one version, and another than the new one."""
+    name, label, new = request.name, request.label, request.version
+    kept = draft.kept_versions(name)
+    found = f"{name}@{label} names {shown_versions(versions)}" if versions else f"{name} has no label {label}"
+    if new not in kept:
+        found += f", and no version {new} is there (kept: {', '.join(map(str, sorted(kept, reverse=True)))})"
+    old = max(kept - {new}, default=None)
+    return NotPossibleError(
+        f"{found}. The label must name one version, and another than {new}.",
+        remedy=f"Set the label first: `dspy-registry label set {name} {label} {old or 'VERSION'}`.",
+    )
 
 
 def look(draft: Draft, seen: Rollout, blocks: tuple[Block, float, Block], now: int) -> Rollout | None:

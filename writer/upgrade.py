@@ -28,12 +28,14 @@ from dspy_registry.registry_store.revision import ID_BYTES
 from dspy_registry.registry_store.sharing import attach, detach
 from dspy_registry.writer import failpoints
 from dspy_registry.writer.leftovers import BUILDING, remove_leftovers
-from dspy_registry.writer.restore import as_owner, put_in_place, refuse_unsound
+from dspy_registry.writer.restore import as_owner, locked_alone, put_in_place, refuse_unsound, refuse_writer
 from dspy_registry.writer.store import Store
-from dspy_registry.writer.writer_lock import WriterLock
 
 _NO_ROOM: Final = "The registry is as it was. Free disk space, then repeat it."
 _OWNER: Final = "Upgrade as the daemon's user."
+_STOP_IT: Final = (
+    "Nothing was changed. Stop that writer (`systemctl stop dspy-registry`), upgrade, then start it again."
+)
 _PLAIN: Final = (layout.META_FORMAT, layout.META_ID)
 
 
@@ -61,7 +63,7 @@ def upgrade(folder: Path, backup_folder: Path | None = None) -> Upgraded:
     kept = backup_folder or _new_folder(folder)
     with as_owner(folder), write_refusals(folder, not_permitted=_OWNER, no_room=_NO_ROOM):
         group = _group(folder)
-        lock = WriterLock(folder)
+        lock = locked_alone(folder, _STOP_IT)
         try:
             remove_leftovers(folder)  # of one that was killed
             _refuse_without_room(folder, kept)
@@ -75,6 +77,14 @@ def upgrade(folder: Path, backup_folder: Path | None = None) -> Upgraded:
             lock.release()
         Store(folder, group).close()  # a new identity: the former revision file is retired
     return msgspec.structs.replace(_look(folder), former_format=former.format, backup=made.path)
+
+
+def is_needed(folder: Path) -> bool:
+    """Whether `upgrade` would change this registry. Raises as it does, as far as that can be said before it begins."""
+    if _look(folder).format == layout.FORMAT_VERSION:
+        return False
+    refuse_writer(folder, _STOP_IT)
+    return True
 
 
 def _look(folder: Path) -> Upgraded:

@@ -8,6 +8,7 @@ import click
 
 from dspy_registry.cli import console
 from dspy_registry.cli.waiting import when_started
+from dspy_registry.registry_store.wording import counted
 
 
 @click.command("backup", short_help="Copy the registry while it is in use.")
@@ -32,7 +33,9 @@ def backup(folder: Path, path: Path | None, as_json: bool) -> int:
     if as_json:
         console.print_json(msgspec.structs.asdict(made))
     else:
-        click.echo(f"{made.path} holds revision {made.revision}: {made.modules:,} modules, {made.bytes:,} bytes")
+        click.echo(
+            f"{made.path} holds revision {made.revision}: {counted(made.modules, 'module')}, {made.bytes:,} bytes"
+        )
     if made.missing is None:
         return 0
     if not as_json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from dspy_registry.cli import console, tables
+from dspy_registry.registry_store.wording import counted
 
 if TYPE_CHECKING:
     from dspy_registry.writer.cluster.options import ClusterOptions
@@ -119,7 +120,11 @@ def join(path: Path | None, as_json: bool, discard: bool, **named: Any) -> None:
     from dspy_registry.writer.cluster import administration
 
     done = administration.join(_needed(named), path, discard=discard)
-    _print(f"follows cluster {done.cluster} as host {done.host}, {done.records} records discarded", done, as_json)
+    _print(
+        f"follows cluster {done.cluster} as host {done.host}, {counted(done.records, 'record')} discarded",
+        done,
+        as_json,
+    )
 
 
 @cluster.command("leave", short_help="End a registry's membership in its cluster.")
@@ -130,7 +135,7 @@ def leave(path: Path | None, as_json: bool) -> None:
     from dspy_registry.writer.cluster import administration
 
     done = administration.leave(path)
-    _print(f"has left cluster {done.cluster}, and keeps {done.records} records", done, as_json)
+    _print(f"has left cluster {done.cluster}, and keeps {counted(done.records, 'record')}", done, as_json)
 
 
 @cluster.command("seed", short_help="Put what this host has into the cluster.")
@@ -145,7 +150,7 @@ def seed(path: Path | None, as_json: bool, **named: Any) -> None:
     from dspy_registry.writer.cluster import administration
 
     done = administration.seed(_needed(named), path)
-    _print(f"has seeded cluster {done.cluster} with {done.records} records", done, as_json)
+    _print(f"has seeded cluster {done.cluster} with {counted(done.records, 'record')}", done, as_json)
 
 
 @cluster.command("status", short_help="Show how this host follows its cluster.")

@@ -15,6 +15,7 @@ import msgspec
 
 from dspy_registry.cli.drawing import fitted
 from dspy_registry.cli.tables import colour, line_width, printable
+from dspy_registry.registry_store.errors import NotPossibleError
 from dspy_registry.registry_store.paths import ENVIRONMENT_VARIABLE
 from dspy_registry.registry_store.protocol import Progress
 
@@ -145,6 +146,20 @@ def print_error(kind: str, message: str, remedy: str = "", *, as_json: bool = Fa
     say(printable(message), mark="error:", mark_colour="red")
     if remedy:
         say(printable(remedy))
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr, once nothing else stands in the way. Raises NotPossibleError for no and where nobody answers."""
+    try:
+        if click.confirm(question, err=True):
+            return
+        said = "the answer was no, so"
+    except click.Abort as end:  # Ctrl-C, or the end of the input
+        if not isinstance(end.__context__, EOFError):
+            raise
+        click.echo(err=True)  # after the question
+        said = "nobody answered, so"
+    raise NotPossibleError(f"{said} nothing was changed.", remedy="Without a terminal, give --yes.")
 
 
 # Progress, on stderr: shown on a terminal only, and not when `quiet`

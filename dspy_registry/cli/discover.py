@@ -12,6 +12,7 @@ from dspy_registry.cli import console, tables
 from dspy_registry.cli.numbers import Number
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.registry_store.records import to_plain
+from dspy_registry.registry_store.wording import counted
 
 if TYPE_CHECKING:
     from dspy_registry.writer.discovery.report import DiscoveryReport
@@ -23,7 +24,7 @@ def discovery_options(command: Decorated) -> Decorated:
     """`--package` (repeated), `--python` (None: this interpreter), `--timeout` (seconds; None: the default)."""
     for option in (
         click.option(
-            "--timeout", type=Number(), metavar="SECONDS", help="Time limit for the whole discovery. Default: 5."
+            "--timeout", type=Number(), metavar="SECONDS", help="Time limit for the whole discovery. Default: 30."
         ),
         click.option("--python", metavar="PATH", help="The workers' Python interpreter. Default: this one."),
         click.option("--package", "packages", multiple=True, metavar="NAME", help="Look through this package too."),
@@ -91,7 +92,7 @@ def _show(report: DiscoveryReport, facts: dict[str, Any]) -> None:
     if report.modules:
         rows = map(tables.module_row, report.modules)
         tables.print_table(tables.MODULE_COLUMNS, rows, spare=tables.SPARE_MODULE_COLUMNS)
-    console.say(f"{len(report.modules)} modules found; {_dspy_of(report)}")
+    console.say(f"{counted(len(report.modules), 'module')} found; {_dspy_of(report)}")
     for failure in report.failures:
         console.print_warning(f"{failure.package}: {failure.reason}")
     if report.incomplete:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from dspy_registry.cli import completion, console, tables
 from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.waiting import open_registry
+from dspy_registry.readers.near_words import near_capabilities
 from dspy_registry.readers.snapshot import Snapshot
 from dspy_registry.registry_store.buckets import BUCKETS
 from dspy_registry.registry_store.changes import shown_requester
@@ -20,8 +20,6 @@ from dspy_registry.registry_store.records import StoredModule, to_plain
 from dspy_registry.registry_store.vocabulary import LEVELS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-_WORDS_COMPARED: Final = 10_000
 
 
 def _filters(command: Decorated) -> Decorated:
@@ -198,15 +196,7 @@ def _show_found(path: Path | None, conditions: dict[str, Any], names_only: bool,
 
 def _hints(snapshot: Snapshot, capabilities: Iterable[str]) -> list[str]:
     """For each wanted capability that no module has: the nearest ones that some module has."""
-    asked = [word for word in capabilities if not snapshot.find_by_capability(word)]
-    if not asked:
-        return []
-    known = list(islice(snapshot.words("capability"), _WORDS_COMPARED))
-    close = {word: difflib.get_close_matches(word, known, n=3) for word in asked}
-    return [
-        f"no module has the capability {word!r}." + (f" Did you mean {', '.join(near)}?" if near else "")
-        for word, near in close.items()
-    ]
+    return near_capabilities(capabilities, partial(snapshot.words, "capability"))
 
 
 def _wanted(conditions: dict[str, Any]) -> Iterable[str]:

@@ -10,6 +10,7 @@ import click
 
 from dspy_registry.cli import console
 from dspy_registry.cli.discover import discovery_options
+from dspy_registry.registry_store.wording import counted
 
 if TYPE_CHECKING:
     from dspy_registry.writer.daemon.lifecycle import Daemon
@@ -47,6 +48,7 @@ def check(directory: Path, path: Path | None, as_json: bool) -> int:
     """
     from dspy_registry.writer.manifests.attach import validate_tree
     from dspy_registry.writer.manifests.folder_watch import plain_error
+    from dspy_registry.writer.manifests.text import SUFFIXES
 
     report = validate_tree(directory, path)
     if as_json:
@@ -61,12 +63,14 @@ def check(directory: Path, path: Path | None, as_json: bool) -> int:
             }
         )
     else:
+        if not report.files and not report.errors:
+            console.print_warning(f"{directory} holds no manifest: no file in it ends with {', '.join(SUFFIXES)}.")
         for error in report.errors:
             console.print_error("", str(error))
         for name in report.overrides:
             console.print_warning(f"{name}: a client's record overrides it; see `dspy-registry release`.")
         counts = ((report.files, "file"), (report.modules, "module"), (len(report.errors), "error"))
-        console.say(", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts))
+        console.say(", ".join(counted(*each) for each in counts))
     return 1 if report.errors else 0
 
 

@@ -141,11 +141,25 @@ def _fill_standard_streams() -> None:
             setattr(sys, stream, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+_HELP: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What click 8.2 and newer raise for a group without a command; before, click prints the help by itself."""
+
+
+def _hint(message: str, context: click.Context) -> str:
+    """What was meant, if that can be said: "" or a sentence."""
+    takes_path = any(param.name == "path" for param in context.command.params)
+    is_one_too_many = message.startswith("Got unexpected extra argument")
+    return "The registry's folder is given with --path. " if takes_path and is_one_too_many else ""
+
+
 def _report(error: Exception, *, as_json: bool) -> int:
     """Print an error; the exit status."""
+    if isinstance(error, _HELP):
+        error.show()
+        return WRONG_USAGE
     if isinstance(error, click.ClickException):
         context = error.ctx if isinstance(error, click.UsageError) else None
-        remedy = f"Try '{context.command_path} --help'." if context else ""
+        remedy = f"{_hint(error.format_message(), context)}Try '{context.command_path} --help'." if context else ""
         console.print_error(type(error).__name__, error.format_message(), remedy, as_json=as_json)
         return error.exit_code
     if isinstance(error, RegistryError):

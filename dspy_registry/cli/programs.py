@@ -15,6 +15,7 @@ from dspy_registry.cli.extras import needing
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.cli.waiting import open_registry
 from dspy_registry.readers.published import StoredProgram, read_program
+from dspy_registry.registry_store.errors import InvalidProgramError, ProgramRefusedError
 from dspy_registry.registry_store.program_text import PredictorText, compared, predictors_of
 
 _key_option = click.option("--key", metavar="TEXT", help="Of a weighted label, the version for this key.")
@@ -76,10 +77,21 @@ def _program(target: str, state: Path | None) -> Any:
     with needing("dspy", "program publish"):
         importlib.import_module("dspy")
     importlib.invalidate_caches()
-    made = build(target, target)
+    try:
+        made = build(target, target)
+    except ProgramRefusedError as error:
+        raise _unbuildable(target, module, error) from error
     if state is not None:
         made.load(state)
     return made
+
+
+def _unbuildable(target: str, module: str, error: ProgramRefusedError) -> InvalidProgramError:
+    """What stands in the way of publishing, with what helps where the module cannot be found."""
+    refused, cause = InvalidProgramError(target, error.problems), error.__cause__
+    if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
+        refused.remedy = f"{refused.remedy} Set PYTHONPATH so that {module} can be imported."
+    return refused
 
 
 @program.command("show", short_help="Show the program of a version.")

@@ -15,6 +15,7 @@ from dspy_registry.cli.numbers import Whole
 from dspy_registry.cli.target import embedded_option, open_writer
 from dspy_registry.registry_store.errors import InvalidModuleError, UnknownModuleError
 from dspy_registry.registry_store.vocabulary import LEVELS
+from dspy_registry.registry_store.wording import counted
 
 if TYPE_CHECKING:
     from dspy_registry.registry_store.records import ModuleInfo
@@ -76,6 +77,8 @@ def register(
 ) -> None:
     """Register or update modules: all modules in FILE ("-": stdin) or none, or one module given by options.
 
+    The record of a module is replaced as a whole: what is not given takes its default.
+
     FILE is JSON (one module, a list, or one per line), YAML or TOML; the suffix gives the format. The output of
     `get --json`, `list --json` and `discover --json` can be registered unchanged.
 
@@ -95,7 +98,7 @@ def register(
         else:
             with console.progress("registering", quiet=as_json) as report:
                 revision = writer.register_modules(modules, progress=report)
-    what = modules[0].name if len(modules) == 1 else f"{len(modules)} modules"
+    what = modules[0].name if len(modules) == 1 else counted(len(modules), "module")
     names = [module.name for module in modules]
     console.print_done(f"registered {what}", {"revision": revision, "names": names}, as_json=as_json)
     if not as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dspy_registry.cli import console, tables
+from dspy_registry.registry_store.wording import counted
 
 if TYPE_CHECKING:
     from dspy_registry.writer.repair.account import Repaired
@@ -51,10 +52,8 @@ def _print(done: Repaired) -> None:
     _list("taken", (f"{each.where}: from {each.origin}" for each in done.taken))
     _list("lost", (f"{each.where}: {each.reason}" for each in done.lost))
     lost = f"{len(done.lost):,} lost" if done.lost else "nothing lost"
-    click.echo(
-        f"{done.path} holds revision {done.revision}: {done.modules:,} modules, {len(done.taken):,} rows taken from "
-        f"elsewhere, {lost}"
-    )
+    taken = f"{counted(len(done.taken), 'row')} taken from elsewhere"
+    click.echo(f"{done.path} holds revision {done.revision}: {counted(done.modules, 'module')}, {taken}, {lost}")
 
 
 def _list(kind: str, lines: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.registry_store.wording import counted
 
 
 @click.command("restore", short_help="Replace the registry by a backup.")
@@ -26,14 +27,16 @@ def restore(backup: Path, yes: bool, path: Path | None, as_json: bool) -> None:
     import msgspec
 
     from dspy_registry.registry_store.paths import registry_path
+    from dspy_registry.writer.restore import check_restorable
     from dspy_registry.writer.restore import restore as put_in_place
 
     folder = registry_path(path)
     if not yes:
-        click.confirm(f"Replace what {folder} holds now?", abort=True, err=True)
+        check_restorable(backup, folder)
+        console.confirm(f"Replace what {folder} holds now?")
     with console.spinner(f"restoring {backup}", quiet=as_json):
         done = put_in_place(backup, folder)
     if as_json:
         console.print_json(msgspec.structs.asdict(done))
     else:
-        click.echo(f"{done.path} is at revision {done.revision} of {backup}: {done.modules:,} modules")
+        click.echo(f"{done.path} is at revision {done.revision} of {backup}: {counted(done.modules, 'module')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from dspy_registry.registry_store.rollout import Plan
 
 _COLOURS = {"returned": "red", "aborted": "yellow", "overtaken": "yellow", "paused": "yellow"}
 _BEGIN = "start"
+_LISTING = "status"
+_LISTINGS = ("list", "ls", "show")  # what other groups call it
 
 _label_option = click.option(
     "--label", required=True, metavar="WORD", help="The label.", shell_complete=completion.labels
@@ -57,8 +60,18 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
+            if not ctx.resilient_parsing:
+                self._refuse_what_is_no_start(ctx, args)
             args = [_BEGIN, *args]
         return super().parse_args(ctx, args)
+
+    def _refuse_what_is_no_start(self, ctx: click.Context, args: list[str]) -> None:
+        """A word without a version may be meant as a command."""
+        if any(map(str.isdecimal, args[1:])):
+            return
+        near = [_LISTING] if args[0] in _LISTINGS else difflib.get_close_matches(args[0], self.commands)
+        if near:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean {' or '.join(near)}?")
 
 
 @click.group("rollout", cls=_Group, short_help="Move a label to a new version in guarded steps.")

@@ -161,7 +161,9 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
         yield from store_facts.reader_rows(value) if key == "readers" else _field_rows(key, value)
     daemon = facts["daemon"]
     if daemon is None:
-        yield "daemon", _why_not(facts["unreachable"])
+        unreachable = facts["unreachable"]
+        is_none = unreachable["type"] == "WriterUnavailableError"
+        yield "daemon", f"{_why_not(unreachable)}. {unreachable['remedy']}" if is_none else _why_not(unreachable)
         return
     sections = daemon.get("sections", {})
     values = {key: value for key, value in daemon.items() if key not in ("sections", "revision")}

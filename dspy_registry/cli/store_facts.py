@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dspy_registry.cli.waiting import attach_complete
+from dspy_registry.registry_store.wording import counted
 
 if TYPE_CHECKING:
     from dspy_registry.registry_store.environment import Environment
@@ -99,8 +100,9 @@ def reader_rows(readers: list[dict[str, Any]]) -> Iterator[tuple[str, object]]:
     """How many read, and those that are behind, for people."""
     from dspy_registry.cli.console import local_time
 
-    yield "readers", f"{len(readers)} processes, {sum(each['slots'] for each in readers)} slots"
+    processes = counted(len(readers), "process", "processes")
+    yield "readers", f"{processes}, {counted(sum(each['slots'] for each in readers), 'slot')}"
     for each in [each for each in readers if each["behind"]][:_SHOWN]:
         since = "" if each["since"] is None else f", seen since {local_time(int(each['since'] * 1000))}"
         command = each["command"] or "unknown"
-        yield "snapshot", f"process {each['pid']} ({command}): {each['behind']} transactions behind{since}"
+        yield "snapshot", f"process {each['pid']} ({command}): {counted(each['behind'], 'transaction')} behind{since}"

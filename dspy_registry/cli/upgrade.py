@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dspy_registry.cli import console
+from dspy_registry.registry_store.wording import counted
 
 
 @click.command("upgrade", short_help="Give the registry this release's format.")
@@ -26,11 +27,12 @@ def upgrade(backup: Path | None, yes: bool, path: Path | None, as_json: bool) ->
     import msgspec
 
     from dspy_registry.registry_store.paths import registry_path
+    from dspy_registry.writer.upgrade import is_needed
     from dspy_registry.writer.upgrade import upgrade as carry_out
 
     folder = registry_path(path)
-    if not yes:
-        click.confirm(f"Upgrade {folder}? Earlier releases cannot read it afterwards.", abort=True, err=True)
+    if not yes and is_needed(folder):
+        console.confirm(f"Upgrade {folder}? Earlier releases cannot read it afterwards.")
     with console.spinner(f"upgrading {folder}", quiet=as_json):
         done = carry_out(folder, backup)
     if as_json:
@@ -38,5 +40,5 @@ def upgrade(backup: Path | None, yes: bool, path: Path | None, as_json: bool) ->
     elif done.backup is None:
         click.echo(f"{done.path} has format {done.format} already")
     else:
-        click.echo(f"{done.path} has format {done.format}: revision {done.revision}, {done.modules:,} modules")
+        click.echo(f"{done.path} has format {done.format}: revision {done.revision}, {counted(done.modules, 'module')}")
         click.echo(f"as it was, with format {done.former_format}, it is in {done.backup}")

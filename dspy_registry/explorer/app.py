@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import signal
 import socket
@@ -27,6 +28,7 @@ from dspy_registry.explorer.site import Site
 from dspy_registry.registry_store.errors import (
     AmbiguousNameError,
     InvalidArgumentError,
+    NotPossibleError,
     RegistryError,
     UnknownLabelError,
     UnknownModuleError,
@@ -142,7 +144,7 @@ def serve(
     """Serve the explorer of the registry in `folder` until SIGTERM or SIGINT. `ready` is called with its address.
 
     `token` is wanted of everybody, unless None. Raises InvalidArgumentError for another address than a loopback one
-    without a token, RegistryNotFoundError, and OSError when the address is taken.
+    without a token, RegistryNotFoundError, and NotPossibleError when the address is taken.
     """
     token = access.checked_token(host, token)
     config = uvicorn.Config(
@@ -156,13 +158,35 @@ def serve(
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    listener = config.bind_socket()
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+    listener = _bound(host, port)
+    url = f"http://{_shown(host, listener.getsockname()[1])}/"
     server = Server(config, lambda: ready(url))
     site = Site(folder, token=token, shown_folder=shown_folder, is_ending=lambda: server.is_ending)
     config.app = create_app(site, names)
     with _signals_ignored_afterwards():
         server.run([listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """As uvicorn would bind it, which says neither the address nor what helps."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        is_taken = error.errno == errno.EADDRINUSE
+        raise NotPossibleError(
+            f"{_shown(host, port)} is in use."
+            if is_taken
+            else f"nothing can be served at {_shown(host, port)}: {error.strerror or error}.",
+            remedy="Name another port with --port." if is_taken else "Name another address with --host and --port.",
+        ) from error
+    return listener
+
+
+def _shown(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from celery.signals import worker_process_shutdown, worker_shutdown
-
+from dspy_registry.integrations.extras import needing
 from dspy_registry.writer.client.reporter import FLUSH_AT_EXIT, flush_all
+
+with needing("celery"):
+    from celery.signals import worker_process_shutdown, worker_shutdown
 
 __all__ = ["connect"]
 

@@ -17,7 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from dspy_registry.integrations.extras import needing
+
+with needing("dspy"):
+    from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
 from dspy_registry.integrations.class_names import NamesOf
 from dspy_registry.integrations.declare import module

@@ -17,13 +17,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
-
+from dspy_registry.integrations.extras import needing
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import RegistryError
 from dspy_registry.writer.client.reporter import FLUSH_AT_EXIT, flush_all
+
+with needing("fastapi"):
+    from fastapi import APIRouter, Request
+    from fastapi.concurrency import run_in_threadpool
+    from fastapi.responses import JSONResponse
 
 __all__ = ["get_registry", "health_routes", "lifespan"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,11 @@ from dspy_registry.writer.programs import Publication, Published
 if TYPE_CHECKING:
     import os
     from contextlib import AbstractContextManager
+
+_NAME_AN_ORIGIN: Final = (
+    'Where its class alone does not make it, name what does: origin="package.module:name", a function without '
+    "arguments or a program."
+)
 
 
 class Publisher(Protocol):
@@ -63,6 +68,7 @@ def publish(
 def document_of(program: Any, origin: str | None = None) -> ProgramDocument:
     """The document of a program, tried out: it was loaded from the document once. Raises InvalidProgramError."""
     class_path = class_path_of(program)
+    _refuse_a_class(program, class_path)
     origin = origin or class_path
     problems = list(_origin_problems(origin))
     state = dumped(program)
@@ -90,7 +96,18 @@ def _built(origin: str, class_path: str) -> Any:
     try:
         return build(origin, class_path)
     except ProgramRefusedError as error:
-        raise InvalidProgramError(class_path, error.problems) from error
+        refused = InvalidProgramError(class_path, error.problems)
+        if origin == class_path:
+            refused.remedy = f"{refused.remedy} {_NAME_AN_ORIGIN}"
+        raise refused from error
+
+
+def _refuse_a_class(program: Any, class_path: str) -> None:
+    if isinstance(program, type):
+        name = program.__name__
+        refused = InvalidProgramError(class_path, (f"{name} is a class, and has learned nothing",))
+        refused.remedy = f"Nothing was changed. Give an instance, as in publish({name}(), …)."
+        raise refused
 
 
 def _origin_problems(origin: str) -> list[str]:

@@ -164,6 +164,7 @@ def test_i33_a_program_that_cannot_be_built_leaves_the_old_one_and_is_told(
     assert (status.serving, status.wanted) == (first, second)
     assert "Nothing" in status.problem
     assert sum("goes on serving" in record.getMessage() for record in caplog.records) == 1
+    assert any(f"version {second} cannot serve {LIVE}; " in record.getMessage() for record in caplog.records)
     writer.set_label(NAME, "live", first)
     assert programs[LIVE] is good
     assert programs.status()[0].problem == ""
@@ -171,9 +172,12 @@ def test_i33_a_program_that_cannot_be_built_leaves_the_old_one_and_is_told(
         programs[f"{NAME}@{second}"]
 
 
-def test_a_name_without_a_program_is_a_key_error(writer: RegistryWriter, programs: Programs) -> None:
-    with pytest.raises(NoProgramError):
+def test_a_name_without_a_program_is_a_key_error(
+    writer: RegistryWriter, programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(NoProgramError, match=r"^dspy\.Predict is version 1, which has no program"):
         programs["dspy.Predict"]
+    assert "version 1 cannot serve dspy.Predict: it has no program. Publish one" in caplog.text
     with pytest.raises(UnknownModuleError):
         programs["acme.Nobody"]
     assert programs.get("dspy.Predict") is None

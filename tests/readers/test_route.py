@@ -127,6 +127,8 @@ def test_all_that_is_wrong_is_told_at_once(registry: Registry) -> None:
         registry.route(category=5)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError):
         registry.route(max_memory="enormous")
+    with pytest.raises(UnknownModuleError, match=r"'acme\.Nobody', 'acme\.None'"):
+        registry.route(names=("acme.Nobody", "dspy.Predict", "acme.None"))
     with pytest.raises(UnknownModuleError):
         registry.route(names=("acme.Nothing",))
 
@@ -267,3 +269,14 @@ def test_i31_a_decision_rests_on_one_revision_and_says_which(writer: RegistryWri
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_capability_that_no_module_has_comes_with_the_nearest(registry: Registry) -> None:
+    with registry.snapshot() as snapshot:
+        for asked in (registry, snapshot):
+            for wanted in ({"capabilities": "resoning"}, {"any_capabilities": ("resoning",), "gpu": False}):
+                with pytest.raises(NoCandidateError, match=r"'resoning'\. Did you mean reasoning"):
+                    asked.route(**wanted)
+            with pytest.raises(NoCandidateError) as caught:
+                asked.route(capabilities="reasoning", category="nowhere")
+            assert "Did you mean" not in str(caught.value)

@@ -163,6 +163,14 @@ def test_an_unknown_name_comes_with_the_closest_ones(registry: Registry, asked: 
     assert repr(asked) in str(caught.value)
 
 
+@pytest.mark.parametrize("asked", ["predict", "Predict"])
+def test_a_short_name_where_a_full_one_is_wanted_is_not_led_astray(registry: Registry, asked: str) -> None:
+    with registry, pytest.raises(UnknownModuleError) as caught:
+        registry[asked]
+    assert caught.value.closest == ("dspy.Predict",)
+    assert caught.value.remedy.endswith("Give the full name.")
+
+
 @pytest.mark.parametrize(
     "asked", ["", "\0", "dspy.Predict\0", "\ud800", "x" * 256, "x" * 10_000, "ü" * 128, "\n", " ", "*"]
 )

@@ -230,7 +230,11 @@ def test_restore_asks_and_refuses_and_changes_nothing(registry_folder: Path, tmp
         assert refusal("restore", tmp_path / source, "--path", registry_folder, "--yes")[0] == 1
     assert refusal("restore", registry_folder, "--path", registry_folder, "--yes")[1]["type"] == "InvalidArgumentError"
     declined = run("restore", tmp_path / "copy", "--path", registry_folder, stdin="n\n")
-    assert declined.returncode != 0
+    assert (declined.returncode, declined.stdout) == (1, "")
+    assert "the answer was no, so nothing was changed." in declined.stderr
+    status, error = refusal("restore", tmp_path / "empty", "--path", registry_folder, "--yes")
+    assert error["message"] == f"{tmp_path / 'empty'} is no backup: it has no data.mdb."
+    assert error["remedy"] == "Name a folder that `dspy-registry backup` made."
     with Registry(registry_folder) as registry:
         assert registry["acme.X"].estimated_duration == 8
     assert not (registry_folder / ".restoring").exists()
@@ -291,3 +295,26 @@ def test_a_lease_that_cannot_be_written_is_told_as_an_error_of_the_disk(
         restore(Path(made.path), folder)
     assert str(folder) in caught.value.message
     assert caught.value.remedy
+
+
+def test_restore_asks_only_for_what_it_can_do(registry_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 7)
+        backup(tmp_path / "copy", registry_folder)
+        refused = run("restore", tmp_path / "copy", "--path", registry_folder)
+        assert (refused.returncode, "Replace" in refused.stderr) == (1, False)
+        assert f"process {os.getpid()}" in refused.stderr
+        assert "Stop that writer" in refused.stderr
+    refused = run("restore", tmp_path / "empty", "--path", registry_folder)
+    assert (refused.returncode, "Replace" in refused.stderr) == (1, False)
+    assert "is no backup" in refused.stderr
+
+
+def test_restore_that_nobody_answers_names_the_option(registry_folder: Path, tmp_path: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        update(writer, 7)
+        backup(tmp_path / "copy", registry_folder)
+    unanswered = run("restore", tmp_path / "copy", "--path", registry_folder)
+    assert unanswered.returncode == 1
+    assert "nobody answered, so nothing was changed.\nWithout a terminal, give --yes.\n" in unanswered.stderr

@@ -257,6 +257,20 @@ def test_the_command_tells_where_the_backup_is(old: Path, tmp_path: Path) -> Non
     assert "has format 2 already" in run("upgrade", "--yes", "--path", old).stdout
 
 
+def test_it_asks_only_where_it_would_change_something(old: Path, tmp_path: Path) -> None:
+    unanswered = run("upgrade", "--path", old)
+    assert unanswered.returncode == 1
+    assert "nothing was changed.\nWithout a terminal, give --yes.\n" in unanswered.stderr
+    with RegistryWriter(old):
+        refused = run("upgrade", "--path", old)
+    assert (refused.returncode, "Earlier releases" in refused.stderr) == (1, False)
+    assert "Stop that writer" in refused.stderr
+    run("upgrade", "--yes", "--path", old)
+    assert "has format 2 already" in run("upgrade", "--path", old).stdout
+    refused = run("upgrade", "--path", tmp_path / "nowhere")
+    assert (refused.returncode, "Earlier releases" in refused.stderr) == (1, False)
+
+
 def test_it_needs_no_lease_to_find_nothing_to_do(registry_folder: Path) -> None:
     with RegistryWriter(registry_folder):
         assert upgrade(registry_folder).backup is None

@@ -7,14 +7,20 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
 from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.environment import Environment
-from dspy_registry.registry_store.errors import ClusterMembershipError
-from dspy_registry.registry_store.layout import MODULES
+from dspy_registry.registry_store.errors import (
+    ClusterMembershipError,
+    ClusterUnavailableError,
+    RegistryNotFoundError,
+    WriterLockedError,
+)
+from dspy_registry.registry_store.layout import DATA_FILE, MODULES
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.attach import new_host_id
@@ -44,6 +50,9 @@ from dspy_registry.writer.store import Store
 _KEYS_AT_ONCE: Final = 90
 _BYTES_AT_ONCE: Final = 512 * 1024
 _NAMES_AT_ONCE: Final = 256
+_STOP_IT: Final = (
+    "Nothing was changed. Stop that writer (`systemctl stop dspy-registry`), repeat it, then start the writer again."
+)
 T = TypeVar("T")
 
 
@@ -60,7 +69,7 @@ def join(options: ClusterOptions, path: str | os.PathLike[str] | None = None, *,
 
     Raises ClusterMembershipError naming what the cluster does not have, WriterLockedError while a daemon runs.
     """
-    store = Store(registry_path(path))
+    store = _store(registry_path(path))
     try:
         own, former = _own(store)
         cluster, records, _ = _with(options, lambda engine: _look(engine, _keys(options, former)))
@@ -80,9 +89,13 @@ def join(options: ClusterOptions, path: str | os.PathLike[str] | None = None, *,
 def leave(path: str | os.PathLike[str] | None = None) -> Membership:
     """End a registry's membership. What it took over stays, as records of this host.
 
-    Raises ClusterMembershipError when it follows no cluster, WriterLockedError while a daemon runs.
+    Raises ClusterMembershipError when it follows no cluster, WriterLockedError while a daemon runs,
+    RegistryNotFoundError.
     """
-    store = Store(registry_path(path))
+    folder = registry_path(path)
+    if not (folder / DATA_FILE).exists():
+        raise RegistryNotFoundError(f"there is no registry in {folder}.")
+    store = _store(folder)
     try:
         own, former = _own(store)
         if former is None:
@@ -99,7 +112,7 @@ def seed(options: ClusterOptions, path: str | os.PathLike[str] | None = None) ->
     Raises ClusterMembershipError when the cluster has other records under the same names, WriterLockedError while a
     daemon runs.
     """
-    store = Store(registry_path(path))
+    store = _store(registry_path(path))
     try:
         own, former = _own(store)
         _refuse_local_labels(own)
@@ -113,6 +126,15 @@ def seed(options: ClusterOptions, path: str | os.PathLike[str] | None = None) ->
         return Membership(cluster, position.host, len(own))
     finally:
         store.close()
+
+
+def _store(folder: Path) -> Store:
+    """The registry, to be written here. Raises WriterLockedError."""
+    try:
+        return Store(folder)
+    except WriterLockedError as error:
+        error.remedy = _STOP_IT
+        raise
 
 
 def _own(store: Store) -> tuple[list[OwnRecord], Position | None]:
@@ -132,6 +154,9 @@ def _with(options: ClusterOptions, act: Callable[[Engine], Awaitable[T]]) -> T:
         engine = Etcd(options)
         try:
             return await act(engine)
+        except ClusterUnavailableError as error:
+            error.remedy = "Look at the cluster's nodes, then run it again."
+            raise
         finally:
             await engine.close()
 

@@ -15,9 +15,10 @@ from dspy_registry.registry_store.cluster_rows import Position
 from dspy_registry.registry_store.errors import ClusterMembershipError, ClusterUnavailableError, RegistryError
 from dspy_registry.writer.catalog import Catalog
 from dspy_registry.writer.cluster.circuits import SharedCircuits
-from dspy_registry.writer.cluster.election import Election, Leadership
+from dspy_registry.writer.cluster.election import LEASE_SECONDS, Election, Leadership
 from dspy_registry.writer.cluster.engine import Engine, LeaseGoneError
 from dspy_registry.writer.cluster.etcd import Etcd
+from dspy_registry.writer.cluster.gateway import said
 from dspy_registry.writer.cluster.global_rows import named
 from dspy_registry.writer.cluster.keys import Keys
 from dspy_registry.writer.cluster.membership import (
@@ -31,7 +32,7 @@ from dspy_registry.writer.cluster.membership import (
 from dspy_registry.writer.cluster.mirror import Mirror, stored_position
 from dspy_registry.writer.cluster.options import ClusterOptions
 from dspy_registry.writer.cluster.origin import Origin
-from dspy_registry.writer.cluster.presence import Beacon
+from dspy_registry.writer.cluster.presence import PRESENCE_SECONDS, Beacon
 from dspy_registry.writer.daemon.host import Host
 
 _PAUSE: Final = 0.5  # seconds
@@ -155,7 +156,11 @@ class Cluster:
             try:
                 await end()
             except (RegistryError, LeaseGoneError) as error:
-                _log.info("what this host holds in the cluster ends by itself: %s", error)
+                _log.info(
+                    "the cluster cannot be told that this host stops; its leases there end after %d seconds: %s",
+                    max(LEASE_SECONDS, PRESENCE_SECONDS),
+                    said(error),
+                )
         await self._engine.close()
 
     async def _join(self) -> None:
@@ -176,7 +181,7 @@ class Cluster:
 
     def _note(self, error: RegistryError) -> None:
         if self._error != error.message:
-            _log.error("the cluster is not followed: %s", error)
+            _log.error("the cluster is not followed: %s The daemon tries again by itself.", error)
         self._error = error.message
 
     async def _join_once(self) -> None:

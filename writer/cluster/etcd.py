@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from typing import Final
 
 from dspy_registry.registry_store.errors import ClusterUnavailableError
 from dspy_registry.writer.cluster.engine import Events, LeaseGoneError, Outcome, Page, UnknownOutcomeError
 from dspy_registry.writer.cluster.etcd_json import found_in, key_value, range_end, step_of, transaction
 from dspy_registry.writer.cluster.gateway import Gateway, NodeError, NotSentError, said
 from dspy_registry.writer.cluster.options import ClusterOptions, check_options
+
+_ASKED_AGAIN: Final = "The daemon asks the next node by itself."
 
 
 class Etcd:
@@ -78,8 +81,10 @@ class Etcd:
                     yield step
         except NodeError as error:
             node = self._gateway.turn()
-            raise ClusterUnavailableError(f"the watch of {node} has ended: {said(error)}.") from error
-        raise ClusterUnavailableError(f"{self._gateway.turn()} has ended the watch.")
+            raise ClusterUnavailableError(
+                f"the watch of {node} has ended: {said(error)}.", remedy=_ASKED_AGAIN
+            ) from error
+        raise ClusterUnavailableError(f"{self._gateway.turn()} has ended the watch.", remedy=_ASKED_AGAIN)
 
     async def lease(self, seconds: int) -> int:
         """See `Engine.lease`."""

@@ -80,14 +80,16 @@ class Gateway:
 
         Raises ClusterUnavailableError when no node answers, and the error that an answer stands for.
         """
-        last: BaseException | None = None
+        failed: dict[str, Exception] = {}
         for _ in self._endpoints:
             try:
                 return await self.ask_one(path, body)
             except (*NodeError, ClusterUnavailableError) as error:
-                self.turn()
-                last = error
-        raise ClusterUnavailableError(f"no node of the cluster answers: {said(last)}.") from last
+                failed[self.turn()] = error
+        told = "; ".join(f"{node} ({said(failed[node])})" for node in sorted(failed))  # a log has the same text once
+        raise ClusterUnavailableError(
+            f"no node of the cluster answers: {told}.", remedy="Look at the cluster's nodes."
+        ) from next(reversed(failed.values()))
 
     async def ask_one(self, path: str, body: Mapping[str, Any]) -> Answer:
         """Ask one node, once. Only if the log-in has ended, log in and ask again.
@@ -156,9 +158,10 @@ class Gateway:
             raise ClusterUnavailableError(f"{self.endpoint} does not answer as etcd's gateway does.") from error
 
 
-def said(error: BaseException | None) -> str:
-    """The text of an error without a full stop; its type if it has no text."""
-    return str(error).rstrip(".") or type(error).__name__
+def said(error: BaseException) -> str:
+    """The text of an error without its remedy and a full stop; its type if it has no text."""
+    text = error.message if isinstance(error, RegistryError) else str(error)
+    return text.rstrip(".") or type(error).__name__
 
 
 def _session(trust: ssl.SSLContext) -> aiohttp.ClientSession:

@@ -16,7 +16,7 @@ from dspy_registry.writer.cluster.keys import Keys, Presence, encode_presence
 from dspy_registry.writer.cluster.mirror import Mirror
 
 PERIOD: Final = 1.0
-_LEASE_SECONDS: Final = 10  # a host that says nothing for about so long is gone
+PRESENCE_SECONDS: Final = 10  # a host that says nothing for about so long is gone
 _BEATS_OF_A_LEASE: Final = 3
 _TOLD_AFTER: Final = 3  # beats that fail one after the other
 
@@ -54,14 +54,14 @@ class Beacon:
             except RegistryError as error:
                 failed += 1
                 if failed == _TOLD_AFTER:
-                    _log.warning("this host cannot say that it is alive: %s", error)
+                    _log.warning("this host cannot say that it is alive, and tries again: %s", error.message)
                     self.error = error.message
             beats += 1
             await asyncio.sleep(PERIOD)
 
     async def _beat(self, beats: int) -> None:
         if self._lease == 0:
-            self._lease = await self._engine.lease(_LEASE_SECONDS)
+            self._lease = await self._engine.lease(PRESENCE_SECONDS)
         elif beats % _BEATS_OF_A_LEASE == 0:
             await self._engine.keep_lease(self._lease)
         here = Presence(socket.gethostname(), own_release(), os.getpid(), self._mirror.applied)

@@ -42,7 +42,7 @@ class ProgramCollector:
         try:
             self.is_due = not await self._collect()
         except RegistryError as error:
-            _log.info("programs of the cluster are collected later: %s", error)
+            _log.info("programs of the cluster are collected later: %s", error.message)
 
     async def _collect(self) -> bool:
         heads = await self._programs.heads()

@@ -82,7 +82,7 @@ class Daemon:
         self.health_sink: Callable[[HealthRequest], None] | None = None
         self.health: Health | None = None
         self.steering: Steering | None = None
-        self._groups = Groups(socket_file.group_id(group), socket_file.group_id(report_group))
+        self._groups = Groups(*socket_file.group_ids(group, report_group))
         self._bounds = bounds or Bounds()
         self._extensions = tuple(extensions)
         self._sections: dict[str, Callable[[], Any]] = {}

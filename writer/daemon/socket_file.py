@@ -61,11 +61,18 @@ def unlink(path: Path) -> None:
         path.unlink()
 
 
-def group_id(group: str | int | None) -> int | None:
-    """The number of a group given by name or number. None stays None. Raises InvalidArgumentError."""
-    if group is None or isinstance(group, int):
-        return group
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError as error:
-        raise InvalidArgumentError(f"there is no group {group!r} on this host.") from error
+def group_ids(*groups: str | int | None) -> tuple[int | None, ...]:
+    """The numbers of groups given by name or number. None stays None. Raises InvalidArgumentError: it names each."""
+    found: list[int | None] = []
+    unknown: list[str] = []
+    for group in groups:
+        try:
+            found.append(grp.getgrnam(group).gr_gid if isinstance(group, str) else group)
+        except KeyError:
+            unknown.append(f"group {group!r}")
+    if unknown:
+        raise InvalidArgumentError(
+            f"there is no {' and no '.join(unknown)} on this host.",
+            remedy="Name another group, or make it: `groupadd --system NAME`.",
+        )
+    return tuple(found)

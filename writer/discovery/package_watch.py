@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dspy_registry.registry_store.wording import listed
+from dspy_registry.registry_store.wording import counted, listed
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.discovery.python_environment import Installed, import_folders, installed
 from dspy_registry.writer.discovery.report import COMPLETING, DEFAULT_TIMEOUT, DiscoveryReport, discover
@@ -125,8 +125,14 @@ class DiscoveryWatch:
         for problem in outcome.refused:
             _log.warning("discovery: %s", problem)
         _log.info(
-            "discovery in %s: %d modules, %d declared, %d withdrawn, as of revision %d",
-            *(report.python, len(report.modules), len(outcome.declared), len(outcome.withdrawn), outcome.revision),
+            "discovery in %s: %s, %d declared, %d withdrawn, as of revision %d",
+            *(
+                report.python,
+                counted(len(report.modules), "module"),
+                len(outcome.declared),
+                len(outcome.withdrawn),
+                outcome.revision,
+            ),
         )
 
     def _fail(self, error: Exception) -> None:

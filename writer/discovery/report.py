@@ -34,8 +34,8 @@ from dspy_registry.writer.discovery.probe_run import Findings, run_probe
 
 __all__ = ["DEFAULT_TIMEOUT", "DiscoveryFailure", "DiscoveryReport", "discover"]
 
-DEFAULT_TIMEOUT: Final = 5.0
-"""Seconds."""
+DEFAULT_TIMEOUT: Final = 30.0
+"""Seconds. The first import of DSPy takes more than 10 on a busy machine."""
 
 COMPLETING: Final = (
     "Declare what it can do: @module(category=..., capabilities=...) of dspy_registry.integrations.dspy, or a manifest."

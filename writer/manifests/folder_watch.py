@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dspy_registry.registry_store.errors import RegistryError
+from dspy_registry.registry_store.wording import counted
 from dspy_registry.writer.daemon.host import Host
 from dspy_registry.writer.manifests.declarations import ManifestError
 from dspy_registry.writer.manifests.declared_aliases import are_disturbed
@@ -279,8 +280,12 @@ class ManifestWatch:
         for file in sorted({error.file for error in before} - {error.file for error in errors}):
             _log.info("manifest %s: no errors now", file or self._folder.root)
         _log.info(
-            "manifests in %s: %d files, %d modules, %d errors, as of revision %d",
-            *(self._folder.root, len(self._files), len(self._loaded.modules), len(errors), self._revision),
+            "manifests in %s: %s, %s, %s, as of revision %d",
+            self._folder.root,
+            counted(len(self._files), "file"),
+            counted(len(self._loaded.modules), "module"),
+            counted(len(errors), "error"),
+            self._revision,
         )
 
 

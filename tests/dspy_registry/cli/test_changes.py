@@ -14,7 +14,7 @@ import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, Requirements
 from dspy_registry.cli.discover import _show
-from dspy_registry.writer.discovery.report import DiscoveryFailure, DiscoveryReport
+from dspy_registry.writer.discovery.report import DEFAULT_TIMEOUT, DiscoveryFailure, DiscoveryReport
 from tests.support.command import answer, daemon, refusal, run, run_process
 
 MODULE = {
@@ -335,6 +335,12 @@ def test_discover_without_dspy_needs_no_registry_and_finds_nothing(workers_pytho
 def test_discover_that_cannot_look(arguments: list[str], kind: str) -> None:
     status, error = refusal("discover", *arguments)
     assert (status, error["type"]) == (2 if kind == "InvalidArgumentError" else 1, kind)
+
+
+def test_discover_has_time_for_the_first_import_of_dspy() -> None:
+    assert DEFAULT_TIMEOUT >= 30
+    for command in ("discover", "serve"):
+        assert f"Default: {DEFAULT_TIMEOUT:g}." in " ".join(run(command, "--help").stdout.split())
 
 
 @pytest.mark.parametrize(

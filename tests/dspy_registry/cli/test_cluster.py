@@ -13,7 +13,7 @@ from dspy_registry import Registry, RegistryWriter, WriterClient, errors
 from tests.conftest import violations
 from tests.support import command
 from tests.support.daemon_process import module
-from tests.support.etcd import EtcdCluster, etcd, needs_etcd, patient, shown
+from tests.support.etcd import EtcdCluster, etcd, free_ports, needs_etcd, patient, shown
 
 
 @pytest.fixture
@@ -77,3 +77,28 @@ def test_without_a_cluster_its_options_are_refused(tmp_path: Path) -> None:
     for arguments in (("serve", "--cluster-user", "u"), ("cluster", "seed"), ("serve", "--cluster", "etcd")):
         assert command.run(*arguments, "--path", tmp_path / "r").returncode == 2
     assert not (tmp_path / "r").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_told_as_its_reader_needs_it(tmp_path: Path) -> None:
+    url, folder = f"http://127.0.0.1:{free_ports(1)[0]}", tmp_path / "r"
+    refused = command.run("cluster", "seed", "--cluster", url, "--path", folder)
+    assert refused.returncode == 1
+    assert f"no node of the cluster answers: {url} (" in refused.stderr
+    assert refused.stderr.endswith("Look at the cluster's nodes, then run it again.\n")
+    arguments = [*command.COMMAND, "serve", "--cluster", url, "--path", str(folder)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "is not followed" in line)
+        process.terminate()
+    assert line.endswith("Look at the cluster's nodes. The daemon tries again by itself.\n")
+
+
+def test_what_a_daemon_makes_impossible_is_told_with_its_remedy(tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path):
+        for words in (("leave",), ("seed", "--cluster", "http://127.0.0.1:1")):
+            refused = command.run("cluster", *words, "--path", tmp_path)
+            assert refused.returncode == 1
+            assert "Nothing was changed. Stop that writer" in refused.stderr
+    refused = command.run("cluster", "leave", "--path", tmp_path / "none")
+    assert f"there is no registry in {tmp_path / 'none'}." in refused.stderr
+    assert not (tmp_path / "none").exists()

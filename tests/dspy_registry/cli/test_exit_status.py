@@ -166,3 +166,26 @@ def test_only_what_is_wrong_by_itself_is_wrong_usage() -> None:
     usage = {each for each in kinds if issubclass(each, InvalidArgumentError)}
     assert {each.__name__ for each in usage} == {"InvalidArgumentError", "NoHomeError", "NotPossibleError"}
     assert issubclass(NotPossibleError, InvalidArgumentError)
+
+
+@pytest.mark.parametrize("group", ["rollout", "cluster", "manifests"])
+def test_a_group_without_a_command_shows_its_help(group: str) -> None:
+    done = run(group)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ")
+    assert "Commands:" in done.stderr
+
+
+def test_a_folder_given_as_an_argument_leads_to_the_option(tmp_path: Path) -> None:
+    done = run("check", tmp_path)
+    assert done.returncode == 2
+    assert "The registry's folder is given with --path." in done.stderr
+    assert "--path" not in run("schema", tmp_path).stderr
+
+
+@pytest.mark.parametrize(("word", "meant"), [("list", "status"), ("abrot", "abort")])
+def test_a_word_that_is_no_command_of_rollouts_is_not_taken_for_a_module(word: str, meant: str) -> None:
+    done = run("rollout", word)
+    assert (done.returncode, "No such command" in done.stderr) == (2, True)
+    assert f"Did you mean {meant}?" in done.stderr
+    assert "Missing" in run("rollout", "list", "4").stderr  # a module may be called so

@@ -57,6 +57,14 @@ def test_check_tells_every_error(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told[-1] == "3 files, 0 modules, 3 errors"
 
 
+def test_check_of_a_folder_without_a_manifest_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("no manifest")
+    assert answer(manifests, "check", tmp_path) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"warning: {tmp_path} holds no manifest: ")
+    assert told[-1] == "0 files, 0 modules, 0 errors"
+
+
 def test_check_against_a_registry_tells_what_only_a_registry_can(
     seeded_registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +96,7 @@ def test_a_daemon_tells_what_is_wrong_to_people_and_programs(registry_folder: Pa
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            while " 1 errors, as of revision " not in (line := process.stderr.readline()):
+            while " 1 error, as of revision " not in (line := process.stderr.readline()):
                 assert line
             manifests = json.loads(run("status", "--path", registry_folder, "--json").stdout)["daemon"]["sections"][
                 "manifests"

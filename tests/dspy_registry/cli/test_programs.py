@@ -37,6 +37,10 @@ def test_a_program_is_published_shown_compared_and_exported(registry_folder: Pat
 def test_what_cannot_be_published_or_shown_is_told(registry_folder: Path) -> None:
     at = ("--path", registry_folder)
     assert run("program", "publish", f"{HERE}:Nobody", NAME, *at, "--embedded").returncode == 1
+    done = run("program", "publish", "nowhere_at_all.app:qa", NAME, *at, "--embedded")
+    assert done.returncode == 1
+    assert "No module named 'nowhere_at_all'" in done.stderr
+    assert "Nothing was changed. Set PYTHONPATH so that nowhere_at_all.app can be imported." in done.stderr
     assert run("program", "publish", "nonsense", NAME, *at, "--embedded").returncode == 2
     answer("program", "publish", f"{HERE}:Qa", NAME, *at, "--embedded")
     assert run("program", "show", "dspy.Predict", *at).returncode == 1

@@ -17,6 +17,7 @@ import pytest
 
 from dspy_registry import RegistryWriter
 from dspy_registry.cli.status import _is_stopped
+from dspy_registry.cli.store_facts import reader_rows
 from tests.support.command import COMMAND, run
 from tests.support.daemon_process import PATIENT, daemon
 from tests.support.raw_access import flipped, opened
@@ -58,8 +59,15 @@ def serving(folder: Path, *options: str | Path) -> Iterator[subprocess.Popen[byt
 def test_a_daemon_that_is_away(seeded_registry: Path) -> None:
     assert told(seeded_registry)["problems"] == ["daemon: none answers"]
     shown = run("status", "--path", seeded_registry)
-    assert "none answers" in shown.stdout
+    assert "none answers. Start one with `dspy-registry serve`." in shown.stdout
+    assert "0 processes, 0 slots" in shown.stdout
     assert shown.returncode == 1
+
+
+def test_one_of_a_thing_is_no_several() -> None:
+    one = {"pid": 7, "command": "python", "slots": 1, "behind": 1, "since": None}
+    assert [text for _, text in reader_rows([one])] == ["1 process, 1 slot", "process 7 (python): 1 transaction behind"]
+    assert [text for _, text in reader_rows([{**one, "behind": 0}] * 2)] == ["2 processes, 2 slots"]
 
 
 def test_a_daemon_that_was_killed(seeded_registry: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,27 @@ def test_a_missing_extra_is_named(command: list[str], missing: str, tmp_path: Pa
 
 def test_a_registry_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert run("ui", "--path", tmp_path / "none", DSPY_REGISTRY_WAIT="0").returncode == 1
+
+
+def test_a_port_in_use_is_told_with_its_remedy(seeded_registry: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("ui", "--port", str(port), "--path", seeded_registry)
+    assert done.returncode == 1
+    assert done.stderr == f"error: 127.0.0.1:{port} is in use.\nName another port with --port.\n"
+
+
+def test_an_address_of_another_host_is_told_with_its_remedy(seeded_registry: Path) -> None:
+    done = run("ui", "--host", "192.0.2.1", "--port", "1", "--path", seeded_registry, DSPY_REGISTRY_UI_TOKEN="t" * 32)
+    assert done.returncode == 1
+    assert "nothing can be served at 192.0.2.1:1: " in done.stderr
+    assert "Name another address with --host and --port." in done.stderr
+
+
+@pytest.mark.parametrize("name", ["fastapi", "celery", "dspy"])
+def test_a_connection_names_its_missing_extra(name: str) -> None:
+    code = f"import sys; sys.modules[{name!r}] = None; import dspy_registry.integrations.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    told = f"pip install 'dspy-module-registry[{name}]'."
+    assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: ")
+    assert done.stderr.splitlines()[-1].endswith(told)

@@ -231,6 +231,10 @@ def test_what_no_worker_can_import_is_not_published() -> None:
 
     assert "inside a function" in not_published(Local())
     assert "signature" in not_published(dspy.ChainOfThought("question -> answer"))
+    with pytest.raises(InvalidProgramError, match=r'origin="package\.module:name"'):
+        document_of(dspy.Predict("question -> answer"))
+    with pytest.raises(InvalidProgramError, match=r"Give an instance, as in publish\(Qa\(\), …\)\."):
+        document_of(Qa)
     assert "confidence" in not_published(Qa(), f"{HERE}:Additional")
     assert "package.module:name" in not_published(Additional(), "nothing")
 

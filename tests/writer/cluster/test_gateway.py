@@ -83,3 +83,24 @@ def test_lines_of_a_watch_may_come_in_any_pieces() -> None:
 
     chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
     assert asked([_CHUNKED, *chunks, b"0\r\n\r\n"], read) == [(b"k", b"v", 7), (b"k", b"v", 8)]
+
+
+def test_every_node_that_does_not_answer_is_named_with_its_reason() -> None:
+    first, second = sorted(f"http://127.0.0.1:{port}" for port in free_ports(2))
+    told = set()
+    for _ in range(8):  # which node is asked first is left to chance
+        engine = Etcd(ClusterOptions(endpoints=(second, first)))
+
+        async def run(engine: Etcd = engine) -> None:
+            try:
+                await engine.cluster_id()
+            finally:
+                await engine.close()
+
+        with pytest.raises(ClusterUnavailableError) as raised:
+            asyncio.run(run())
+        told.add(raised.value.message)
+        assert raised.value.remedy == "Look at the cluster's nodes."
+    (message,) = told
+    assert message.startswith(f"no node of the cluster answers: {first} (Cannot connect")
+    assert f"; {second} (Cannot connect" in message

@@ -130,6 +130,8 @@ def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(tmp_pat
 def test_a_group_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="no-such-group"):
         Daemon(tmp_path, group="no-such-group")
+    with pytest.raises(InvalidArgumentError, match=r"no group 'no-such' and no group 'nor-this'.*groupadd"):
+        Daemon(tmp_path, group="no-such", report_group="nor-this")
 
 
 def test_hooks_need_a_daemon_that_runs(tmp_path: Path) -> None:

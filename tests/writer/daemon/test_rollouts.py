@@ -163,8 +163,13 @@ def test_what_cannot_begin_changes_nothing(registry_folder: Path, clock: Path) -
     with served_by(registry_folder, clock) as served, served.client() as client:
         with pytest.raises(InvalidArgumentError, match="steps must rise"):
             client.start_rollout(NAME, 2, label="live", plan=Plan((50.0, 10.0)))
-        with pytest.raises(InvalidArgumentError, match="must name one version"):
+        with pytest.raises(InvalidArgumentError, match="must name one version") as unset:
             client.start_rollout(NAME, 2, label="candidate")
+        assert unset.value.message.startswith(f"{NAME} has no label candidate. ")
+        assert unset.value.remedy == f"Set the label first: `dspy-registry label set {NAME} candidate 3`."
+        with pytest.raises(InvalidArgumentError, match="must name one version") as unset:
+            client.start_rollout(NAME, 9, label="candidate")
+        assert "has no label candidate, and no version 9 is there (kept: 3, 2, 1). " in unset.value.message
         with pytest.raises(InvalidArgumentError, match="must name one version"):
             client.start_rollout(NAME, 1, label="live")
         with pytest.raises(UnknownVersionError):
