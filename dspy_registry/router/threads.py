@@ -26,9 +26,9 @@ _clock = time.monotonic
 class Job(ABC):
     """A call in a thread, and what it holds: that is given back when the call ends, or at once if it cannot begin.
 
-    `tell` is called in that thread when the call has ended; then `value` or `error` is set. The thread may have its
-    next job by then, so `tell` must not wait. It is a method: as an attribute it would make a reference cycle. So what
-    a job holds is given back at once when the job is dropped before it begins.
+    `tell` is called in that thread when the call has ended; then `value` or `error` is set. It is a method: as an
+    attribute it would make a reference cycle. So what a job holds is given back at once when the job is dropped before
+    it begins.
     """
 
     value: Any = None
@@ -42,19 +42,19 @@ class Job(ABC):
     def tell(self) -> None:
         """The call has ended."""
 
-    def run(self) -> bool:
-        """Make the call, if it was not withdrawn. Returns whether it was made; then `tell`."""
+    def run(self) -> None:
+        """Make the call, if it was not withdrawn."""
         try:
             work = self._work.pop()
         except IndexError:
-            return False
+            return
         try:
             self.value = work()
         except BaseException as error:
             self.error = error
         if self._admission is not NOTHING_HELD:
             self._admission.end(self.error is None)
-        return True
+        self.tell()
 
     def withdraw(self) -> bool:
         """Keep the call from being made. Returns False if it has begun, or was withdrawn before; else True.
@@ -96,18 +96,14 @@ class Threads:
 
     def _serve(self, inbox: Inbox[Job], idle: deque[Inbox[Job]]) -> None:
         while (job := inbox.get()) is not None:
-            is_made = job.run()
-            is_parent = self._idle is idle  # else the call forked, and the parent's thread waits at the inbox
-            if is_parent:
-                inbox.idle_since = _clock()
-                if idle:
-                    _end_one(idle, inbox.idle_since)
-                idle.append(inbox)
-            if is_made:
-                job.tell()  # last: whom it wakes needs the interpreter's lock, and the next `get` lets go of it
+            job.run()
             del job  # the values of a call may be large
-            if not is_parent:
+            if self._idle is not idle:  # the call forked, and this is the child: the parent's thread waits at the inbox
                 break
+            inbox.idle_since = _clock()
+            if idle:
+                _end_one(idle, inbox.idle_since)
+            idle.append(inbox)
         inbox.close()
 
 
