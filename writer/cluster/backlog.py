@@ -7,7 +7,6 @@ either. So it waits, for a moment at most, and shares the commit of the own chan
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -65,8 +64,11 @@ class Backlog:
             if not self._may_wait(steps) or seconds <= 0:
                 return steps
             self._stirred.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stirred.wait(), seconds)
+            timer = asyncio.get_running_loop().call_later(seconds, self._stirred.set)
+            try:  # not wait_for: before Python 3.12 it may swallow a cancellation
+                await self._stirred.wait()
+            finally:
+                timer.cancel()
 
     def _may_wait(self, steps: Sequence[Events]) -> bool:
         is_due = self._is_due(steps[-1].changes[-1].revision)

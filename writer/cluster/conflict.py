@@ -24,4 +24,4 @@ def conflict(outcome: Outcome, keys: Keys, staged: Staged) -> Outcome:
             "the cluster no longer has what this host has followed: its keys were removed.",
             remedy="Restore etcd from a backup, or run `dspy-registry cluster leave` and `cluster seed`.",
         )
-    return Outcome(False, head.revision)
+    return Outcome(False, head.revision, outcome.found)

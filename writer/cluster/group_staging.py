@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dspy_registry.registry_store.cluster_rows import Position
+from dspy_registry.registry_store.layout import MODULES
 from dspy_registry.registry_store.protocol import (
     Register,
     RegisterMany,
@@ -59,12 +60,13 @@ def may_move(works: Iterable[GlobalRequest]) -> bool:
     return all(isinstance(work.request, SingleRequest) and type(work.request.message) is Register for work in works)
 
 
-def names_read(works: Iterable[GlobalRequest], staged: Staged) -> frozenset[bytes] | None:
-    """The modules that a group has read the records of, once it is staged; None: it may have read anything."""
+def names_read(works: Iterable[GlobalRequest], staged: Staged, catalog: Catalog) -> dict[bytes, bytes | None] | None:
+    """The modules that a group has read the records of, once it is staged, with these records; None: it may have read
+    anything."""
     names = {work.reads for work in works}
     if None in names or staged.held or staged.removed or staged.programs or staged.is_too_large:
         return None
-    return frozenset(name for name in names if name is not None)
+    return {name: catalog.row(MODULES, name) for name in names if name is not None}
 
 
 def staged_group(catalog: Catalog, keys: Keys, unlisted: Position, group: Group, held: Mapping[bytes, int]) -> Staged:

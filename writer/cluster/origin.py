@@ -14,12 +14,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from dspy_registry.registry_store.errors import (
     BusyError,
     ClusterUnavailableError,
+    CorruptRecordError,
     RegistryError,
 )
 from dspy_registry.writer import failpoints
@@ -30,7 +32,7 @@ from dspy_registry.writer.cluster.batches import Batch, batch_codec, copy_out, i
 from dspy_registry.writer.cluster.decision import UNAVAILABLE_SECONDS, Decision
 from dspy_registry.writer.cluster.engine import Engine, KeyValue, Outcome
 from dspy_registry.writer.cluster.group_staging import is_global, may_move, names_read, staged_group
-from dspy_registry.writer.cluster.keys import Keys
+from dspy_registry.writer.cluster.keys import Keys, head_codec
 from dspy_registry.writer.cluster.mirror import Mirror
 from dspy_registry.writer.cluster.program_collector import ProgramCollector
 from dspy_registry.writer.cluster.program_staging import document_of
@@ -153,6 +155,8 @@ class Origin:
                 raise self.refusal
             await self._carry_out(works)
         except RegistryError as error:
+            if isinstance(error, ClusterUnavailableError):
+                self._replies = None  # a change may have gone through: then its answers are in the cluster
             self._answer_all(works, error)
         except asyncio.CancelledError:
             self._answer_all(works, _stopping())
@@ -217,7 +221,7 @@ class Origin:
                 return
             await self._put_programs(staged)
             marker = await self._put_aside(staged) if staged.is_too_large else None
-            outcome = await self._decided(staged)
+            outcome = await self._decision.of(staged)
             if outcome.succeeded:
                 failpoints.reach("after_decision")
                 revision = await self._shown(outcome.revision) if staged.puts else self._host.revision
@@ -232,6 +236,10 @@ class Origin:
             self._collector.is_due = self._collector.is_due or bool(staged.programs)
             self.conflicts += 1
             turns.refused()
+            if self._is_own(outcome):
+                self._replies = None  # a change that was given up has come through late, and its answers
+            if staged.names is None:
+                staged = None
             if time.monotonic() - began > CONFLICT_SECONDS and tries >= CONFLICTS:
                 raise BusyError("other hosts change the cluster so often that this change found no turn.")
             await _within(self._mirror.ahead.reached(outcome.revision), _SHOWN_SECONDS, _UNSEEN)
@@ -247,7 +255,7 @@ class Origin:
             staged = await self._staged(works)
             self._mirror.backlog.expect(staged.names is not None)
         await self._mirror.turns.wait()
-        moved = ahead.moved(staged) if staged is not None else None
+        moved = ahead.moved(staged) if staged is not None and self._is_as_read(staged) else None
         if moved is None:
             await self._shown(ahead.head)
             staged = await self._staged(works)
@@ -267,8 +275,15 @@ class Origin:
             catalog = Catalog(txn, environment.dbs, self._aliases)
             group = Group(works, self._replies)
             staged = staged_group(catalog, self._keys, self._mirror.position, group, works[0].held)
-        staged.names = names_read(works, staged)
+            staged.names = names_read(works, staged, catalog)
         return staged
+
+    def _is_as_read(self, staged: Staged) -> bool:
+        """Whether this host still has the records that it read: manifests and discovery change them, too."""
+        environment = self._host.environment
+        with environment.reading() as txn:
+            rows = environment.dbs.modules
+            return all(txn.get(name, None, rows) == record for name, record in (staged.names or {}).items())
 
     async def _put_programs(self, staged: Staged) -> None:
         for digest, pieces in staged.programs.items():
@@ -304,12 +319,12 @@ class Origin:
             _log.warning("a batch stays in pieces: %s", error)
             self._replies = None
 
-    async def _decided(self, staged: Staged) -> Outcome:
-        try:
-            return await self._decision.of(staged)
-        except ClusterUnavailableError:  # it may have gone through: then its answers are in the cluster
-            self._replies = None
-            raise
+    def _is_own(self, outcome: Outcome) -> bool:
+        """Whether the head that refused a group is of this host."""
+        found = outcome.found.get(self._keys.head)
+        with suppress(CorruptRecordError):  # of another release
+            return found is not None and head_codec.load(found.value or b"").host == self._mirror.position.host
+        return False
 
     def _conclude(self, staged: Staged, revision: int) -> None:
         self._mirror.backlog.expect(False)

@@ -22,7 +22,8 @@ class Staged:
     `expected` are revisions that keys beside the head must have. `held` are those of them that no one else may change.
     `removed` are prefixes of keys of versions. `programs` are those that it names and that the cluster may not have, as
     pieces; (): they are stored on this host. `frees`: a program may be named by nothing afterwards. `names` are the
-    modules whose records, and no others, its staging has read; None: it may have read anything.
+    modules whose records, and no others, its staging has read, with these records as this host has them (None: it has
+    none); None: it may have read anything.
     """
 
     position: Position
@@ -37,7 +38,7 @@ class Staged:
     removed: list[bytes] = field(default_factory=list)
     programs: dict[bytes, Sequence[bytes]] = field(default_factory=dict)
     frees: bool = False
-    names: frozenset[bytes] | None = None
+    names: Mapping[bytes, bytes | None] | None = None
 
     @property
     def is_for_one_alone(self) -> bool:

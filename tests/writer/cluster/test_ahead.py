@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from dspy_registry import RegistryError, WriterClient, errors
+from dspy_registry import ConflictError, Registry, RegistryError, WriterClient, errors
 from dspy_registry.registry_store.cluster_rows import VERSIONS, Position
 from dspy_registry.registry_store.layout import ALIASES, LABELS, MODULES
 from dspy_registry.writer.cluster.ahead import Ahead
@@ -21,8 +22,8 @@ from dspy_registry.writer.cluster.keys import Head, Keys, head_codec
 from dspy_registry.writer.cluster.records import KINDS, GlobalModule
 from dspy_registry.writer.cluster.staged import Staged
 from tests.conftest import violations
-from tests.support.daemon_process import module
-from tests.support.etcd import EtcdCluster, host, in_step, needs_etcd, patient, section, shown
+from tests.support.daemon_process import Served, daemon_of, module
+from tests.support.etcd import EtcdCluster, host, in_step, needs_etcd, patient, section, serve_cluster, shown
 from tests.support.raw_access import opened
 
 _KEYS = Keys("/p/", "me")
@@ -36,7 +37,7 @@ def group(*names: str) -> Staged:
     records = {
         (MODULES, name.encode()): KINDS[MODULES].codec.dump(GlobalModule(1, place)) for place, name in enumerate(names)
     }
-    read = frozenset(name.encode() for name in names)
+    read: dict[bytes, bytes | None] = {name.encode(): None for name in names}
     return Staged(_START, cast("Any", None), b"", {}, {}, False, records, {}, {}, names=read)
 
 
@@ -221,3 +222,74 @@ class Registering(threading.Thread):
             self._client.register_module(self._module, expected_version=self._expected)
         except RegistryError as error:
             self.failures.append(error)
+
+
+def serve_at_a_gate(path: str, urls: list[str], manifests: str, gate: str) -> None:
+    """In the daemon's process: its transactions wait until the file `gate` is there, as on a slow network."""
+    from dspy_registry.writer.cluster.decision import Decision
+
+    decide = Decision.of
+
+    async def of(self: Decision, staged: Staged) -> Any:
+        Path(f"{gate}.asked").touch()
+        while not Path(gate).exists():
+            await asyncio.sleep(0.01)
+        return await decide(self, staged)
+
+    Decision.of = of  # type: ignore[method-assign]
+    serve_cluster(path, urls, None, manifests)
+
+
+@needs_etcd
+def test_a_group_is_staged_again_when_a_manifest_has_changed_what_it_read(tmp_path: Path, cluster: EtcdCluster) -> None:
+    manifests, gate = tmp_path / "manifests", tmp_path / "gate"
+    manifests.mkdir()
+
+    def declare(duration: int) -> None:
+        new = manifests / "one.tmp"
+        new.write_text(f'[[modules]]\nname = "acme.Local"\nestimated_duration = {duration}\n')
+        new.rename(manifests / "one.toml")
+
+    def version(served: Served) -> int:
+        with Registry(served.path) as registry:
+            return registry.describe("acme.Local").provenance.version if "acme.Local" in registry else 0
+
+    declare(1)
+    with ExitStack() as stack:
+        a = stack.enter_context(host(tmp_path / "a", cluster))
+        arguments = (cluster.urls, str(manifests), str(gate))
+        b = stack.enter_context(daemon_of(__name__, "serve_at_a_gate", tmp_path / "b", *arguments))
+        at_a, at_b = stack.enter_context(a.client()), stack.enter_context(b.client())
+        at_a.register_module(module("acme.First"))
+        in_step(a, b)
+        patient(lambda: version(b) == 1)
+        with ThreadPoolExecutor(1) as pool:
+            changed = module("acme.Local", estimated_duration=9)
+            future = pool.submit(at_b.register_module, changed, expected_version=1)
+            patient(Path(f"{gate}.asked").exists)
+            declare(2)
+            patient(lambda: version(b) == 2)
+            at_a.register_module(module("acme.Other"))  # so b is refused once
+            gate.touch()
+            with pytest.raises(ConflictError):
+                future.result()
+        in_step(a, b)
+        assert version(b) == 2
+        assert "acme.Local" not in shown(a.path)
+
+
+def test_a_cancellation_behind_a_stir_is_not_lost() -> None:
+    """As at the stop: the own change has ended in the same moment."""
+
+    async def run() -> None:
+        backlog = Backlog(lambda revision: False, lambda step: False, longest=60)
+        backlog.expect(True)
+        task = asyncio.ensure_future(backlog.take())
+        await backlog.put(Events([KeyValue(b"k", b"", 1)], 1))
+        await asyncio.sleep(0.005)
+        backlog.expect(False)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())

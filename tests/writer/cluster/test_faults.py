@@ -12,12 +12,13 @@ from urllib.error import HTTPError
 import pytest
 
 from dspy_registry import ConflictError, Registry, RegistryError, WriterClient, errors
-from dspy_registry.registry_store.protocol import Done
+from dspy_registry.registry_store.protocol import Done, Failed
 from dspy_registry.writer.cluster.keys import head_codec
 from tests.conftest import violations
 from tests.support.daemon_process import Served, daemon_of, module, registration
 from tests.support.etcd import etcd, host, in_step, needs_etcd, patient, resume, section, shown, stop
 from tests.support.lossy_proxy import lossy
+from tests.support.raw_access import opened
 
 pytestmark = needs_etcd
 _HEAD = b"/dspy-registry/d/head"
@@ -112,6 +113,32 @@ def test_a_daemon_that_was_killed_between_transaction_and_apply_answers_as_befor
             assert isinstance(again, Done)
             assert shown(a.path)["acme.One"][1] == 2
     assert violations(tmp_path / "a") == []
+
+
+@pytest.mark.full
+def test_a_change_that_this_host_cannot_show_in_time_is_made_once(tmp_path: Path) -> None:
+    """Its client is told that it may have been made. The same request again is answered, and not carried out again."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(etcd(tmp_path / "etcd"))
+        a = stack.enter_context(host(tmp_path / "a", cluster))
+        b = stack.enter_context(host(tmp_path / "b", cluster))
+        at_a = stack.enter_context(a.client())
+        at_a.register_module(module("acme.One"))
+        in_step(a, b)
+        request = registration(1, module("acme.One", estimated_duration=9))
+        with opened(b.path):  # its LMDB cannot be written meanwhile
+            peer = stack.enter_context(b.peer(b"c" * 16))
+            peer.send(request)
+            failed = peer.receive()
+            assert isinstance(failed, Failed)
+        in_step(a, b)
+        at_a.register_module(module("acme.One", estimated_duration=5), expected_version=2)
+        in_step(a, b)
+        with b.peer(b"c" * 16) as again:
+            again.send(request)
+            assert isinstance(again.receive(), Done)
+        in_step(a, b)
+        assert shown(a.path)["acme.One"][1] == 3
 
 
 def test_a_full_quota_is_told_by_name_and_nothing_is_lost(tmp_path: Path) -> None:
