@@ -23,7 +23,7 @@ from dspy_registry.readers.program_bell import Follower
 from dspy_registry.readers.published import names_with_programs, read_document
 from dspy_registry.readers.rebuild import checked_packages, rebuild
 from dspy_registry.readers.registry import Registry
-from dspy_registry.registry_store.errors import NoProgramError, ProgramRefusedError, RegistryError
+from dspy_registry.registry_store.errors import NoProgramError, ProgramRefusedError, RegistryError, StoreClosedError
 from dspy_registry.registry_store.selection import Resolved
 
 _MOST_HELD: Final = 17
@@ -94,7 +94,8 @@ class Programs(Mapping[str, Any]):
         _all.add(self)
 
     def _forget(self) -> None:
-        self._begun_on: Cache | None = self._registry._cache  # another one: it was restored, and numbers begin again
+        self._begun_on: Cache | None = self._registry._cache  # another one: a writer has opened the registry since
+        self._of = self._registry._file  # another identity: it was restored, and versions begin again
         self._inherited: Cache | None = None  # in a forked child that has not looked up anything: the parent's
         self._ready: dict[Resolved, Any] = {}
         self._serving: dict[str, Resolved | None] = {}  # by name asked for; None: nothing yet
@@ -192,9 +193,7 @@ class Programs(Mapping[str, Any]):
     def _find(self, name: str, resolved: Resolved) -> Any:
         if self._begun_on is None:
             self._begun_on = self._inherited
-        if self._registry._cache is not self._begun_on:
-            self._forget()
-        self._follower.follow(self._registry)
+        self._keep_up()
         with self._lock:
             if resolved in self._ready:
                 self._serving[name] = resolved
@@ -217,13 +216,24 @@ class Programs(Mapping[str, Any]):
             raise build.error.with_traceback(None)
         return self._find(name, resolved)
 
+    def _keep_up(self) -> None:
+        """Follow the registry where a writer has opened it again. All is kept while versions mean what they meant."""
+        cache, file = self._registry._cache, self._registry._file
+        if cache is not self._begun_on:
+            if file is not self._of and file.registry_id == self._of.registry_id:
+                self._begun_on, self._of = cache, file
+            else:
+                self._forget()
+        self._follower.follow(self._registry)
+
     def _look(self) -> None:
         """Begin to build what the names that were asked for mean now. The thread that hears the bell calls it."""
         for name, held in list(self._serving.items()):
             with suppress(Exception):  # whatever is wrong, a look-up says so
                 wanted = self._resolve(name)
-                is_known = held is None or wanted in self._ready
-                if not is_known and self._registry._cache is self._begun_on:
+                if self._begun_on is not None:  # else nothing was looked up since the fork
+                    self._keep_up()
+                if held is not None and wanted not in self._ready and held in self._ready:
                     self._find(name, wanted)
 
     def _build_of(self, resolved: Resolved, failure: _Failure | None) -> tuple[_Build | None, bool]:
@@ -248,7 +258,7 @@ class Programs(Mapping[str, Any]):
         build.done.set()
 
     def _run(self, name: str, resolved: Resolved, build: _Build) -> None:
-        begun_on = self._begun_on
+        identity = self._of.registry_id
         try:
             program = self._load(name, resolved)
         except Exception as error:
@@ -256,7 +266,7 @@ class Programs(Mapping[str, Any]):
             build.error = error
         else:
             with self._lock:
-                if self._begun_on is begun_on:
+                if self._of.registry_id == identity:
                     self._keep(name, resolved, program)
         finally:
             self._end(resolved, build)
@@ -281,7 +291,7 @@ class Programs(Mapping[str, Any]):
 
     def _fail(self, name: str, resolved: Resolved, error: Exception) -> None:
         with self._lock:
-            was_told = resolved in self._failed
+            was_told = resolved in self._failed or isinstance(error, StoreClosedError)  # closing is no fault
             self._failed[resolved] = _Failure(error)
             serving = self._serving.get(name)
         if not was_told:

@@ -170,3 +170,45 @@ def test_threads_that_look_up_at_once_follow_once(writer: RegistryWriter, progra
     for thread in threads:
         thread.join()
     assert followers(programs._registry) == 1
+
+
+def sent(folder: Path, instructions: str) -> int:
+    """By a writer that opens the registry for it, as `dspy-registry program publish` without a daemon."""
+    with RegistryWriter(folder) as writer:
+        return publish(compiled(Qa(), instructions), NAME, client=writer, label="live").version
+
+
+def test_another_writer_that_opens_ends_neither_what_serves_nor_the_building(registry_folder: Path) -> None:
+    sent(registry_folder, "one")
+    with Registry(registry_folder) as registry:
+        programs = Programs(registry, ALLOW)
+        first = programs[LIVE]
+        RegistryWriter(registry_folder).close()
+        assert programs[LIVE] is first
+        for instructions in ("two", "three"):
+            version = sent(registry_folder, instructions)
+            until(lambda version=version: programs.status()[0].serving == version)
+
+
+def test_a_registry_that_is_closed_while_a_program_is_built_logs_no_error(
+    registry_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, closed, load = threading.Event(), threading.Event(), Programs._load
+
+    def late(self: Programs, *arguments: object) -> object:
+        begun.set()
+        assert closed.wait(PATIENCE)
+        return load(self, *arguments)  # type: ignore[arg-type]
+
+    sent(registry_folder, "one")
+    with RegistryWriter(registry_folder) as writer:
+        registry = Registry(registry_folder)
+        programs = Programs(registry, ALLOW)
+        assert programs[LIVE] is not None
+        monkeypatch.setattr(Programs, "_load", late)
+        publish(compiled(Qa(), "two"), NAME, client=writer, label="live")
+        assert begun.wait(PATIENCE)
+        registry.close()
+        closed.set()
+        until(lambda: not programs._builds)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
