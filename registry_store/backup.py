@@ -150,7 +150,7 @@ def _refuse_other_content(target: Path) -> None:
 
 def _copy(source: Environment, partial: Path) -> None:
     """LMDB's own copy of what one transaction sees, without the free pages."""
-    mode = (source.folder / layout.DATA_FILE).stat().st_mode & 0o777
+    mode = (source.folder / layout.DATA_FILE).stat().st_mode & 0o770  # an earlier release let others read
     with (partial / layout.DATA_FILE).open("xb", buffering=0) as file, source.long_read() as txn:
         if txn.get(layout.META_FORMAT, None, source.dbs.meta) is None:
             raise RegistryNotFoundError(f"the registry in {source.folder} is not complete yet.")

@@ -28,7 +28,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -174,6 +174,7 @@ class RevisionFile:
         finally:
             os.close(descriptor)
         self.identity = (status.st_dev, status.st_ino)
+        self._mapped_for_writing: RevisionFile | None = None
 
     @cached_property
     def bell(self) -> Bell:
@@ -182,14 +183,14 @@ class RevisionFile:
 
         return Bell(self._map, _BELL_AT)
 
-    @cached_property
+    @property
     def _writable(self) -> RevisionFile | None:
-        """This file, mapped for writing. None: this process may not, or another file is in its place."""
-        try:
-            file = RevisionFile(self.path.parent, writable=True)
-        except StoreError:
-            return None
-        return file if file.identity == self.identity else None
+        """This file, mapped for writing. None: this process may not, or not now, or another file is in its place."""
+        if self._mapped_for_writing is None:
+            with suppress(StoreError):
+                file = RevisionFile(self.path.parent, writable=True)
+                self._mapped_for_writing = file if file.identity == self.identity else None
+        return self._mapped_for_writing
 
     @property
     def wakes_sleepers(self) -> bool:
@@ -258,7 +259,8 @@ class RevisionFile:
 
     def conclude(self, revision: int) -> None:
         """Store the even word of a revision that has been committed."""
-        self.word[()] = committed(revision)
+        if not is_retired(self.word[()]):  # else a second writer has begun, which `Ownership.confirm` is to see
+            self.word[()] = committed(revision)
 
     def retire(self) -> None:
         """Tell every process that maps this file to open the registry again, and wake those who sleep."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -90,8 +91,6 @@ def as_implications(given: object) -> dict[str, tuple[str, ...]]:
 
 def find_cycle(implications: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     """One cycle, which begins and ends with the alphabetically first of its words; empty: there is no cycle."""
-    from graphlib import CycleError, TopologicalSorter
-
     try:
         TopologicalSorter(implications).prepare()
     except CycleError as error:
@@ -111,8 +110,6 @@ def _together(sources: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, list[
 
 def _closure(implications: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """The words that each word implies over any number of steps, nearest first; at most one more than is allowed."""
-    from graphlib import TopologicalSorter  # readers need none
-
     closure: dict[str, tuple[str, ...]] = {}
     for word in TopologicalSorter(implications).static_order():  # the words that it implies come before it
         implied = implications.get(word, ())

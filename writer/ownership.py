@@ -11,7 +11,7 @@ from __future__ import annotations
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreError
 from dspy_registry.registry_store.handles import Transaction
-from dspy_registry.registry_store.revision import RevisionFile
+from dspy_registry.registry_store.revision import RevisionFile, is_retired
 from dspy_registry.writer.recovery import recover_word
 from dspy_registry.writer.writer_lock import WriterLock
 
@@ -61,6 +61,8 @@ class Ownership:
         if not self._lock.has_stayed():
             self._revision_file.retire()
             raise self._without_lock()
+        if is_retired(self._revision_file.word[()]):
+            raise self._replaced(f"{self._revision_file.path.name} was retired by another process")
 
     def _without_lock(self) -> StoreError:
         return self._replaced(f"{self._lock.path.name} was deleted or replaced")

@@ -22,8 +22,8 @@ from dspy_registry.registry_store.own_files import open_file
 from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.writer.lock_holder import holder_of
 
-_TICK: Final = 20_000_000
-"""Nanoseconds. Changes of a file that are further apart have different change times: a tick is 10 ms at most."""
+_TICK: Final = 3 * 10**9
+"""Nanoseconds. Changes of a file that are further apart have different change times: some file systems keep seconds."""
 _LOOK_SECONDS: Final = 1.0
 
 

@@ -16,7 +16,7 @@ import pytest
 from dspy_registry import ModuleInfo, Registry, RegistryWriter, StoreError, WriterLockedError
 from dspy_registry.registry_store.layout import DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE
 from dspy_registry.registry_store.revision import RevisionFile
-from dspy_registry.writer import writer_lock
+from dspy_registry.writer import failpoints, writer_lock
 from tests.conftest import violations
 from tests.support.command import run
 from tests.support.processes import child
@@ -229,3 +229,18 @@ def synced_descriptor(folder: Path) -> int:
             if is_data and fcntl.fcntl(int(entry.name), fcntl.F_GETFL) & os.O_DSYNC:
                 return int(entry.name)
     raise AssertionError("LMDB has no such descriptor")
+
+
+def test_i22_a_file_that_was_retired_during_a_commit_stays_so(
+    registry_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing tells that the lock was moved: a second writer has begun, and readers go by its file."""
+    with RegistryWriter(registry_folder) as writer:
+        other = RevisionFile(registry_folder, writable=True)
+        monkeypatch.setattr(failpoints, "reach", lambda name: other.retire() if name == "before_commit" else None)
+        with pytest.raises(StoreError, match="retired"):
+            update(writer, 1)
+        monkeypatch.undo()
+        assert other.word[()] != other.word[()]
+        with pytest.raises(StoreError, match="retired"):
+            update(writer, 2)
