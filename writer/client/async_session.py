@@ -17,7 +17,14 @@ from dspy_registry.registry_store.errors import (
 from dspy_registry.registry_store.protocol import Answer, BatchProgress, Failed
 from dspy_registry.writer.client.async_link import Link, is_greeted, open_link
 from dspy_registry.writer.client.calls import Call
-from dspy_registry.writer.client.session import STARTING, Abandoned, Deadline, new_client_id, unavailable
+from dspy_registry.writer.client.session import (
+    STARTING,
+    Abandoned,
+    Deadline,
+    may_have_landed,
+    new_client_id,
+    unavailable,
+)
 from dspy_registry.writer.client.slots import Slots
 from dspy_registry.writer.writer_lock import lock_holder
 
@@ -90,10 +97,14 @@ class AsyncSession:
             self._send(self._link, request)
         timer = self._timer(request, timeout)
         try:
-            return await waiter
+            answer = await waiter
         except (WriterTimeoutError, WriterUnavailableError):
             self._abandon(request)
             raise
+        else:
+            if may_have_landed(answer):
+                self._abandon(request)
+            return answer
         finally:
             if timer is not None:
                 timer.cancel()

@@ -13,6 +13,7 @@ from typing import Final
 
 from dspy_registry.registry_store import protocol, wire_errors
 from dspy_registry.registry_store.errors import (
+    ClusterUnavailableError,
     InvalidArgumentError,
     ProtocolError,
     RegistryError,
@@ -73,8 +74,13 @@ class Deadline:
         time.sleep(pause if left is None else min(pause, left))
 
 
+def may_have_landed(answer: Answer) -> bool:
+    """Whether the daemon itself could not find out if the change was made: its cluster did not answer."""
+    return isinstance(answer, Failed) and answer.kind == ClusterUnavailableError.__name__
+
+
 class Abandoned:
-    """A call that got no answer, and the ids of its requests.
+    """A call of which nobody told whether it took effect, and the ids of its requests.
 
     A repeated call is a new request that names these ids. If one of them succeeded and its effect is still in force,
     the daemon answers with that success: the new request itself could only fail. Cancelled calls are not kept, and no
@@ -100,7 +106,7 @@ class Session:
         self._id = new_client_id()
         self._last = 0
         self.abandoned: Abandoned | None = None
-        """The last call, if it got no answer and the next call may repeat it."""
+        """The last call, if it is not known whether it took effect and the next call may repeat it."""
         self._socket: socket.socket | None = None
         self._frames = FrameReader(protocol.MAX_ANSWER_BYTES)
         self._payloads: deque[bytes] = deque()
@@ -125,11 +131,17 @@ class Session:
         if call.is_change:
             self.abandoned = None
         try:
-            return self._answer(call, self._last, repeats, timeout)
+            answer = self._answer(call, self._last, repeats, timeout)
         except (WriterTimeoutError, WriterUnavailableError):
-            if call.fails_when_repeated:
-                self.abandoned = Abandoned(call, (*repeats, self._last))
+            self._abandon(call, repeats)
             raise
+        if may_have_landed(answer):
+            self._abandon(call, repeats)
+        return answer
+
+    def _abandon(self, call: Call, repeats: tuple[int, ...]) -> None:
+        if call.fails_when_repeated:
+            self.abandoned = Abandoned(call, (*repeats, self._last))
 
     def _answer(self, call: Call, request: int, repeats: tuple[int, ...], timeout: float | None) -> Answer:
         deadline = Deadline(timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from contextlib import ExitStack, suppress
@@ -11,7 +12,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from dspy_registry import ConflictError, Registry, RegistryError, WriterClient, errors
+from dspy_registry import AsyncWriterClient, ConflictError, ModuleInfo, Registry, RegistryError, WriterClient, errors
 from dspy_registry.registry_store.protocol import Done, Failed
 from dspy_registry.writer.cluster.keys import head_codec
 from tests.conftest import violations
@@ -113,6 +114,32 @@ def test_a_daemon_that_was_killed_between_transaction_and_apply_answers_as_befor
             assert isinstance(again, Done)
             assert shown(a.path)["acme.One"][1] == 2
     assert violations(tmp_path / "a") == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_may_be_repeated_after_the_cluster_was_not_available(tmp_path: Path, is_async: bool) -> None:
+    """As the error says: with the same client. What has landed counts as the answer."""
+
+    def register(folder: Path, changed: ModuleInfo) -> int:
+        async def twice() -> int:
+            async with AsyncWriterClient(folder) as client:
+                with pytest.raises(errors.ClusterUnavailableError, match="same client"), opened(folder):
+                    await client.register_module(changed, expected_version=1)
+                return await client.register_module(changed, expected_version=1)
+
+        if is_async:
+            return asyncio.run(twice())
+        with WriterClient(folder) as client:
+            with pytest.raises(errors.ClusterUnavailableError, match="same client"), opened(folder):
+                client.register_module(changed, expected_version=1)
+            return client.register_module(changed, expected_version=1)
+
+    with etcd(tmp_path / "etcd") as cluster, host(tmp_path / "a", cluster) as a:
+        with a.client() as client:
+            client.register_module(module("acme.One"))
+        register(a.path, module("acme.One", estimated_duration=9))
+        assert shown(a.path)["acme.One"][1] == 2
 
 
 @pytest.mark.full
