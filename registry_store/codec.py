@@ -17,6 +17,8 @@ msgpack `bin 8`, the last element of its array, so that a decoder reads the valu
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -90,6 +92,12 @@ def key_text(key: bytes) -> str:
         raise CorruptRecordError(f"a key cannot be decoded ({error}).") from error
 
 
+_making: Final = threading.RLock()
+"""Held while a decoder is made. msgspec shows other threads the fields of a struct before it has them all, and a decoder
+made of those ends the process by SIGSEGV. So no thread may fork meanwhile either."""
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
+
+
 class SealedAlone:
     """Encoder and decoder of one msgpack type that is sealed over itself: for files, where there are no keys.
 
@@ -114,7 +122,8 @@ class SealedAlone:
     def _decoded(self, payload: Buffer) -> Any:
         decode = self._decode
         if decode is None:
-            decode = self._decode = msgspec.msgpack.Decoder(self._kind).decode
+            with _making:
+                decode = self._decode = msgspec.msgpack.Decoder(self._kind).decode
         try:
             return decode(payload)
         except UNDECODABLE as error:
