@@ -93,8 +93,8 @@ def key_text(key: bytes) -> str:
 
 
 _making: Final = threading.RLock()
-"""Held while a decoder is made. msgspec shows other threads the fields of a struct before it has them all, and a decoder
-made of those ends the process by SIGSEGV. So no thread may fork meanwhile either."""
+"""Held while a decoder is made. msgspec shows other threads the fields of a struct before it has them all, and a
+decoder made of those ends the process by SIGSEGV. So no thread may fork meanwhile either."""
 os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 
 
