@@ -3,7 +3,7 @@
 Everything here happens inside the gate, which keeps transactions from crossing a fork. The hot paths of `Registry` look
 only at plain attributes that are set here. `_word` and `_valid` are equal as long as everything cached is the newest
 there is. `_valid` equals no word while the cache is empty: a look-up that cannot hit costs more than none.
-`_followed` is the word whose changes the cache has seen, `_usage_seen` the usage word as it was some time ago.
+`_followed` is the word whose changes the cache has seen. `_step` is what a read outside the gate needs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from dspy_registry.readers.cache import Cache, Results, UsageCache
 from dspy_registry.readers.freshness import Freshness
@@ -36,6 +36,7 @@ from dspy_registry.registry_store.revision import (
     is_retired,
     missing_commits,
     private_word,
+    private_words,
 )
 from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.sharing import attach, detach, run_deferred, shared_lock
@@ -47,6 +48,13 @@ _told: Final[set[str]] = set()
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+Step: TypeAlias = "tuple[Environment, memoryview[float], memoryview[float], Cache]"
+"""The environment, its two words as they are, these two as they were when the cache had followed them, and the cache.
+
+One tuple, because they must be of one registry: it is replaced whenever any of them is, and never changed. Words take
+no earlier value again. So if both are now what they were, they were that all the time in between.
+"""
 
 
 class Attachment(Queries):
@@ -70,8 +78,8 @@ class Attachment(Queries):
         "_policies",
         "_records",
         "_selections",
+        "_step",
         "_usage",
-        "_usage_seen",
         "_usage_word",
         "_valid",
         "_weights",
@@ -98,7 +106,7 @@ class Attachment(Queries):
     _own: OwnPlace
     _policies: PolicyCache
     _leases: Leases
-    _usage_seen: float
+    _step: Step | None
     _is_new: bool
     _usage_word: memoryview[float]
 
@@ -121,7 +129,7 @@ class Attachment(Queries):
         with environment.gate:  # no thread is reading then
             if self._environment is not environment:
                 return
-            self._environment = None
+            self._step = self._environment = None
             self._valid[()] = self._followed = RETIRED
             self._cache.forget()
             self._usage = UsageCache()
@@ -161,16 +169,15 @@ class Attachment(Queries):
 
     def _is_in_step(self) -> bool:
         """Bring the cache up to the word. False: the registry was restored or replaced, and must be opened again."""
-        if self._word[()] != self._followed:
-            self._followed = self._freshness.advance()
-            self._offer()
-            if is_retired(self._word[()]):
-                return False
-            if self._is_new:
-                self._is_new = False
-                _tell_what_is_missing(self._live(), self._file)
-        self._usage_seen = self._usage_word[()]
         environment = self._live()
+        step = self._step
+        if step is None or step[1] != step[2]:
+            self._step = None  # an interrupt must not leave one of which only half is true
+            if self._word[()] != self._followed and not self._has_advanced():
+                return False
+            if not is_retired(self._followed):
+                seen = private_words(self._followed, self._usage_word[()])
+                self._step = environment, self._words, seen, self._cache
         if environment.is_lost:
             return False
         now = time.monotonic()
@@ -178,6 +185,17 @@ class Attachment(Queries):
             if not self._file.is_current():
                 return False
             self._look_again_at = now + _LOOK_FOR_REPLACEMENT_EVERY
+        return True
+
+    def _has_advanced(self) -> bool:
+        """Bring the cache up to the word. False: the file was retired."""
+        self._followed = self._freshness.advance()
+        self._offer()
+        if is_retired(self._word[()]):
+            return False
+        if self._is_new:
+            self._is_new = False
+            _tell_what_is_missing(self._live(), self._file)
         return True
 
     def _look_now(self) -> None:
@@ -192,6 +210,7 @@ class Attachment(Queries):
             with former.gate:  # no read of the former registry may fill the cache of the new one
                 if self._file.is_current() and not is_retired(self._word[()]) and not former.is_lost:
                     return
+                self._step = None
                 self._valid[()] = self._followed = RETIRED
                 if not former.writable and not former.open_snapshots:
                     former.close()  # if files were copied over these, its slots and pages have changed
@@ -216,6 +235,7 @@ class Attachment(Queries):
                 f"{self.path}: data.mdb and the revision file belong to different registries.",
                 remedy="Start the writer: it writes a revision file that belongs to this data.mdb.",
             )
+        self._step = None
         cache = Cache(self._cache.size)  # only now: if opening failed, the former cache is still in use
         self._cache = cache
         self._environment = environment
@@ -234,7 +254,6 @@ class Attachment(Queries):
         self._usage = UsageCache()
         self._policies = PolicyCache()
         self._usage_word = file.usage_word
-        self._usage_seen = file.usage_word[()]
         self._is_new = True
 
     def _offer(self) -> None:

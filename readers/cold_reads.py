@@ -8,15 +8,15 @@ from typing import Any
 
 import lmdb
 
-from dspy_registry.readers.attachment import Attachment
-from dspy_registry.readers.cache import Cache, Results, UsageCache
+from dspy_registry.readers.attachment import Attachment, Step
+from dspy_registry.readers.cache import Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
 from dspy_registry.registry_store import lookup
 from dspy_registry.registry_store.arguments import plain_name
 from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
-from dspy_registry.registry_store.environment import short_reads
 from dspy_registry.registry_store.errors import UnknownModuleError
+from dspy_registry.registry_store.in_flight import short_reads
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
@@ -30,49 +30,48 @@ class ColdReads(Attachment):
 
     __slots__ = ()
 
-    def _fetch(self, name: str) -> ModuleInfo | None:
-        """The module of a name. The code for a first read of a full name is here; `_fetch_again` has all other cases.
+    def _read_first(self, name: str) -> ModuleInfo | None:
+        """The module of a full name that is read for the first time. None: `_fetch_again` has all other cases.
 
-        This read takes no gate, because it keeps nothing that a change could make untrue. A fork waits for it, because
-        it is in flight. The words after `begin` tell whether what it began on was visible: see `visibility`.
+        This read takes no gate, because it keeps nothing that a change could make untrue. A fork waits until no thread
+        is in here, so it calls nothing that may wait. The words after `begin` tell whether what it began on was
+        visible: see `visibility`. They were the same before it, because they were so when the step was made.
         """
-        shared = self._word
-        word, usage = shared[()], self._usage_seen
-        if word != self._followed or _monotonic() > self._look_again_at:
-            return self._fetch_with_care(name)
-        # Read after the word: `_reopen` first makes `_followed` equal no word.
-        cache = self._cache
-        environment = self._environment
-        if type(name) is str and name not in cache.marks and environment is not None:
-            environment.in_flight.append(name)
+        step = self._step
+        if step is None or _monotonic() > self._look_again_at:
+            return None
+        environment, words, seen, cache = step
+        marks = cache.marks
+        if type(name) is not str or name in marks:
+            return None
+        try:
+            txn = environment.begin(environment.modules)
             try:
-                txn = environment.begin(environment.modules)
-                try:
-                    value = None
-                    if shared[()] == word and self._usage_word[()] == usage:
-                        value = txn.get(name.encode())
-                finally:
-                    txn.abort()
-            except (lmdb.Error, UnicodeEncodeError, AttributeError):
-                value = None  # `_fetch_with_care` finds out what is wrong, with the registry or the name
+                value = txn.get(name.encode()) if words == seen else None
             finally:
-                environment.in_flight.pop()
-            if value is not None:
-                # `info_of`, but without a call for intact bytes.
-                try:
-                    info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
-                except UNDECODABLE as error:
-                    raise corrupt(name, error) from error
-                if info.name != name:
-                    raise misplaced(name, info.name)
-                if len(cache.marks) < cache.marks_bound:
-                    cache.marks.add(name)
-                else:  # `is_due`, but without a call
-                    cache.declines -= 1
-                    if cache.declines < 0:
-                        self._keep_one(word, cache, name, info)  # not in flight now: a fork may hold the gate
-                return info
-        return self._fetch_again(name)
+                txn.abort()
+        except (lmdb.Error, UnicodeEncodeError):
+            return None  # `_fetch_with_care` finds out what is wrong, with the registry or the name
+        if value is None:
+            return None
+        # `info_of`, but without a call for intact bytes.
+        try:
+            info = decode_info(value).info if crc32(value) == INTACT else lookup.info_of(value, name)
+        except UNDECODABLE as error:
+            raise corrupt(name, error) from error
+        if info.name != name:
+            raise misplaced(name, info.name)
+        if len(marks) < cache.marks_bound:
+            marks.add(name)
+        elif cache.declines > 0:
+            cache.declines -= 1
+        else:
+            return None  # it is to be kept, for which `_fetch_again` takes the gate
+        return info
+
+    def _fetch(self, name: str) -> ModuleInfo | None:
+        info = self._read_first(name)
+        return self._fetch_again(name) if info is None else info
 
     def _exact(self, name: object) -> ModuleInfo | None:
         if self._word == self._valid:
@@ -82,52 +81,42 @@ class ColdReads(Attachment):
         return super()._exact(name)
 
     def _fetch_again(self, name: str) -> ModuleInfo | None:
-        """A module that was read before, and may now be worth keeping."""
+        """A module that may now be worth keeping, of any name. None: there is no such name."""
         if type(name) is not str:
             name = plain_name(name)
-        shared = self._word
-        word, usage = shared[()], self._usage_seen
-        cache = self._cache
-        if word != self._followed or name not in cache.marks or _monotonic() > self._look_again_at:
+        step = self._step
+        if step is None or _monotonic() > self._look_again_at:
+            return self._fetch_with_care(name)
+        _, words, seen, cache = step
+        if words != seen or name not in cache.marks:
             return self._fetch_with_care(name)
         info = cache.records.get(name)
         if info is not None:
             return info
-        info = self._read(name, shared, word, usage)
+        info = self._read(step, name)
         if info is None:
             return self._fetch_with_care(name)
-        self._keep(word, cache, name, info)
+        self._keep(step, name, info)
         return info
 
-    def _read(self, name: str, shared: memoryview[float], word: float, usage: float) -> ModuleInfo | None:
-        """The module of a full name, read in flight. None: there is none, the read failed, or a commit went by.
-
-        `word` is what `shared` was before, and `usage` the usage word.
-        """
-        environment = self._live()
-        environment.in_flight.append(name)
+    def _read(self, step: Step, name: str) -> ModuleInfo | None:
+        """The module of a full name, read in flight. None: there is none, the read failed, or a commit went by."""
+        environment, words, seen, _ = step
         try:
             txn = environment.begin(environment.modules)
             try:
-                is_visible = shared[()] == word and self._usage_word[()] == usage
-                value = txn.get(name.encode()) if is_visible else None
+                value = txn.get(name.encode()) if words == seen else None
             finally:
                 txn.abort()
-        except (lmdb.Error, UnicodeEncodeError, AttributeError):
+        except (lmdb.Error, UnicodeEncodeError):
             return None
-        finally:
-            environment.in_flight.pop()
         return None if value is None else lookup.info_of(value, name)
 
-    def _keep_one(self, word: float, cache: Cache, name: str, info: ModuleInfo) -> None:
-        if cache.keeps_one():
-            self._keep(word, cache, name, info)
-
-    def _keep(self, word: float, cache: Cache, name: str, info: ModuleInfo) -> None:
-        """Keep a record that was read after `word`, if the cache is still at that word. Later changes then drop it."""
-        with self._live().gate:
-            if self._followed == word and self._cache is cache and name not in self._freshness.pending:
-                cache.put(name, info)
+    def _keep(self, step: Step, name: str, info: ModuleInfo) -> None:
+        """Keep a record that was read at this step, if the cache is still at it. Later changes then drop it."""
+        with step[0].gate:
+            if self._step is step and name not in self._freshness.pending:
+                self._cache.put(name, info)
                 self._offer()
 
     def _fetch_with_care(self, name: str) -> ModuleInfo | None:
@@ -232,4 +221,4 @@ class ColdReads(Attachment):
         return self._in_transaction(lookup.load_state)
 
 
-short_reads.update((ColdReads._fetch.__code__, ColdReads._read.__code__))
+short_reads.update((ColdReads._read_first.__code__, ColdReads._read.__code__))

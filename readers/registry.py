@@ -112,9 +112,11 @@ class Registry(Deciding):
                 return self._records[name]
             except (KeyError, TypeError):
                 pass
-        info = self._fetch(name)
+        info = self._read_first(name)
         if info is None:
-            raise self._unknown(name)
+            info = self._fetch_again(name)
+            if info is None:
+                raise self._unknown(name)
         return info
 
     def resolve(self, name: str, *, key: str | None = None) -> Resolved:

@@ -8,13 +8,11 @@ every transaction runs inside `gate` or is counted, and `sharing` closes the env
 from __future__ import annotations
 
 import errno
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any, Final
 from weakref import ref
 
@@ -29,27 +27,9 @@ from dspy_registry.registry_store.paths import FileIdentity, file_identity
 from dspy_registry.registry_store.reader_table import Slot, parse_table
 from dspy_registry.registry_store.visibility import Visibility
 
-_WAIT_TRIES: Final = 2000
-_WAIT_SECONDS: Final = 0.0005
-_LOOK_AT_THREADS_EVERY: Final = 20
 _BEGIN_TRIES: Final = 1000
 """One commit costs a beginning read one try, so that many in a row are no commits."""
 _FAILING_SECONDS: Final = 0.05  # a bound: the thread whose commit fails may be waiting for the gate
-
-short_reads: Final[set[CodeType]] = set()
-"""The functions that read in flight: a fork looks whether a thread is inside one of them."""
-
-
-def _is_reading() -> bool:
-    """Whether any thread is inside one of the functions that read in flight."""
-    for frame in sys._current_frames().values():
-        caller: FrameType | None = frame
-        while caller is not None:
-            if caller.f_code in short_reads:
-                return True
-            caller = caller.f_back
-    return False
-
 
 def _begin_closed(*_: object, **__: object) -> Transaction:
     raise lmdb.Error("the environment is closed")
@@ -59,15 +39,14 @@ class Environment:
     """A shared LMDB environment. Get one from `sharing.attach`, give it back with `sharing.detach`.
 
     A read transaction begins and ends inside `gate`, a write transaction inside `write_gate`. A read of a few
-    instructions may instead be in flight: it appends to `in_flight`, begins, ends, and pops. If the environment is
-    closed meanwhile, such a read gets an lmdb.Error. `visibility` tells whether a transaction may be used.
+    instructions may instead be in flight: in one of the functions of `in_flight`. If the environment is closed
+    meanwhile, such a read gets an lmdb.Error. `visibility` tells whether a transaction may be used.
     """
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
         self.folder = folder
         self.writable = writable
         self.gate = threading.RLock()
-        self.in_flight: list[object] = []  # one entry for each short read outside the gate
         self.write_gate = threading.RLock()
         self.users = 0
         self.generation = 0  # rises when a forked child must let go of what it inherited
@@ -143,20 +122,9 @@ class Environment:
             self.lmdb.close()
             self.lmdb = None
 
-    def wait_for_short_reads(self) -> bool:
-        """Let no short read begin, and wait for those in flight, which end within microseconds of being scheduled.
-
-        False: one does not end. It is the forking thread's own, and a signal's handler that forks has interrupted it.
-        An entry that a handler's exception left behind is not waited for.
-        """
+    def refuse_short_reads(self) -> None:
+        """Let no short read begin. `in_flight` waits for those that have begun."""
         self.begin = _begin_closed
-        for tries in range(_WAIT_TRIES):
-            if self.in_flight and tries % _LOOK_AT_THREADS_EVERY == _LOOK_AT_THREADS_EVERY - 1 and not _is_reading():
-                self.in_flight.clear()
-            if not self.in_flight:
-                return True
-            time.sleep(_WAIT_SECONDS)
-        return False
 
     def allow_short_reads(self) -> None:
         """Let short reads begin again, if the environment is open."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from dspy_registry.registry_store import fork_wait, opening
+from dspy_registry.registry_store import fork_wait, in_flight, opening
 from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import StoreError
 from dspy_registry.registry_store.revision import data_identity
@@ -141,8 +141,11 @@ def _before_fork() -> None:
         _release_gates()
         time.sleep(0.001)
     for environment in _gated:
-        if environment.wait_for_short_reads() and not environment.open_snapshots:
-            environment.close()
+        environment.refuse_short_reads()
+    if _gated and in_flight.has_landed():
+        for environment in _gated:
+            if not environment.open_snapshots:
+                environment.close()
 
 
 def _is_held_by_others(environment: Environment) -> bool:
