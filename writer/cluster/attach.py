@@ -140,7 +140,9 @@ class Cluster:
         try:
             await self._join()
             tasks += [asyncio.ensure_future(_running(part)) for part in self._parts]
-            await asyncio.gather(*tasks)
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # `gather` would end them at a stop
+            for task in ended:
+                task.result()
         finally:
             await self._end(tasks)
 
