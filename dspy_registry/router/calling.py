@@ -85,6 +85,8 @@ class Calling:
             raise
         if is_done:
             return report.ended(call.value, call.error)
+        if call.withdraw():
+            return report.not_begun()
         call.abandon(self.abandoned)
         return report.timed_out()
 
@@ -103,17 +105,20 @@ class Calling:
         step = begun
         call = CallUnderWay(step.candidate.name, target)
         report = _Report(self, step, given.characters, call, version, time.monotonic())
-        future = _future(call, step.seconds, given.arguments, admission)
+        future, job = _future(call, step.seconds, given.arguments, admission)
         try:
             await asyncio.wait({future}, timeout=step.seconds)
         except BaseException as error:
-            self._abandon(future)
-            report.ended(None, error, CANCELLED)
+            if job is None or not job.withdraw():
+                self._abandon(future)
+                report.ended(None, error, CANCELLED)
             raise
-        if not future.done():
-            self._abandon(future)
-            return report.timed_out()
-        return _told(future, report)
+        if future.done():
+            return _told(future, report)
+        if job is not None and job.withdraw():
+            return report.not_begun()
+        self._abandon(future)
+        return report.timed_out()
 
     def _abandon(self, future: asyncio.Future[Any]) -> None:
         """Cancel it. Until it ends, it counts as abandoned; nobody waits for it."""
@@ -138,6 +143,11 @@ class _Report(Struct, frozen=True):
     call: CallUnderWay
     version: int
     began: float
+
+    def not_begun(self) -> Refused:
+        """Its time was over before a thread took the call: that says nothing about the module."""
+        _log.debug("no thread took a call of %s within %.0f ms", self.call.name, self.step.seconds * 1000)
+        return Refused(None)
 
     def timed_out(self) -> Ended:
         name, limit_ms = self.step.candidate.name, self.step.seconds * 1000
@@ -273,14 +283,14 @@ def _in_this_thread(work: Callable[[], Any], admission: Admission, report: _Repo
 
 def _future(
     call: CallUnderWay, seconds: float, arguments: Mapping[str, Any], admission: Admission
-) -> asyncio.Future[Any]:
-    """What gives the value of a call: a task if the target can be awaited, else a thread."""
+) -> tuple[asyncio.Future[Any], Job | None]:
+    """What gives the value of a call: a task if the target can be awaited, else a thread, and the job for it."""
     awaited = awaitable(call.target)
     if awaited is not None:
-        return _as_task(within_time_async(seconds, call, awaited, arguments), admission)
+        return _as_task(within_time_async(seconds, call, awaited, arguments), admission), None
     job = _ForTask(partial(copy_context().run, within_time, seconds, call, arguments), admission)
     job.start()
-    return job.future
+    return job.future, job
 
 
 def _told(done: asyncio.Future[Any], report: _Report) -> Ended | Refused:

@@ -73,7 +73,7 @@ class Ended(Struct, frozen=True):
 class Refused(Struct, frozen=True):
     """No attempt was made. `error`: the limit that was reached, or why this process has no such program.
 
-    None: another process is probing the module, or what the attempt waited for took all the time.
+    None: another process is probing the module, or what the attempt waited for, a thread too, took all the time.
     """
 
     error: LimitReachedError | ProgramRefusedError | NoProgramError | None

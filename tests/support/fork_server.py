@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support import ROOT
+from tests.support import ROOT, tracebacks
 
 WHAT_MOST_NEED: Final = (
     "pytest",
@@ -180,6 +180,11 @@ def run(
             process.stdin.close()
         stdout = process.stdout.read()
         status = process.wait()
+    except BaseException:  # the test took too long
+        tracebacks.ask_and_kill(process.pid)
+        reading.join()
+        print(*errors, file=sys.stderr)
+        raise
     finally:
         process.kill()
         reading.join()
@@ -195,7 +200,11 @@ def run_code(code: str, *arguments: object, **options: Any) -> subprocess.Comple
 def execute(code: str, *arguments: str) -> None:
     """In the child."""
     sys.argv = ["-c", *arguments]
-    exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+    try:
+        exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+    except Exception:
+        tracebacks.end_though_threads_go_on()
+        raise
 
 
 def _umask() -> int:
@@ -251,6 +260,7 @@ def _become(order: list[Any], files: list[int]) -> Callable[[], None]:
     for target, file in enumerate(files):
         os.dup2(file, target)
         os.close(file)
+    tracebacks.tell_when_asked()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

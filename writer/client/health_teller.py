@@ -48,6 +48,8 @@ class HealthTeller:
             self._unsent.extend(outcomes)
             if not self._is_sent():
                 self._health.count([_told(each) for each in outcomes])
+        if self._is_closed:
+            self._disconnect()
 
     def _is_sent(self) -> bool:
         if time.monotonic() < self._silent_until:
@@ -68,9 +70,16 @@ class HealthTeller:
 
     def close(self) -> None:
         """End the connection, if there is one. Nothing is told from now on."""
-        with self._lock:
-            self._is_closed = True
-            self._link.close()
+        self._is_closed = True
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """A thread that tells ends the connection afterwards: nobody waits for the daemon to answer it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._link.close()
+            finally:
+                self._lock.release()
 
     def leave_to_parent(self) -> None:
         """In a forked child: the connection is the parent's. A thread that the child lacks may have the lock."""

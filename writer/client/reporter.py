@@ -14,21 +14,20 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
 from dspy_registry.registry_store.boot_clock import clocks
-from dspy_registry.registry_store.data_file import has_revision_file
-from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError, RegistryError, StorePermissionError
+from dspy_registry.registry_store.errors import InvalidArgumentError, NoHomeError
 from dspy_registry.registry_store.own_place import own_place
 from dspy_registry.registry_store.paths import registry_path
 from dspy_registry.registry_store.validation import is_time_limit
 from dspy_registry.writer.client.bell import Bell
 from dspy_registry.writer.client.health_teller import HealthTeller, Pace
+from dspy_registry.writer.client.outbox import Outbox
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT, Pending
 from dspy_registry.writer.client.recorded_call import Call, Names, moment_at, plain_name
-from dspy_registry.writer.client.report_link import ReportLink
+from dspy_registry.writer.client.rounds import Rounds, Sent
 from dspy_registry.writer.client.told_calls import NO_ROOM, ToldCalls
 
 QUEUE_LENGTH: Final = 32_768
@@ -38,8 +37,6 @@ FLUSH_AT_EXIT: Final = 1.0
 _ANSWER_TIMEOUT: Final = 5.0
 _AT_ONCE: Final = 256
 _BREATH: Final = 0.0002
-NO_REGISTRY: Final = "There is no registry in it. Name another folder, or start its daemon: until then calls are kept."
-MAY_NOT_REPORT: Final = "Report as the daemon's user, or let the daemon admit a group (`serve --report-group NAME`)."
 _NO_NAME: Final = ""
 """Calls recorded under it are counted as lost."""
 
@@ -91,18 +88,12 @@ class UsageReporter:
         self._wake = Bell()
         self._failed = Bell()
         self._hurries: threading.Thread | None = None  # until the first failure: a process without any has none
-        self._round = threading.Condition()
-        self._asked = self._answered = 0
+        self._rounds = Rounds()
         self._working = threading.Lock()
         self._gathering = threading.Lock()
-        self._id = os.urandom(16)
-        self._number = 0
         self._pending = Pending()
-        self._unsent: deque[tuple[int, bytes]] = deque()
-        self._link = ReportLink(self.path)
+        self._outbox = Outbox(self.path)
         self._teller = HealthTeller(self.path, self._place.health)
-        self._delivered = True
-        self._has_told = False
         self._gathered_at = _milliseconds()
 
     # The request path
@@ -234,27 +225,44 @@ class UsageReporter:
         self._teller.tell(outcomes)
 
     def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(self._interval)
-            try:
-                self._work(_ANSWER_TIMEOUT)
-            except BaseException:  # a value may raise anything when it is read, and reporting must go on
-                _log.exception("usage statistics could not be sent; they are sent with the next batch")
-
-    def _work(self, timeout: float) -> None:
-        """One round: aggregate the queue, send the batches, tell the waiting `flush` calls."""
-        with self._round:
-            asked = self._asked
         try:
-            with self._working:
-                self._delivered = False  # in case that anything below raises
-                self._gather()
-                self._tell_outcomes(everything=True)
-                self._delivered = self._send(timeout)
+            while not self._closed:
+                self._wake.wait(self._interval)
+                self._work_or_tell()
         finally:
-            with self._round:
-                self._answered = max(self._answered, asked)
-                self._round.notify_all()
+            self._rounds.finish()
+
+    def _work_or_tell(self) -> None:
+        try:
+            self._work(_ANSWER_TIMEOUT)
+        except BaseException:  # a value may raise anything when it is read, and reporting must go on
+            _log.exception("usage statistics could not be sent; they are sent with the next batch")
+
+    def _work(self, timeout: float, patience: float = -1) -> None:
+        """One round: aggregate the queue, send the batches, tell the waiting `flush` calls.
+
+        `patience` is how many seconds it waits for another thread's round, -1: without a limit.
+        """
+        if not self._working.acquire(timeout=patience):
+            return
+        asked, sent = self._rounds.asked, Sent.REFUSED
+        try:
+            self._gather()
+            self._tell_outcomes(everything=True)
+            sent = self._outbox.send(self._take, timeout)
+        finally:
+            self._rounds.end(asked, sent)  # within: rounds must end in their order
+            self._working.release()
+            if self._closed:
+                self._disconnect()
+
+    def _disconnect(self) -> None:
+        """End the connection of a closed reporter. A thread that uses it ends it after its round."""
+        if self._working.acquire(blocking=False):
+            try:
+                self._outbox.close()
+            finally:
+                self._working.release()
 
     def _gather(self) -> None:
         with self._gathering:
@@ -279,67 +287,45 @@ class UsageReporter:
         for (name, ok, error), calls in failed.items():
             self._pending.add_counts(name, ok, error, calls, moment.now)
 
-    def _send(self, timeout: float) -> bool:
-        """Whether all batches were delivered. A batch keeps its number until then, so that it counts once.
-
-        Only after the batches of an earlier round are new ones made, so those that wait are bounded.
-        """
-        if not self._send_made(timeout):
-            return False
+    def _take(self, reporter: bytes, number: int) -> list[tuple[int, bytes]]:
         with self._gathering:
-            if self._pending:
-                self._unsent.extend(self._pending.take(self._id, self._number + 1))
-                self._number = self._unsent[-1][0]
-        return self._send_made(timeout)
-
-    def _send_made(self, timeout: float) -> bool:
-        while self._unsent:
-            try:
-                refused = self._link.send(self._unsent[0][1], timeout)
-            except RegistryError as error:
-                self._tell(error)
-                return False
-            if refused is not None:
-                _log.warning("usage statistics were refused and are dropped: %s", refused)
-            self._unsent.popleft()
-        return True
-
-    def _tell(self, error: RegistryError) -> None:
-        """What may never change by waiting is told once. A daemon that is away comes back."""
-        remedy = MAY_NOT_REPORT if isinstance(error, StorePermissionError) else ""
-        if not remedy and not has_revision_file(self.path):
-            remedy = NO_REGISTRY
-        if remedy and not self._has_told:
-            self._has_told = True
-            _log.warning("usage statistics are not taken: %s %s", error.message, remedy)
-        else:
-            _log.debug("usage statistics wait for the writer daemon: %s", error)
+            return self._pending.take(reporter, number)
 
     # The end
 
     def flush(self, timeout: float = FLUSH_AT_EXIT) -> bool:
         """Send all calls recorded so far. True: they were delivered within `timeout` seconds.
 
-        When no daemon answers, this returns False at once. No call is lost by it.
+        When there is no daemon, this returns False at once. No call is lost by it.
         """
+        return self._answered(self._ask(), time.monotonic() + timeout)
+
+    def _ask(self) -> int:
+        """Have the thread make a round. Returns the number of this request."""
+        if self._thread is None:
+            return 0
+        request = self._rounds.ask()
+        self._wake.ring()
+        return request
+
+    def _answered(self, request: int, until: float) -> bool:
+        """Whether all was delivered before `until`. A round that a busy daemon did not answer in time is repeated."""
+        while True:
+            sent = self._sent(request, until)
+            if sent is not Sent.NOT_IN_TIME or time.monotonic() >= until:
+                return sent is Sent.ALL
+            request = self._ask()
+
+    def _sent(self, request: int, until: float) -> Sent | None:
+        """How the round ended that answers this request. None: it has not. After the thread's end, it is made here."""
         thread = self._thread
         if thread is None:
-            return self._has_folder
-        if not thread.is_alive():
-            return self._flush_here(timeout)
-        with self._round:
-            self._asked += 1
-            asked = self._asked
-            self._wake.ring()
-            arrived = self._round.wait_for(lambda: self._answered >= asked, timeout)
-        return arrived and self._delivered
-
-    def _flush_here(self, timeout: float) -> bool:
-        if self._working.acquire(timeout=timeout):
-            self._working.release()
-            self._work(timeout)
-            return self._delivered
-        return False
+            return Sent.ALL if self._has_folder else Sent.REFUSED
+        sent = self._rounds.wait(request, _left(until)) if thread.is_alive() else None
+        if sent is None and (self._rounds.are_over or not thread.is_alive()):
+            self._work(_left(until), patience=_left(until))
+            sent = self._rounds.wait(request, 0)
+        return sent
 
     def close(self, timeout: float = FLUSH_AT_EXIT) -> bool:
         """`flush`, then stop: later calls are ignored. Returns what `flush` did. Does nothing the second time."""
@@ -351,7 +337,7 @@ class UsageReporter:
             self._told.close()
         self._wake.ring()
         self._failed.ring()
-        self._link.close()
+        self._disconnect()
         self._teller.close()
         return delivered
 
@@ -366,20 +352,25 @@ def _milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _left(until: float) -> float:
+    return min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+
+
 _reporters: weakref.WeakSet[UsageReporter] = weakref.WeakSet()
 
 
 def _begin_in_child() -> None:
     for reporter in list(_reporters):
-        reporter._link.close()
+        reporter._outbox.close()
         reporter._teller.leave_to_parent()
         reporter._begin()
 
 
 def flush_all(timeout: float = FLUSH_AT_EXIT) -> bool:
     """Send the calls of every reporter of this process. True: all were delivered within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    delivered = [reporter.flush(max(0.0, deadline - time.monotonic())) for reporter in list(_reporters)]
+    until = time.monotonic() + timeout
+    asked = [(reporter, reporter._ask()) for reporter in list(_reporters)]  # all first: their threads send at once
+    delivered = [reporter._answered(request, until) for reporter, request in asked]
     return all(delivered)
 
 

@@ -140,7 +140,10 @@ class Cluster:
         try:
             await self._join()
             tasks += [asyncio.ensure_future(_running(part)) for part in self._parts]
-            await asyncio.gather(*tasks)
+            # Not `gather`: at the stop it would end them before they have carried out what was accepted.
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
         finally:
             await self._end(tasks)
 

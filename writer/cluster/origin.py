@@ -70,6 +70,7 @@ class Origin:
         self._mirror = mirror
         self._waiting: deque[GlobalRequest] = deque()
         self._regulars = 1  # requests of the last group
+        self._is_at_work = False  # a group is being carried out
         self._held = 0  # bytes of what is taken and not answered
         self._arrived = asyncio.Event()
         self._replies: ReplyCache | None = None  # None: to be read from the cluster
@@ -123,9 +124,9 @@ class Origin:
                 await self._carry_out_some()
 
     async def drain(self, seconds: float) -> None:
-        """At the stop: give what was taken so long, then answer the rest with an error."""
+        """At the stop: wait so long for what was taken to be carried out."""
         deadline = time.monotonic() + seconds
-        while self._waiting and time.monotonic() < deadline:
+        while (self._waiting or self._is_at_work) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
 
     def refuse_all(self, error: RegistryError) -> None:
@@ -150,6 +151,7 @@ class Origin:
         while self._waiting and len(works) < _GROUP and not (works[-1].held or self._waiting[0].held):
             works.append(self._waiting.popleft())
         self._regulars = len(works)
+        self._is_at_work = True
         try:
             if self.refusal is not None:
                 raise self.refusal
@@ -165,6 +167,7 @@ class Origin:
             _log.exception("the cluster's origin failed")
             self._answer_all(works, error)
         finally:
+            self._is_at_work = False
             self._mirror.backlog.expect(False)
 
     def _answer_all(self, works: Sequence[GlobalRequest], error: BaseException) -> None:

@@ -1,16 +1,21 @@
-"""An interrupt before a thread has taken a routed call, and after: the one is not made, the other reported once."""
+"""A routed call that no thread has taken when it is interrupted, or its time is over: it is not made nor reported.
+
+An interrupt after a thread has taken it is reported once.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dspy_registry import ModuleInfo, Policy, Registry, RegistryWriter, Router
+from dspy_registry import ModuleInfo, Policy, Registry, RegistryWriter, RouteFailedError, Router
 from dspy_registry.router.threads import Job, threads
 from tests.support.reporting import NotingReporter
 from tests.support.usage_helpers import wait_until
@@ -19,11 +24,16 @@ NAME = "acme.Qa"
 
 
 @pytest.fixture
-def registry(registry_folder: Path) -> Iterator[Registry]:
+def registry(registry_folder: Path, expected_ms: int) -> Iterator[Registry]:
     with RegistryWriter(registry_folder) as writer, Registry(registry_folder) as registry:
-        writer.register_module(ModuleInfo(NAME, estimated_duration=60_000))
+        writer.register_module(ModuleInfo(NAME, estimated_duration=expected_ms))
         writer.set_policy(NAME, Policy(max_concurrency=1))
         yield registry
+
+
+@pytest.fixture
+def expected_ms() -> int:
+    return 60_000
 
 
 @pytest.fixture
@@ -114,3 +124,58 @@ def test_a_call_for_which_there_is_no_thread_is_not_reported_and_holds_nothing(
     assert (router.abandoned, registry.limited_calls(), reporter.calls) == (0, [], [])
     assert router.call().name == NAME
     assert len(made) == 1
+
+
+class Late:
+    """From now on each call waits, in its thread, until it `may_take` it. Then `has_run` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_given, self.may_take, self.has_run = threading.Event(), threading.Event(), threading.Event()
+        run = Job.run
+
+        def run_late(job: Job) -> None:
+            self.is_given.set()
+            assert self.may_take.wait(60)
+            run(job)
+            self.has_run.set()
+
+        monkeypatch.setattr(Job, "run", run_late)
+
+
+@pytest.mark.parametrize("expected_ms", [1])  # it may be called although little time is left
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_whose_time_is_over_before_a_thread_takes_it_is_not_made_and_counts_against_no_module(
+    registry: Registry, reporter: NotingReporter, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    made: list[None] = []
+    router = Router(registry, {NAME: lambda: made.append(None)}, reporter)
+    late = Late(monkeypatch)
+    with pytest.raises(RouteFailedError, match="none could begin") as failed:
+        asyncio.run(router.acall(deadline_ms=1000)) if is_async else router.call(deadline_ms=1000)
+    assert late.is_given.is_set()
+    assert (failed.value.attempts, router.abandoned, registry.limited_calls()) == ((), 0, [])
+    late.may_take.set()
+    assert late.has_run.wait(60)
+    assert (made, reporter.calls) == ([], [])
+
+
+def test_a_task_that_is_cancelled_before_a_thread_takes_its_call_makes_none(
+    registry: Registry, reporter: NotingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[None] = []
+    router = Router(registry, {NAME: lambda: made.append(None)}, reporter, rounds=1)
+    late = Late(monkeypatch)
+
+    async def cancelled() -> None:
+        calling = asyncio.create_task(router.acall())
+        with ThreadPoolExecutor() as others:
+            assert await asyncio.get_running_loop().run_in_executor(others, late.is_given.wait, 60)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+    asyncio.run(cancelled())
+    assert (router.abandoned, registry.limited_calls()) == (0, [])
+    late.may_take.set()
+    assert late.has_run.wait(60)
+    assert (made, reporter.calls) == ([], [])

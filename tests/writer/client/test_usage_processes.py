@@ -165,7 +165,7 @@ def test_a_fork_in_the_midst_of_everything(seeded_registry: Path) -> None:
             if child == 0:
                 reporter.record("dspy.ReAct", 1.0)
                 os._exit(0 if reporter.flush(30) else 1)
-            assert os.waitpid(child, 0)[1] == 0
+            assert os.waitpid(child, 0)[1] == 0, "a child did not deliver its call"
         stop.set()
         thread.join()
         assert reporter.flush(30)

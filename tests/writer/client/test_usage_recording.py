@@ -111,7 +111,7 @@ def test_a_round_that_fails_is_not_the_last(
     seeded_registry: Path, reporter: UsageReporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(reporter._link, "send", lambda *_: 1 / 0)
+        patched.setattr(reporter._outbox, "send", lambda *_: 1 / 0)
         reporter.record("dspy.Predict", 1.0)
         assert not reporter.flush(30)
         wait_until(lambda: "could not be sent" in caplog.text, "the log")

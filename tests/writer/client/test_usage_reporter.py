@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dspy_registry import Registry, UsageReporter
+from dspy_registry.writer.client.outbox import NO_REGISTRY
 from dspy_registry.writer.client.pending_calls import NAMES_KEPT
-from dspy_registry.writer.client.reporter import NO_REGISTRY, QUEUE_LENGTH
+from dspy_registry.writer.client.reporter import QUEUE_LENGTH
 from tests.support import reporting
 from tests.support.command import daemon
 from tests.support.reporting import calls, lost, worker

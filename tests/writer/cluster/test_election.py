@@ -79,8 +79,7 @@ def test_only_the_leader_steers_and_another_takes_over(tmp_path: Path, cluster: 
             stack.enter_context(daemon_of(__name__, "serve_steering", tmp_path / name, cluster.urls))
             for name in ("a", "b", "c")
         ]
-        patient(lambda: leaders(hosts))
-        (first,) = leaders(hosts)
+        (first,) = patient(lambda: leaders(hosts))
         term = cluster.modified(LEADER)
         assert first.process.ask([1, term]) == "done"
         in_step(*hosts)
@@ -90,8 +89,7 @@ def test_only_the_leader_steers_and_another_takes_over(tmp_path: Path, cluster: 
         first.kill()
         cluster.post("/v3/lease/revoke", {"ID": str(cluster.lease(LEADER))})  # its end, sooner
         others = [served for served in hosts if served is not first]
-        patient(lambda: leaders(others))
-        (second,) = leaders(others)
+        (second,) = patient(lambda: leaders(others))
         assert second.process.ask([9, term]) == "LostLeadError"
         assert second.process.ask([2, 0]) == "done"
         in_step(*others)

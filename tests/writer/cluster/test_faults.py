@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -113,6 +115,25 @@ def test_a_daemon_that_was_killed_between_transaction_and_apply_answers_as_befor
             (again,) = peer.ask(registration(2, module("acme.One", estimated_duration=2), 1))
             assert isinstance(again, Done)
             assert shown(a.path)["acme.One"][1] == 2
+    assert violations(tmp_path / "a") == []
+
+
+def test_a_stop_carries_out_the_change_that_is_under_way(tmp_path: Path) -> None:
+    """The transaction goes through, and its reply comes after the stop has begun."""
+    with etcd(tmp_path / "etcd") as cluster, lossy(cluster.urls[0]) as proxy:
+        with served_at(tmp_path / "a", proxy.url) as a, a.peer() as peer:
+            (done,) = peer.ask(registration(1, module("acme.One")))
+            assert isinstance(done, Done)
+            proxy.is_mute = True
+            peer.send(registration(2, module("acme.One", estimated_duration=2), 1))
+            patient(lambda: head_codec.load(cluster.keys(_HEAD)[_HEAD]).number == 2)
+            os.kill(a.pid, signal.SIGTERM)
+            patient(lambda: not (a.path / "writer.sock").exists())
+            proxy.is_mute = False
+            answer = peer.receive()
+            assert isinstance(answer, Done), answer
+            assert a.process.wait() == 0
+        assert shown(tmp_path / "a")["acme.One"][1] == 2
     assert violations(tmp_path / "a") == []
 
 
