@@ -41,7 +41,7 @@ from dspy_registry.writer.programs import carry_statistics
 _decode_info = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 
-class GlobalModule(msgspec.Struct, frozen=True, array_like=True):
+class GlobalModule(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A module that clients registered. `info` is the encoded record; None: it is unregistered, `version` was its last.
 
     `order` is its place in the cluster's order of registration. `by` asked for the change, on the host that made it.
@@ -221,7 +221,7 @@ def take_over(
             raise CorruptRecordError(f"records of the kind {kind.decode('ascii', 'replace')} are of another release.")
         record = module or of_kind.codec.load(value)
         row = of_kind.row(record, revision)
-        is_copy = kind == MODULES and known == msgspec.structs.replace(row, revision=known.revision if known else 0)
+        is_copy = known is not None and kind == MODULES and known == _as_of(row, known.revision)
         _need_program(draft, row.program, lost)
         if not is_copy:  # a version is given once, so its record is in force already
             of_kind.apply(child, key.decode(), record, known, revision)
@@ -235,6 +235,10 @@ def take_over(
             draft.absorb(child)
     draft.cluster[place] = global_row_codec.dump(row, place, draft.catalog.format)
     return row.aside
+
+
+def _as_of(row: GlobalRow, revision: int) -> GlobalRow:
+    return msgspec.structs.replace(row, revision=revision)
 
 
 def _is_nothing_here(draft: Draft, kind: bytes, key: bytes) -> bool:
