@@ -46,6 +46,8 @@ class KeptHistory:
 
         A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
         """
+        if not self._catalog.has_history:  # as on a new host, which takes over everything
+            return
         labelled = self._labelled(name)
         for kept in self._catalog.kept_versions(name):
             if not (version - _WINDOW <= kept < version or (kept < version and kept in labelled)):

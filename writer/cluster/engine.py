@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from dspy_registry.registry_store.errors import ClusterUnavailableError
 
 
-@dataclass(frozen=True)
-class KeyValue:
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
     """A key, its value, and the revision that last wrote it. `value` None: that revision deleted the key.
 
     `lease` is the one that the key ends with; 0: none. `copied` is the revision of a batch that showed this value, from

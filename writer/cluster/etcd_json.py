@@ -27,7 +27,7 @@ class Header(msgspec.Struct, frozen=True):
     revision: int = 0
 
 
-class Pair(msgspec.Struct, frozen=True):
+class Pair(msgspec.Struct, frozen=True, gc=False):
     """A key with its value."""
 
     key: bytes = b""

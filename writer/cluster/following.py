@@ -19,7 +19,7 @@ from dspy_registry.writer.cluster.engine import KeyValue
 from dspy_registry.writer.cluster.global_labels import drop_label
 from dspy_registry.writer.cluster.global_rows import load_row, rows, split_part
 from dspy_registry.writer.cluster.keys import BATCHES, ROLLOUTS, Keys, head_codec
-from dspy_registry.writer.cluster.records import KINDS, MissingProgramError, take_over, withdraw
+from dspy_registry.writer.cluster.records import KINDS, GlobalModule, MissingProgramError, take_over, withdraw
 from dspy_registry.writer.draft import Draft
 from dspy_registry.writer.held_programs import release_held
 
@@ -137,14 +137,14 @@ def _number(value: bytes, position: Position) -> int:
 
 
 def _take_over_all(draft: Draft, keys: Keys, done: Applied, changes: Iterable[KeyValue]) -> None:
-    for kind, key, change in _in_order(keys, changes):
+    for kind, key, change, record in _in_order(keys, changes):
         done.settled.add((kind, key))
         if change.value is None:
             draft.cluster[row_key(kind, key)] = None
             done.aside.pop((kind, key), None)
             continue
         try:
-            reason = take_over(draft, kind, key, change.value, change.since, done.lost)
+            reason = take_over(draft, kind, key, change.value, change.since, done.lost, record)
         except MissingProgramError as error:
             done.missing[error.digest] = change.revision
             continue
@@ -153,27 +153,36 @@ def _take_over_all(draft: Draft, keys: Keys, done: Applied, changes: Iterable[Ke
             done.aside[kind, key] = reason
 
 
-def _in_order(keys: Keys, changes: Iterable[KeyValue]) -> list[tuple[bytes, bytes, KeyValue]]:
+def _in_order(keys: Keys, changes: Iterable[KeyValue]) -> list[tuple[bytes, bytes, KeyValue, GlobalModule | None]]:
     """The global records among changes: modules that went, modules in their order, then what leads to modules.
 
-    A version alone is ever deleted: no label names it any longer. What else somebody deleted stays as it was.
+    Modules are decoded here, since they hold their order; None: it is another kind, or cannot be decoded. A version
+    alone is ever deleted: no label names it any longer. What else somebody deleted stays as it was.
     """
     found = [
-        (*place, change)
+        (*place, change, _module(place[0], change))
         for change in changes
         if (place := keys.split_record(change.key)) is not None and (change.value is not None or place[0] == VERSIONS)
     ]
-    return sorted(found, key=lambda one: _rank(one[0], one[2]))
+    return sorted(found, key=lambda one: _rank(one[0], one[2], one[3]))
 
 
-def _rank(kind: bytes, change: KeyValue) -> tuple[int, int, int]:
+def _module(kind: bytes, change: KeyValue) -> GlobalModule | None:
+    if kind != MODULES:
+        return None
+    try:
+        module: GlobalModule = KINDS[MODULES].codec.load(change.value or b"")
+    except CorruptRecordError:
+        return None
+    return module
+
+
+def _rank(kind: bytes, change: KeyValue, module: GlobalModule | None) -> tuple[int, int, int]:
     if kind == META_VOCABULARY:
         return 0, 0, 0
     if kind != MODULES:
         return 4 if kind == LABELS else 3, change.since, 0
-    try:
-        module = KINDS[MODULES].codec.load(change.value or b"")
-    except CorruptRecordError:
+    if module is None:
         return 2, change.since, 0
     return (1, change.since, 0) if module.info is None else (2, 0, module.order)
 

@@ -13,6 +13,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -39,6 +40,7 @@ from dspy_registry.writer.cluster.global_rows import named, rows
 from dspy_registry.writer.cluster.hosts import Hosts
 from dspy_registry.writer.cluster.keys import BATCHES, Keys, head_codec
 from dspy_registry.writer.cluster.observer import Observer
+from dspy_registry.writer.cluster.pages import pages
 from dspy_registry.writer.cluster.program_mirror import ProgramMirror
 from dspy_registry.writer.cluster.program_store import ProgramStore
 from dspy_registry.writer.cluster.turns import Turns
@@ -47,6 +49,7 @@ from dspy_registry.writer.draft import Draft
 
 _PAUSE: Final = 0.2  # seconds before the next node is asked
 _PAGE: Final = 2000  # keys that a list reads at once
+_COMPARED_AT_ONCE: Final = 200
 _LOOK_PAUSE: Final = 0.25
 """Seconds between two looks whether what was set aside fits by now. Each is a work of its own in the commit."""
 _QUIET_REVISIONS: Final = 1000
@@ -262,15 +265,14 @@ class Mirror:
         self.lists += 1
         different: list[KeyValue] = []
         seen: set[bytes] = set()
-        after, revision, more, head = b"", 0, True, None
-        while more:
-            page = await self._engine.range_at(self._keys.watched, after, revision, limit=_PAGE)
-            revision, more = page.revision, page.more
-            head = next((item for item in page.items if item.key == self._keys.head), head)
-            items = await expanded(self._engine, self._keys, page.items, revision)
-            different += self._differing(items)
-            seen.update(item.key for item in items)
-            after = page.items[-1].key if page.items else after
+        revision, head = 0, None
+        async with aclosing(pages(self._engine, self._keys.watched, _PAGE)) as listed:
+            async for page in listed:
+                revision = page.revision
+                head = next((item for item in page.items if item.key == self._keys.head), head)
+                items = await expanded(self._engine, self._keys, page.items, revision)
+                different += await self._differing(items)
+                seen.update(item.key for item in items)
         position = self._listed(revision, head)
         gone, different = self._gone(seen), newest(different)
         keys, lost = self._keys, self._programs.lost
@@ -287,10 +289,16 @@ class Mirror:
             number = self.position.number
         return msgspec.structs.replace(self.position, revision=revision, head=head.revision, number=number)
 
-    def _differing(self, items: Sequence[KeyValue]) -> list[KeyValue]:
-        with self._host.environment.reading() as txn:
-            draft = Draft(Catalog(txn, self._host.environment.dbs))
-            return [item for item in items if differs(draft, self._keys, item)]
+    async def _differing(self, items: Sequence[KeyValue]) -> list[KeyValue]:
+        """Some at a time: in between the next page is asked for, and clients are answered."""
+        found: list[KeyValue] = []
+        for start in range(0, len(items), _COMPARED_AT_ONCE):
+            with self._host.environment.reading() as txn:
+                draft = Draft(Catalog(txn, self._host.environment.dbs))
+                some = items[start : start + _COMPARED_AT_ONCE]
+                found += [item for item in some if differs(draft, self._keys, item)]
+            await asyncio.sleep(0)
+        return found
 
     def _gone(self, seen: set[bytes]) -> list[bytes]:
         with self._host.environment.reading() as txn:

@@ -41,7 +41,7 @@ from dspy_registry.writer.programs import carry_statistics
 _decode_info = msgspec.msgpack.Decoder(ModuleInfo).decode
 
 
-class GlobalModule(msgspec.Struct, frozen=True, array_like=True):
+class GlobalModule(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A module that clients registered. `info` is the encoded record; None: it is unregistered, `version` was its last.
 
     `order` is its place in the cluster's order of registration. `by` asked for the change, on the host that made it.
@@ -194,27 +194,34 @@ KINDS: Final[dict[bytes, Kind]] = {
 
 
 def take_over(
-    draft: Draft, kind: bytes, key: bytes, value: bytes, revision: int, lost: Collection[bytes] = frozenset()
+    draft: Draft,
+    kind: bytes,
+    key: bytes,
+    value: bytes,
+    revision: int,
+    lost: Collection[bytes] = frozenset(),
+    module: GlobalModule | None = None,
 ) -> str:
     """Stage a global record and its row. Returns why it was set aside; "": it is in force.
 
-    The record before it stays in force when it is set aside. Raises MissingProgramError for a program that this host
-    does not have, unless it is one of those that are `lost`: the cluster does not have them whole.
+    `module` is the value, where it is a module's that is decoded already; None: it is decoded here. The record before
+    it stays in force when it is set aside. Raises MissingProgramError for a program that this host does not have,
+    unless it is one of those that are `lost`: the cluster does not have them whole.
     """
     place = row_key(kind, key)
     known = load_row(draft, place)
     if known is not None and known.revision > revision:  # a copy of a batch that came late: what came since stays
         return known.aside
-    child = draft.child()
+    child = draft if known is None and _is_nothing_here(draft, kind, key) else draft.child()
     try:
         of_kind = KINDS.get(kind)
         if kind == BATCHES:
             raise CorruptRecordError("a batch that is damaged or of another release. No module is changed from here.")
         if of_kind is None:
             raise CorruptRecordError(f"records of the kind {kind.decode('ascii', 'replace')} are of another release.")
-        record = of_kind.codec.load(value)
+        record = module or of_kind.codec.load(value)
         row = of_kind.row(record, revision)
-        is_copy = kind == MODULES and known == msgspec.structs.replace(row, revision=known.revision if known else 0)
+        is_copy = known is not None and kind == MODULES and known == _as_of(row, known.revision)
         _need_program(draft, row.program, lost)
         if not is_copy:  # a version is given once, so its record is in force already
             of_kind.apply(child, key.decode(), record, known, revision)
@@ -224,9 +231,28 @@ def take_over(
         before = known or GlobalRow(0, is_live=False)
         row = msgspec.structs.replace(before, revision=revision, aside=reason[:500], value=value)
     else:
-        draft.absorb(child)
+        if child is not draft:
+            draft.absorb(child)
     draft.cluster[place] = global_row_codec.dump(row, place, draft.catalog.format)
     return row.aside
+
+
+def _as_of(row: GlobalRow, revision: int) -> GlobalRow:
+    return msgspec.structs.replace(row, revision=revision)
+
+
+def _is_nothing_here(draft: Draft, kind: bytes, key: bytes) -> bool:
+    """Whether a record is of a module that this host has nothing of. Then staging it fails before it changes a draft.
+
+    So it needs no draft of its own: it is checked first, and put last. A new host has nothing of any module.
+    """
+    if kind != MODULES:
+        return False
+    try:
+        name = key.decode()
+        return draft.module(name) is None and not draft.labels_of(name)
+    except (RegistryError, UnicodeDecodeError):
+        return False
 
 
 def _need_program(draft: Draft, digest: bytes, lost: Collection[bytes]) -> None:
