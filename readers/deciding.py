@@ -23,6 +23,7 @@ from dspy_registry.registry_store.host_health import HostHealth, Known
 from dspy_registry.registry_store.revision import is_retired
 from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
+_awake_seconds = time.monotonic
 _clock = time.clock_gettime
 _BOOT_TIME: Final = time.CLOCK_BOOTTIME
 _NO_OTHERS: Final = (None,) * 8
@@ -120,7 +121,7 @@ class Deciding(HostReads):
             if (
                 self._every_word == kept.words  # that is the health published, too
                 and health.known is kept.health
-                and _clock(_BOOT_TIME) < kept.ends
+                and (_awake_seconds() < kept.awake_ends or _clock(_BOOT_TIME) < kept.ends)
             ):
                 return kept.routes[arguments]
         except (KeyError, TypeError):  # TypeError: a list, which cannot be a key, or a size that is no number
