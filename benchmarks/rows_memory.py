@@ -17,6 +17,8 @@ from dspy_registry.registry_store import layout
 
 RANDOM_READS: Final = 100_000
 MIB: Final = 1024 * 1024
+OF_OTHERS: Final = "lmdb,msgspec,pathlib,threading,weakref,mmap,struct,graphlib,unicodedata,isal.isal_zlib,pyroaring"
+"""What readers import of others."""
 PROCESSES: Final = (1, 2, 4, 8)
 HELD: Final = 100_000
 FILE: Final = 2.1
@@ -98,10 +100,11 @@ def _imports(bench: Bench) -> Iterator[Result]:
     title = "from dspy_registry import Registry"
     rounds = 3 if bench.quick else 15
     tick = bench.ticker(title, rounds)
-    ours, least, differences = [], [], []
+    ours, least, others, differences = [], [], [], []
     for turn in range(rounds):
         first = probe("imports", "dspy_registry.readers.registry") if turn % 2 else 0.0
         least.append(probe("imports", "lmdb,msgspec"))
+        others.append(probe("imports", OF_OTHERS))
         ours.append(first or probe("imports", "dspy_registry.readers.registry"))
         differences.append((ours[-1] - least[-1]) / 1e6)
         tick()
@@ -117,6 +120,7 @@ def _imports(bench: Bench) -> Iterator[Result]:
         facts={
             "readers, ms": round(statistics.median(ours) / 1e6, 1),
             "lmdb and msgspec, ms": round(statistics.median(least) / 1e6, 1),
+            "what the readers import of others, ms": round(statistics.median(others) / 1e6, 1),
         },
     )
 

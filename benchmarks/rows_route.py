@@ -7,15 +7,14 @@ import importlib
 import itertools
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Final
 
+from benchmarks.floors import RouteByHand, by_eventfd, by_locks
 from benchmarks.harness import Comparison, Contender, Contest, compare, summarise
 from benchmarks.rows import Bench, MakeContest, Result, Row
 from benchmarks.rows_cached import PLAIN
@@ -27,6 +26,7 @@ CANDIDATES: Final = 10
 CAPABILITY: Final = "answering"
 REPEATED: Final = f"store.route('{CAPABILITY}', input_size=1800, deadline_ms=8000)"
 COMPUTED: Final = f"store.route('{CAPABILITY}', input_size=1800, deadline_ms={{}})"
+BY_HAND: Final = "its parameters, a clock and a key by hand"
 STRATEGIES: Final = {"simple-shuffle": (8.0, 150.0), "latency-based-routing": (20.0, 350.0)}
 """Of `litellm.Router`. How many times as quick `route` must be: computed, and repeated."""
 MOST_ADDED: Final = 60.0
@@ -51,13 +51,14 @@ def registry_of_ten(bench: Bench, name: str, stack: ExitStack) -> Registry:
 
 
 def repeated(bench: Bench, stack: ExitStack) -> Contest:
-    """The same decision again and again, and a look-up in a dict."""
+    """The same decision again and again, a look-up in a dict, and the least that a call of `route` takes."""
     registry = registry_of_ten(bench, "route_cached", stack)
     plain = PlainDict({"a": 1})
     return Contest(
         [
             Contender(OURS, REPEATED, partial(dict, store=registry)),
             Contender(PLAIN, "store.get({})", partial(dict, store=plain)),
+            Contender(BY_HAND, REPEATED, partial(dict, store=RouteByHand(None))),
         ],
         lambda _turn: ["a"] * PASS,
     )
@@ -86,7 +87,7 @@ def _repeated(bench: Bench) -> Iterator[Result]:
         note=f"times a {PLAIN}",
         rounds=found.ratios(OURS, PLAIN),
         summaries=found.summaries(),
-        facts=found.facts(),
+        facts={**found.facts(), f"times {BY_HAND}": round(found.ratio(OURS, BY_HAND), 2)},
     )
 
 
@@ -187,9 +188,10 @@ def _router_call(bench: Bench) -> Iterator[Result]:
         registry = registry_of_ten(bench, "router_call", stack)
         reporter = stack.enter_context(UsageReporter(registry.path))
         router = Router(registry, {f"acme.Answer{number}": _empty for number in range(CANDIDATES)}, reporter)
-        hand_over = stack.enter_context(_another_thread())
+        hand_overs = {"an eventfd": stack.enter_context(by_eventfd()), "two locks": stack.enter_context(by_locks())}
         cpu = time.process_time_ns
-        added, less, passed, handed = [], [], [], []
+        added, less, passed = [], [], []
+        handed: dict[str, list[float]] = {by: [] for by in hand_overs}
         for _ in range(rounds):
             ours = _microseconds(router.call, 200, cpu) - _microseconds(_empty, 200, cpu)
             whole = _microseconds(partial(theirs.completion, model="answering", messages=MESSAGES), 20, cpu)
@@ -197,12 +199,16 @@ def _router_call(bench: Bench) -> Iterator[Result]:
             added.append(ours)
             less.append((whole - alone) / ours)
             passed.append(_microseconds(router.call, 200))
-            handed.append(_microseconds(hand_over, 200, cpu))
+            for by, hand_over in hand_overs.items():
+                handed[by].append(_microseconds(hand_over, 200, cpu))
             tick()
     facts = {
         "added, µs": [round(each, 1) for each in added],
         "time passed, µs": round(statistics.median(passed), 1),
-        "of it to hand an empty job to a thread, µs": round(statistics.median(handed), 1),
+        **{
+            f"to hand an empty job to a thread by {by}, µs": round(statistics.median(taken), 1)
+            for by, taken in handed.items()
+        },
     }
     note = "more than the function; processor time of all threads"
     yield Result("router_call", title, "at most", MOST_ADDED, statistics.median(added), "µs", note, added, facts=facts)
@@ -220,28 +226,6 @@ def _router_call(bench: Bench) -> Iterator[Result]:
 
 def _empty() -> None:
     return None
-
-
-@contextmanager
-def _another_thread() -> Iterator[Callable[[], object]]:
-    """A function that has another thread do nothing, and waits for it for a bounded time."""
-    inbox: SimpleQueue[threading.Lock | None] = SimpleQueue()
-
-    def serve() -> None:
-        while (done := inbox.get()) is not None:
-            done.release()
-
-    def hand_over() -> None:
-        done = threading.Lock()
-        done.acquire()
-        inbox.put(done)
-        done.acquire(timeout=60)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    yield hand_over
-    inbox.put(None)
-    thread.join()
 
 
 def _rounds(bench: Bench) -> int:

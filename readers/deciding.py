@@ -11,7 +11,6 @@ from dspy_registry.readers.advice_kept import NOTHING_ADVISED, AdviceKept
 from dspy_registry.readers.asked import Accept, Asked, Preference, asked_for
 from dspy_registry.readers.decisions import NOTHING_DECIDED, Decisions, Sources, Words, begun
 from dspy_registry.readers.host import HostReads
-from dspy_registry.readers.near_words import tell_near_capabilities
 from dspy_registry.readers.observed import AUTO, DECLARED
 from dspy_registry.readers.route import Route
 from dspy_registry.readers.routing import Recommendation
@@ -23,9 +22,9 @@ from dspy_registry.registry_store.host_health import HostHealth, Known
 from dspy_registry.registry_store.revision import is_retired
 from dspy_registry.registry_store.usage import LARGE_INPUT, SMALL_INPUT, VERY_LARGE_INPUT
 
+_awake_seconds = time.monotonic
 _clock = time.clock_gettime
 _BOOT_TIME: Final = time.CLOCK_BOOTTIME
-_NO_OTHERS: Final = (None,) * 8
 _NONE_EXCLUDED: Final = ()
 _PLAIN: Final = frozenset((type(None), str, int, float, bool))
 _SEVERAL: Final = frozenset((tuple, frozenset))
@@ -86,9 +85,8 @@ class Deciding(HostReads):
             limits = {"input_size": input_size, "deadline_ms": deadline_ms, "max_cost_usd": max_cost_usd}
             choices = {**limits, "prefer": prefer, "exclude": exclude, "accept": accept, "basis": basis}
             return self._route_versions(every, names, label, key, choices)
-        others: tuple[Any, ...] = _NO_OTHERS
         arguments: Any = None
-        kept, health = self._decisions, self._health
+        kept = self._decisions
         try:
             # A route depends on the size class of the input only, so it is kept by the largest input of that class.
             if input_size is None:
@@ -114,17 +112,17 @@ class Deciding(HostReads):
                 or any_capabilities is not None
                 or without_capabilities is not None
             ):
-                words = (any_capabilities, without_capabilities)
-                others = (category, pool_type, native, gpu, max_memory, max_compute, *words)
-                arguments = (*arguments, *others)
+                of_words = (any_capabilities, without_capabilities)
+                arguments = (*arguments, category, pool_type, native, gpu, max_memory, max_compute, *of_words)
             if (
                 self._every_word == kept.words  # that is the health published, too
-                and health.known is kept.health
-                and _clock(_BOOT_TIME) < kept.ends
+                and self._health.known is kept.health
+                and (_awake_seconds() < kept.awake_ends or _clock(_BOOT_TIME) < kept.ends)
             ):
                 return kept.routes[arguments]
         except (KeyError, TypeError):  # TypeError: a list, which cannot be a key, or a size that is no number
             pass
+        others = (category, pool_type, native, gpu, max_memory, max_compute, any_capabilities, without_capabilities)
         asked = asked_for(
             (capabilities, *others), names, input_size, prefer, deadline_ms, max_cost_usd, exclude, accept, basis
         )
@@ -153,6 +151,8 @@ class Deciding(HostReads):
                 route = decisions.decide(asked)  # outside the gate: it calls functions of the program
             except NoCandidateError as error:
                 if not error.excluded:
+                    from dspy_registry.readers.near_words import tell_near_capabilities  # for a mistake of the caller
+
                     self._in_transaction(tell_near_capabilities, error, asked)
                 raise
             if route is None:

@@ -1,7 +1,8 @@
 """The decisions of `route` that are kept, as long as what they rest on is unchanged.
 
 Kept are the numbers of each set of candidates, and whole routes by the arguments that gave them. All are dropped when a
-word changes, when the minute ends (failure rates count minutes), and when a circuit's deadline passes.
+word changes, when the minute ends (failure rates count minutes), and when a circuit's deadline passes. A deadline
+passes while the host is suspended, too. The end of a minute may be noticed up to a minute after that.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Decisions:
     """What was decided while the shared words are `words` and health is `health`, and until `ends`.
 
     `words` has every word of the revision file: the published health is unchanged while they are. `health` is compared
-    beside it for what this process counts itself. `ends` is on the boot-time clock. Change it only inside the gate,
-    except for adding a route.
+    beside it for what this process counts itself. `ends` is on the boot-time clock. `awake_ends` is the same moment on
+    the monotonic clock, which is read in half the time, but stands still while the host is suspended: 0.0 where a
+    circuit has a deadline. Change it only inside the gate, except for adding a route.
     """
 
     __slots__ = (
@@ -60,16 +62,18 @@ class Decisions:
         "_room",
         "_sets",
         "_terms",
+        "awake_ends",
         "ends",
         "health",
         "routes",
         "words",
     )
 
-    def __init__(self, words: Words, health: Health, ends: float) -> None:
+    def __init__(self, words: Words, health: Health, ends: float, awake_ends: float = 0.0) -> None:
         self.words = private_words(*words)
         self.health = health
         self.ends = ends
+        self.awake_ends = awake_ends
         self.routes: dict[Any, Route] = {}
         self._known: dict[str, KnownModule] = {}
         self._excluded: dict[str, str | Identity] = {}
@@ -131,8 +135,10 @@ class Sources(msgspec.Struct, frozen=True):
 
 def begun(words: Words, revision: int, health: Health, sources: Sources, former: Decisions) -> Decisions:
     """New decisions at these words, and the present time."""
-    now, unix = boot_seconds(), time.time()
-    decisions = Decisions(words, health, ends_at(now, unix, health))
+    awake, now, unix = time.monotonic(), boot_seconds(), time.time()
+    ends = ends_at(now, unix, health)
+    has_deadline = health.next_change(now) < inf  # it passes while the host is suspended, too
+    decisions = Decisions(words, health, ends, 0.0 if has_deadline else awake + (ends - now))
     terms = Terms(sources.weights, sources.enough, health, now, int(unix // _SECONDS_A_MINUTE))
     health_word = 0 if isnan(health.word) else int(health.word)
     moment = Moment(revision, int(words[2]), health_word, terms.minute, sources.enough)

@@ -12,7 +12,6 @@ import msgspec
 from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.readers.limits import Holder, LimitedCall, all_holders
 from dspy_registry.readers.policies import ModulePolicy, PolicyCache, load_declarations, load_name_and_pool
-from dspy_registry.readers.probes import SETTLES, Probe, claim_probe
 from dspy_registry.readers.routing import Recommendation
 from dspy_registry.registry_store.arguments import plain_name, wrong_type
 from dspy_registry.registry_store.circuit import DEFAULTS, CircuitRow, CircuitRules, rules_of
@@ -23,6 +22,7 @@ from dspy_registry.registry_store.policy import Limit
 
 if TYPE_CHECKING:
     from dspy_registry.readers.limits_async import AsyncLimitedCall
+    from dspy_registry.readers.probes import Probe
 
 
 class Target(Protocol):
@@ -78,6 +78,12 @@ class HostReads(ColdReads):
 
         `name` and errors are as for `policy`.
         """
+        known = self._policies  # as `_policy_of`, without a call: a routed call asks each time
+        if self._word[()] == known.word:
+            try:
+                return known.by_name[name].limits
+            except (KeyError, TypeError):
+                pass
         return self._policy_of(name).limits
 
     def limit(self, name: str, *, patience: float | None = None) -> LimitedCall:
@@ -111,6 +117,8 @@ class HostReads(ColdReads):
         """
         if not isinstance(getattr(target, "recommendation", None), Recommendation):
             raise wrong_type("target", "a route or a candidate", target)
+        from dspy_registry.readers.probes import SETTLES, claim_probe  # most workers probe nothing
+
         seconds = target.recommendation.timeout_seconds + SETTLES  # the daemon hears of a timeout later than its moment
         return claim_probe(self._leases, target.name, target.version, seconds)
 

@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from math import inf, isnan, nan
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from dspy_registry.registry_store.boot_clock import boot_seconds
 from dspy_registry.registry_store.circuit import CLOSED, DEFAULTS, CircuitRow, CircuitRules, Outcome, State, state_at
-from dspy_registry.registry_store.circuits import Circuits, Key
 from dspy_registry.registry_store.errors import RegistryError, RegistryNotFoundError
 from dspy_registry.registry_store.health_file import HealthFile
 from dspy_registry.registry_store.revision import is_retired, private_word
+
+if TYPE_CHECKING:
+    from dspy_registry.registry_store.circuits import Circuits, Key
 
 IN_FORCE: Final = 0
 """The version under which a process counts calls that were reported without one."""
@@ -137,6 +139,8 @@ class HostHealth:
             self._own_rules.update(rules)
             if self._own is None:
                 from random import random  # most processes keep no circuits: a daemon does
+
+                from dspy_registry.registry_store.circuits import Circuits
 
                 self._own = Circuits(boot_seconds, random, lambda name: self._own_rules.get(name, DEFAULTS))
             changes = [self._own.record(name, told.version, told.outcome) for told in outcomes for name in told.names]

@@ -34,6 +34,8 @@ class OwnCalls:
 
     def __init__(self) -> None:
         self._recent: dict[tuple[str, int, str], Recent] = {}
+        self.recent_of = self._recent.get
+        """The calls of a full name, version and size, for who counts what is `completed_as_usual`; None: none yet."""
         self._in_force: dict[str, int] = {}
         self._names: Counter[str] = Counter()  # how many entries of `_recent` each has
         self._unversioned = 0  # how many entries of `_recent` are of calls under 0

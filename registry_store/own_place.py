@@ -49,8 +49,12 @@ class OwnPlace:
     def completed(self, names: Iterable[str], version: int, size: str, milliseconds: float) -> None:
         """Count a call that completed, under every name that its module may be asked for by."""
         with self._lock:
+            calls = self._calls
+            recent_of = calls.recent_of
             for name in names:
-                self._calls.completed(name, version, size, milliseconds)
+                recent = recent_of((name, version, size))
+                if recent is None or not recent.completed_as_usual(milliseconds):
+                    calls.completed(name, version, size, milliseconds)
 
     def timed_out(self, names: Iterable[str], version: int, size: str, limit: float) -> None:
         """Count a call that its caller ended after `limit` milliseconds, as `completed` does."""

@@ -37,7 +37,8 @@ class Recent(msgspec.Struct, array_like=True, gc=False):
         if self.in_block < BLOCK and milliseconds <= self.longest_of_block:  # the usual call
             self.in_block += 1
             return True
-        if milliseconds > self.longest or (self.in_block >= BLOCK and self.longest_of_block < self.longest_before):
+        is_longest = milliseconds > self.longest_of_block and milliseconds > self.longest_before
+        if is_longest or (self.in_block >= BLOCK and self.longest_of_block < self.longest_before):
             return False
         self.completed(milliseconds)
         return True

@@ -298,6 +298,18 @@ with Registry() as registry:
     assert loaded & HEAVY == set()
 
 
+def test_reading_loads_nothing_that_few_readers_need(seeded_registry: Path, tmp_path: Path) -> None:
+    late = ("readers.probes", "readers.near_words", "readers.snapshot", "registry_store.circuits")
+    reading = f"""
+import sys
+from dspy_registry import Registry
+with Registry() as registry:
+    registry.route("reasoning")
+assert not [name for name in {late} if f"dspy_registry.{{name}}" in sys.modules]
+"""
+    assert "lmdb" in loaded_by(reading, tmp_path)
+
+
 def test_a_tree_that_keeps_the_rules_passes(crafted: Path) -> None:
     assert forbidden_imports(crafted) == []
     assert lmdb_openers(crafted) == {"registry_store/opening.py"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dspy_registry.readers.limits import LimitedCall
-from dspy_registry.readers.probes import Probe
 from dspy_registry.readers.registry import Registry
 from dspy_registry.registry_store.errors import LimitReachedError
 from dspy_registry.router.course import Refused, Try
+
+if TYPE_CHECKING:
+    from dspy_registry.readers.probes import Probe
 
 
 class Admission:

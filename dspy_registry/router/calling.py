@@ -161,7 +161,8 @@ class _Report(Struct, frozen=True):
             value.close()
             value, kind, error = None, CALLER, _not_awaited(call.name)
         kind = kind or (OK if error is None else self.calling.classify(error))
-        attempt = Attempt(call.name, self.version, kind, milliseconds, limit_ms, error)
+        # As `Attempt(…)`, without the call of a Python function that a named tuple makes.
+        attempt = tuple.__new__(Attempt, (call.name, self.version, kind, milliseconds, limit_ms, error))
         self.calling.reporter.record(
             call.name,
             milliseconds,

@@ -104,12 +104,13 @@ def course(ask: Callable[[float | None], Route], span: Span, chance: Callable[[]
     there was nothing to try, LimitReachedError if no limit let an attempt begin, RouteFailedError if none succeeded.
     """
     attempts: list[Attempt] = []
-    number = 0
+    number, deadline = 0, span.deadline
     while True:
         refused: list[tuple[Try, Refused]] = []
         began = len(attempts)
         for candidate in _ranked(ask, span, attempts):
-            step = _step(candidate, span)
+            seconds = candidate.recommendation.timeout_seconds
+            step = Try(candidate, seconds) if deadline is None else _step(candidate, seconds, deadline, span.clock())
             if step is None:
                 continue
             answer = yield step
@@ -180,15 +181,12 @@ def in_order(ranked: Sequence[Candidate], left: float | None) -> Sequence[Candid
     return (*first, *(each for each in ranked if each not in first))
 
 
-def _step(candidate: Candidate, span: Span) -> Try | None:
+def _step(candidate: Candidate, seconds: float, deadline: float, now: float) -> Try | None:
     """Its recommended limit, or what is left; None: less is left than it is expected to take."""
-    seconds = candidate.recommendation.timeout_seconds
-    if span.deadline is None:
-        return Try(candidate, seconds)
-    left = span.deadline - span.clock()
+    left = deadline - now
     if left <= 0 or left * 1000 < candidate.expected_ms:
         return None
-    return Try(candidate, min(seconds, left), end=span.deadline)
+    return Try(candidate, min(seconds, left), end=deadline)
 
 
 def _last_resort(refused: Sequence[tuple[Try, Refused]], span: Span) -> Try:
@@ -209,7 +207,9 @@ def _counted(ended: Ended, attempts: list[Attempt]) -> Result | None:
     kind, error = attempt.kind, attempt.error
     if error is not None and (kind == CALLER or not isinstance(error, Exception)):
         raise error
-    return Result(ended.value, attempt.name, attempt.version, tuple(attempts)) if kind == OK else None
+    if kind != OK:
+        return None
+    return tuple.__new__(Result, (ended.value, attempt.name, attempt.version, tuple(attempts)))
 
 
 def _failed(why: str, attempts: Sequence[Attempt]) -> RouteFailedError:

@@ -89,7 +89,9 @@ def measured(call: Call) -> tuple[str, int, str, float | None]:
     _, duration, ok, input_chars, _, _, _, error, version, limit, _, _ = call
     if type(version) is not int or not 0 < version <= LAST_VERSION:
         version = int(version) if isinstance(version, int) and 0 < version <= LAST_VERSION else 0
-    size = size_class(int(input_chars) if isinstance(input_chars, int) else None)
+    if type(input_chars) is not int:
+        input_chars = int(input_chars) if isinstance(input_chars, int) else None
+    size = size_class(input_chars)
     if ok is True and error is None and type(duration) is float and abs(duration) < LARGEST_COUNT:  # the usual call
         return OK, version, size, duration
     kind = kind_told(ok, error)
