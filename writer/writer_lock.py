@@ -19,11 +19,12 @@ from dspy_registry.registry_store import access
 from dspy_registry.registry_store.errors import StorePermissionError, WriterLockedError
 from dspy_registry.registry_store.layout import WRITER_LOCK_FILE
 from dspy_registry.registry_store.own_files import open_file
-from dspy_registry.registry_store.paths import file_identity
 from dspy_registry.writer.lock_holder import holder_of
 
-_TICK: Final = 3 * 10**9
-"""Nanoseconds. Changes of a file that are further apart have different change times: some file systems keep seconds."""
+_SECOND: Final = 10**9  # in nanoseconds
+_TICK, _LONG_TICK = 50 * 10**6, 3 * _SECOND
+"""Changes of a file that are further apart have different change times: the kernel's clock for them moves every 1 to 10
+ms. Some file systems keep whole seconds only."""
 _LOOK_SECONDS: Final = 1.0
 
 
@@ -68,14 +69,24 @@ class WriterLock:
         deleting it changes the number of its links or its change time. A folder that is moved takes it along, and a
         second writer of that folder is refused.
         """
-        status = os.fstat(self._descriptor.number)
-        mark = status.st_nlink, status.st_ctime_ns
-        if mark == self._mark and time.monotonic() < self._look_at:
-            return True
-        has_stayed = file_identity(self._place) == self._identity
-        if has_stayed and time.time_ns() - status.st_ctime_ns > _TICK:
-            self._mark, self._look_at = mark, time.monotonic() + _LOOK_SECONDS
-        return has_stayed
+        if self._mark is not None and time.monotonic() < self._look_at:
+            status = os.fstat(self._descriptor.number)
+            if (status.st_nlink, status.st_ctime_ns) == self._mark:
+                return True
+        return self._is_in_place()
+
+    def _is_in_place(self) -> bool:
+        self._mark = None
+        try:
+            status = os.stat(self._place)  # noqa: PTH116 - at every commit of the first moments
+        except OSError:
+            return False
+        if (status.st_dev, status.st_ino) != self._identity:
+            return False
+        if time.time_ns() - status.st_ctime_ns > (_TICK if status.st_ctime_ns % _SECOND else _LONG_TICK):
+            self._mark = status.st_nlink, status.st_ctime_ns
+            self._look_at = time.monotonic() + _LOOK_SECONDS
+        return True
 
     def release(self) -> None:
         """Give the writer lock up. The file stays: unlinking it would let two writers lock two files."""
