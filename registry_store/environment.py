@@ -31,6 +31,7 @@ _BEGIN_TRIES: Final = 1000
 """One commit costs a beginning read one try, so that many in a row are no commits."""
 _FAILING_SECONDS: Final = 0.05  # a bound: the thread whose commit fails may be waiting for the gate
 
+
 def _begin_closed(*_: object, **__: object) -> Transaction:
     raise lmdb.Error("the environment is closed")
 
