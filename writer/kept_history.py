@@ -46,9 +46,10 @@ class KeptHistory:
 
         A host's own declarations may have counted further than the cluster, and a host that was away misses versions.
         """
-        labelled = self._labelled(name)
-        for kept in self._catalog.kept_versions(name):
-            if not (version - _WINDOW <= kept < version or (kept < version and kept in labelled)):
+        outside = self._catalog.kept_versions(name, range(version - _WINDOW, version))
+        labelled = self._labelled(name) if outside else ()
+        for kept in outside:
+            if not (kept < version and kept in labelled):
                 key = layout.versioned_key(name, kept)
                 self._forget_usage(key)
                 self._result.deletes[layout.HISTORY].append(key)
