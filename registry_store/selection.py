@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Final, NamedTuple
 
 from dspy_registry.registry_store import layout
@@ -17,7 +17,7 @@ from dspy_registry.registry_store.errors import CorruptRecordError, UnknownLabel
 from dspy_registry.registry_store.handles import Databases, Transaction
 from dspy_registry.registry_store.labels import LATEST, label_names, load_label
 from dspy_registry.registry_store.records import StoredModule
-from dspy_registry.registry_store.scan import items_from_last
+from dspy_registry.registry_store.scan import items_from_last, items_with_prefix
 
 _MOST_DIGITS: Final = len(str(layout.LAST_VERSION))
 
@@ -130,10 +130,19 @@ def decode_version(record: bytes, name: str, version: int) -> StoredModule:
     return stored
 
 
-def past_records(txn: Transaction, dbs: Databases, name: str) -> Iterator[tuple[int, bytes]]:
-    """(version, record) of the replaced versions of a full name, newest first."""
+def past_records(
+    txn: Transaction, dbs: Databases, name: str, *, oldest_first: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """(version, record) of the replaced versions of a full name, newest first or oldest first."""
     prefix = name.encode() + b"\0"
-    for key, record in items_from_last(txn, dbs.history, prefix):
+    for key, record in (items_with_prefix if oldest_first else items_from_last)(txn, dbs.history, prefix):
         if key[:-4] != prefix:  # the caller may ask for a name that holds a zero, as no kept one does
             return
         yield int.from_bytes(key[-4:], "big"), record
+
+
+def kept_versions(txn: Transaction, dbs: Databases, name: str, but: range) -> list[int]:
+    """The replaced versions of a full name, newest first; without those of `but`, which are not read."""
+    above = [version for version, _ in takewhile(lambda row: row[0] >= but.stop, past_records(txn, dbs, name))]
+    oldest = past_records(txn, dbs, name, oldest_first=True)
+    return above + [version for version, _ in takewhile(lambda row: row[0] < but.start, oldest)][::-1]

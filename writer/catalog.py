@@ -21,7 +21,7 @@ from dspy_registry.registry_store.postings import BitMap, block_of, load_block, 
 from dspy_registry.registry_store.program_rows import is_stored, keys_of, load_program, program_of, stored_digests
 from dspy_registry.registry_store.records import Provenance, StoredModule
 from dspy_registry.registry_store.scan import items_with_prefix, value_at
-from dspy_registry.registry_store.selection import load_version, past_records
+from dspy_registry.registry_store.selection import kept_versions, load_version, past_records
 from dspy_registry.registry_store.usage_rows import version_of_key
 from dspy_registry.registry_store.vocabulary import Vocabulary
 from dspy_registry.writer.aliases import AliasIndex, meaning_of
@@ -307,9 +307,9 @@ class Catalog:
         """How far this host has followed a cluster, as stored. None: it belongs to none."""
         return value_at(self._txn, self._dbs.meta, layout.META_CLUSTER)
 
-    def kept_versions(self, name: str) -> list[int]:
-        """The versions in the history of this full name, newest first."""
-        return [version for version, _ in past_records(self._txn, self._dbs, name)]
+    def kept_versions(self, name: str, but: range = range(0)) -> list[int]:
+        """The versions in the history of this full name, newest first; without those of `but`, which are not read."""
+        return kept_versions(self._txn, self._dbs, name, but)
 
     def usage_row(self, key: bytes) -> bytes | None:
         """The row of `usage` under a key, or None."""

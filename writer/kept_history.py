@@ -48,9 +48,10 @@ class KeptHistory:
         """
         if not self._catalog.has_history:  # as on a new host, which takes over everything
             return
-        labelled = self._labelled(name)
-        for kept in self._catalog.kept_versions(name):
-            if not (version - _WINDOW <= kept < version or (kept < version and kept in labelled)):
+        outside = self._catalog.kept_versions(name, range(version - _WINDOW, version))
+        labelled = self._labelled(name) if outside else ()
+        for kept in outside:
+            if not (kept < version and kept in labelled):
                 key = layout.versioned_key(name, kept)
                 self._forget_usage(key)
                 self._result.deletes[layout.HISTORY].append(key)

@@ -129,3 +129,17 @@ def test_modules_that_were_read_are_kept_up_to_a_bound(registry_folder: Path, mo
                     assert len(draft.catalog._modules) <= 2
 
         writer.store.committer.commit(stage)
+
+
+def test_versions_that_are_left_out_are_told_apart_from_both_ends(registry_folder: Path) -> None:
+    with RegistryWriter(registry_folder) as writer:
+        for number in range(7):
+            writer.register_module(ModuleInfo("acme.One", metadata={"n": number}))
+        writer.register_module(ModuleInfo("acme.One2"))
+        environment = writer.store.environment
+        with environment.reading() as txn:
+            found = catalog.Catalog(txn, environment.dbs)
+            assert found.kept_versions("acme.One") == [6, 5, 4, 3, 2, 1]
+            assert found.kept_versions("acme.One", range(3, 5)) == [6, 5, 2, 1]
+            assert found.kept_versions("acme.One", range(-9, 7)) == []
+            assert found.kept_versions("acme.None", range(3, 5)) == []
