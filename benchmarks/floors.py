@@ -72,10 +72,12 @@ def by_locks() -> Iterator[HandOver]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    yield hand_over
-    is_over = True
-    begin.release()
-    thread.join()
+    try:
+        yield hand_over
+    finally:
+        is_over = True
+        begin.release()
+        thread.join()
 
 
 @contextmanager
@@ -98,8 +100,10 @@ def by_eventfd() -> Iterator[HandOver]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    yield hand_over
-    is_over = True
-    os.eventfd_write(bell, 1)
-    thread.join()
-    os.close(bell)
+    try:
+        yield hand_over
+    finally:
+        is_over = True
+        os.eventfd_write(bell, 1)
+        thread.join()
+        os.close(bell)

@@ -11,18 +11,38 @@ import lmdb
 from dspy_registry.readers.attachment import Attachment, Step
 from dspy_registry.readers.cache import Results, UsageCache
 from dspy_registry.readers.plan import Plan, dependencies, execute
-from dspy_registry.registry_store import lookup
+from dspy_registry.registry_store import in_flight, lookup
 from dspy_registry.registry_store.arguments import plain_name
 from dspy_registry.registry_store.changes import State
 from dspy_registry.registry_store.codec import INTACT, UNDECODABLE, corrupt, crc32, decode_info, misplaced
+from dspy_registry.registry_store.environment import Environment
 from dspy_registry.registry_store.errors import UnknownModuleError
-from dspy_registry.registry_store.in_flight import short_reads
 from dspy_registry.registry_store.records import ModuleInfo
 from dspy_registry.registry_store.selection import Selection
 from dspy_registry.registry_store.usage import ModuleUsage, VersionUsage
 from dspy_registry.registry_store.usage_rows import InForce, load_all, load_in_force, load_usage, load_version_usage
 
 _monotonic = time.monotonic
+
+
+def _value(environment: Environment, words: memoryview[float], seen: memoryview[float], name: str) -> bytes | None:
+    """The record of a full name, read in flight. None: there is none, the read failed, or a commit went by.
+
+    The words after `begin` tell whether what it began on was visible: see `visibility`. They were the same before it,
+    because they were so when the step was made. `_fetch_with_care` finds out what is wrong, with registry or name.
+    """
+    try:
+        txn = environment.begin(environment.modules)
+        try:
+            value: bytes | None = txn.get(name.encode()) if words == seen else None
+        finally:
+            txn.abort()
+    except (lmdb.Error, UnicodeEncodeError):
+        return None
+    return value
+
+
+in_flight.short_reads.add(_value.__code__)
 
 
 class ColdReads(Attachment):
@@ -33,9 +53,7 @@ class ColdReads(Attachment):
     def _read_first(self, name: str) -> ModuleInfo | None:
         """The module of a full name that is read for the first time. None: `_fetch_again` has all other cases.
 
-        This read takes no gate, because it keeps nothing that a change could make untrue. A fork waits until no thread
-        is in here, so it calls nothing that may wait. The words after `begin` tell whether what it began on was
-        visible: see `visibility`. They were the same before it, because they were so when the step was made.
+        This read takes no gate, because it keeps nothing that a change could make untrue.
         """
         step = self._step
         if step is None or _monotonic() > self._look_again_at:
@@ -44,14 +62,7 @@ class ColdReads(Attachment):
         marks = cache.marks
         if type(name) is not str or name in marks:
             return None
-        try:
-            txn = environment.begin(environment.modules)
-            try:
-                value = txn.get(name.encode()) if words == seen else None
-            finally:
-                txn.abort()
-        except (lmdb.Error, UnicodeEncodeError):
-            return None  # `_fetch_with_care` finds out what is wrong, with the registry or the name
+        value = _value(environment, words, seen, name)
         if value is None:
             return None
         # `info_of`, but without a call for intact bytes.
@@ -100,16 +111,9 @@ class ColdReads(Attachment):
         return info
 
     def _read(self, step: Step, name: str) -> ModuleInfo | None:
-        """The module of a full name, read in flight. None: there is none, the read failed, or a commit went by."""
+        """The module of a full name. None as of `_value`."""
         environment, words, seen, _ = step
-        try:
-            txn = environment.begin(environment.modules)
-            try:
-                value = txn.get(name.encode()) if words == seen else None
-            finally:
-                txn.abort()
-        except (lmdb.Error, UnicodeEncodeError):
-            return None
+        value = _value(environment, words, seen, name)
         return None if value is None else lookup.info_of(value, name)
 
     def _keep(self, step: Step, name: str, info: ModuleInfo) -> None:
@@ -219,6 +223,3 @@ class ColdReads(Attachment):
     def _state(self) -> State:
         self._catch_up()
         return self._in_transaction(lookup.load_state)
-
-
-short_reads.update((ColdReads._read_first.__code__, ColdReads._read.__code__))

@@ -2,7 +2,7 @@
 
 Kept are the numbers of each set of candidates, and whole routes by the arguments that gave them. All are dropped when a
 word changes, when the minute ends (failure rates count minutes), and when a circuit's deadline passes. A deadline
-passes while the host is suspended, too. The end of a minute may be noticed up to a minute after that.
+passes while the host is suspended, too. The end of a minute may be noticed up to a minute of running time after that.
 """
 
 from __future__ import annotations

@@ -142,10 +142,10 @@ def _before_fork() -> None:
         time.sleep(0.001)
     for environment in _gated:
         environment.refuse_short_reads()
-    if _gated and in_flight.has_landed():
-        for environment in _gated:
-            if not environment.open_snapshots:
-                environment.close()
+    reading = in_flight.environments_in_flight() if _gated else []
+    for environment in _gated:
+        if not environment.open_snapshots and not any(environment is one for one in reading):
+            environment.close()
 
 
 def _is_held_by_others(environment: Environment) -> bool:

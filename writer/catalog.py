@@ -80,7 +80,7 @@ class Catalog:
         """The stored module of this full name, or None. Raises CorruptRecordError."""
         if name in self._modules:
             return self._modules[name]
-        value = self._txn.get(name.encode(), None, self._dbs.modules)
+        value = self._txn.get(name.encode(), None, self._dbs.modules) if name else None  # LMDB refuses an empty key
         found = None if value is None else open_record(value, name)
         if len(self._modules) >= _MODULES_KEPT:
             self._modules.clear()

@@ -77,13 +77,14 @@ class WriterLock:
 
     def _is_in_place(self) -> bool:
         self._mark = None
+        now = time.time_ns()  # first: a change after the look must not seem old
         try:
             status = os.stat(self._place)  # noqa: PTH116 - at every commit of the first moments
         except OSError:
             return False
         if (status.st_dev, status.st_ino) != self._identity:
             return False
-        if time.time_ns() - status.st_ctime_ns > (_TICK if status.st_ctime_ns % _SECOND else _LONG_TICK):
+        if now - status.st_ctime_ns > (_TICK if status.st_ctime_ns % _SECOND else _LONG_TICK):
             self._mark = status.st_nlink, status.st_ctime_ns
             self._look_at = time.monotonic() + _LOOK_SECONDS
         return True

@@ -16,6 +16,7 @@ from types import FrameType
 import pytest
 
 from dspy_registry import ModuleInfo, Registry, RegistryWriter
+from dspy_registry.readers.cold_reads import ColdReads
 from dspy_registry.registry_store.errors import ForkedSnapshotError
 from dspy_registry.registry_store.in_flight import short_reads
 from tests.support.processes import run
@@ -74,7 +75,7 @@ def test_i16_an_interrupted_read_leaves_nothing_locked(registry_folder: Path, ki
     run(__name__, "reads_amid_interrupts", registry_folder, kind, cache_size)
 
 
-def forks_within_a_read(folder: str) -> None:
+def forks_within_a_read(folder: str, other: str) -> None:
     """A handler forks in the transaction of a read of the same thread, which cannot end before the fork."""
     children: list[int] = []
 
@@ -84,13 +85,15 @@ def forks_within_a_read(folder: str) -> None:
             sys.setprofile(None)
             children.append(os.fork())
             if not children[0]:
+                is_read = idle.get_module("dspy.ReAct").name == "dspy.ReAct"  # it was in no transaction
                 with suppress(ForkedSnapshotError):  # as after a fork with an open snapshot
                     Registry(folder)
                     os._exit(1)
-                os._exit(0)
+                os._exit(0 if is_read else 1)
 
-    with Registry(folder) as registry:
+    with Registry(folder) as registry, Registry(other) as idle:
         len(registry)  # only then are reads in flight
+        len(idle)
         sys.setprofile(fork_inside)
         assert registry.get_module("dspy.Predict").name == "dspy.Predict"
         sys.setprofile(None)
@@ -100,5 +103,39 @@ def forks_within_a_read(folder: str) -> None:
             assert len(snapshot) == 6
 
 
-def test_i16_a_fork_within_a_read_of_its_own_thread_does_not_wait(seeded_registry: Path) -> None:
-    run(__name__, "forks_within_a_read", seeded_registry)
+def test_i16_a_fork_within_a_read_of_its_own_thread_does_not_wait(seeded_registry: Path, tmp_path: Path) -> None:
+    with RegistryWriter(tmp_path / "other"):
+        pass
+    run(__name__, "forks_within_a_read", seeded_registry, str(tmp_path / "other"))
+
+
+def forks_beside_a_read(folder: str, step: str) -> None:
+    """A handler waits for the fork of another thread, before the transaction of the read or after it."""
+    ended: list[int] = []
+
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            with suppress(ForkedSnapshotError):
+                os._exit(0 if registry.get_module("dspy.ReAct").name == "dspy.ReAct" else 1)
+            os._exit(2)
+        ended.append(os.waitpid(child, 0)[1])
+
+    def fork_beside(frame: FrameType, event: str, called: object) -> None:
+        if frame.f_code is ColdReads._read_first.__code__ and step in (event, getattr(called, "__name__", "")):
+            sys.setprofile(None)
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+
+    with Registry(folder) as registry:
+        len(registry)
+        sys.setprofile(fork_beside)
+        assert registry.get_module("dspy.Predict").name == "dspy.Predict"
+        sys.setprofile(None)
+        assert ended == [0]
+
+
+@pytest.mark.parametrize("step", ["call", "crc32", "add"])
+def test_i15_a_read_that_is_in_no_transaction_costs_no_child_its_registry(seeded_registry: Path, step: str) -> None:
+    run(__name__, "forks_beside_a_read", seeded_registry, step)

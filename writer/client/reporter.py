@@ -245,13 +245,15 @@ class UsageReporter:
         """
         if not self._working.acquire(timeout=patience):
             return
-        asked, sent = self._rounds.asked, Sent.REFUSED
         try:
-            self._gather()
-            self._tell_outcomes(everything=True)
-            sent = self._outbox.send(self._take, timeout)
-        finally:
-            self._rounds.end(asked, sent)  # within: rounds must end in their order
+            asked, sent = self._rounds.asked, Sent.REFUSED
+            try:
+                self._gather()
+                self._tell_outcomes(everything=True)
+                sent = self._outbox.send(self._take, timeout)
+            finally:
+                self._rounds.end(asked, sent)  # within: rounds must end in their order
+        finally:  # an interrupt of the line before must not leave it taken
             self._working.release()
             if self._closed:
                 self._disconnect()

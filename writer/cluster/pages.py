@@ -9,7 +9,7 @@ from dspy_registry.writer.cluster.engine import Engine, Page
 
 
 async def pages(engine: Engine, prefix: bytes, limit: int) -> AsyncGenerator[Page, None]:
-    """Pages of up to `limit` keys, all as of the revision of the first. At most two of them are in memory.
+    """Pages of up to `limit` keys, all as of the revision of the first. It asks for at most one ahead.
 
     Close it (`aclosing`), so that no request is left behind. Raises CompactedError, ClusterUnavailableError.
     """

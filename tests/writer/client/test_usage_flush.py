@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dspy_registry import UsageReporter
+from dspy_registry.writer.client.rounds import Rounds
 from tests.support import reporting
 from tests.support.command import daemon
 from tests.support.reporting import SELDOM, calls, worker
@@ -167,3 +168,31 @@ def test_closed_and_flushed_in_a_forked_child(seeded_registry: Path) -> None:
         done = worker(code, seeded_registry)
         assert done.returncode == 0, done.stderr
     assert calls(seeded_registry) == 2
+
+
+def test_an_interrupt_at_the_end_of_a_round_leaves_nothing_taken(
+    seeded_registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may have no further thread, so each flush makes its round itself."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is Rounds.end.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with UsageReporter(seeded_registry, interval=SELDOM) as reporter:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            reporter.record("dspy.Predict", 1.0)
+        sys.setprofile(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                reporter.flush(30)
+        finally:
+            sys.setprofile(None)
+        with daemon(seeded_registry):
+            assert reporter.flush(30)
+    assert calls(seeded_registry) == 1

@@ -48,6 +48,20 @@ def sound_batch(*names: str) -> bytes:
     return in_pieces(records)[0]
 
 
+@pytest.mark.parametrize("value", [b"of another release", KINDS[b"modules"].codec.dump(GlobalModule(1, 1))])
+def test_a_module_record_without_a_name_stops_no_host(tmp_path: Path, cluster: EtcdCluster, value: bytes) -> None:
+    with host(tmp_path / "a", cluster) as a, a.client() as at_a:
+        at_a.register_module(module("acme.One"))
+        cluster.put(PREFIX + b"d/r/modules/", value)
+        at_a.register_module(module("acme.Two"))
+        with host(tmp_path / "b", cluster) as b:  # it meets the record in a list, the other one in the watch
+            in_step(b, a)
+            cluster.delete(PREFIX + b"d/r/modules/")
+            at_a.register_module(module("acme.Three"))
+            in_step(b, a)
+            assert list(shown(a.path)) == list(shown(b.path)) == ["acme.One", "acme.Two", "acme.Three"]
+
+
 @pytest.mark.parametrize("part", each(3, ["marker", "piece", "missing"]))
 def test_a_batch_that_cannot_be_read_stops_no_host(tmp_path: Path, cluster: EtcdCluster, part: str) -> None:
     with host(tmp_path / "a", cluster) as a, host(tmp_path / "b", cluster) as b, a.client() as at_a:
