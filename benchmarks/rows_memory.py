@@ -17,7 +17,9 @@ from dspy_registry.registry_store import layout
 
 RANDOM_READS: Final = 100_000
 MIB: Final = 1024 * 1024
-OF_OTHERS: Final = "lmdb,msgspec,pathlib,threading,weakref,mmap,struct,graphlib,unicodedata,isal.isal_zlib,pyroaring,bisect,fcntl"
+OF_OTHERS: Final = (
+    "lmdb,msgspec,pathlib,threading,weakref,mmap,struct,graphlib,unicodedata,isal.isal_zlib,pyroaring,bisect,fcntl"
+)
 """What readers import of others."""
 PROCESSES: Final = (1, 2, 4, 8)
 HELD: Final = 100_000
